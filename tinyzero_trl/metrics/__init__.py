@@ -1,0 +1,34 @@
+"""Every logged figure: its name, unit and formula, as pure functions on lists and NumPy arrays.
+
+`rollout` computes the figures of a batch and the running totals of a run, `intervals` the uncertainty of
+what is estimated from few samples, and `registry` says for every name what it means. A figure with no sample
+in its denominator is absent from the returned dictionary: a 0 would be a claim.
+"""
+
+from tinyzero_trl.metrics.intervals import (
+    Interval,
+    mean_interval,
+    paired_difference,
+    paired_ratio,
+    pass_at_k,
+    student_t_quantile,
+    wilson_interval,
+)
+from tinyzero_trl.metrics.registry import METRICS, Metric, describe
+from tinyzero_trl.metrics.rollout import RunningTotals, ratio_metrics, rollout_metrics
+
+__all__ = [
+    "METRICS",
+    "Interval",
+    "Metric",
+    "RunningTotals",
+    "describe",
+    "mean_interval",
+    "paired_difference",
+    "paired_ratio",
+    "pass_at_k",
+    "ratio_metrics",
+    "rollout_metrics",
+    "student_t_quantile",
+    "wilson_interval",
+]

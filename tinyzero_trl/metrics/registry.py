@@ -1,0 +1,182 @@
+"""What every logged name means. `docs/metrics.md` documents exactly these names; a test compares."""
+
+import re
+from typing import NamedTuple
+
+
+class Metric(NamedTuple):
+    """Unit, formula and one-line meaning of a figure."""
+
+    unit: str
+    formula: str
+    meaning: str
+
+
+# Rows are completions over all ranks; a row is correct (a success) when its reward >= success_threshold.
+# Lengths are in tokens and cut at the window. `{operands}` in a name stands for a whole number.
+METRICS: dict[str, Metric] = {
+    "adaptive_window/current_window": Metric(
+        "tokens", "policy.window during the rollout", "Longest completion allowed in this batch"
+    ),
+    "adaptive_window/next_window": Metric(
+        "tokens", "policy.window after the batch was observed", "Longest completion allowed in the next batch"
+    ),
+    "adaptive_window/mean_success_length": Metric(
+        "tokens", "mean of the correct rows' lengths", "Mean length of correct completions"
+    ),
+    "adaptive_window/median_success_length": Metric(
+        "tokens", "median of the correct rows' lengths", "Median length of correct completions"
+    ),
+    "adaptive_window/std_success_length": Metric(
+        "tokens",
+        "population standard deviation of the correct rows' lengths",
+        "Spread of the length of correct completions",
+    ),
+    "adaptive_window/p95_success_length": Metric(
+        "tokens",
+        "0.95 quantile (linear) of the correct rows' lengths",
+        "Length that 95 % of correct completions keep within",
+    ),
+    "adaptive_window/num_success_samples": Metric(
+        "completions", "number of correct rows", "Correct completions in this batch"
+    ),
+    "adaptive_window/success_rate": Metric(
+        "fraction", "correct rows / rows", "Share of this batch that is correct"
+    ),
+    "adaptive_window/success_rate_ema": Metric(
+        "fraction",
+        "a_t / (1 - beta^t), a_t = beta a_(t-1) + (1 - beta) success_rate",
+        "Smoothed success rate",
+    ),
+    "adaptive_window/cumulative_success_rate": Metric(
+        "fraction", "correct rows / rows, both since the start", "Success rate of the whole run so far"
+    ),
+    "adaptive_window/cumulative_reward": Metric(
+        "reward", "sum of the rewards of all rows since the start", "Reward earned so far"
+    ),
+    "adaptive_window/exploration_rate": Metric(
+        "fraction",
+        "explored rollouts / rollouts since the start",
+        "How often the policy looked beyond its window",
+    ),
+    "adaptive_window/epsilon": Metric(
+        "probability", "the policy's configured epsilon", "Chance that an update explores"
+    ),
+    "adaptive_window/explored_step": Metric(
+        "0 or 1",
+        "1 if this batch ran at the largest window to explore",
+        "Whether this batch is an exploration",
+    ),
+    "actor/is_ratio/mean": Metric(
+        "ratio", "mean of r = exp(log pi_new - log pi_old) over completion tokens", "Mean importance ratio"
+    ),
+    "actor/is_ratio/std": Metric(
+        "ratio", "population standard deviation of r", "Spread of the importance ratio"
+    ),
+    "actor/is_ratio/p95": Metric(
+        "ratio", "0.95 quantile (linear) of r", "Importance ratio that 95 % of tokens stay below"
+    ),
+    "actor/is_log_ratio/mean": Metric(
+        "nats", "mean of log r", "Mean log ratio; its negative estimates KL(old, new)"
+    ),
+    "actor/is_log_ratio/std": Metric(
+        "nats", "population standard deviation of log r", "Spread of the log ratio"
+    ),
+    "actor/is_clip/outside_frac": Metric(
+        "fraction",
+        "tokens with r < 1 - clip_low or r > 1 + clip_high / tokens",
+        "Tokens outside the trust region, whether or not the clip acts on them",
+    ),
+    "tokens/prompt_total": Metric(
+        "tokens",
+        "sum of prompt lengths over rows (a prompt counts once per completion)",
+        "Prompt tokens of this batch",
+    ),
+    "tokens/response_total": Metric(
+        "tokens", "sum of lengths over rows", "Rollout tokens generated in this batch"
+    ),
+    "tokens/overall_total": Metric("tokens", "prompt_total + response_total", "All tokens of this batch"),
+    "tokens/response_cumulative": Metric(
+        "tokens", "sum of response_total since the start", "Rollout tokens generated so far"
+    ),
+    "completion/truncated_frac": Metric(
+        "fraction", "rows stopped by the window, without end token / rows", "Completions that the window cut"
+    ),
+    "completion/finished_frac": Metric(
+        "fraction", "rows with an end token / rows", "Completions that ended by themselves"
+    ),
+    "completion/truncated_correct_frac": Metric(
+        "fraction", "correct truncated rows / truncated rows", "Accuracy of completions that the window cut"
+    ),
+    "completion/finished_correct_frac": Metric(
+        "fraction",
+        "correct finished rows / finished rows",
+        "Accuracy of completions that ended by themselves",
+    ),
+    "completion/correct_mean_length": Metric(
+        "tokens", "mean of the correct rows' lengths", "Mean length of correct completions"
+    ),
+    "difficulty/{operands}_acc": Metric(
+        "fraction",
+        "correct rows / rows, of problems with that many operands",
+        "Accuracy by number of operands",
+    ),
+    "difficulty/{operands}_count": Metric(
+        "completions", "rows of problems with that many operands", "Completions by number of operands"
+    ),
+    "group/zero_variance_frac": Metric(
+        "fraction", "groups whose rewards are all equal / groups", "Groups that teach nothing"
+    ),
+    "group/all_correct_frac": Metric(
+        "fraction", "groups with every row correct / groups", "Groups that are already solved"
+    ),
+    "group/all_wrong_frac": Metric(
+        "fraction", "groups with no row correct / groups", "Groups that are still out of reach"
+    ),
+    "compute/rows_skipped_frac": Metric(
+        "fraction", "rows left out of the loss for zero advantage / rows", "Rows that cost no forward pass"
+    ),
+    "compute/padding_frac": Metric(
+        "fraction",
+        "padding positions / positions in the forward pass of the loss",
+        "Computation spent on padding",
+    ),
+    "train/cumulative_reward": Metric(
+        "reward",
+        "sum over rollouts of the batch's mean reward",
+        "Reward so far, comparable between batch sizes",
+    ),
+    "time/elapsed_s": Metric(
+        "s", "wall-clock since the start of training, less evaluation", "Training time so far"
+    ),
+    "time/rollout_s": Metric("s", "wall-clock of generation and scoring of the batch", "Time to roll out"),
+    "time/optimize_s": Metric(
+        "s", "wall-clock of the optimizer steps on the batch", "Time to learn from the rollout"
+    ),
+    "eval/acc": Metric(
+        "fraction",
+        "correct completions / completions, on the held-out set at max_completion_length",
+        "Held-out accuracy",
+    ),
+    "eval/acc_low": Metric(
+        "fraction", "lower bound of Wilson's 95 % interval of acc", "Held-out accuracy, lower bound"
+    ),
+    "eval/acc_high": Metric(
+        "fraction", "upper bound of Wilson's 95 % interval of acc", "Held-out accuracy, upper bound"
+    ),
+    "eval/reward": Metric("reward", "mean reward of the held-out completions", "Held-out reward"),
+    "eval/mean_length": Metric(
+        "tokens", "mean length of the held-out completions", "Held-out completion length"
+    ),
+    "eval/truncated_frac": Metric(
+        "fraction",
+        "held-out completions cut at max_completion_length / completions",
+        "Held-out completions without an end",
+    ),
+    "eval/n": Metric("completions", "number of held-out completions", "Size of the held-out evaluation"),
+}
+
+
+def describe(name: str) -> Metric | None:
+    """The registry's entry for a logged name such as `difficulty/3_acc`; None for a name that is not ours."""
+    return METRICS.get(re.sub(r"^difficulty/\d+_", "difficulty/{operands}_", name))

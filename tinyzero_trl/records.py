@@ -1,0 +1,258 @@
+"""The run directory and its JSON lines: one schema, written and read here alone.
+
+    config.yaml         the configuration as resolved       environment.json  versions, devices, commit
+    metrics.jsonl       one object per rollout              eval.jsonl        one object per evaluation
+    completions/step_000040.jsonl   sampled completions     summary.json      the result of a finished run
+
+Every line is flushed when it is written, so a killed run loses at most the line being written; such a torn
+last line is dropped on reading and on resuming. Whole files are replaced atomically. The JSON is strict: a
+figure that is not finite is left out, as one without samples is.
+"""
+
+import json
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+from tinyzero_trl.environment import describe_environment
+
+CONFIG = "config.yaml"
+ENVIRONMENT = "environment.json"
+METRICS = "metrics.jsonl"
+EVAL = "eval.jsonl"
+SUMMARY = "summary.json"
+COMPLETIONS = "completions"
+
+
+class RunRecords:
+    """Writes one run directory. Only the main process of a run may hold one.
+
+    Opening an existing directory drops torn last lines and keeps the rest; `truncate_after` then sets the
+    records back to the checkpoint that training continues from, or to nothing with a step of -1.
+
+    Args:
+        path: the run directory; created if it is missing.
+        completions_per_step: most rows that one call of `append_completions` keeps.
+        completion_characters: longest text kept of one prompt or completion; the rest is replaced by a mark.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        completions_per_step: int = 16,
+        completion_characters: int = 20_000,
+    ) -> None:
+        self.path = Path(path)
+        self.completions_per_step = completions_per_step
+        self.completion_characters = completion_characters
+        self.path.mkdir(parents=True, exist_ok=True)
+        for lines in self._line_files():
+            _drop_torn_line(lines)
+
+    def write_config(self, config: Mapping[str, Any]) -> None:
+        """Write the resolved configuration; values YAML has no type for are written as text."""
+        text = yaml.safe_dump(_plain(config), sort_keys=False, allow_unicode=True)
+        write_atomically(self.path / CONFIG, text)
+
+    def write_environment(self, devices: Sequence[str] = (), **facts: Any) -> None:
+        """Write versions, platform, git commit, the names of the devices in use, and further `facts`."""
+        environment = describe_environment() | {"devices": list(devices)} | facts
+        write_atomically(self.path / ENVIRONMENT, _json(environment, indent=2) + "\n")
+
+    def write_summary(self, summary: Mapping[str, Any]) -> None:
+        """Write the run's result; a run that has one counts as finished."""
+        write_atomically(self.path / SUMMARY, _json(summary, indent=2) + "\n")
+
+    def append_metrics(self, step: int, time_s: float, metrics: Mapping[str, Any]) -> None:
+        """Append the figures of the rollout at optimizer step `step`, `time_s` seconds into the run."""
+        self._append(self.path / METRICS, [{"step": step, "time_s": time_s, **metrics}])
+
+    def append_eval(self, step: int, time_s: float, tokens: int, metrics: Mapping[str, Any]) -> None:
+        """Append an evaluation: the rollout tokens generated so far and the `eval/` figures.
+
+        With `time/elapsed_s` in `metrics` (training time without evaluation) comparisons of wall-clock do not
+        depend on how often a run evaluates.
+        """
+        self._append(self.path / EVAL, [{"step": step, "time_s": time_s, "tokens": tokens, **metrics}])
+
+    def append_completions(self, step: int, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Append sampled completions of `step`, at most `completions_per_step` of them.
+
+        Known keys: `source` (train or eval), `prompt`, `completion`, `reward`, `reason`, `length` (tokens),
+        `truncated`, `difficulty`; further keys are kept.
+        """
+        kept = [
+            {"step": step, **{key: self._shortened(value) for key, value in row.items()}}
+            for _, row in zip(range(self.completions_per_step), rows, strict=False)
+        ]
+        folder = self.path / COMPLETIONS
+        folder.mkdir(exist_ok=True)
+        self._append(folder / f"step_{step:06d}.jsonl", kept)
+
+    def truncate_after(self, step: int) -> None:
+        """Drop every line and sample later than `step`, so that a resumed run neither loses nor doubles any.
+
+        A summary goes too: the run is no longer finished.
+        """
+        for lines in self._line_files():
+            kept = [record for record in _read_lines(lines) if record["step"] <= step]
+            if kept:
+                write_atomically(lines, "".join(_json(record) + "\n" for record in kept))
+            else:
+                lines.unlink()
+        (self.path / SUMMARY).unlink(missing_ok=True)
+
+    def last_metrics(self) -> dict[str, Any] | None:
+        """The newest metrics line, such as to continue `time_s` after a resume; None before the first."""
+        return next(reversed(list(_read_lines(self.path / METRICS))), None)
+
+    def _line_files(self) -> list[Path]:
+        samples = sorted((self.path / COMPLETIONS).glob("step_*.jsonl"))
+        return [file for file in (self.path / METRICS, self.path / EVAL, *samples) if file.exists()]
+
+    def _shortened(self, value: Any) -> Any:
+        if isinstance(value, str) and len(value) > self.completion_characters:
+            left_out = len(value) - self.completion_characters
+            return f"{value[: self.completion_characters]}\n[{left_out} characters left out]"
+        return value
+
+    @staticmethod
+    def _append(file: Path, records: Sequence[Mapping[str, Any]]) -> None:
+        """Opened per call: whatever replaced the file in between is what gets appended to."""
+        # a lone surrogate in a decoded text becomes its escape: valid JSON, and no reason to stop
+        with file.open("a", encoding="utf-8", errors="backslashreplace") as stream:
+            for record in records:
+                stream.write(_json(record) + "\n")
+                stream.flush()
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run directory holds; `metrics` and `evals` are in the order of their steps."""
+
+    path: Path
+    config: dict[str, Any]
+    environment: dict[str, Any] = field(default_factory=dict)
+    summary: dict[str, Any] | None = None
+    metrics: list[dict[str, Any]] = field(default_factory=list)
+    evals: list[dict[str, Any]] = field(default_factory=list)
+    completions: list[dict[str, Any]] = field(default_factory=list)
+
+    def series(self, y: str, x: str = "step") -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """The metrics named `x` and `y` as two arrays, (N,) each, over the lines that hold both."""
+        pairs = [(line[x], line[y]) for line in self.metrics if x in line and y in line]
+        columns = np.array(pairs, dtype=np.float64).reshape(-1, 2)
+        return columns[:, 0], columns[:, 1]
+
+
+def read_run(path: str | os.PathLike[str]) -> Run:
+    """Read a run directory, finished or not.
+
+    Raises:
+        ValueError: if the folder is no run directory, or a file in it does not follow the schema.
+    """
+    folder = Path(path)
+    if not (folder / CONFIG).is_file():
+        raise ValueError(
+            f"{folder} is no run directory: it has no {CONFIG}; give the output_dir of a training run"
+        )
+    config = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
+    if not isinstance(config, dict):
+        raise ValueError(f"{folder / CONFIG} holds no mapping of fields to values; write it with RunRecords")
+    samples = sorted((folder / COMPLETIONS).glob("step_*.jsonl"))
+    return Run(
+        path=folder,
+        config=config,
+        environment=_read_object(folder / ENVIRONMENT) or {},
+        summary=_read_object(folder / SUMMARY),
+        metrics=list(_read_lines(folder / METRICS)),
+        evals=list(_read_lines(folder / EVAL)),
+        completions=[row for file in samples for row in _read_lines(file)],
+    )
+
+
+def write_atomically(file: Path, text: str) -> None:
+    """Replace `file` in one step: whoever reads it sees the old text or the new, never a part."""
+    draft = file.with_name(f".{file.name}.draft")
+    with draft.open("w", encoding="utf-8", errors="backslashreplace") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+    draft.replace(file)
+
+
+def _plain(value: Any) -> Any:
+    """`value` in the types of JSON and YAML; NumPy scalars become Python's, unknown types their text."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if value is None or type(value) in (bool, int, float, str):
+        return value
+    if isinstance(value, Mapping):
+        return {str(key): _plain(entry) for key, entry in value.items()}
+    if isinstance(value, Sequence | set | frozenset | np.ndarray) and not isinstance(value, str | bytes):
+        return [_plain(entry) for entry in value]
+    return str(value)
+
+
+def _json(record: Mapping[str, Any], indent: int | None = None) -> str:
+    finite = _without_infinite(_plain(record))
+    return json.dumps(finite, ensure_ascii=False, allow_nan=False, indent=indent)
+
+
+def _without_infinite(value: Any) -> Any:
+    if isinstance(value, dict):
+        kept = {key: entry for key, entry in value.items() if not _infinite(entry)}
+        return {key: _without_infinite(entry) for key, entry in kept.items()}
+    if isinstance(value, list):
+        return [None if _infinite(entry) else _without_infinite(entry) for entry in value]
+    return value
+
+
+def _infinite(value: Any) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)
+
+
+def _drop_torn_line(file: Path) -> None:
+    """Cut `file` after its last line end; a line without one was being written when the run was killed."""
+    content = file.read_bytes()
+    whole = content.rfind(b"\n") + 1
+    if whole < len(content):
+        os.truncate(file, whole)
+
+
+def _read_lines(file: Path) -> Iterator[dict[str, Any]]:
+    """The objects of a JSONL file, none if it is missing; a torn last line is skipped."""
+    if not file.exists():
+        return
+    *lines, _torn = file.read_text(encoding="utf-8", errors="replace").split("\n")
+    for number, line in enumerate(lines, start=1):
+        try:
+            record = json.loads(line)
+            if not isinstance(record["step"], int):
+                raise TypeError
+        except (ValueError, TypeError, KeyError) as error:
+            message = (
+                f"{file}, line {number}: not a record (a JSON object with a whole `step`): {line[:60]!r}"
+            )
+            raise ValueError(message) from error
+        yield record
+
+
+def _read_object(file: Path) -> dict[str, Any] | None:
+    if not file.exists():
+        return None
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file} is not JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{file} holds no JSON object")
+    return content
