@@ -1,0 +1,22 @@
+"""How long a rollout may be: policies that choose the next window from what the last rollouts showed.
+
+Standard library alone. See docs/windows.md for the rules and a comparison.
+"""
+
+from tinyzero_trl.windows.base import RolloutObservation, WindowPolicy
+from tinyzero_trl.windows.config import MODES, STRATEGIES, WindowConfig
+from tinyzero_trl.windows.schedules import CosineWindow, FixedWindow, PhasedWindow
+from tinyzero_trl.windows.success import SuccessWindow
+
+__all__ = ["MODES", "STRATEGIES", "RolloutObservation", "WindowConfig", "WindowPolicy", "make_policy"]
+
+_POLICIES: tuple[type[WindowPolicy], ...] = (FixedWindow, PhasedWindow, CosineWindow, SuccessWindow)
+
+
+def make_policy(config: WindowConfig) -> WindowPolicy:
+    """The policy that `config.strategy` names.
+
+    Raises:
+        ValueError: `config.max` is not set.
+    """
+    return {policy.strategy: policy for policy in _POLICIES}[config.strategy](config)

@@ -1,0 +1,144 @@
+"""What a window policy sees, and what every policy must be able to do.
+
+A policy is state plus arithmetic: no clock, no global, no thread, random numbers from its own seeded
+generator alone. The same configuration and the same observations therefore give the same windows on every
+rank and after every resume.
+"""
+
+import random
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from tinyzero_trl.windows.config import WindowConfig
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutObservation:
+    """One generation batch over all ranks, B completions; the order of the completions carries no meaning.
+
+    Attributes:
+        step: training step at which the batch was generated, from 0.
+        window: completion tokens that were allowed when it was generated.
+        lengths: (B,) completion lengths in tokens, end token included.
+        rewards: (B,) rewards; a completion is a success from the policy's `success_threshold` on.
+        truncated: (B,) True where the window cut the completion, so that its length is right-censored: the
+            model would have written more. An end token exactly at the limit is not truncated.
+        groups: (B,) the prompt that a completion belongs to, as any integer that is unique within the batch.
+
+    Raises:
+        ValueError: the four sequences differ in length, or a number is negative.
+    """
+
+    step: int
+    window: int
+    lengths: Sequence[int]
+    rewards: Sequence[float]
+    truncated: Sequence[bool]
+    groups: Sequence[int]
+
+    def __post_init__(self) -> None:
+        """Reject what cannot be a batch."""
+        sizes = {name: len(getattr(self, name)) for name in ("lengths", "rewards", "truncated", "groups")}
+        if len(set(sizes.values())) != 1:
+            raise ValueError(f"observation: {sizes} differ; give one entry per completion in each")
+        if self.step < 0 or self.window < 1:
+            raise ValueError(
+                f"observation: step {self.step}, window {self.window}; give step >= 0 and window >= 1"
+            )
+        if min(self.lengths, default=0) < 0:
+            raise ValueError(f"observation: length {min(self.lengths)} is negative; count completion tokens")
+
+    def success_lengths(self, threshold: float) -> list[int]:
+        """Lengths of the successes, right-censored at `window`: longer ones cannot be among them."""
+        return [
+            length for length, reward in zip(self.lengths, self.rewards, strict=True) if reward >= threshold
+        ]
+
+    @property
+    def truncated_frac(self) -> float:
+        """Fraction of the completions that the window cut; 0 for an empty batch."""
+        return sum(map(bool, self.truncated)) / len(self.truncated) if self.truncated else 0.0
+
+
+class WindowPolicy(ABC):
+    """Chooses how many tokens the next rollout may spend on a completion.
+
+    A subclass sets `strategy`, chooses `_next_window`, learns in `_learn`, and lists in `_STATE` the
+    attributes that a checkpoint must hold (values that JSON keeps as they are; anything else it converts in
+    `state_dict`).
+    """
+
+    strategy: ClassVar[str]
+    _STATE: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, config: WindowConfig) -> None:
+        self.config = config
+        self._smallest, self._largest = config.min, config.largest
+        self._observed_window: int | None = None
+
+    @property
+    def window(self) -> int:
+        """Tokens that the next rollout may spend on a completion, in [min, max]."""
+        return self._clip(self._next_window())
+
+    def observe(self, observation: RolloutObservation) -> None:
+        """Learn from one generation batch; its window need not be the one that was asked for."""
+        self._learn(observation)
+        self._observed_window = observation.window
+
+    def metrics(self) -> dict[str, float]:
+        """What this policy alone knows, by metric name without prefix.
+
+        `current_window` produced the last observed batch (absent before the first), `next_window` is to come.
+        """
+        figures = {"next_window": float(self.window)}
+        if self._observed_window is not None:
+            figures["current_window"] = float(self._observed_window)
+        return figures
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the policy has learned, as plain JSON values."""
+        names = ("_observed_window", *self._STATE)
+        return {"strategy": self.strategy} | {name.lstrip("_"): getattr(self, name) for name in names}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from `state_dict()`; windows outside changed bounds are clipped.
+
+        Raises:
+            ValueError: the state was saved by another strategy, or lacks an entry.
+        """
+        if state.get("strategy") != self.strategy:
+            raise ValueError(
+                f"window_strategy: {self.strategy!r} cannot continue the state of {state.get('strategy')!r}; "
+                "resume with the strategy of the checkpoint, or start a new run"
+            )
+        names = ("_observed_window", *self._STATE)
+        if missing := [name.lstrip("_") for name in names if name.lstrip("_") not in state]:
+            raise ValueError(
+                f"window_strategy: the saved state of {self.strategy!r} lacks {', '.join(missing)}"
+            )
+        for name in names:
+            setattr(self, name, state[name.lstrip("_")])
+
+    def _clip(self, window: float) -> int:
+        return max(self._smallest, min(round(window), self._largest))
+
+    @abstractmethod
+    def _next_window(self) -> float: ...
+
+    @abstractmethod
+    def _learn(self, observation: RolloutObservation) -> None: ...
+
+
+def generator_state(generator: random.Random) -> list[Any]:
+    """The state of a generator as JSON keeps it."""
+    version, internal, gauss_next = generator.getstate()
+    return [version, list(internal), gauss_next]
+
+
+def set_generator_state(generator: random.Random, state: Sequence[Any]) -> None:
+    """Undo `generator_state`."""
+    version, internal, gauss_next = state
+    generator.setstate((version, tuple(internal), gauss_next))
