@@ -1,0 +1,201 @@
+"""Countdown: make the target from the given numbers with + - * /, using every number exactly once."""
+
+import random
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import combinations_with_replacement
+from math import comb
+
+from tinyzero_trl.tasks import prompts
+from tinyzero_trl.tasks.base import CORRECT, Problem, ProblemKey, Verdict, extract_answer, wrong
+from tinyzero_trl.tasks.expression import ExpressionError, evaluate, literals, parse
+from tinyzero_trl.tasks.prompts import TEMPLATES
+from tinyzero_trl.tasks.search import find_expression, natural_values
+
+__all__ = [
+    "TEMPLATES",
+    "difficulty",
+    "extract_answer",
+    "generate",
+    "render_prompt",
+    "score",
+    "solve",
+    "template_segments",
+]
+
+_QUESTION = (
+    "Use the numbers ",
+    " to build an expression whose value is ",
+    ". You may use the operations +, -, *, / and parentheses, and you must use every number exactly once. "
+    "Write your thoughts between <think> and </think>, and the finished expression between <answer> and </answer>, "
+    "for example <answer> (1 + 2) / 3 </answer>.",
+)
+
+_TARGETS_PER_DRAW = 8
+_LISTED_AT_LEAST = 1000
+_PATIENCE_DRAWS = 5000
+
+
+def render_prompt(problem: Problem, template: str) -> str | list[prompts.Message]:
+    """The problem as a prompt: text for `base` and `qwen-instruct`, chat messages for `chat`."""
+    return prompts.render(template, _QUESTION, (prompts.format_numbers(problem.numbers), str(problem.target)))
+
+
+def template_segments(template: str = "base") -> tuple[str, ...]:
+    """The fixed text of a template: before the numbers, between numbers and target, after the target."""
+    return prompts.segments(template, _QUESTION)
+
+
+def difficulty(problem: Problem) -> int:
+    """The operand count."""
+    return len(problem.numbers)
+
+
+def solve(numbers: Sequence[int], target: int) -> str | None:
+    """An expression that uses every number exactly once and equals the target, or None if there is none.
+
+    Exact and complete over the rationals; the numbers are positive integers.
+    """
+    return find_expression(numbers, target)
+
+
+def score(completion: str, numbers: Sequence[int], target: int) -> Verdict:
+    """Judge a completion: reward 1.0 if its answer equals the target and uses every number exactly once, else 0.0.
+
+    Never raises, whatever the text, and takes time linear in its length. The numbers are compared before anything is
+    computed, so arithmetic only ever meets the problem's own.
+    """
+    answer = extract_answer(completion)
+    if answer is None:
+        return wrong("no-answer-tag")
+    try:
+        postfix = parse(answer)
+        if sorted(literals(postfix)) != sorted(map(str, numbers)):
+            return wrong("wrong-numbers")
+        return CORRECT if evaluate(postfix) == target else wrong("wrong-value")
+    except ExpressionError as error:
+        return wrong(error.reason)
+
+
+def generate(
+    count: int,
+    *,
+    seed: int,
+    operands: Sequence[int] = (3, 4),
+    min_number: int = 1,
+    max_number: int = 99,
+    min_target: int = 10,
+    max_target: int = 100,
+    exclude: Collection[ProblemKey] = (),
+    progress: Callable[[int], object] | None = None,
+) -> list[Problem]:
+    """Different solvable problems, the same for the same arguments.
+
+    Every operand count gets the same share (the first ones the remainder), in random order. Within an operand count
+    every problem that exists is equally likely, where a problem is a multiset of numbers and a target that they make
+    without a negative or fractional intermediate value: the law of drawing numbers and target uniformly and keeping
+    what is solvable. For speed a set of numbers is tried with eight targets at once.
+
+    Args:
+        count: problems wanted, at least 0.
+        seed: of this call's own generator.
+        operands: operand counts, each from 2 to 6.
+        min_number: smallest number, at least 1.
+        max_number: largest number.
+        min_target: smallest target.
+        max_target: largest target.
+        exclude: keys (`Problem.key`) of problems that must not occur.
+        progress: called now and then with the number of problems found since the last call.
+
+    Raises:
+        ValueError: if a range is empty or out of bounds, or fewer problems exist than are wanted.
+    """
+    _check_request(count, operands, min_number, max_number, min_target, max_target)
+    rng = random.Random(seed)
+    excluded = frozenset(exclude)
+    problems: list[Problem] = []
+    for index, operand_count in enumerate(operands):
+        share = count // len(operands) + (index < count % len(operands))
+        space = _Space(operand_count, min_number, max_number, range(min_target, max_target + 1), excluded)
+        for found, (numbers, target) in enumerate(space.sample(share, rng), start=1):
+            shuffled = list(numbers)
+            rng.shuffle(shuffled)
+            problems.append(Problem(tuple(shuffled), target))
+            if progress and (found % 512 == 0 or found == share):
+                progress((found - 1) % 512 + 1)
+    rng.shuffle(problems)
+    return problems
+
+
+def _check_request(
+    count: int, operands: Sequence[int], min_number: int, max_number: int, min_target: int, max_target: int
+) -> None:
+    if count < 0:
+        raise ValueError(f"count: {count} is negative; ask for 0 problems or more")
+    if not operands or len(set(operands)) != len(operands) or not all(2 <= n <= 6 for n in operands):
+        raise ValueError(f"operands: {list(operands)} must be one or more different counts from 2 to 6")
+    if not 1 <= min_number <= max_number:
+        raise ValueError(f"min_number, max_number: {min_number}, {max_number} must satisfy 1 <= min <= max")
+    if min_target > max_target:
+        raise ValueError(f"min_target, max_target: {min_target}, {max_target} must satisfy min <= max")
+
+
+@dataclass(frozen=True)
+class _Space:
+    """All solvable problems of one operand count."""
+
+    operands: int
+    min_number: int
+    max_number: int
+    targets: range
+    excluded: frozenset[ProblemKey]
+
+    def sample(self, count: int, rng: random.Random) -> Iterator[ProblemKey]:
+        """Different problems, each equally likely; the whole space is listed where that costs less than drawing."""
+        breadth = self.max_number - self.min_number + 1
+        multisets = comb(breadth + self.operands - 1, self.operands)
+        if multisets <= max(4 * count, _LISTED_AT_LEAST):
+            return self._sample_listed(count, rng)
+        return self._sample_drawn(count, rng)
+
+    def _sample_listed(self, count: int, rng: random.Random) -> Iterator[ProblemKey]:
+        universe = range(self.min_number, self.max_number + 1)
+        problems = [
+            (numbers, target)
+            for numbers in combinations_with_replacement(universe, self.operands)
+            for target in sorted(value for value in natural_values(numbers) if value in self.targets)
+            if (numbers, target) not in self.excluded
+        ]
+        if len(problems) < count:
+            raise self._too_few(len(problems), count)
+        yield from rng.sample(problems, count)
+
+    def _sample_drawn(self, count: int, rng: random.Random) -> Iterator[ProblemKey]:
+        found: set[ProblemKey] = set()
+        idle_draws = 0
+        while len(found) < count:
+            numbers = self._draw_numbers(rng)
+            values = natural_values(numbers)
+            known = len(found)
+            for target in rng.sample(self.targets, min(_TARGETS_PER_DRAW, len(self.targets))):
+                problem = (numbers, target)
+                if target in values and problem not in found and problem not in self.excluded:
+                    found.add(problem)
+                    yield problem
+                    if len(found) == count:
+                        return
+            idle_draws = idle_draws + 1 if len(found) == known else 0
+            if idle_draws == _PATIENCE_DRAWS:
+                raise self._too_few(len(found), count)
+
+    def _draw_numbers(self, rng: random.Random) -> tuple[int, ...]:
+        """A multiset, all equally likely: the strictly increasing draws of a longer range, moved together."""
+        widened = range(self.min_number, self.max_number + self.operands)
+        return tuple(draw - index for index, draw in enumerate(sorted(rng.sample(widened, self.operands))))
+
+    def _too_few(self, found: int, wanted: int) -> ValueError:
+        return ValueError(
+            f"count: {wanted} problems with {self.operands} numbers from {self.min_number} to {self.max_number} and "
+            f"targets from {self.targets[0]} to {self.targets[-1]} are wanted, but only {found} could be found; "
+            "lower the count or widen a range"
+        )

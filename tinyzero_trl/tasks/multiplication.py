@@ -1,0 +1,144 @@
+"""Multiplication: the exact product of two numbers with equally many digits."""
+
+import random
+import re
+from collections.abc import Callable, Collection, Sequence
+from math import isqrt, prod
+
+from tinyzero_trl.tasks import prompts
+from tinyzero_trl.tasks.base import CORRECT, Problem, ProblemKey, Verdict, extract_answer, wrong
+from tinyzero_trl.tasks.prompts import TEMPLATES
+
+__all__ = [
+    "TEMPLATES",
+    "difficulty",
+    "extract_answer",
+    "generate",
+    "render_prompt",
+    "score",
+    "solve",
+    "template_segments",
+]
+
+_QUESTION = (
+    "What is the product of the numbers ",
+    "? Write your thoughts between <think> and </think>, and the product as a plain integer between <answer> and "
+    "</answer>, for example <answer> 56088 </answer>.",
+)
+
+MAX_DIGITS = 100
+"""Most digits of a factor."""
+
+_INTEGER = re.compile(r"[+-]?(?:0|[1-9][0-9]*)")
+_LEADING_ZERO = re.compile(r"[+-]?0[0-9]+")
+_MAX_ANSWER_CHARACTERS = 4096
+
+
+def render_prompt(problem: Problem, template: str) -> str | list[prompts.Message]:
+    """The problem as a prompt: text for `base` and `qwen-instruct`, chat messages for `chat`."""
+    return prompts.render(template, _QUESTION, (prompts.format_numbers(problem.numbers),))
+
+
+def template_segments(template: str = "base") -> tuple[str, ...]:
+    """The fixed text of a template: before and after the numbers."""
+    return prompts.segments(template, _QUESTION)
+
+
+def difficulty(problem: Problem) -> int:
+    """The digits of the longest factor."""
+    return max(len(str(number)) for number in problem.numbers)
+
+
+def solve(numbers: Sequence[int], target: int) -> str | None:
+    """The product as text, or None if the target is another number."""
+    return str(target) if prod(numbers) == target else None
+
+
+def score(completion: str, numbers: Sequence[int], target: int) -> Verdict:
+    """Judge a completion: reward 1.0 if its answer is the target as a plain integer, else 0.0.
+
+    One sign is allowed; leading zeros, separators and digits outside ASCII are not. Never raises, whatever the text,
+    and takes time linear in its length. `numbers` is there because every task's verdict has it.
+    """
+    answer = extract_answer(completion)
+    if answer is None:
+        return wrong("no-answer-tag")
+    if not answer:
+        return wrong("empty")
+    if len(answer) > _MAX_ANSWER_CHARACTERS:
+        return wrong("too-long")
+    if not _INTEGER.fullmatch(answer):
+        return wrong("leading-zero" if _LEADING_ZERO.fullmatch(answer) else "not-an-integer")
+    return CORRECT if answer.removeprefix("+") == str(target) else wrong("wrong-value")
+
+
+def generate(
+    count: int,
+    *,
+    seed: int,
+    digits: Sequence[int] = (3,),
+    exclude: Collection[ProblemKey] = (),
+    progress: Callable[[int], object] | None = None,
+) -> list[Problem]:
+    """Different problems, the same for the same arguments.
+
+    Every digit count gets the same share (the first ones the remainder), in random order; within a digit count every
+    unordered pair of positive factors is equally likely.
+
+    Args:
+        count: problems wanted, at least 0.
+        seed: of this call's own generator.
+        digits: digit counts of both factors, each from 1 to `MAX_DIGITS`.
+        exclude: keys (`Problem.key`) of problems that must not occur.
+        progress: called with the number of problems found since the last call.
+
+    Raises:
+        ValueError: if an argument is out of bounds, or fewer problems exist than are wanted.
+    """
+    if count < 0:
+        raise ValueError(f"count: {count} is negative; ask for 0 problems or more")
+    if not digits or len(set(digits)) != len(digits) or not all(1 <= n <= MAX_DIGITS for n in digits):
+        raise ValueError(
+            f"digits: {list(digits)} must be one or more different counts from 1 to {MAX_DIGITS}"
+        )
+    rng = random.Random(seed)
+    excluded = frozenset(exclude)
+    problems: list[Problem] = []
+    for index, digit_count in enumerate(digits):
+        share = count // len(digits) + (index < count % len(digits))
+        problems += _sample(share, digit_count, excluded, rng)
+        if progress:
+            progress(share)
+    rng.shuffle(problems)
+    return problems
+
+
+def _sample(count: int, digits: int, excluded: frozenset[ProblemKey], rng: random.Random) -> list[Problem]:
+    """Different pairs, by their rank among all unordered pairs of factors."""
+    smallest = 10 ** (digits - 1)
+    factors = 9 * smallest
+    pairs = factors * (factors + 1) // 2
+    problems: list[Problem] = []
+    for rank in _sample_ranks(pairs, min(pairs, count + len(excluded)), rng):
+        larger = (isqrt(8 * rank + 1) - 1) // 2
+        factor_pair = [smallest + larger, smallest + rank - larger * (larger + 1) // 2]
+        rng.shuffle(factor_pair)
+        problem = Problem(tuple(factor_pair), prod(factor_pair))
+        if problem.key not in excluded:
+            problems.append(problem)
+    if len(problems) < count:
+        raise ValueError(
+            f"count: {count} products of {digits}-digit numbers are wanted, but only {len(problems)} exist; "
+            "lower the count or allow more digits"
+        )
+    return problems[:count]
+
+
+def _sample_ranks(size: int, count: int, rng: random.Random) -> list[int]:
+    """Different integers below `size`; unlike `rng.sample(range(size), ...)`, `size` may exceed a machine word."""
+    if size <= 4 * count:
+        return rng.sample(range(size), count)
+    ranks: dict[int, None] = {}
+    while len(ranks) < count:
+        ranks[rng.randrange(size)] = None
+    return list(ranks)

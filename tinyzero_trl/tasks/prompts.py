@@ -1,0 +1,77 @@
+"""Prompt templates: a task's question inside one of three frames.
+
+Every template is fixed text around the question's values, and the fixed text is made of constants: a tokenizer may
+treat each segment as one token. `base` and `qwen-instruct` end inside an opened `<think>`, so that the completion
+starts with thought; `chat` leaves the frame to the model's own chat template.
+"""
+
+from collections.abc import Sequence
+
+TEMPLATES = ("base", "qwen-instruct", "chat")
+
+Message = dict[str, str]
+
+_SYSTEM = (
+    "You are a careful assistant. You first think the problem through, writing your thoughts between <think> and "
+    "</think>, and then give the final answer between <answer> and </answer>."
+)
+_FRAMES = {
+    "base": (
+        "The user asks a question and the assistant solves it. The assistant first thinks the problem through and "
+        "then gives the final answer.\nUser: ",
+        "\nAssistant: I will work through this step by step.\n<think>",
+    ),
+    "qwen-instruct": (
+        f"<|im_start|>system\n{_SYSTEM}<|im_end|>\n<|im_start|>user\n",
+        "<|im_end|>\n<|im_start|>assistant\nI will work through this step by step.\n<think>",
+    ),
+}
+
+
+def format_numbers(numbers: Sequence[int]) -> str:
+    """The numbers as every prompt shows them: `[3, 7, 5]`."""
+    return f"[{', '.join(map(str, numbers))}]"
+
+
+def segments(template: str, question: Sequence[str]) -> tuple[str, ...]:
+    """The fixed text of a prompt, in order: between each two segments stands one value.
+
+    `question` holds the fixed text of the question alone, one piece more than it has values.
+
+    Raises:
+        ValueError: if `template` is unknown, or is `chat`, whose frame is the model's own.
+    """
+    if template not in _FRAMES:
+        check_template(template)
+        raise ValueError("template: 'chat' is framed by the model's chat template; use base or qwen-instruct")
+    before, after = _FRAMES[template]
+    pieces = [*question]
+    pieces[0] = before + pieces[0]
+    pieces[-1] += after
+    return tuple(pieces)
+
+
+def render(template: str, question: Sequence[str], values: Sequence[str]) -> str | list[Message]:
+    """A prompt: text for `base` and `qwen-instruct`, a list of {role, content} messages for `chat`.
+
+    Raises:
+        ValueError: if `template` is unknown.
+    """
+    check_template(template)
+    if template == "chat":
+        return [
+            {"role": "system", "content": _SYSTEM},
+            {"role": "user", "content": _interleave(question, values)},
+        ]
+    return _interleave(segments(template, question), values)
+
+
+def check_template(template: str) -> None:
+    """Raise ValueError unless `template` is one of `TEMPLATES`."""
+    if template not in TEMPLATES:
+        raise ValueError(f"template: {template!r} is unknown; use one of {', '.join(TEMPLATES)}")
+
+
+def _interleave(fixed: Sequence[str], values: Sequence[str]) -> str:
+    assert len(fixed) == len(values) + 1
+    return fixed[0] + "".join(value + segment for value, segment in zip(values, fixed[1:], strict=True))
