@@ -11,7 +11,7 @@ TASKS: dict[str, ModuleType] = {"countdown": countdown, "multiplication": multip
 
 
 def get_task(name: str) -> ModuleType:
-    """The task's module, with `generate`, `solve`, `score`, `extract_answer`, `render_prompt` and `difficulty`.
+    """The task's module: `generate`, `solve`, `score`, `extract_answer`, `render_prompt`, `difficulty`, ...
 
     Raises:
         ValueError: if there is no task of that name.

@@ -1,11 +1,19 @@
 """What every task shares: a problem, a verdict, and where in a completion the answer stands."""
 
+import reprlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 ANSWER_OPEN = "<answer>"
 ANSWER_CLOSE = "</answer>"
 
+
+MAX_OPERANDS = 16
+"""Most numbers of a problem that is read from a file."""
+
+MAX_INTEGER = 10**18
+"""Largest number or target: a column of 64-bit integers holds it."""
 
 ProblemKey = tuple[tuple[int, ...], int]
 """Numbers in ascending order, and the target."""
@@ -53,3 +61,31 @@ def extract_answer(completion: str) -> str | None:
         return None
     start = opened + len(ANSWER_OPEN)
     return completion[start : completion.find(ANSWER_CLOSE, start)].strip()
+
+
+def check_count_and_seed(count: int, seed: int) -> None:
+    """Raise ValueError if either is negative: `random.Random` would take -1 for 1."""
+    if count < 0:
+        raise ValueError(f"count: {count} is negative; ask for 0 problems or more")
+    if seed < 0:
+        raise ValueError(f"seed: {seed} is negative; use 0 or more")
+
+
+def to_problem(numbers: object, target: object) -> Problem:
+    """Untrusted values as a problem.
+
+    Raises:
+        ValueError: unless `numbers` is a list of 2 to `MAX_OPERANDS` positive integers and `target` an
+            integer, all within `MAX_INTEGER`.
+    """
+    if not isinstance(numbers, Sequence) or isinstance(numbers, str | bytes):
+        raise ValueError(f"nums: {reprlib.repr(numbers)} must be a list of integers")
+    if not 2 <= len(numbers) <= MAX_OPERANDS:
+        raise ValueError(f"nums: {reprlib.repr(numbers)} must hold 2 to {MAX_OPERANDS} integers")
+    if not all(type(number) is int and 1 <= number <= MAX_INTEGER for number in numbers):
+        raise ValueError(f"nums: {reprlib.repr(numbers)} must hold integers from 1 to {MAX_INTEGER}")
+    if type(target) is not int or abs(target) > MAX_INTEGER:
+        raise ValueError(
+            f"target: {reprlib.repr(target)} must be an integer from -{MAX_INTEGER} to {MAX_INTEGER}"
+        )
+    return Problem(tuple(numbers), target)

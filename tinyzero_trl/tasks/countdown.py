@@ -7,7 +7,16 @@ from itertools import combinations_with_replacement
 from math import comb
 
 from tinyzero_trl.tasks import prompts
-from tinyzero_trl.tasks.base import CORRECT, Problem, ProblemKey, Verdict, extract_answer, wrong
+from tinyzero_trl.tasks.base import (
+    CORRECT,
+    Problem,
+    ProblemKey,
+    Verdict,
+    check_count_and_seed,
+    extract_answer,
+    to_problem,
+    wrong,
+)
 from tinyzero_trl.tasks.expression import ExpressionError, evaluate, literals, parse
 from tinyzero_trl.tasks.prompts import TEMPLATES
 from tinyzero_trl.tasks.search import find_expression, natural_values
@@ -21,14 +30,15 @@ __all__ = [
     "score",
     "solve",
     "template_segments",
+    "to_problem",
 ]
 
 _QUESTION = (
     "Use the numbers ",
     " to build an expression whose value is ",
     ". You may use the operations +, -, *, / and parentheses, and you must use every number exactly once. "
-    "Write your thoughts between <think> and </think>, and the finished expression between <answer> and </answer>, "
-    "for example <answer> (1 + 2) / 3 </answer>.",
+    "Write your thoughts between <think> and </think>, and the finished expression between <answer> and "
+    "</answer>, for example <answer> (1 + 2) / 3 </answer>.",
 )
 
 _TARGETS_PER_DRAW = 8
@@ -60,10 +70,10 @@ def solve(numbers: Sequence[int], target: int) -> str | None:
 
 
 def score(completion: str, numbers: Sequence[int], target: int) -> Verdict:
-    """Judge a completion: reward 1.0 if its answer equals the target and uses every number exactly once, else 0.0.
+    """Judge a completion: reward 1.0 if its answer makes the target of every number used once, else 0.0.
 
-    Never raises, whatever the text, and takes time linear in its length. The numbers are compared before anything is
-    computed, so arithmetic only ever meets the problem's own.
+    Never raises, whatever the text, and takes time linear in its length. The numbers are compared before
+    anything is computed, so arithmetic only ever meets the problem's own.
     """
     answer = extract_answer(completion)
     if answer is None:
@@ -91,14 +101,14 @@ def generate(
 ) -> list[Problem]:
     """Different solvable problems, the same for the same arguments.
 
-    Every operand count gets the same share (the first ones the remainder), in random order. Within an operand count
-    every problem that exists is equally likely, where a problem is a multiset of numbers and a target that they make
-    without a negative or fractional intermediate value: the law of drawing numbers and target uniformly and keeping
-    what is solvable. For speed a set of numbers is tried with eight targets at once.
+    Every operand count gets the same share (the first ones the remainder), in random order. Within an operand
+    count every problem that exists is equally likely, where a problem is a multiset of numbers and a target
+    that they make without a negative or fractional intermediate value: the law of drawing numbers and target
+    uniformly and keeping what is solvable. For speed a set of numbers is tried with eight targets at once.
 
     Args:
         count: problems wanted, at least 0.
-        seed: of this call's own generator.
+        seed: of this call's own generator, at least 0.
         operands: operand counts, each from 2 to 6.
         min_number: smallest number, at least 1.
         max_number: largest number.
@@ -110,7 +120,8 @@ def generate(
     Raises:
         ValueError: if a range is empty or out of bounds, or fewer problems exist than are wanted.
     """
-    _check_request(count, operands, min_number, max_number, min_target, max_target)
+    check_count_and_seed(count, seed)
+    _check_ranges(operands, min_number, max_number, min_target, max_target)
     rng = random.Random(seed)
     excluded = frozenset(exclude)
     problems: list[Problem] = []
@@ -127,11 +138,9 @@ def generate(
     return problems
 
 
-def _check_request(
-    count: int, operands: Sequence[int], min_number: int, max_number: int, min_target: int, max_target: int
+def _check_ranges(
+    operands: Sequence[int], min_number: int, max_number: int, min_target: int, max_target: int
 ) -> None:
-    if count < 0:
-        raise ValueError(f"count: {count} is negative; ask for 0 problems or more")
     if not operands or len(set(operands)) != len(operands) or not all(2 <= n <= 6 for n in operands):
         raise ValueError(f"operands: {list(operands)} must be one or more different counts from 2 to 6")
     if not 1 <= min_number <= max_number:
@@ -151,7 +160,7 @@ class _Space:
     excluded: frozenset[ProblemKey]
 
     def sample(self, count: int, rng: random.Random) -> Iterator[ProblemKey]:
-        """Different problems, each equally likely; the whole space is listed where that costs less than drawing."""
+        """Different problems, each equally likely; the space is listed where that costs less than drawing."""
         breadth = self.max_number - self.min_number + 1
         multisets = comb(breadth + self.operands - 1, self.operands)
         if multisets <= max(4 * count, _LISTED_AT_LEAST):
@@ -195,7 +204,7 @@ class _Space:
 
     def _too_few(self, found: int, wanted: int) -> ValueError:
         return ValueError(
-            f"count: {wanted} problems with {self.operands} numbers from {self.min_number} to {self.max_number} and "
-            f"targets from {self.targets[0]} to {self.targets[-1]} are wanted, but only {found} could be found; "
-            "lower the count or widen a range"
+            f"count: {wanted} problems with {self.operands} numbers from {self.min_number} to "
+            f"{self.max_number} and targets from {self.targets[0]} to {self.targets[-1]} are wanted, but "
+            f"only {found} could be found; ask for fewer or widen a range"
         )

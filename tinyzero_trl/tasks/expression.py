@@ -1,15 +1,16 @@
 """Exact arithmetic on untrusted text: + - * / over integers, parentheses and signs; never eval.
 
-Parsing and evaluation are loops over an explicit stack, so nesting cannot exhaust the interpreter's; the length is
-bounded, so the work is too. A caller that judges hostile text checks `literals` against the numbers it allows before it
-calls `evaluate`: then no integer larger than its own numbers is ever converted or multiplied.
+Parsing and evaluation are loops over an explicit stack, so nesting cannot exhaust the interpreter's; the
+length is bounded, so the work is too. A caller that judges hostile text checks `literals` against the numbers
+it allows before it calls `evaluate`: then no integer larger than its own numbers is ever converted or
+multiplied.
 """
 
 import re
 from fractions import Fraction
 
 MAX_CHARACTERS = 4096
-"""Longest expression that is judged. An answer to a task is some tens of characters; the rest is noise or an attack."""
+"""Longest expression that is judged: a real answer has some tens of characters."""
 
 NEGATE = "neg"
 """The postfix token of the unary minus. A unary plus changes nothing and leaves no token."""
@@ -78,7 +79,7 @@ def parse(text: str) -> list[str]:
 
 
 def literals(postfix: list[str]) -> list[str]:
-    """The integer literals in order of appearance, as text: without leading zeros, text is equal where values are."""
+    """The integer literals in order, as text: without leading zeros, equal values are equal text."""
     return [token for token in postfix if token not in _PRECEDENCE]
 
 

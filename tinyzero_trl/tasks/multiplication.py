@@ -5,8 +5,16 @@ import re
 from collections.abc import Callable, Collection, Sequence
 from math import isqrt, prod
 
-from tinyzero_trl.tasks import prompts
-from tinyzero_trl.tasks.base import CORRECT, Problem, ProblemKey, Verdict, extract_answer, wrong
+from tinyzero_trl.tasks import base, prompts
+from tinyzero_trl.tasks.base import (
+    CORRECT,
+    Problem,
+    ProblemKey,
+    Verdict,
+    check_count_and_seed,
+    extract_answer,
+    wrong,
+)
 from tinyzero_trl.tasks.prompts import TEMPLATES
 
 __all__ = [
@@ -18,16 +26,17 @@ __all__ = [
     "score",
     "solve",
     "template_segments",
+    "to_problem",
 ]
 
 _QUESTION = (
     "What is the product of the numbers ",
-    "? Write your thoughts between <think> and </think>, and the product as a plain integer between <answer> and "
-    "</answer>, for example <answer> 56088 </answer>.",
+    "? Write your thoughts between <think> and </think>, and the product as a plain integer between <answer> "
+    "and </answer>, for example <answer> 56088 </answer>.",
 )
 
-MAX_DIGITS = 100
-"""Most digits of a factor."""
+MAX_DIGITS = 9
+"""Most digits of a factor: the product stays within `base.MAX_INTEGER`."""
 
 _INTEGER = re.compile(r"[+-]?(?:0|[1-9][0-9]*)")
 _LEADING_ZERO = re.compile(r"[+-]?0[0-9]+")
@@ -44,6 +53,18 @@ def template_segments(template: str = "base") -> tuple[str, ...]:
     return prompts.segments(template, _QUESTION)
 
 
+def to_problem(numbers: object, target: object) -> Problem:
+    """Untrusted values as a problem: `base.to_problem`, and the target must be the product.
+
+    Raises:
+        ValueError: as `base.to_problem`, or if the target is another number.
+    """
+    problem = base.to_problem(numbers, target)
+    if prod(problem.numbers) != problem.target:
+        raise ValueError(f"target: {problem.target} must be the product of {list(problem.numbers)}")
+    return problem
+
+
 def difficulty(problem: Problem) -> int:
     """The digits of the longest factor."""
     return max(len(str(number)) for number in problem.numbers)
@@ -57,8 +78,8 @@ def solve(numbers: Sequence[int], target: int) -> str | None:
 def score(completion: str, numbers: Sequence[int], target: int) -> Verdict:
     """Judge a completion: reward 1.0 if its answer is the target as a plain integer, else 0.0.
 
-    One sign is allowed; leading zeros, separators and digits outside ASCII are not. Never raises, whatever the text,
-    and takes time linear in its length. `numbers` is there because every task's verdict has it.
+    One sign is allowed; leading zeros, separators and digits outside ASCII are not. Never raises, whatever
+    the text, and takes time linear in its length. `numbers` is there because every task's verdict has it.
     """
     answer = extract_answer(completion)
     if answer is None:
@@ -82,12 +103,12 @@ def generate(
 ) -> list[Problem]:
     """Different problems, the same for the same arguments.
 
-    Every digit count gets the same share (the first ones the remainder), in random order; within a digit count every
-    unordered pair of positive factors is equally likely.
+    Every digit count gets the same share (the first ones the remainder), in random order; within a digit
+    count every unordered pair of positive factors is equally likely.
 
     Args:
         count: problems wanted, at least 0.
-        seed: of this call's own generator.
+        seed: of this call's own generator, at least 0.
         digits: digit counts of both factors, each from 1 to `MAX_DIGITS`.
         exclude: keys (`Problem.key`) of problems that must not occur.
         progress: called with the number of problems found since the last call.
@@ -95,8 +116,7 @@ def generate(
     Raises:
         ValueError: if an argument is out of bounds, or fewer problems exist than are wanted.
     """
-    if count < 0:
-        raise ValueError(f"count: {count} is negative; ask for 0 problems or more")
+    check_count_and_seed(count, seed)
     if not digits or len(set(digits)) != len(digits) or not all(1 <= n <= MAX_DIGITS for n in digits):
         raise ValueError(
             f"digits: {list(digits)} must be one or more different counts from 1 to {MAX_DIGITS}"
@@ -119,7 +139,7 @@ def _sample(count: int, digits: int, excluded: frozenset[ProblemKey], rng: rando
     factors = 9 * smallest
     pairs = factors * (factors + 1) // 2
     problems: list[Problem] = []
-    for rank in _sample_ranks(pairs, min(pairs, count + len(excluded)), rng):
+    for rank in rng.sample(range(pairs), min(pairs, count + len(excluded))):
         larger = (isqrt(8 * rank + 1) - 1) // 2
         factor_pair = [smallest + larger, smallest + rank - larger * (larger + 1) // 2]
         rng.shuffle(factor_pair)
@@ -129,16 +149,6 @@ def _sample(count: int, digits: int, excluded: frozenset[ProblemKey], rng: rando
     if len(problems) < count:
         raise ValueError(
             f"count: {count} products of {digits}-digit numbers are wanted, but only {len(problems)} exist; "
-            "lower the count or allow more digits"
+            "ask for fewer or allow more digits"
         )
     return problems[:count]
-
-
-def _sample_ranks(size: int, count: int, rng: random.Random) -> list[int]:
-    """Different integers below `size`; unlike `rng.sample(range(size), ...)`, `size` may exceed a machine word."""
-    if size <= 4 * count:
-        return rng.sample(range(size), count)
-    ranks: dict[int, None] = {}
-    while len(ranks) < count:
-        ranks[rng.randrange(size)] = None
-    return list(ranks)

@@ -1,8 +1,8 @@
 """Prompt templates: a task's question inside one of three frames.
 
-Every template is fixed text around the question's values, and the fixed text is made of constants: a tokenizer may
-treat each segment as one token. `base` and `qwen-instruct` end inside an opened `<think>`, so that the completion
-starts with thought; `chat` leaves the frame to the model's own chat template.
+Every template is fixed text around the question's values, and the fixed text is made of constants: a
+tokenizer may treat each segment as one token. `base` and `qwen-instruct` end inside an opened `<think>`, so
+that the completion starts with thought; `chat` leaves the frame to the model's own chat template.
 """
 
 from collections.abc import Sequence
@@ -12,13 +12,13 @@ TEMPLATES = ("base", "qwen-instruct", "chat")
 Message = dict[str, str]
 
 _SYSTEM = (
-    "You are a careful assistant. You first think the problem through, writing your thoughts between <think> and "
-    "</think>, and then give the final answer between <answer> and </answer>."
+    "You are a careful assistant. You first think the problem through, writing your thoughts between <think> "
+    "and </think>, and then give the final answer between <answer> and </answer>."
 )
 _FRAMES = {
     "base": (
-        "The user asks a question and the assistant solves it. The assistant first thinks the problem through and "
-        "then gives the final answer.\nUser: ",
+        "The user asks a question and the assistant solves it. The assistant first thinks the problem "
+        "through and then gives the final answer.\nUser: ",
         "\nAssistant: I will work through this step by step.\n<think>",
     ),
     "qwen-instruct": (

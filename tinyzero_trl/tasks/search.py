@@ -1,7 +1,7 @@
-"""What a few positive integers can make with + - * /, each used exactly once: an exact solver and a quick count.
+"""What a few positive integers can make with + - * /, each used once: an exact solver and a quick count.
 
-`find_expression` is complete over the rationals. `natural_values` stays among the natural numbers (no negative and no
-fractional intermediate value); the generator asks it for every set of numbers it draws.
+`find_expression` is complete over the rationals. `natural_values` stays among the natural numbers (no
+negative and no fractional intermediate value); the generator asks it for every set of numbers it draws.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -19,9 +19,9 @@ _ATOM = 3
 def find_expression(numbers: Sequence[int], target: int) -> str | None:
     """An expression that uses every number exactly once and equals the target, or None if there is none.
 
-    For every subset of the numbers, all values it can make are tabulated, so the cost grows steeply with their count.
-    Negative intermediate values are left out: by induction, what can be made with them can be made without, up to the
-    sign of the result, which a leading minus provides.
+    For every subset of the numbers, all values it can make are tabulated, so the cost grows steeply with
+    their count. Negative intermediate values are left out: by induction, what can be made with them can be
+    made without, up to the sign of the result, which a leading minus provides.
     """
     if not numbers:
         return None
@@ -88,7 +88,7 @@ def _bracket(term: Term, least_precedence: int) -> str:
 
 
 def natural_values(numbers: Sequence[int]) -> Iterable[int]:
-    """All values the numbers make without a negative or fractional intermediate value. At least one number."""
+    """Everything one or more numbers can make without a negative or fractional intermediate value."""
     if len(numbers) == 1:
         return numbers
     if len(numbers) == 2:
@@ -124,7 +124,11 @@ def _add_naturals(lefts: Iterable[int], rights: Iterable[int], values: set[int])
         for right in rights:
             add(left + right)
             add(left * right)
-            larger, smaller = (left, right) if left >= right else (right, left)
-            add(larger - smaller)
-            if smaller and larger % smaller == 0:
-                add(larger // smaller)
+            if left >= right:
+                add(left - right)
+                if right and not left % right:
+                    add(left // right)
+            else:
+                add(right - left)
+                if left and not right % left:
+                    add(right // left)
