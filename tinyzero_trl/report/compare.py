@@ -1,0 +1,128 @@
+"""What each policy costs and earns against a baseline, paired over seeds."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tinyzero_trl.metrics import Interval, mean_interval, paired_difference, paired_ratio
+from tinyzero_trl.records import Run
+from tinyzero_trl.report.policies import Policy
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Held-out accuracy of one run: (E,) arrays over its evaluations.
+
+    `elapsed_s` is training time without evaluation, so that evaluating often does not look slow.
+    """
+
+    tokens: NDArray[np.float64]
+    elapsed_s: NDArray[np.float64]
+    accuracy: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One policy against the baseline. A comparison is None where there is nothing to compare.
+
+    The target of a seed is the final accuracy of the baseline's run with that seed; `reached_target` counts
+    the seeds that arrive there. Costs to target and their ratios are None unless every paired seed arrives:
+    leaving out those that fail would flatter the policy.
+    """
+
+    name: str
+    seeds: int
+    final_acc: Interval
+    acc_difference: Interval | None
+    tokens_to_target_ratio: Interval | None
+    time_to_target_ratio: Interval | None
+    tokens_to_target: float | None
+    time_to_target_s: float | None
+    paired_seeds: int
+    reached_target: int
+    tokens: float
+    elapsed_s: float
+
+
+def accuracy_curve(run: Run) -> Curve:
+    """The run's held-out accuracy over rollout tokens and over training time."""
+    lines = [line for line in run.evals if "eval/acc" in line]
+    steps, elapsed = run.series("time/elapsed_s")
+    seconds = []
+    for line in lines:
+        done = np.searchsorted(steps, line["step"], side="right")
+        known = elapsed[done - 1] if done else 0.0
+        seconds.append(line.get("time/elapsed_s", known if len(steps) else line["time_s"]))
+    return Curve(
+        tokens=np.array([line["tokens"] for line in lines], dtype=np.float64),
+        elapsed_s=np.array(seconds, dtype=np.float64),
+        accuracy=np.array([line["eval/acc"] for line in lines], dtype=np.float64),
+    )
+
+
+def cost_to_reach(target: float, cost: NDArray[np.float64], accuracy: NDArray[np.float64]) -> float | None:
+    """The cost at which accuracy first reaches `target`, linear between evaluations; None if never."""
+    reached = np.flatnonzero(accuracy >= target)
+    if not len(reached):
+        return None
+    first = int(reached[0])
+    if first == 0:
+        return float(cost[0])
+    share = (target - accuracy[first - 1]) / (accuracy[first] - accuracy[first - 1])
+    return float(cost[first - 1] + share * (cost[first] - cost[first - 1]))
+
+
+def compare(policies: Sequence[Policy], baseline: Policy) -> list[Outcome]:
+    """Every policy's outcome against the baseline, itself included, in the order given."""
+    reference = {seed: accuracy_curve(run) for seed, run in baseline.runs.items()}
+    return [_outcome(policy, reference) for policy in policies]
+
+
+def _outcome(policy: Policy, reference: Mapping[int, Curve]) -> Outcome:
+    curves = {seed: accuracy_curve(run) for seed, run in policy.runs.items()}
+    pairs = [(curve, reference[seed]) for seed, curve in curves.items() if seed in reference]
+    ours = [float(curve.accuracy[-1]) for curve, _ in pairs]
+    targets = [float(baseline.accuracy[-1]) for _, baseline in pairs]
+    tokens = _costs(pairs, lambda curve: curve.tokens)
+    elapsed = _costs(pairs, lambda curve: curve.elapsed_s)
+    return Outcome(
+        name=policy.name,
+        seeds=len(curves),
+        final_acc=mean_interval([float(curve.accuracy[-1]) for curve in curves.values()]),
+        acc_difference=paired_difference(ours, targets) if pairs else None,
+        tokens_to_target_ratio=_ratio(tokens),
+        time_to_target_ratio=_ratio(elapsed),
+        tokens_to_target=_mean_if_all(tokens),
+        time_to_target_s=_mean_if_all(elapsed),
+        paired_seeds=len(pairs),
+        reached_target=sum(cost is not None for cost, _ in tokens),
+        tokens=float(np.mean([curve.tokens[-1] for curve in curves.values()])),
+        elapsed_s=float(np.mean([curve.elapsed_s[-1] for curve in curves.values()])),
+    )
+
+
+def _costs(
+    pairs: Sequence[tuple[Curve, Curve]], axis: Callable[[Curve], NDArray[np.float64]]
+) -> list[tuple[float | None, float]]:
+    """For every pair what it costs each of the two to reach the baseline's final accuracy."""
+    costs = []
+    for ours, baseline in pairs:
+        target = float(baseline.accuracy[-1])
+        own = cost_to_reach(target, axis(baseline), baseline.accuracy)
+        assert own is not None, "a curve reaches its own last value"
+        costs.append((cost_to_reach(target, axis(ours), ours.accuracy), own))
+    return costs
+
+
+def _ratio(costs: Sequence[tuple[float | None, float]]) -> Interval | None:
+    reached = [(ours, baseline) for ours, baseline in costs if ours and baseline]  # nor does 0 make a ratio
+    if not costs or len(reached) < len(costs):
+        return None
+    return paired_ratio([ours for ours, _ in reached], [baseline for _, baseline in reached])
+
+
+def _mean_if_all(costs: Sequence[tuple[float | None, float]]) -> float | None:
+    reached = [ours for ours, _ in costs if ours is not None]
+    return float(np.mean(reached)) if costs and len(reached) == len(costs) else None

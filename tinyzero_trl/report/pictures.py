@@ -1,0 +1,255 @@
+"""The pictures of a report: held-out accuracy against its cost, the window, the health of training."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.ticker import EngFormatter, PercentFormatter
+from numpy.typing import NDArray
+
+from tinyzero_trl.metrics import mean_interval
+from tinyzero_trl.records import Run
+from tinyzero_trl.report.compare import accuracy_curve
+from tinyzero_trl.report.policies import Policy
+from tinyzero_trl.report.style import COLOURS, MUTED, Canvas, LineStyle, Picture, colour_names, house_style
+
+Array = NDArray[np.float64]
+Figure = Callable[
+    [Mapping[str, Any]], float | None
+]  # a line of metrics.jsonl -> what to draw, if it holds it
+
+_MOST_POINTS = 160  # of a line: a run of 5,000 records shows its course, and the page stays small
+_SEED: dict[str, Any] = {"linewidth": 0.7, "alpha": 0.45}  # one seed among several
+_STYLES: tuple[LineStyle, ...] = ("-", "--", ":", "-.")
+
+
+class Panel(NamedTuple):
+    """One picture of training health: figures of every policy over training steps, one line style each."""
+
+    name: str
+    title: str
+    caption: str
+    y_label: str
+    figures: dict[str, Figure]
+
+
+def draw_pictures(policies: Sequence[Policy], baseline: str, folders: Sequence[Path]) -> list[Picture]:
+    """Draw every picture that the records hold figures for, and write each as a PNG into all `folders`."""
+    names = colour_names([policy.name for policy in policies], baseline)
+    palette = {policy: COLOURS[colour][0] for policy, colour in names.items()}
+    with house_style():
+        canvases = [_accuracy_over_tokens(policies, palette), _accuracy_over_time(policies, palette)]
+        canvases += [_window(policy, palette[policy.name], single=len(policies) == 1) for policy in policies]
+        canvases += [_health(panel, policies, palette) for panel in _panels(policies)]
+        return [canvas.finish(palette, folders) for canvas in canvases if canvas.axes.has_data()]
+
+
+def _accuracy_over_tokens(policies: Sequence[Policy], palette: Mapping[str, str]) -> Canvas:
+    canvas = Canvas(
+        *("accuracy", "Held-out accuracy against rollout tokens"),
+        "Share of unseen problems solved at full length, against the tokens generated so far. "
+        "Thin lines are seeds, the band is the 95 % interval.",
+        *("rollout tokens", "held-out accuracy"),
+    )
+    curves = {
+        p.name: [(c.tokens, c.accuracy) for c in map(accuracy_curve, p.runs.values())] for p in policies
+    }
+    canvas.axes.xaxis.set_major_formatter(EngFormatter(sep=" "))
+    _draw_accuracy(canvas, policies, curves, palette)
+    return canvas
+
+
+def _accuracy_over_time(policies: Sequence[Policy], palette: Mapping[str, str]) -> Canvas:
+    curves = {p.name: [accuracy_curve(run) for run in p.runs.values()] for p in policies}
+    longest = max(curve.elapsed_s[-1] for of_policy in curves.values() for curve in of_policy)
+    unit, seconds = next(((u, s) for u, s in (("h", 3600), ("min", 60)) if longest >= 2 * s), ("s", 1))
+    canvas = Canvas(
+        *("accuracy-time", "Held-out accuracy against training time"),
+        "The same accuracy against wall-clock, without the time that evaluation took.",
+        *(f"training time ({unit})", "held-out accuracy"),
+    )
+    scaled = {name: [(c.elapsed_s / seconds, c.accuracy) for c in cs] for name, cs in curves.items()}
+    _draw_accuracy(canvas, policies, scaled, palette)
+    return canvas
+
+
+def _draw_accuracy(
+    canvas: Canvas,
+    policies: Sequence[Policy],
+    curves: Mapping[str, Sequence[tuple[Array, Array]]],
+    palette: Mapping[str, str],
+) -> None:
+    for policy in policies:
+        colour, seeds = palette[policy.name], curves[policy.name]
+        if len(seeds) > 1:
+            for x, y in seeds:
+                canvas.axes.plot(x, y, color=colour, **_SEED)
+            x, values = on_common_axis(seeds)
+            mean, low, high = (
+                np.array(column) for column in zip(*map(mean_interval, values.T.tolist()), strict=True)
+            )
+        else:
+            (x, mean), run = seeds[0], next(iter(policy.runs.values()))
+            low, high = (_bounds(run, name, mean) for name in ("eval/acc_low", "eval/acc_high"))
+        canvas.axes.fill_between(
+            x, np.clip(low, 0, 1), np.clip(high, 0, 1), color=colour, alpha=0.14, linewidth=0
+        )
+        canvas.axes.plot(x, mean, color=colour)
+    canvas.axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    canvas.axes.set_ylim(0, min(1.0, canvas.axes.dataLim.y1 * 1.08 + 0.02))
+    canvas.axes.set_xlim(left=0)
+
+
+def _bounds(run: Run, name: str, accuracy: Array) -> Array:
+    """Wilson's bounds of the evaluations of a lone run; without them the band is empty."""
+    lines = [line for line in run.evals if "eval/acc" in line]
+    return np.array([line.get(name, value) for line, value in zip(lines, accuracy, strict=True)])
+
+
+def _window(policy: Policy, colour: str, *, single: bool) -> Canvas:
+    slug = "".join(letter if letter.isalnum() else "-" for letter in policy.name)
+    canvas = Canvas(
+        "window" if single else f"window-{slug}",
+        "Window and lengths of correct completions" if single else f"Window of {policy.name}",
+        "The longest completion allowed, and how long correct completions are under it. A window far above "
+        "the dashed line pays for tokens that are rarely needed. Exploring rollouts are left out.",
+        *("rollout tokens", "tokens"),
+    )
+    for name, style in (("p95", "--"), ("median", ":")):
+        seeds = _over_tokens(policy, f"adaptive_window/{name}_success_length")
+        if seeds:
+            x, values = on_common_axis(seeds)
+            canvas.axes.plot(x, values.mean(axis=0), color=MUTED, linestyle=style, linewidth=1.3)
+    windows = _over_tokens(policy, "adaptive_window/current_window")
+    for x, window in windows:
+        canvas.axes.step(x, window, where="pre", color=colour, **(_SEED if len(windows) > 1 else {}))
+    if len(windows) > 1:
+        x, values = on_common_axis(windows)
+        canvas.axes.plot(x, values.mean(axis=0), color=colour)
+    canvas.axes.xaxis.set_major_formatter(EngFormatter(sep=" "))
+    canvas.axes.set_xlim(left=0)
+    canvas.axes.set_ylim(bottom=0)
+    canvas.key({"window": "-", "p95 of correct": "--", "median": ":"})
+    return canvas
+
+
+def _over_tokens(policy: Policy, name: str) -> list[tuple[Array, Array]]:
+    """A figure over rollout tokens, one curve per seed that has it, without the rollouts that explored."""
+    curves = []
+    for run in policy.runs.values():
+        kept = replace(run, metrics=[m for m in run.metrics if not m.get("adaptive_window/explored_step")])
+        x, y = kept.series(name, "tokens/response_cumulative")
+        if len(x):
+            curves.append(thinned(x, y))
+    return curves
+
+
+def _panels(policies: Sequence[Policy]) -> list[Panel]:
+    operands = sorted(
+        {
+            int(name.removeprefix("difficulty/").removesuffix("_acc"))
+            for policy in policies
+            for run in policy.runs.values()
+            for line in run.metrics
+            for name in line
+            if name.startswith("difficulty/") and name.endswith("_acc")
+        }
+    )
+    return [
+        Panel(
+            *("truncation", "Truncated completions"),
+            "Completions that the window cut. Near 0 the window is slack; near 100 % little is learned.",
+            "share of completions",
+            {"truncated": _figure("completion/truncated_frac")},
+        ),
+        Panel(
+            *("difficulty", "Accuracy by number of operands"),
+            "Training accuracy under the window, by the size of the problem.",
+            "share correct",
+            {f"{count} operands": _figure(f"difficulty/{count}_acc") for count in operands},
+        ),
+        Panel(
+            *("groups", "Groups without reward variance"),
+            "Groups whose rewards are all equal teach nothing: all correct, or all wrong.",
+            "share of groups",
+            {
+                "no variance": _figure("group/zero_variance_frac"),
+                "all correct": _figure("group/all_correct_frac"),
+                "all wrong": _figure("group/all_wrong_frac"),
+            },
+        ),
+        Panel(
+            *("kl", "Drift of the policy"),
+            "KL divergence within a step from the policy that rolled out, mean(r - 1 - log r) over tokens, "
+            "and from the reference model where one is kept.",
+            "KL (nats per token)",
+            {"from the rollout": _drift, "from the reference": _figure("kl")},
+        ),
+        Panel(
+            *("ratios", "Importance ratios"),
+            "New over old probability of the sampled tokens; 1 while the policy is the one that sampled.",
+            "importance ratio",
+            {"mean": _figure("actor/is_ratio/mean"), "95 % quantile": _figure("actor/is_ratio/p95")},
+        ),
+        Panel(
+            *("clip", "Tokens outside the trust region"),
+            "Tokens whose ratio has left the clip range; a share that keeps growing asks for a smaller step.",
+            "share of tokens",
+            {"outside": _figure("actor/is_clip/outside_frac")},
+        ),
+        Panel(
+            *("seconds", "Seconds per rollout and update"),
+            "Where the wall-clock of a step goes.",
+            "seconds",
+            {"rollout": _figure("time/rollout_s"), "update": _figure("time/optimize_s")},
+        ),
+    ]
+
+
+def _figure(name: str) -> Figure:
+    return lambda line: line.get(name)
+
+
+def _drift(line: Mapping[str, Any]) -> float | None:
+    """Schulman's k3 estimate of KL(old, new), never negative; exact from the two logged means."""
+    mean, log_mean = line.get("actor/is_ratio/mean"), line.get("actor/is_log_ratio/mean")
+    return None if mean is None or log_mean is None else max(0.0, mean - 1 - log_mean)
+
+
+def _health(panel: Panel, policies: Sequence[Policy], palette: Mapping[str, str]) -> Canvas:
+    canvas = Canvas(panel.name, panel.title, panel.caption, "training step", panel.y_label)
+    drawn: dict[str, LineStyle] = {}
+    points = max(40, _MOST_POINTS // len(policies))  # many lines in one picture need calmer ones
+    for (label, figure), style in zip(panel.figures.items(), _STYLES * len(panel.figures), strict=False):
+        for policy in policies:
+            lines = [line for run in policy.runs.values() for line in run.metrics]
+            pairs = [(line["step"], value) for line in lines if (value := figure(line)) is not None]
+            if pairs:
+                steps, values = np.array(pairs, dtype=np.float64).T
+                x, y = thinned(steps, values, points)
+                canvas.axes.plot(x, y, color=palette[policy.name], linestyle=style, linewidth=1.4)
+                drawn[label] = style
+    if panel.y_label.startswith("share"):
+        canvas.axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+        canvas.axes.set_ylim(bottom=0)
+    canvas.key(drawn)
+    return canvas
+
+
+def thinned(x: Array, y: Array, points: int = _MOST_POINTS) -> tuple[Array, Array]:
+    """Means of (N,) values over `points` equal stretches of x, or over equal x where those are fewer."""
+    values, stretch = np.unique(x, return_inverse=True)
+    if len(values) > points:
+        edges = np.linspace(values[0], values[-1], points + 1)
+        stretch = np.searchsorted(edges[1:-1], x, side="right")
+    counts = np.bincount(stretch)
+    sums = np.bincount(stretch, x), np.bincount(stretch, y)
+    return sums[0][counts > 0] / counts[counts > 0], sums[1][counts > 0] / counts[counts > 0]
+
+
+def on_common_axis(curves: Sequence[tuple[Array, Array]]) -> tuple[Array, Array]:
+    """Curves of several seeds, interpolated where all of them are known: x (N,) and values (seeds, N)."""
+    grid = np.linspace(max(x[0] for x, _ in curves), min(x[-1] for x, _ in curves), _MOST_POINTS)
+    return grid, np.stack([np.interp(grid, x, y) for x, y in curves])

@@ -1,0 +1,147 @@
+"""How pictures look: one palette with a light and a dark face, and figures written as PNG and as themed SVG.
+
+The hues are those of Okabe and Ito, which stay apart for colour-blind readers; a baseline is grey. An SVG
+refers to its colours as CSS variables, so that the page decides between light and dark.
+"""
+
+import html
+import io
+import re
+import shutil
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+# name of the CSS variable: (light, dark)
+COLOURS = {
+    "ink": ("#1d2733", "#e6ebf2"),
+    "muted": ("#66717f", "#9aa6b5"),
+    "grid": ("#e4e8ed", "#2c3642"),
+    "baseline": ("#7a8593", "#aab4c0"),
+    "series-0": ("#0072b2", "#56aee2"),
+    "series-1": ("#d55e00", "#f28c4c"),
+    "series-2": ("#009e73", "#3fcb9f"),
+    "series-3": ("#b0568f", "#e39bc6"),
+    "series-4": ("#c98a00", "#f0c050"),
+    "series-5": ("#4b8fc9", "#a5d6f7"),
+}
+LineStyle = Literal["-", "--", ":", "-."]
+INK, MUTED, GRID = (COLOURS[name][0] for name in ("ink", "muted", "grid"))
+_SERIES = sum(name.startswith("series") for name in COLOURS)
+
+_STYLE: dict[Any, Any] = {
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": MUTED,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "axes.axisbelow": True,
+    "axes.spines.left": False,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.labelsize": 8,
+    "figure.constrained_layout.use": True,
+    "font.size": 8,
+    "grid.color": GRID,
+    "grid.linewidth": 0.8,
+    "legend.fontsize": 8,
+    "legend.columnspacing": 1.4,
+    "legend.frameon": False,
+    "legend.handlelength": 1.7,
+    "legend.labelcolor": INK,
+    "lines.linewidth": 1.8,
+    "lines.solid_capstyle": "round",
+    "svg.fonttype": "none",
+    "text.color": INK,
+    "xtick.color": MUTED,
+    "xtick.labelcolor": MUTED,
+    "ytick.color": MUTED,
+    "ytick.labelcolor": MUTED,
+    "ytick.left": False,
+}
+_PNG_DOTS_PER_INCH = 200
+_NO_METADATA = {"Date": None, "Creator": None, "Format": None, "Type": None}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One figure: its file name without ending, what it shows, and the figure as themed SVG."""
+
+    name: str
+    title: str
+    caption: str
+    svg: str
+
+
+def house_style() -> AbstractContextManager[None]:
+    """Matplotlib in the style of the report, for as long as the context lasts."""
+    return matplotlib.rc_context(_STYLE)
+
+
+def colour_names(policies: Sequence[str], baseline: str) -> dict[str, str]:
+    """Policy -> name of its colour; the baseline is grey unless it is alone. Hues repeat after six."""
+    others = [name for name in policies if name != baseline or len(policies) == 1]
+    colours = {name: f"series-{position % _SERIES}" for position, name in enumerate(others)}
+    return {name: colours.get(name, "baseline") for name in policies}
+
+
+class Canvas:
+    """One set of axes: within `house_style()`, draw on `axes`, then `finish`."""
+
+    def __init__(self, name: str, title: str, caption: str, x_label: str, y_label: str) -> None:
+        self.name, self.title, self.caption = name, title, caption
+        self.figure = Figure(figsize=(3.9, 2.65))
+        self.axes: Axes = self.figure.add_subplot()
+        self.axes.set_xlabel(x_label)
+        self.axes.set_ylabel(y_label)
+
+    def key(self, styles: dict[str, LineStyle]) -> None:
+        """Explain line styles above the axes, such as {"mean": "-", "p95": "--"}, if there are several."""
+        if len(styles) > 1:
+            lines = [
+                Line2D([], [], color=MUTED, linestyle=style, label=name) for name, style in styles.items()
+            ]
+            self.axes.legend(handles=lines, loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=len(lines))
+
+    def finish(self, legend: dict[str, str], folders: Sequence[Path]) -> Picture:
+        """Write the PNG, with the legend {policy: colour}, into `folders`; the page has its own legend."""
+        drawn = None
+        if len(legend) > 1:
+            lines = [Line2D([], [], color=colour, label=policy) for policy, colour in legend.items()]
+            drawn = self.figure.legend(handles=lines, loc="outside upper left", ncols=2)
+        first, *others = (folder / f"{self.name}.png" for folder in folders)
+        self.figure.savefig(first, dpi=_PNG_DOTS_PER_INCH)
+        for other in others:
+            shutil.copyfile(first, other)
+        if drawn is not None:
+            drawn.remove()
+        text = io.StringIO()
+        with matplotlib.rc_context({"svg.hashsalt": self.name}):  # the same figures give the same page
+            self.figure.savefig(text, format="svg", transparent=True, metadata=_NO_METADATA)
+        return Picture(self.name, self.title, self.caption, _themed(text.getvalue(), self.title))
+
+
+def _themed(svg: str, title: str) -> str:
+    """The `<svg>` element alone, ready to stand beside others in one page, in the page's colours and font."""
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r'<g id="[^"]*">', "<g>", svg)  # the names repeat in every figure; nothing refers to them
+    svg = re.sub(r"font: ([\d.]+px)[^;\"]*", r"font-size: \1", svg)
+    for name, (light, _) in COLOURS.items():
+        svg = svg.replace(light, f"var(--{name})")
+    width, height = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg).groups()  # type: ignore[union-attr]
+    head = f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{html.escape(title)}" xmlns:xlink="http://www.w3.org/1999/xlink">'
+    return head + svg[svg.index(">") + 1 :]
+
+
+def style_sheet() -> str:
+    """The palette as CSS variables, light by default and dark where the reader prefers it."""
+    light, dark = (
+        " ".join(f"--{name}: {faces[face]};" for name, faces in COLOURS.items()) for face in (0, 1)
+    )
+    return f":root {{ {light} }}\n@media (prefers-color-scheme: dark) {{ :root {{ {dark} }} }}"
