@@ -6,11 +6,18 @@ Standard library alone. See docs/windows.md for the rules and a comparison.
 from tinyzero_trl.windows.base import RolloutObservation, WindowPolicy
 from tinyzero_trl.windows.config import MODES, STRATEGIES, WindowConfig
 from tinyzero_trl.windows.schedules import CosineWindow, FixedWindow, PhasedWindow
+from tinyzero_trl.windows.signal import SignalWindow
 from tinyzero_trl.windows.success import SuccessWindow
 
 __all__ = ["MODES", "STRATEGIES", "RolloutObservation", "WindowConfig", "WindowPolicy", "make_policy"]
 
-_POLICIES: tuple[type[WindowPolicy], ...] = (FixedWindow, PhasedWindow, CosineWindow, SuccessWindow)
+_POLICIES: tuple[type[WindowPolicy], ...] = (
+    FixedWindow,
+    PhasedWindow,
+    CosineWindow,
+    SuccessWindow,
+    SignalWindow,
+)
 
 
 def make_policy(config: WindowConfig) -> WindowPolicy:

@@ -44,17 +44,13 @@ class RolloutObservation:
         if len(set(sizes.values())) != 1:
             raise ValueError(f"observation: {sizes} differ; give one entry per completion in each")
         if self.step < 0 or self.window < 1:
-            raise ValueError(
-                f"observation: step {self.step}, window {self.window}; give step >= 0 and window >= 1"
-            )
+            raise ValueError(f"observation: step {self.step}, window {self.window}; give step >= 0 and window >= 1")
         if min(self.lengths, default=0) < 0:
             raise ValueError(f"observation: length {min(self.lengths)} is negative; count completion tokens")
 
     def success_lengths(self, threshold: float) -> list[int]:
         """Lengths of the successes, right-censored at `window`: longer ones cannot be among them."""
-        return [
-            length for length, reward in zip(self.lengths, self.rewards, strict=True) if reward >= threshold
-        ]
+        return [length for length, reward in zip(self.lengths, self.rewards, strict=True) if reward >= threshold]
 
     @property
     def truncated_frac(self) -> float:
@@ -116,9 +112,7 @@ class WindowPolicy(ABC):
             )
         names = ("_observed_window", *self._STATE)
         if missing := [name.lstrip("_") for name in names if name.lstrip("_") not in state]:
-            raise ValueError(
-                f"window_strategy: the saved state of {self.strategy!r} lacks {', '.join(missing)}"
-            )
+            raise ValueError(f"window_strategy: the saved state of {self.strategy!r} lacks {', '.join(missing)}")
         for name in names:
             setattr(self, name, state[name.lstrip("_")])
 

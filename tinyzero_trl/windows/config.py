@@ -47,20 +47,18 @@ class WindowConfig:
     growth_delta: int = _number(64, "largest growth in one update", low=1)
     shrink_delta: int = _number(64, "largest shrinking in one update", low=1)
     # success
-    warmup_steps: int = _number(
-        0, "success: rollouts at `initial`, after which the mean success length sets in", low=0
-    )
+    warmup_steps: int = _number(0, "success: rollouts at `initial`, after which the mean success length sets in", low=0)
     std_multiplier: float = _number(2.0, "success: demand = mean + this x std; 0 as in the fork", low=0)
     update_frequency: int = _number(5, "success: rollouts between two updates", low=1)
     min_change: int = _number(64, "success: smaller changes are dropped, unless they reach a bound", low=0)
     target_success_rate: float = _number(0.7, "success: smoothed success rate to aim at", low=0, high=1)
-    success_rate_margin: float = _number(
-        0.05, "success: half-width of the dead band around it", low=0, high=1
-    )
+    success_rate_margin: float = _number(0.05, "success: half-width of the dead band around it", low=0, high=1)
     success_rate_ema_beta: float = _number(0.9, "success: weight of the past in that rate", low=0, below=1)
     length_tolerance: int = _number(32, "success: |window - demand| that counts as equal", low=0)
-    hold_steps_before_growth: int = _number(
-        20, "success: rollouts without a change before curriculum growth", low=1
+    hold_steps_before_growth: int = _number(20, "success: rollouts without a change before curriculum growth", low=1)
+    growth_needs_pressure: bool = field(
+        default=True,
+        metadata={"help": "success: grow only while successes press against the window; false as in the fork"},
     )
     saturation_frac: float = _number(
         0.5,
@@ -70,20 +68,21 @@ class WindowConfig:
     )
     mode: str = field(default="basic", metadata={"help": f"success: one of {', '.join(MODES)}"})
     rolling_window: int = _number(100, "success, mode rolling: success lengths that are kept at least", low=1)
-    epsilon: float = _number(
-        0.1, "success: probability per update that the next rollout runs at `max`", low=0, high=1
-    )
-    ema_beta: float = _number(
-        0.98, "success, mode ema: weight of the past in the length moments", low=0, below=1
-    )
+    epsilon: float = _number(0.1, "success: probability per update that the next rollout runs at `max`", low=0, high=1)
+    ema_beta: float = _number(0.98, "success, mode ema: weight of the past in the length moments", low=0, below=1)
     ema_bias_correction: bool = field(
         default=True,
         metadata={"help": "success, mode ema: moments start at zero and are corrected for it"},
     )
     # signal
-    slack: float = _number(0.02, "signal: share of the success at `max` that may be given up", low=0, below=1)
-    memory_rollouts: int = _number(32, "signal: rollouts remembered", low=1)
-    probe_every: int = _number(16, "signal: one rollout in this many runs at `max`", low=1)
+    slack: float = _number(
+        0.02,
+        "share of the successes that may be given up: of those at `max` (signal), in one shrinking (success)",
+        low=0,
+        below=1,
+    )
+    memory_rollouts: int = _number(24, "signal: rollouts remembered", low=1)
+    probe_every: int = _number(12, "signal: one rollout in this many runs at `max`", low=1)
 
     def __post_init__(self) -> None:
         """Normalise `phases` to tuples and check every field."""
@@ -93,9 +92,7 @@ class WindowConfig:
         _check_choice("strategy", self.strategy, STRATEGIES)
         _check_choice("mode", self.mode, MODES)
         if not isinstance(self.ema_bias_correction, bool):
-            raise ValueError(
-                f"window_ema_bias_correction: {self.ema_bias_correction!r} is neither true nor false"
-            )
+            raise ValueError(f"window_ema_bias_correction: {self.ema_bias_correction!r} is neither true nor false")
         _check_optional_count("max", self.max)
         _check_optional_count("total_steps", self.total_steps)
         if self.max is not None:
@@ -130,9 +127,7 @@ class WindowConfig:
 
     def _check_phased(self) -> None:
         if not self.phases:
-            raise ValueError(
-                "window_phases: empty; strategy phased needs pairs such as [[0, 512], [100, 1024]]"
-            )
+            raise ValueError("window_phases: empty; strategy phased needs pairs such as [[0, 512], [100, 1024]]")
         steps = [step for step, _ in self.phases]
         if steps[0] < 0 or any(later <= earlier for earlier, later in pairwise(steps)):
             raise ValueError(
@@ -141,9 +136,7 @@ class WindowConfig:
 
     def _check_cosine(self) -> None:
         if self.total_steps is None:
-            raise ValueError(
-                "window_total_steps: not set; strategy cosine needs the number of steps it spans"
-            )
+            raise ValueError("window_total_steps: not set; strategy cosine needs the number of steps it spans")
 
     def _check_success(self) -> None:
         for sign, bound in ((1, 1.0), (-1, 0.0)):
@@ -163,7 +156,8 @@ class WindowConfig:
         if self.mode == "rolling" and self.rolling_window < self.min_samples:
             raise ValueError(
                 f"window_rolling_window: {self.rolling_window} is below window_min_samples "
-                f"{self.min_samples}, so that the policy might never act; raise it or lower window_min_samples"
+                f"{self.min_samples}, so that the policy might never act; raise it or lower "
+                "window_min_samples"
             )
 
     def _check_signal(self) -> None:

@@ -23,7 +23,7 @@ class SuccessWindow(WindowPolicy):
 
     strategy = "success"
     _STATE = ("_settled_window", "_exploring", "_explored", "_rollouts", "_explored_rollouts", "_last_change",
-              "_rate_ema", "_truncated_frac")  # fmt: skip
+              "_rate_ema", "_truncated_frac", "_successes", "_edge_successes")  # fmt: skip
 
     def __init__(self, config: WindowConfig) -> None:
         super().__init__(config)
@@ -35,6 +35,7 @@ class SuccessWindow(WindowPolicy):
         self._last_change = 0  # in rollouts
         self._rate_ema: float | None = None
         self._truncated_frac = 0.0  # of the last rollout at the settled window
+        self._successes = self._edge_successes = 0  # since the last update; edge: in the last shrink_delta
         self._lengths = length_moments(config)
         self._generator = random.Random(config.seed)
 
@@ -95,9 +96,12 @@ class SuccessWindow(WindowPolicy):
         beta = self.config.success_rate_ema_beta
         self._rate_ema = rate if self._rate_ema is None else beta * self._rate_ema + (1 - beta) * rate
         self._truncated_frac = observation.truncated_frac
+        self._successes += len(lengths)
+        self._edge_successes += sum(length > observation.window - self.config.shrink_delta for length in lengths)
 
     def _update(self) -> None:
         proposal = self._proposal()
+        self._successes = self._edge_successes = 0
         if abs(proposal - self._settled_window) >= self.config.min_change or proposal in (
             self._smallest,
             self._largest,
@@ -113,19 +117,34 @@ class SuccessWindow(WindowPolicy):
             return window
         grown = self._clip(window + config.growth_delta)
         high = rate >= config.target_success_rate + config.success_rate_margin
-        if self._truncated_frac > config.saturation_frac and not high:
-            return grown  # whatever min_samples says: a window too short to succeed in would never be left
+        low = rate <= config.target_success_rate - config.success_rate_margin
+        saturated = self._truncated_frac > config.saturation_frac and not high
         if self._lengths.count < config.min_samples:
-            return window
+            return grown if saturated else window  # too short a window to succeed in must not last
         gap = window - self._lengths.demand(config.std_multiplier)
-        if high and gap > config.length_tolerance:
-            return self._clip(window - min(config.shrink_delta, int(gap)))
-        if rate <= config.target_success_rate - config.success_rate_margin:
-            return grown
+        shrunk = window
+        if gap > config.length_tolerance:
+            shrunk = self._clip(window - min(config.shrink_delta, int(gap)))
+        if high and shrunk < window:
+            return shrunk
+        if low or saturated:
+            if self._pressing() or not config.growth_needs_pressure:
+                return grown
+            return shrunk if low else window
         rested = self._rollouts - self._last_change >= config.hold_steps_before_growth
         if rate >= config.target_success_rate and abs(gap) <= config.length_tolerance and rested:
             return grown
         return window
+
+    def _pressing(self) -> bool:
+        """Whether the next shrinking would give up more than `slack` of the successes of the last rollouts.
+
+        Counted under the settled window itself, so exact; without a success there, whether the window cuts at
+        all.
+        """
+        if self._successes == 0:
+            return self._truncated_frac > 0
+        return self._edge_successes > self.config.slack * self._successes
 
     def _settle(self, window: float) -> None:
         settled = self._clip(window)

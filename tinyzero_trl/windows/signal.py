@@ -1,0 +1,137 @@
+"""The window that buys the most learning signal per token, estimated although it cuts completions itself.
+
+Derivation. With a binary reward, a group of completions of prompt i moves the policy only if it is mixed.
+Under window w let S_i(w) be the probability of success within w tokens. The rewards of the group have
+variance S_i(w) (1 - S_i(w)), the expected square of the advantages, and a completion costs C_i(w) =
+E[min(length, w)] tokens. The window therefore maximises
+
+    E_i[S_i(w) (1 - S_i(w))] / E_i[C_i(w)]    subject to    S(w) >= (1 - slack) S(max),    S = E_i[S_i].
+
+Without the constraint, the quotient would often be best where only the easiest completions still fit; `slack`
+says how much of the success at full length may be given up for tokens. A larger slack never asks for a longer
+window.
+
+Estimates. Completions are cut by windows that this policy chose, so plain averages would call every window
+long enough. `survival` treats a cut as right-censoring instead. Everything up to the window of a rollout is
+known exactly; beyond it the estimates live on the rollouts that ran longer: one rollout in `probe_every` runs
+at `max`, the second rollout of a run among them. When fewer than `min_samples` completions were followed
+beyond the window although more than slack x S(max) of them go on there, the tail is unknown and the window
+grows by `growth_delta`; likewise while fewer than `min_samples` successes are remembered and something is
+cut. Small batches thus keep longer windows.
+
+Steps. Toward a measured optimum the window at most doubles, because a window that is too short loses the very
+successes to learn from, and shrinks by at most `shrink_delta`, because one too long costs tokens alone.
+
+Assumptions and limits. (1) Completions of the last `memory_rollouts` rollouts have one distribution: a model
+that drifts is seen as it was about half a memory ago. (2) Prompts are drawn at random, each group from one
+prompt; groups of one tell nothing about the difference between prompts, which is then taken to be nil. (3)
+Rewards are binary at `success_threshold`. (4) Cost is generated tokens: prompts, padding and the time of the
+slowest completion are not counted. (5) Being cut also teaches brevity; that effect on later distributions is
+seen when it comes, not predicted. (6) A rewarded completion that never ends counts as a success at the window
+that cut it, not earlier.
+"""
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tinyzero_trl.windows.base import RolloutObservation, WindowPolicy
+from tinyzero_trl.windows.config import WindowConfig
+from tinyzero_trl.windows.survival import Point, RolloutTally, estimate
+
+
+class SignalWindow(WindowPolicy):
+    """A window with the most estimated signal per token among those that keep (1 - slack) of the success."""
+
+    strategy = "signal"
+    _STATE = ("_settled_window", "_probing", "_probed", "_since_probe", "_rollouts", "_probes")
+
+    def __init__(self, config: WindowConfig) -> None:
+        super().__init__(config)
+        self._settled_window = config.initial
+        self._probing = False  # the next rollout runs at max
+        self._probed = False  # the last one did, because it was asked to
+        self._since_probe = config.probe_every - 1  # rollouts since one at max: a probe is due
+        self._rollouts = self._probes = 0
+        self._memory: deque[RolloutTally] = deque(maxlen=config.memory_rollouts)
+
+    def metrics(self) -> dict[str, float]:
+        """Adds the probes, and the estimates at the settled window and at `max` (absent at first)."""
+        figures = super().metrics() | {
+            "explored_step": float(self._probed),
+            "exploration_rate": self._probes / max(self._rollouts, 1),
+        }
+        if not self._memory:
+            return figures
+        points = self._points()
+        here, full = _at(points, self._clip(self._settled_window)), points[-1]
+        figures |= {
+            "best_window": float(most_signal_per_token(points, self.config.slack).window),
+            "estimated_success": here.success,
+            "estimated_success_at_max": full.success,
+            "estimated_unfinished_frac": here.unfinished,
+            "estimated_signal": here.signal,
+        }
+        return figures
+
+    def state_dict(self) -> dict[str, Any]:
+        """Adds the remembered rollouts as counts by length."""
+        return super().state_dict() | {"memory": [tally.state() for tally in self._memory]}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """A shorter `memory_rollouts` than that of the checkpoint keeps the newest."""
+        super().load_state_dict(state)
+        self._memory.clear()
+        self._memory.extend(map(RolloutTally.from_state, state["memory"]))
+
+    def _next_window(self) -> float:
+        return self._largest if self._probing else self._settled_window
+
+    def _learn(self, observation: RolloutObservation) -> None:
+        self._rollouts += 1
+        self._probed, self._probing = self._probing, False
+        self._probes += self._probed
+        if observation.lengths:
+            self._memory.append(RolloutTally.of(observation, self.config.success_threshold))
+            self._settled_window = self._moved()
+        # An engine may clamp a probe; it still was the probe, or every further rollout would be one.
+        full_length = self._probed or observation.window >= self._largest
+        self._since_probe = 0 if full_length else self._since_probe + 1
+        due = self._since_probe >= self.config.probe_every - 1
+        self._probing = due and self._settled_window < self._largest
+
+    def _moved(self) -> int:
+        """The settled window after one bounded step."""
+        window, points = self._clip(self._settled_window), self._points()
+        here, full, few = _at(points, window), points[-1], self.config.min_samples
+        if sum(tally.successes for tally in self._memory) < few or full.success == 0:
+            return self._clip(window + self.config.growth_delta) if here.unfinished > 0 else window
+        matters = here.unfinished > self.config.slack * full.success
+        if window < self._largest and here.followed < few and matters:
+            return self._clip(window + self.config.growth_delta)
+        best = most_signal_per_token(points, self.config.slack).window
+        return self._clip(max(window - self.config.shrink_delta, min(best, 2 * window)))
+
+    def _points(self) -> list[Point]:
+        """Estimates at every length worth considering, from `min` to `max`."""
+        known = estimate(self._memory, (self._smallest, self._clip(self._settled_window), self._largest))
+        return [point for point in known if self._smallest <= point.window <= self._largest]
+
+
+def most_signal_per_token(points: Sequence[Point], slack: float) -> Point:
+    """The point with the most signal per token that keeps (1 - slack) of the last point's success.
+
+    Between two observed lengths the signal stands still while the cost grows, so no other window can be
+    better. Of equals the shortest wins: where there is nothing to learn, tokens are saved.
+
+    Args:
+        points: estimates with ascending windows, of which the last is the largest window.
+        slack: share of the success at the largest window that may be given up, in [0, 1).
+    """
+    least = (1 - slack) * points[-1].success - 1e-12
+    allowed = [point for point in points if point.success >= least]
+    return max(allowed, key=lambda point: (point.signal / max(point.cost_tokens, 1.0), -point.window))
+
+
+def _at(points: Sequence[Point], window: int) -> Point:
+    return next(point for point in points if point.window == window)
