@@ -161,9 +161,7 @@ def read_run(path: str | os.PathLike[str]) -> Run:
     """
     folder = Path(path)
     if not (folder / CONFIG).is_file():
-        raise ValueError(
-            f"{folder} is no run directory: it has no {CONFIG}; give the output_dir of a training run"
-        )
+        raise ValueError(f"{folder} is no run directory: it has no {CONFIG}; give the output_dir of a training run")
     config = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
     if not isinstance(config, dict):
         raise ValueError(f"{folder / CONFIG} holds no mapping of fields to values; write it with RunRecords")
@@ -177,6 +175,14 @@ def read_run(path: str | os.PathLike[str]) -> Run:
         evals=list(_read_lines(folder / EVAL)),
         completions=[row for file in samples for row in _read_lines(file)],
     )
+
+
+def is_finished(path: str | os.PathLike[str]) -> bool:
+    """Whether a run directory holds a whole summary."""
+    try:
+        return _read_object(Path(path) / SUMMARY) is not None
+    except ValueError:
+        return False
 
 
 def write_atomically(file: Path, text: str) -> None:
@@ -239,9 +245,7 @@ def _read_lines(file: Path) -> Iterator[dict[str, Any]]:
             if not isinstance(record["step"], int):
                 raise TypeError
         except (ValueError, TypeError, KeyError) as error:
-            message = (
-                f"{file}, line {number}: not a record (a JSON object with a whole `step`): {line[:60]!r}"
-            )
+            message = f"{file}, line {number}: not a record (a JSON object with a whole `step`): {line[:60]!r}"
             raise ValueError(message) from error
         yield record
 

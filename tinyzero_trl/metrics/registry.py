@@ -40,13 +40,9 @@ METRICS: dict[str, Metric] = {
     "adaptive_window/num_success_samples": Metric(
         "completions", "number of correct rows", "Correct completions in this batch"
     ),
-    "adaptive_window/success_rate": Metric(
-        "fraction", "correct rows / rows", "Share of this batch that is correct"
-    ),
+    "adaptive_window/success_rate": Metric("fraction", "correct rows / rows", "Share of this batch that is correct"),
     "adaptive_window/success_rate_ema": Metric(
-        "fraction",
-        "a_t / (1 - beta^t), a_t = beta a_(t-1) + (1 - beta) success_rate",
-        "Smoothed success rate",
+        "fraction", "a_t / (1 - beta^t), a_t = beta a_(t-1) + (1 - beta) success_rate", "Smoothed success rate"
     ),
     "adaptive_window/cumulative_success_rate": Metric(
         "fraction", "correct rows / rows, both since the start", "Success rate of the whole run so far"
@@ -55,46 +51,62 @@ METRICS: dict[str, Metric] = {
         "reward", "sum of the rewards of all rows since the start", "Reward earned so far"
     ),
     "adaptive_window/exploration_rate": Metric(
-        "fraction",
-        "explored rollouts / rollouts since the start",
-        "How often the policy looked beyond its window",
+        "fraction", "explored rollouts / rollouts since the start", "How often the policy looked beyond its window"
     ),
     "adaptive_window/epsilon": Metric(
         "probability", "the policy's configured epsilon", "Chance that an update explores"
     ),
     "adaptive_window/explored_step": Metric(
-        "0 or 1",
-        "1 if this batch ran at the largest window to explore",
-        "Whether this batch is an exploration",
+        "0 or 1", "1 if this batch ran at the largest window to explore", "Whether this batch is an exploration"
+    ),
+    "adaptive_window/demand": Metric(
+        "tokens",
+        "mean + window_std_multiplier x standard deviation of the success lengths remembered (window_strategy: success)",
+        "Window that correct completions ask for",
+    ),
+    "adaptive_window/best_window": Metric(
+        "tokens",
+        "window with most signal per token that keeps 1 - window_slack of the success (window_strategy: signal)",
+        "Where the policy is heading",
+    ),
+    "adaptive_window/estimated_success": Metric(
+        "fraction",
+        "S(window), product-limit estimate from censored lengths (window_strategy: signal)",
+        "Estimated success within the window",
+    ),
+    "adaptive_window/estimated_success_at_max": Metric(
+        "fraction",
+        "S(window_max), product-limit estimate (window_strategy: signal)",
+        "Estimated success at full length",
+    ),
+    "adaptive_window/estimated_unfinished_frac": Metric(
+        "fraction",
+        "P(length > window), product-limit estimate (window_strategy: signal)",
+        "Estimated share of completions that the window cuts",
+    ),
+    "adaptive_window/estimated_signal": Metric(
+        "fraction",
+        "mean over prompts i of S_i (1 - S_i) at the window (window_strategy: signal)",
+        "Estimated reward variance to learn from",
     ),
     "actor/is_ratio/mean": Metric(
         "ratio", "mean of r = exp(log pi_new - log pi_old) over completion tokens", "Mean importance ratio"
     ),
-    "actor/is_ratio/std": Metric(
-        "ratio", "population standard deviation of r", "Spread of the importance ratio"
-    ),
+    "actor/is_ratio/std": Metric("ratio", "population standard deviation of r", "Spread of the importance ratio"),
     "actor/is_ratio/p95": Metric(
         "ratio", "0.95 quantile (linear) of r", "Importance ratio that 95 % of tokens stay below"
     ),
-    "actor/is_log_ratio/mean": Metric(
-        "nats", "mean of log r", "Mean log ratio; its negative estimates KL(old, new)"
-    ),
-    "actor/is_log_ratio/std": Metric(
-        "nats", "population standard deviation of log r", "Spread of the log ratio"
-    ),
+    "actor/is_log_ratio/mean": Metric("nats", "mean of log r", "Mean log ratio; its negative estimates KL(old, new)"),
+    "actor/is_log_ratio/std": Metric("nats", "population standard deviation of log r", "Spread of the log ratio"),
     "actor/is_clip/outside_frac": Metric(
         "fraction",
         "tokens with r < 1 - clip_low or r > 1 + clip_high / tokens",
         "Tokens outside the trust region, whether or not the clip acts on them",
     ),
     "tokens/prompt_total": Metric(
-        "tokens",
-        "sum of prompt lengths over rows (a prompt counts once per completion)",
-        "Prompt tokens of this batch",
+        "tokens", "sum of prompt lengths over rows (a prompt counts once per completion)", "Prompt tokens of this batch"
     ),
-    "tokens/response_total": Metric(
-        "tokens", "sum of lengths over rows", "Rollout tokens generated in this batch"
-    ),
+    "tokens/response_total": Metric("tokens", "sum of lengths over rows", "Rollout tokens generated in this batch"),
     "tokens/overall_total": Metric("tokens", "prompt_total + response_total", "All tokens of this batch"),
     "tokens/response_cumulative": Metric(
         "tokens", "sum of response_total since the start", "Rollout tokens generated so far"
@@ -109,17 +121,13 @@ METRICS: dict[str, Metric] = {
         "fraction", "correct truncated rows / truncated rows", "Accuracy of completions that the window cut"
     ),
     "completion/finished_correct_frac": Metric(
-        "fraction",
-        "correct finished rows / finished rows",
-        "Accuracy of completions that ended by themselves",
+        "fraction", "correct finished rows / finished rows", "Accuracy of completions that ended by themselves"
     ),
     "completion/correct_mean_length": Metric(
         "tokens", "mean of the correct rows' lengths", "Mean length of correct completions"
     ),
     "difficulty/{operands}_acc": Metric(
-        "fraction",
-        "correct rows / rows, of problems with that many operands",
-        "Accuracy by number of operands",
+        "fraction", "correct rows / rows, of problems with that many operands", "Accuracy by number of operands"
     ),
     "difficulty/{operands}_count": Metric(
         "completions", "rows of problems with that many operands", "Completions by number of operands"
@@ -137,22 +145,14 @@ METRICS: dict[str, Metric] = {
         "fraction", "rows left out of the loss for zero advantage / rows", "Rows that cost no forward pass"
     ),
     "compute/padding_frac": Metric(
-        "fraction",
-        "padding positions / positions in the forward pass of the loss",
-        "Computation spent on padding",
+        "fraction", "padding positions / positions in the forward pass of the loss", "Computation spent on padding"
     ),
     "train/cumulative_reward": Metric(
-        "reward",
-        "sum over rollouts of the batch's mean reward",
-        "Reward so far, comparable between batch sizes",
+        "reward", "sum over rollouts of the batch's mean reward", "Reward so far, comparable between batch sizes"
     ),
-    "time/elapsed_s": Metric(
-        "s", "wall-clock since the start of training, less evaluation", "Training time so far"
-    ),
+    "time/elapsed_s": Metric("s", "wall-clock since the start of training, less evaluation", "Training time so far"),
     "time/rollout_s": Metric("s", "wall-clock of generation and scoring of the batch", "Time to roll out"),
-    "time/optimize_s": Metric(
-        "s", "wall-clock of the optimizer steps on the batch", "Time to learn from the rollout"
-    ),
+    "time/optimize_s": Metric("s", "wall-clock of the optimizer steps on the batch", "Time to learn from the rollout"),
     "eval/acc": Metric(
         "fraction",
         "correct completions / completions, on the held-out set at max_completion_length",
@@ -165,18 +165,21 @@ METRICS: dict[str, Metric] = {
         "fraction", "upper bound of Wilson's 95 % interval of acc", "Held-out accuracy, upper bound"
     ),
     "eval/reward": Metric("reward", "mean reward of the held-out completions", "Held-out reward"),
-    "eval/mean_length": Metric(
-        "tokens", "mean length of the held-out completions", "Held-out completion length"
-    ),
+    "eval/mean_length": Metric("tokens", "mean length of the held-out completions", "Held-out completion length"),
     "eval/truncated_frac": Metric(
         "fraction",
         "held-out completions cut at max_completion_length / completions",
         "Held-out completions without an end",
     ),
     "eval/n": Metric("completions", "number of held-out completions", "Size of the held-out evaluation"),
+    "eval/{operands}_acc": Metric(
+        "fraction",
+        "correct completions / completions, of held-out problems with that many operands",
+        "Held-out accuracy by number of operands",
+    ),
 }
 
 
 def describe(name: str) -> Metric | None:
     """The registry's entry for a logged name such as `difficulty/3_acc`; None for a name that is not ours."""
-    return METRICS.get(re.sub(r"^difficulty/\d+_", "difficulty/{operands}_", name))
+    return METRICS.get(re.sub(r"/\d+_", "/{operands}_", name))

@@ -93,9 +93,7 @@ def _completion_figures(
     return {f"completion/{name}": value for name, value in figures.items()}
 
 
-def _group_figures(
-    groups: NDArray[Any], rewards: NDArray[np.float64], correct: NDArray[np.bool_]
-) -> dict[str, float]:
+def _group_figures(groups: NDArray[Any], rewards: NDArray[np.float64], correct: NDArray[np.bool_]) -> dict[str, float]:
     members, group_of_row = np.unique(groups, return_inverse=True)
     highest, lowest = np.full(len(members), -np.inf), np.full(len(members), np.inf)
     np.maximum.at(highest, group_of_row, rewards)
@@ -215,8 +213,6 @@ class RunningTotals:
         """
         names = {field.name for field in fields(self)}
         if set(state) != names:
-            raise ValueError(
-                f"running totals hold {sorted(state)}: expected {sorted(names)} (another version's?)"
-            )
+            raise ValueError(f"running totals hold {sorted(state)}: expected {sorted(names)} (another version's?)")
         for name, value in state.items():
             setattr(self, name, value)

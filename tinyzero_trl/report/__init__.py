@@ -46,9 +46,7 @@ def write_report(runs: Sequence[StrPath], out: StrPath, *, baseline: str | None 
     """
     folder = Path(out)
     if (folder / CONFIG).exists():
-        raise ValueError(
-            f"out = {folder} is a run directory, whose summary.json would be lost; give another folder"
-        )
+        raise ValueError(f"out = {folder} is a run directory, whose summary.json would be lost; give another folder")
     policies = load_policies(runs)
     reference = choose_baseline(policies, baseline)
     outcomes = compare(policies, reference)

@@ -16,9 +16,7 @@ from tinyzero_trl.report.policies import Policy
 from tinyzero_trl.report.style import COLOURS, MUTED, Canvas, LineStyle, Picture, colour_names, house_style
 
 Array = NDArray[np.float64]
-Figure = Callable[
-    [Mapping[str, Any]], float | None
-]  # a line of metrics.jsonl -> what to draw, if it holds it
+Figure = Callable[[Mapping[str, Any]], float | None]  # a line of metrics.jsonl -> what to draw, if it holds it
 
 _MOST_POINTS = 160  # of a line: a run of 5,000 records shows its course, and the page stays small
 _SEED: dict[str, Any] = {"linewidth": 0.7, "alpha": 0.45}  # one seed among several
@@ -53,9 +51,7 @@ def _accuracy_over_tokens(policies: Sequence[Policy], palette: Mapping[str, str]
         "Thin lines are seeds, the band is the 95 % interval.",
         *("rollout tokens", "held-out accuracy"),
     )
-    curves = {
-        p.name: [(c.tokens, c.accuracy) for c in map(accuracy_curve, p.runs.values())] for p in policies
-    }
+    curves = {p.name: [(c.tokens, c.accuracy) for c in map(accuracy_curve, p.runs.values())] for p in policies}
     canvas.axes.xaxis.set_major_formatter(EngFormatter(sep=" "))
     _draw_accuracy(canvas, policies, curves, palette)
     return canvas
@@ -87,15 +83,11 @@ def _draw_accuracy(
             for x, y in seeds:
                 canvas.axes.plot(x, y, color=colour, **_SEED)
             x, values = on_common_axis(seeds)
-            mean, low, high = (
-                np.array(column) for column in zip(*map(mean_interval, values.T.tolist()), strict=True)
-            )
+            mean, low, high = (np.array(column) for column in zip(*map(mean_interval, values.T.tolist()), strict=True))
         else:
             (x, mean), run = seeds[0], next(iter(policy.runs.values()))
             low, high = (_bounds(run, name, mean) for name in ("eval/acc_low", "eval/acc_high"))
-        canvas.axes.fill_between(
-            x, np.clip(low, 0, 1), np.clip(high, 0, 1), color=colour, alpha=0.14, linewidth=0
-        )
+        canvas.axes.fill_between(x, np.clip(low, 0, 1), np.clip(high, 0, 1), color=colour, alpha=0.14, linewidth=0)
         canvas.axes.plot(x, mean, color=colour)
     canvas.axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     canvas.axes.set_ylim(0, min(1.0, canvas.axes.dataLim.y1 * 1.08 + 0.02))

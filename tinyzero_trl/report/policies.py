@@ -35,17 +35,13 @@ def load_policies(paths: Sequence[str | PathLike[str]]) -> list[Policy]:
     gathered: dict[str, dict[int, Run]] = {}
     for run, name in zip(runs, policy_names([_configuration(run) for run in runs]), strict=True):
         if not any("eval/acc" in line for line in run.evals):
-            raise ValueError(
-                f"{run.path} has no evaluation yet: train it with eval_strategy set, or leave it out"
-            )
+            raise ValueError(f"{run.path} has no evaluation yet: train it with eval_strategy set, or leave it out")
         seed = run.config.get("seed")
         if not isinstance(seed, int):
             raise ValueError(f"{run.path}: seed = {seed!r} in its configuration, expected a whole number")
         seeds = gathered.setdefault(name, {})
         if seed in seeds:
-            raise ValueError(
-                f"{run.path} and {seeds[seed].path} are the same configuration with the same seed, {seed}"
-            )
+            raise ValueError(f"{run.path} and {seeds[seed].path} are the same configuration with the same seed, {seed}")
         seeds[seed] = run
     return [Policy(name, dict(sorted(seeds.items()))) for name, seeds in gathered.items()]
 

@@ -104,9 +104,7 @@ class Canvas:
     def key(self, styles: dict[str, LineStyle]) -> None:
         """Explain line styles above the axes, such as {"mean": "-", "p95": "--"}, if there are several."""
         if len(styles) > 1:
-            lines = [
-                Line2D([], [], color=MUTED, linestyle=style, label=name) for name, style in styles.items()
-            ]
+            lines = [Line2D([], [], color=MUTED, linestyle=style, label=name) for name, style in styles.items()]
             self.axes.legend(handles=lines, loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=len(lines))
 
     def finish(self, legend: dict[str, str], folders: Sequence[Path]) -> Picture:
@@ -141,7 +139,5 @@ def _themed(svg: str, title: str) -> str:
 
 def style_sheet() -> str:
     """The palette as CSS variables, light by default and dark where the reader prefers it."""
-    light, dark = (
-        " ".join(f"--{name}: {faces[face]};" for name, faces in COLOURS.items()) for face in (0, 1)
-    )
+    light, dark = (" ".join(f"--{name}: {faces[face]};" for name, faces in COLOURS.items()) for face in (0, 1))
     return f":root {{ {light} }}\n@media (prefers-color-scheme: dark) {{ :root {{ {dark} }} }}"

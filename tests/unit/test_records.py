@@ -1,0 +1,179 @@
+"""The run directory: what is written is what is read, through torn lines, resumes and figures that are not finite."""
+
+import json
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from tinyzero_trl import environment
+from tinyzero_trl.records import RunRecords, is_finished, read_run, write_atomically
+
+
+@pytest.fixture
+def records(tmp_path):
+    records = RunRecords(tmp_path / "run")
+    records.write_config({"recipe": "countdown_tiny", "seed": 3})
+    return records
+
+
+def fill(records, steps):
+    for step in steps:
+        records.append_metrics(step, 10.0 * step, {"tokens/response_total": 100 + step})
+        records.append_completions(step, [{"prompt": f"p{step}", "completion": "c", "reward": 1.0}])
+        if step % 2 == 0:
+            records.append_eval(step, 10.0 * step, 1000 * step, {"eval/acc": 0.5})
+
+
+def test_a_run_reads_back_as_it_was_written(records):
+    fill(records, range(3))
+    records.write_environment(["cpu"], processes=2)
+    records.write_summary({"recipe": "countdown_tiny", "seed": 3, "accuracy_after": 0.5})
+    run = read_run(records.path)
+    assert run.config == {"recipe": "countdown_tiny", "seed": 3}
+    assert run.metrics[2] == {"step": 2, "time_s": 20.0, "tokens/response_total": 102}
+    assert run.evals[1] == {"step": 2, "time_s": 20.0, "tokens": 2000, "eval/acc": 0.5}
+    assert run.completions[0] == {"step": 0, "prompt": "p0", "completion": "c", "reward": 1.0}
+    assert run.summary == {"recipe": "countdown_tiny", "seed": 3, "accuracy_after": 0.5}
+    assert run.environment["devices"] == ["cpu"]
+    assert run.environment["processes"] == 2
+    assert "numpy" in run.environment["versions"]
+    assert records.last_metrics() == run.metrics[-1]
+
+
+def test_figures_that_are_not_finite_are_absent_and_the_json_is_strict(records):
+    figures = {"a": float("nan"), "b": float("inf"), "c": np.float32(0.5), "d": np.int64(3), "e": np.float64("nan")}
+    records.append_metrics(1, 1.0, figures)
+    line = (records.path / "metrics.jsonl").read_text(encoding="utf-8")
+    assert json.loads(line, parse_constant=pytest.fail) == {"step": 1, "time_s": 1.0, "c": 0.5, "d": 3}
+    records.write_summary({"accuracy": {"low": float("nan"), "mean": 0.5}, "values": [1.0, float("inf")]})
+    assert read_run(records.path).summary == {"accuracy": {"mean": 0.5}, "values": [1.0, None]}
+
+
+@pytest.mark.parametrize("cut", [1, 9, 30])
+def test_a_line_torn_by_a_kill_is_skipped_on_reading_and_gone_after_reopening(records, cut):
+    fill(records, range(4))
+    file = records.path / "metrics.jsonl"
+    file.write_bytes(file.read_bytes()[:-cut])
+    assert [line["step"] for line in read_run(records.path).metrics] == [0, 1, 2]
+    reopened = RunRecords(records.path)
+    reopened.append_metrics(3, 30.0, {})
+    assert [line["step"] for line in read_run(records.path).metrics] == [0, 1, 2, 3]
+
+
+def test_a_resumed_run_neither_loses_nor_doubles_a_line(records, tmp_path):
+    fill(records, range(8))  # killed after step 7, its last checkpoint is that of step 5
+    records.write_summary({"seed": 3})
+    resumed = RunRecords(records.path)
+    resumed.truncate_after(5)
+    assert not is_finished(records.path)
+    fill(resumed, range(6, 10))
+    uninterrupted = RunRecords(tmp_path / "other")
+    uninterrupted.write_config({"seed": 3})
+    fill(uninterrupted, range(10))
+    run, expected = read_run(records.path), read_run(uninterrupted.path)
+    assert (run.metrics, run.evals, run.completions) == (expected.metrics, expected.evals, expected.completions)
+
+
+def test_truncating_after_minus_one_starts_over(records):
+    fill(records, range(3))
+    records.truncate_after(-1)
+    run = read_run(records.path)
+    assert (run.metrics, run.evals, run.completions) == ([], [], [])
+    assert records.last_metrics() is None
+    assert run.config["seed"] == 3
+
+
+def test_samples_are_bounded_in_number_and_length(tmp_path):
+    records = RunRecords(tmp_path, completions_per_step=2, completion_characters=10)
+    records.write_config({})
+    records.append_completions(0, ({"prompt": "p", "completion": "x" * 15} for _ in range(5)))
+    rows = read_run(tmp_path).completions
+    assert [row["completion"] for row in rows] == ["x" * 10 + "\n[5 characters left out]"] * 2
+
+
+def test_text_that_no_encoding_knows_does_not_stop_a_run(records):
+    texts = ["lone \ud800 surrogate", "line\u2028separator\r\n", "数字", "\x00"]
+    records.append_completions(0, [{"completion": text} for text in texts])
+    assert [row["completion"] for row in read_run(records.path).completions] == texts
+
+
+def test_configuration_values_without_a_yaml_type_become_text(records, tmp_path):
+    records.write_config({"path": tmp_path, "operands": (3, 4), "rate": np.float64(0.5), "none": None, "on": True})
+    expected = {"path": str(tmp_path), "operands": [3, 4], "rate": 0.5, "none": None, "on": True}
+    assert read_run(records.path).config == expected
+
+
+def test_series_skips_lines_that_lack_a_figure(records):
+    for step, line in enumerate([{"a": 1.0}, {"b": 5.0}, {"a": 3.0, "b": 6.0}]):
+        records.append_metrics(step, 0.0, line)
+    run = read_run(records.path)
+    assert [axis.tolist() for axis in run.series("a")] == [[0, 2], [1, 3]]
+    assert [axis.tolist() for axis in run.series("a", "b")] == [[6], [3]]
+    assert [axis.tolist() for axis in run.series("missing")] == [[], []]
+
+
+def test_what_is_no_run_is_refused_with_its_path(records, tmp_path):
+    with pytest.raises(ValueError, match=r"is no run directory: it has no config\.yaml"):
+        read_run(tmp_path / "nothing")
+    (records.path / "metrics.jsonl").write_text('{"step": 1}\n{"time_s": 2}\n', encoding="utf-8")
+    with pytest.raises(ValueError, match=r"metrics\.jsonl, line 2: not a record"):
+        read_run(records.path)
+    (records.path / "metrics.jsonl").unlink()
+    (records.path / "config.yaml").write_text("- a list", encoding="utf-8")
+    with pytest.raises(ValueError, match="no mapping of fields"):
+        read_run(records.path)
+
+
+def test_only_a_whole_summary_finishes_a_run(records):
+    assert not is_finished(records.path)
+    (records.path / "summary.json").write_text('{"seed": ', encoding="utf-8")
+    assert not is_finished(records.path)
+    records.write_summary({"seed": 3})
+    assert is_finished(records.path)
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
+    file = tmp_path / "summary.json"
+    write_atomically(file, "old")
+    with pytest.raises(TypeError):
+        write_atomically(file, None)
+    assert file.read_text(encoding="utf-8") == "old"
+
+
+def test_five_thousand_records_are_read_in_a_moment(records):
+    names = [f"group/figure_{number}" for number in range(50)]
+    for step in range(5000):
+        records.append_metrics(step, 1.0, dict.fromkeys(names, 0.123456789))
+    started = time.process_time()
+    assert len(read_run(records.path).metrics) == 5000
+    assert time.process_time() - started < 3
+
+
+def test_the_commit_is_that_of_this_files_checkout_alone(tmp_path, monkeypatch):
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
+    package = tmp_path / "package" / "environment.py"
+    package.parent.mkdir()
+    package.touch()
+    monkeypatch.setattr(environment, "__file__", str(package))
+    assert environment.git_commit() is None  # no checkout
+    subprocess.run([*git, "init", "-q"], check=True)
+    subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "first"], check=True)
+    assert environment.git_commit() is None  # a checkout, but not of this file
+    subprocess.run([*git, "add", "package"], check=True)
+    subprocess.run([*git, "commit", "-q", "-m", "second"], check=True)
+    commit = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
+    assert environment.git_commit() == commit
+    package.write_text("changed", encoding="utf-8")
+    assert environment.git_commit() == f"{commit}-dirty"
+
+
+def test_records_metrics_ablation_and_report_load_no_training_library():
+    rooms = "metrics, records, ablation, report"
+    program = (
+        f"import sys; from tinyzero_trl import {rooms}; print({{'torch', 'trl', 'transformers'}} & {{*sys.modules}})"
+    )
+    found = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    assert found.stdout.strip() == "set()"

@@ -1,0 +1,213 @@
+"""A grid of recipes x overrides x seeds becomes training runs, one run directory each. Loads no PyTorch.
+
+    output: runs/windows                      # folder of the run directories, output/NAME/seed_SEED
+    seeds: [0, 1, 2]
+    launch: [accelerate, launch, --config_file, configs/accelerate/cpu.yaml, recipes/countdown_adaptive.py]
+    common: {max_steps: 300}                  # overrides of every run; a run's own win
+    runs:
+      full: {recipe: recipes/countdown_full.yaml}
+      bold: {recipe: recipes/countdown_adaptive.yaml, overrides: {window_slack: 0.1}}
+
+`launch` may be left out; the one above is the default. A run is `LAUNCH --config RECIPE --field value ...`,
+always a list of arguments and never a shell line. The name of a run becomes its `recipe` field, by which
+reports call it. Paths are relative to the current directory. Seeds advance across all runs first, so that a
+grid that is stopped early can be compared. A run with a summary is finished and is not run again; one without
+continues as its recipe's `resume` field says.
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tinyzero_trl.records import CONFIG, is_finished, write_atomically
+
+DEFAULT_LAUNCH = (
+    *("accelerate", "launch", "--config_file", "configs/accelerate/cpu.yaml"),
+    "recipes/countdown_adaptive.py",
+)
+ARGUMENTS = "arguments.json"
+LOG = "train.log"
+
+_FIELDS = {"output", "seeds", "launch", "common", "runs"}
+_SET_BY_GRID = {"seed", "output_dir", "config"}
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One cell of the grid: `arguments` are those of the training program, after the launch command."""
+
+    name: str
+    seed: int
+    folder: Path
+    launch: tuple[str, ...]
+    arguments: tuple[str, ...]
+
+    @property
+    def label(self) -> str:
+        """Name and seed, for people."""
+        return f"{self.name}, seed {self.seed}"
+
+
+def read_grid(path: str | os.PathLike[str]) -> list[PlannedRun]:
+    """Read a grid's YAML file into its runs, in the order in which they run.
+
+    Raises:
+        ValueError: an unknown or missing field, a wrong type, an unfit name, a missing recipe.
+        OSError: the file cannot be read.
+    """
+    try:
+        grid = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    _check_mapping(grid, str(path))
+    if unknown := set(grid) - _FIELDS:
+        known = ", ".join(sorted(_FIELDS))
+        raise ValueError(f"{path}: unknown field {min(unknown, key=str)!r}; the fields are {known}")
+    if missing := {"output", "seeds", "runs"} - set(grid):
+        raise ValueError(f"{path}: field {min(missing)!r} is missing")
+    _check_mapping(grid["runs"], "runs")
+    launch = _launch(grid.get("launch", list(DEFAULT_LAUNCH)))
+    common = grid.get("common") or {}
+    return [
+        _planned(name, run, seed, common, Path(str(grid["output"])), launch)
+        for seed in _seeds(grid["seeds"])
+        for name, run in grid["runs"].items()
+    ]
+
+
+def shard_of(runs: Sequence[PlannedRun], shard: str) -> list[PlannedRun]:
+    """The share of one machine, `shard` being such as "1/2": whole seeds, dealt out in turn.
+
+    A seed stays on one machine with all its runs, so that runs compared pairwise had the same hardware.
+
+    Raises:
+        ValueError: if `shard` is not i/n with 1 <= i <= n, or there are fewer seeds than shards.
+    """
+    match = re.fullmatch(r"(\d+)/(\d+)", shard)
+    position, count = (int(part) for part in match.groups()) if match else (0, 0)
+    if not 1 <= position <= count:
+        raise ValueError(f"shard = {shard!r}: write i/n with i from 1 to n, such as 1/2")
+    seeds = list(dict.fromkeys(run.seed for run in runs))
+    if count > len(seeds):
+        raise ValueError(f"shard = {shard!r}: the grid has {len(seeds)} seeds; use at most that many shards")
+    return [run for run in runs if run.seed in seeds[position - 1 :: count]]
+
+
+def run_grid(runs: Sequence[PlannedRun], say: Callable[[str], None]) -> list[PlannedRun]:
+    """Train what is not finished yet, one run after the other, and return the runs that failed.
+
+    Every run's output goes to `train.log` in its folder. `say` is told what starts, and how it ended.
+
+    Raises:
+        ValueError: before anything runs, if a folder holds a run of other settings.
+    """
+    for run in runs:
+        _check_same_settings(run)
+    failed = []
+    for number, run in enumerate(runs, start=1):
+        place = f"[{number}/{len(runs)}] {run.label}"
+        if is_finished(run.folder):
+            say(f"{place}: finished before")
+            continue
+        say(f"{place}: training, see {run.folder / LOG}")
+        started = time.monotonic()
+        status = _train(run)
+        done = status == 0 and is_finished(run.folder)
+        if not done:
+            failed.append(run)
+        ending = "finished" if done else f"failed with exit status {status}" if status else "failed: left no summary"
+        say(f"{place}: {ending} after {time.monotonic() - started:.0f} s")
+    return failed
+
+
+def _train(run: PlannedRun) -> int:
+    run.folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(run.folder / ARGUMENTS, json.dumps(run.arguments, indent=1) + "\n")
+    # programs installed beside this interpreter come first, whether or not its environment is activated
+    environment = {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
+    }
+    with (run.folder / LOG).open("ab") as log:
+        try:
+            return subprocess.run(
+                [*run.launch, *run.arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                check=False,
+            ).returncode
+        except OSError as error:
+            log.write(f"{error}\n".encode())
+            return 127
+
+
+def _check_same_settings(run: PlannedRun) -> None:
+    """A run of other settings must neither pass for this one nor be continued as this one."""
+    file = run.folder / ARGUMENTS
+    begun = (run.folder / CONFIG).exists()
+    if begun and file.exists() and json.loads(file.read_text(encoding="utf-8")) != list(run.arguments):
+        raise ValueError(f"{run.folder} holds a run of other settings ({file}): name another output, or remove it")
+
+
+def _planned(
+    name: str, run: Any, seed: int, common: Mapping[str, Any], output: Path, launch: tuple[str, ...]
+) -> PlannedRun:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", str(name)):
+        raise ValueError(f"runs: {name!r} is no name for a folder; use letters, digits, '.', '_' and '-'")
+    field = f"runs.{name}"
+    _check_mapping(run, field)
+    if unknown := set(run) - {"recipe", "overrides"}:
+        raise ValueError(f"{field}: unknown field {min(unknown, key=str)!r}; the fields are recipe and overrides")
+    if not Path(str(run.get("recipe"))).is_file():
+        raise ValueError(f"{field}.recipe = {run.get('recipe')!r}: no such file; paths start at the current directory")
+    overrides = {"recipe": str(name)}
+    for given, where in ((common, "common"), (run.get("overrides") or {}, f"{field}.overrides")):
+        _check_mapping(given, where)
+        overrides |= given
+    folder = output / str(name) / f"seed_{seed}"
+    settings = {**overrides, "seed": seed, "output_dir": str(folder)}
+    if taken := _SET_BY_GRID & set(overrides):
+        raise ValueError(f"{field}: {min(taken)!r} is set by the grid; remove it")
+    options = [argument for key, value in settings.items() for argument in _option(key, value)]
+    return PlannedRun(str(name), seed, folder, launch, ("--config", str(run["recipe"]), *options))
+
+
+def _option(key: Any, value: Any) -> list[str]:
+    """One override as command line arguments; a list of plain values becomes several, a nested one JSON."""
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", str(key)):
+        raise ValueError(f"override {key!r} is no field name")
+    if value is None:
+        raise ValueError(f"override {key!r} has no value; a command line cannot unset a field, change the recipe")
+    values = value if isinstance(value, list) else [value]
+    if isinstance(value, dict) or any(isinstance(entry, list | dict) for entry in values):
+        values = [json.dumps(value)]
+    return [f"--{key}", *(str(entry).lower() if isinstance(entry, bool) else str(entry) for entry in values)]
+
+
+def _seeds(seeds: Any) -> list[int]:
+    whole = isinstance(seeds, list) and all(isinstance(seed, int) and not isinstance(seed, bool) for seed in seeds)
+    if not whole or not seeds or len(set(seeds)) < len(seeds):
+        raise ValueError(f"seeds = {seeds!r}: give a list of different whole numbers, such as [0, 1, 2]")
+    return seeds
+
+
+def _launch(launch: Any) -> tuple[str, ...]:
+    if not isinstance(launch, list) or not launch or not all(isinstance(part, str) for part in launch):
+        raise ValueError(f"launch = {launch!r}: give a list of arguments, such as {list(DEFAULT_LAUNCH)}")
+    return tuple(launch)
+
+
+def _check_mapping(value: Any, field: str) -> None:
+    if not isinstance(value, dict) or (field == "runs" and not value):
+        raise ValueError(f"{field} = {value!r}: expected a mapping of names to values")
