@@ -37,9 +37,9 @@ def find_expression(numbers: Sequence[int], target: int) -> str | None:
         if abs(target) in tables[everything]:
             break
     found = tables[everything].get(abs(target))
-    if found is None or target >= 0:
-        return found and found[0]
-    return f"-{_bracket(found, _PRECEDENCE['*'])}"
+    if found is None:
+        return None
+    return found[0] if target >= 0 else f"-{_bracket(found, _PRECEDENCE['*'])}"
 
 
 def _left_halves(subset: int) -> Iterator[int]:
