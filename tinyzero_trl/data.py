@@ -37,12 +37,14 @@ def train_test_problems(
     `generate`: `operands`, `min_number`, ... for countdown, `digits` for multiplication.
 
     Raises:
-        ValueError: if the task is unknown, an option is out of bounds, or too few problems exist.
+        ValueError: if the task is unknown, a size, the seed or an option is out of bounds, or too few problems exist.
     """
     generate = get_task(task).generate
     for field, size in (("train_size", train_size), ("test_size", test_size)):
         if size < 1:
             raise ValueError(f"{field}: {size} must be at least 1")
+    if seed < 0:
+        raise ValueError(f"seed: {seed} is negative; use 0 or more")
     test = generate(test_size, seed=2 * seed, progress=progress, **generator_options)
     train = generate(
         train_size,
@@ -58,9 +60,7 @@ def load_split(
     source: str, *, task: str, template: str, split: str = "train", limit: int | None = None
 ) -> "datasets.Dataset":
     """The problems of a file, folder or Hub data set as TRL wants them: `read_problems`, `to_dataset`."""
-    return to_dataset(
-        read_problems(source, task=task, split=split, limit=limit), task=task, template=template
-    )
+    return to_dataset(read_problems(source, task=task, split=split, limit=limit), task=task, template=template)
 
 
 def to_dataset(problems: Sequence[Problem], *, task: str, template: str) -> "datasets.Dataset":
@@ -121,9 +121,7 @@ def _columns(source: str, split: str) -> Iterator[Columns]:
     elif path.is_dir():
         yield from map(_read_file, _files_of_split(path, split))
     elif path.suffix in _FORMATS or source.count("/") != 1 or source.startswith((".", "/", "~")):
-        raise ValueError(
-            f"dataset: {source!r} is no file or folder here, nor the id (owner/name) of a Hub data set"
-        )
+        raise ValueError(f"dataset: {source!r} is no file or folder here, nor the id (owner/name) of a Hub data set")
     else:
         yield _read_hub(source, split)
 
@@ -145,9 +143,7 @@ def _read_file(path: Path) -> Columns:
     if path.suffix == ".parquet":
         return _read_parquet(path)
     if path.suffix == ".jsonl":
-        return _read_rows(
-            path, [_parse_json(path, line) for line in path.read_bytes().splitlines() if line.strip()]
-        )
+        return _read_rows(path, [_parse_json(path, line) for line in path.read_bytes().splitlines() if line.strip()])
     if path.suffix == ".json":
         return _read_rows(path, _parse_json(path, path.read_bytes()))
     raise ValueError(f"{path}: is none of {', '.join(_FORMATS)}; convert it to one of them")
@@ -162,9 +158,7 @@ def _parse_json(path: Path, text: bytes) -> Any:
 
 def _read_rows(path: Path, rows: Any) -> Columns:
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise ValueError(
-            f"{path}: must hold objects with target and nums: a list of them, or one a line (.jsonl)"
-        )
+        raise ValueError(f"{path}: must hold objects with target and nums: a list of them, or one a line (.jsonl)")
     numbers = _numbers_column(path, set().union(*rows))
     return str(path), [row.get(numbers) for row in rows], [row.get("target") for row in rows]
 
