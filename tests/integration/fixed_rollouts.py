@@ -1,0 +1,164 @@
+"""Stock TRL and ours on the same completions; run under torchrun, it compares them on several ranks."""
+
+import atexit
+import dataclasses
+import functools
+import json
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable
+from statistics import median
+from typing import Any
+
+import torch
+from datasets import Dataset
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+from trl import GRPOConfig, GRPOTrainer
+
+from tinyzero_trl.exact_loss import ExactLossTrainer
+
+VOCABULARY, LONGEST_COMPLETION = 64, 24
+PROMPTS = ["w1 w2", "w3 w4 w5 w6 w7", "w8", "w9 w10 w11 w12 w13 w14 w15 w16"]
+
+
+@dataclasses.dataclass
+class LeanConfig(GRPOConfig):
+    max_tokens_per_micro_batch: int | None = None
+    skip_zero_advantage_rows: bool = True
+
+
+def tiny_tokenizer() -> PreTrainedTokenizerFast:
+    words = {"<pad>": 0, "<end>": 1, "<unk>": 2} | {f"w{index}": index for index in range(3, VOCABULARY)}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<end>", unk_token="<unk>", padding_side="left"
+    )
+
+
+@functools.cache
+def tiny_model_path() -> str:
+    """TRL loads the reference model by path, so the policy must have one too."""
+    path = tempfile.mkdtemp(prefix="tiny-qwen2-")
+    atexit.register(shutil.rmtree, path)
+    torch.manual_seed(0)
+    config = Qwen2Config(
+        vocab_size=VOCABULARY,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=64,
+        initializer_range=0.2,
+        pad_token_id=0,
+        eos_token_id=1,
+        bos_token_id=None,
+    )
+    Qwen2ForCausalLM(config).save_pretrained(path)
+    return path
+
+
+class FixedRollouts:
+    """The same completions on every construction: one long row in four, some without end token, unequal by rank."""
+
+    def __init__(self, with_tools: bool = False) -> None:
+        self.with_tools = with_tools
+        self.rollouts = 0
+
+    def __call__(self, prompts: list[str], trainer: GRPOTrainer) -> dict[str, Any]:
+        generator = torch.Generator().manual_seed(1000 * self.rollouts + trainer.accelerator.process_index)
+        self.rollouts += 1
+
+        def draw(low: int, high: int, count: int = 1) -> list[int]:
+            return torch.randint(low, high, (count,), generator=generator).tolist()
+
+        lengths = [draw(17, LONGEST_COMPLETION)[0] if draw(0, 4)[0] == 0 else draw(1, 6)[0] for _ in prompts]
+        completions = [[*draw(3, VOCABULARY, length), 1] for length in lengths]
+        output: dict[str, Any] = {
+            "prompt_ids": trainer.processing_class(prompts).input_ids,
+            "completion_ids": completions,
+            "logprobs": [(torch.rand(len(ids), generator=generator) - 4).tolist() for ids in completions],
+        }
+        if self.with_tools:
+            output["env_mask"] = [[int(place % 3 > 0) for place in range(len(ids))] for ids in completions]
+        return output
+
+
+def half_of_the_groups_flat(prompts: list[str], completion_ids: list[list[int]], **_: Any) -> list[float]:
+    """A reward that varies with the completion for every other prompt and is the same for the rest."""
+    flat = PROMPTS[::2]
+    return [1.0 if prompt in flat else float(sum(ids) % 3) for prompt, ids in zip(prompts, completion_ids, strict=True)]
+
+
+def nothing_to_learn(prompts: list[str], **_: Any) -> list[float]:
+    return [1.0] * len(prompts)
+
+
+def train(
+    trainer_class: type[GRPOTrainer],
+    *,
+    reward: Callable[..., list[float]] = half_of_the_groups_flat,
+    with_tools: bool = False,
+    optimizer_steps: int = 3,
+    **settings: Any,
+) -> GRPOTrainer:
+    defaults: dict[str, Any] = {
+        "output_dir": tempfile.gettempdir(),
+        "per_device_train_batch_size": 8,
+        "gradient_accumulation_steps": 2,
+        "num_generations": 4,
+        "max_completion_length": LONGEST_COMPLETION,
+        "max_steps": optimizer_steps,
+        "learning_rate": 0.02,
+        "max_grad_norm": 0.0,  # clipping would hide a gradient of the wrong size
+        "optim": "sgd",
+        "lr_scheduler_type": "constant",
+        "temperature": 0.9,
+        "scale_rewards": "group",
+        "save_strategy": "no",
+        "report_to": [],
+        "disable_tqdm": True,
+        "logging_steps": 1,
+        "use_cpu": True,
+        "bf16": False,
+        "seed": 3,
+    }
+    trainer = trainer_class(
+        model=tiny_model_path(),
+        reward_funcs=reward,
+        args=LeanConfig(**(defaults | settings)),
+        train_dataset=Dataset.from_dict({"prompt": PROMPTS * 8}),
+        processing_class=tiny_tokenizer(),
+        rollout_func=FixedRollouts(with_tools),
+    )
+    trainer.train()
+    return trainer
+
+
+def parameters(trainer: GRPOTrainer) -> dict[str, torch.Tensor]:
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    return {name: value.detach().clone() for name, value in model.named_parameters()}
+
+
+def differences(some: dict[str, torch.Tensor], others: dict[str, torch.Tensor]) -> list[float]:
+    """Largest difference in each parameter, relative to its largest entry."""
+    return [((some[name] - others[name]).abs().max() / others[name].abs().max()).item() for name in others]
+
+
+def compare(**settings: Any) -> dict[str, float]:
+    """How far ours ends from stock TRL at worst, and how far stock TRL has come from the start at the median."""
+    start = dict(Qwen2ForCausalLM.from_pretrained(tiny_model_path()).named_parameters())
+    stock = parameters(train(GRPOTrainer, **settings))
+    ours = parameters(train(ExactLossTrainer, **settings))
+    return {"difference": max(differences(ours, stock)), "distance": median(differences(start, stock))}
+
+
+if __name__ == "__main__":
+    from accelerate import PartialState
+
+    results = [compare(**settings) for settings in json.loads(sys.argv[1])]
+    if PartialState().is_main_process:
+        print(json.dumps({"ranks": PartialState().num_processes, "results": results}))

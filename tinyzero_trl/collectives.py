@@ -1,0 +1,81 @@
+"""What ranks must agree on when each cuts its rows into passes: how many, how large, when to exchange."""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedType
+from torch import Tensor, nn
+
+
+def largest_on_any_rank(accelerator: Accelerator, count: int) -> int:
+    """The largest `count` among the ranks."""
+    if accelerator.num_processes == 1:
+        return count
+    return int(accelerator.gather(torch.tensor([count], device=accelerator.device)).max())
+
+
+def summed_over_ranks(accelerator: Accelerator, rows: Sequence[tuple[float, ...]]) -> list[tuple[float, ...]]:
+    """Equally long lists of tuples, added up over the ranks."""
+    if accelerator.num_processes == 1:
+        return list(rows)
+    summed = accelerator.reduce(torch.tensor(rows, device=accelerator.device), reduction="sum")
+    return [tuple(row) for row in summed.tolist()]
+
+
+@contextlib.contextmanager
+def gathering_unequal_rows(accelerator: Accelerator, length: int, *, as_missing: bool) -> Iterator[None]:
+    """Inside the context, `accelerator.gather` takes vectors of different lengths, up to `length`.
+
+    A gather needs equal shapes on all ranks, and TRL's loss gathers one figure per row for the smallest and the
+    largest clip ratio. What a rank lacks becomes NaN, which TRL's `nanmin` and `nanmax` pass over.
+
+    Args:
+        accelerator: the trainer's own, whose `gather` is wrapped for the time being.
+        length: the longest vector that any rank can have.
+        as_missing: whether this rank's figures belong to no row of the batch, so that all become NaN.
+    """
+    if accelerator.num_processes == 1:
+        yield
+        return
+    gather = accelerator.gather
+
+    def gather_padded(tensor: Tensor) -> Tensor:
+        if tensor.dim() == 1:
+            tensor = torch.full_like(tensor, torch.nan) if as_missing else tensor
+            tensor = nn.functional.pad(tensor, (0, length - len(tensor)), value=torch.nan)
+        return gather(tensor)
+
+    accelerator.gather = gather_padded
+    try:
+        yield
+    finally:
+        del accelerator.gather
+
+
+@contextlib.contextmanager
+def accumulating_only(accelerator: Accelerator, model: nn.Module) -> Iterator[None]:
+    """Inside the context, backward passes add to the gradients of this rank and exchange nothing.
+
+    The first backward pass outside of it that synchronises exchanges the whole sum.
+    """
+    state = accelerator.gradient_state
+    synchronises = state.sync_gradients
+    # Before the last micro-batch Trainer has entered no_sync itself, and FSDP2's must not be left twice. DeepSpeed
+    # goes by the flag alone, as Trainer lets it.
+    is_entered = not (synchronises or state.plugin_kwargs.get("sync_each_batch", False))
+    needs_flag_only = is_entered or accelerator.distributed_type == DistributedType.DEEPSPEED
+    state._set_sync_gradients(False)
+    try:
+        with contextlib.nullcontext() if needs_flag_only else accelerator.no_sync(model):
+            yield
+    finally:
+        state._set_sync_gradients(synchronises)
+
+
+def propagate(accelerator: Accelerator, loss: Tensor) -> None:
+    """Backward as `Trainer.training_step` does it, for a loss that is already divided by the accumulation steps."""
+    # DeepSpeed would divide by the accumulation steps once more.
+    is_deepspeed = accelerator.distributed_type == DistributedType.DEEPSPEED
+    accelerator.backward(loss, **({"scale_wrt_gas": False} if is_deepspeed else {}))
