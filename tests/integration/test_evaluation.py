@@ -1,0 +1,240 @@
+"""Evaluation of a tiny random model whose vocabulary holds whole answers: chance gets some of them right."""
+
+import json
+import os
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from tiny_models import PROBLEMS, save_tiny_model, write_problems
+
+from tinyzero_trl.cli import main
+from tinyzero_trl.evaluation import EvaluationSettings, evaluate
+from tinyzero_trl.evaluation import run as run_module
+from tinyzero_trl.metrics import pass_at_k, wilson_interval
+from tinyzero_trl.tasks import Problem, countdown
+
+FILES = ("eval.json", "generations.parquet")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def settings(model: Path, tmp_path_factory: pytest.TempPathFactory) -> EvaluationSettings:
+    return EvaluationSettings(
+        model=str(model),
+        data=str(write_problems(tmp_path_factory.mktemp("data") / "problems.jsonl")),
+        n=3,
+        temperature=1.0,
+        max_completion_length=12,
+        batch_size=8,
+    )
+
+
+def contents(out: Path) -> list[bytes]:
+    return [(out / name).read_bytes() for name in FILES]
+
+
+def test_figures_follow_from_the_parquet_file(settings: EvaluationSettings, tmp_path: Path) -> None:
+    result = evaluate(settings, tmp_path)
+    rows = pq.read_table(tmp_path / "generations.parquet").to_pylist()
+
+    assert result == json.loads((tmp_path / "eval.json").read_text())
+    assert [(row["problem_index"], row["sample_index"]) for row in rows] == [
+        (problem, sample) for problem in range(len(PROBLEMS)) for sample in range(3)
+    ]
+    for row in rows:
+        numbers, target = PROBLEMS[row["problem_index"]]
+        assert (tuple(row["numbers"]), row["target"]) == (numbers, target)
+        assert row["prompt"] == countdown.render_prompt(Problem(numbers, target), "base")
+        assert (row["reward"], row["reason"]) == countdown.score(row["completion"], numbers, target)
+        assert row["difficulty"] == len(numbers)
+        assert 1 <= row["length"] <= 12 and (row["length"] == 12 or not row["truncated"])
+
+    correct = [row for row in rows if row["reward"] == 1.0]
+    assert 0 < len(correct) < len(rows), "the random model must get some answers right, or this test is blind"
+    assert {row["truncated"] for row in rows} == {True, False}
+    assert result["problems"] == len(PROBLEMS) and result["generations"] == len(rows)
+    assert result["acc"] == pytest.approx(len(correct) / len(rows))
+    assert result["acc_low"] < result["acc"] < result["acc_high"]
+    assert result["reward"] == pytest.approx(sum(row["reward"] for row in rows) / len(rows))
+    assert result["truncated_frac"] == pytest.approx(sum(row["truncated"] for row in rows) / len(rows))
+    written = sum(row["length"] for row in rows)
+    read = sum(row["prompt_length"] for row in rows)
+    assert result["tokens"] == {
+        "prompt_total": read,
+        "response_total": written,
+        "overall_total": read + written,
+    }
+    assert result["mean_length"] == pytest.approx(written / len(rows))
+    assert result["correct_mean_length"] == pytest.approx(sum(row["length"] for row in correct) / len(correct))
+    for level in (3, 4):
+        of_level = [row["reward"] for row in rows if row["difficulty"] == level]
+        assert result["difficulty"][str(level)]["acc"] == pytest.approx(sum(of_level) / len(of_level))
+        assert result["difficulty"][str(level)]["problems"] == len(of_level) / 3
+    for k in (1, 2, 3):
+        estimates = [
+            pass_at_k(3, sum(row["problem_index"] == index for row in correct), k) for index in range(len(PROBLEMS))
+        ]
+        assert result["pass_at_k"][str(k)] == pytest.approx(sum(estimates) / len(estimates))
+    assert sum(result["reasons"].values()) == len(rows)
+
+
+def test_one_sample_per_problem_has_wilsons_interval(settings: EvaluationSettings, tmp_path: Path) -> None:
+    result = evaluate(replace(settings, n=1), tmp_path)
+    assert (result["acc_low"], result["acc_high"]) == wilson_interval(
+        round(result["acc"] * len(PROBLEMS)), len(PROBLEMS)
+    )
+    assert "pass_at_k" not in result
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_an_interrupted_evaluation_goes_on_to_the_same_files(
+    settings: EvaluationSettings, temperature: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = replace(settings, temperature=temperature, n=2 if temperature else 1)
+    evaluate(settings, tmp_path / "whole")
+    answer = run_module._answer
+    calls: list[int] = []
+
+    def answer_until_killed(*args: object) -> list:
+        calls.append(len(calls))
+        if len(calls) in (2, 4):  # the first call of a run succeeds, the second is killed
+            raise KeyboardInterrupt
+        return answer(*args)
+
+    monkeypatch.setattr(run_module, "_answer", answer_until_killed)
+    out = tmp_path / "interrupted"
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(settings, out)
+    assert not (out / "eval.json").exists()
+    work = out / "generations.partial.jsonl"
+    with work.open("a") as stream:
+        stream.write('[{"prompt": "torn by a ki')
+    for _ in range(3):
+        try:
+            evaluate(settings, out)
+            break
+        except KeyboardInterrupt:
+            continue
+    assert contents(out) == contents(tmp_path / "whole")
+    assert sorted(os.listdir(out)) == sorted(FILES)
+    batches = -(-len(PROBLEMS) * settings.n // settings.batch_size)
+    assert len(calls) == batches + min(2, batches - 1), "what was finished is not generated again"
+
+
+def test_the_seed_decides_the_samples(settings: EvaluationSettings, tmp_path: Path) -> None:
+    for name, changed in {
+        "one": settings,
+        "same": settings,
+        "other": replace(settings, seed=1),
+        "batches": replace(settings, batch_size=5),
+        "first": replace(settings, limit=4),
+    }.items():
+        evaluate(changed, tmp_path / name)
+    completions = {
+        name.name: pq.read_table(name / "generations.parquet")["completion"].to_pylist() for name in tmp_path.iterdir()
+    }
+    assert contents(tmp_path / "one") == contents(tmp_path / "same")
+    assert completions["batches"] == completions["one"]
+    assert completions["first"] == completions["one"][: 4 * 3]
+    assert completions["other"] != completions["one"]
+    assert len(set(completions["one"][:3])) > 1, "samples of one problem differ"
+
+
+def test_an_unfinished_evaluation_with_other_settings_is_kept(settings: EvaluationSettings, tmp_path: Path) -> None:
+    work = tmp_path / "generations.partial.jsonl"
+    left = json.dumps({"temperature": 0.5}) + "\n"
+    work.write_text(left)
+    with pytest.raises(ValueError, match=r"temperature: 0.5 there, 1.0 here.*delete the file, or give another --out"):
+        evaluate(settings, tmp_path)
+    assert work.read_text() == left
+
+
+def test_other_weights_in_the_same_folder_are_another_model(settings: EvaluationSettings, tmp_path: Path) -> None:
+    weights = [
+        evaluate(
+            replace(settings, model=str(save_tiny_model(tmp_path / "model", seed=seed)), limit=1),
+            tmp_path / "out",
+        )["settings"]["weights"]
+        for seed in (0, 0, 1)
+    ]
+    assert weights[0] == weights[1] != weights[2]
+
+
+def test_chat_prompts_go_through_the_models_template(settings: EvaluationSettings, tmp_path: Path) -> None:
+    evaluate(replace(settings, template="chat"), tmp_path)
+    prompts = pq.read_table(tmp_path / "generations.parquet")["prompt"].to_pylist()
+    assert all(prompt.startswith("<|system|>") and prompt.endswith("<|assistant|>") for prompt in prompts)
+
+
+def test_the_run_that_trained_a_model_decides_task_and_template(settings: EvaluationSettings, tmp_path: Path) -> None:
+    checkpoint = save_tiny_model(tmp_path / "run" / "checkpoint-10")
+    config = {"task": "multiplication", "prompt_template": "qwen-instruct", "digits": [1], "test_size": 6}
+    (tmp_path / "run" / "config.yaml").write_text(json.dumps({**config, "learning_rate": 1e-6}))
+    result = evaluate(replace(settings, model=str(checkpoint), data="generate"), tmp_path / "out")
+    assert (result["settings"]["task"], result["settings"]["template"]) == ("multiplication", "qwen-instruct")
+    assert (result["problems"], list(result["difficulty"])) == (6, ["1"])
+
+
+def test_command_prints_and_writes(settings: EvaluationSettings, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    command = ["eval", "--model", settings.model, "--data", settings.data, "--max-completion-length", "12"]
+    assert main([*command, "--out", str(tmp_path), "--limit", "5"]) == 0
+    printed = capsys.readouterr()
+    result = json.loads((tmp_path / "eval.json").read_text())
+    assert f"{result['acc']:.2%}  95 % [{result['acc_low']:.2%}, {result['acc_high']:.2%}], 5 problems" in printed.out
+    assert printed.err == "", "quiet when standard error is no terminal"
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--model", "/no/such/model", "model: '/no/such/model' is no folder; give"),
+        ("--data", "/no/such/data.parquet", "/no/such/data.parquet"),
+        ("--data", ".", "test.parquet"),
+        ("--limit", "0", "limit: 0 is below 1; set it to 1 or more"),
+        ("--n", "0", "n: 0 is below 1; set it to 1 or more"),
+        ("--n", "4", "n: 4 greedy samples (temperature 0.0) are all the same; set --temperature above 0"),
+        ("--temperature", "-0.5", "temperature: -0.5 is no temperature; use 0 (greedy) or a positive number"),
+        ("--temperature", "nan", "temperature: nan is no temperature"),
+        ("--seed", "-1", "seed: -1 is negative"),
+        ("--batch-size", "0", "batch_size: 0 is below 1"),
+        ("--engine", "magic", "engine: 'magic' is unknown; use one of auto, transformers, vllm"),
+        ("--task", "chess", "task: 'chess' is unknown"),
+        ("--template", "latin", "prompt_template: 'latin' is unknown"),
+        ("--max-completion-length", "4096", "exceed the model's 512 positions; use at most "),
+    ],
+)
+def test_bad_input_is_one_clear_line(
+    settings: EvaluationSettings,
+    option: str,
+    value: str,
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = {"--model": settings.model, "--data": settings.data, "--max-completion-length": "12"} | {option: value}
+    assert main(["eval", *(word for pair in options.items() for word in pair)]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+    assert list(tmp_path.iterdir()) == [], "bad input leaves nothing behind"
+
+
+@pytest.mark.vllm
+@pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed")
+def test_vllm_writes_what_transformers_writes(settings: EvaluationSettings, tmp_path: Path) -> None:
+    greedy = replace(settings, temperature=0.0, n=1)
+    for engine in ("transformers", "vllm"):
+        evaluate(replace(greedy, engine=engine), tmp_path / engine)
+    ours, theirs = (
+        pq.read_table(tmp_path / engine / "generations.parquet").to_pylist() for engine in ("transformers", "vllm")
+    )
+    assert ours == theirs
+    assert {row["truncated"] for row in ours} == {True, False}

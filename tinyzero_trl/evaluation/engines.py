@@ -1,0 +1,252 @@
+"""Who writes the completions of an evaluation: transformers' `generate`, or vLLM where it pays.
+
+An engine is loaded from a folder or Hub id for a given room (longest prompt + longest completion) and turns
+token ids and seeds into completions. vLLM is imported when it is asked for, and never otherwise.
+"""
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers.utils import is_flash_attn_2_available, logging
+
+from tinyzero_trl.generation import Completion, as_completion, complete_tokens, end_token_ids
+
+ENGINES = ("auto", "transformers", "vllm")
+_VLLM_ROWS_PER_CALL = 1024
+"""vLLM refills its batch itself, so many rows keep it busy; but a call is what an interruption loses."""
+
+
+class Engine(Protocol):
+    """Turns prompts into completions."""
+
+    name: str
+    rows_per_call: int
+
+    def complete(self, prompt_ids: Sequence[list[int]], seeds: Sequence[int]) -> list[Completion]:
+        """One completion per prompt, prompt i sampled with `seeds[i]`."""
+
+
+def choose_engine(engine: str) -> str:
+    """`transformers` or `vllm`: `auto` takes vLLM where it is installed beside a CUDA device.
+
+    Raises:
+        ValueError: if the engine is unknown, or vLLM is asked for and not installed.
+    """
+    if engine not in ENGINES:
+        raise ValueError(f"engine: {engine!r} is unknown; use one of {', '.join(ENGINES)}")
+    installed = find_spec("vllm") is not None
+    if engine == "vllm" and not installed:
+        raise ValueError(
+            "engine: 'vllm' is not installed; pip install 'tinyzero-trl[vllm]', or use --engine transformers"
+        )
+    if engine == "auto":
+        return "vllm" if installed and torch.cuda.is_available() else "transformers"
+    return engine
+
+
+def default_device() -> torch.device:
+    """The first CUDA device, or the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def default_dtype() -> torch.dtype:
+    """bfloat16 on a CUDA device, float32 on the CPU."""
+    return torch.bfloat16 if torch.cuda.is_available() else torch.float32
+
+
+def load_tokenizer(path: str) -> Any:
+    """The tokenizer of a model folder or Hub id.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    return _load(AutoTokenizer.from_pretrained, path)
+
+
+def load_model_config(path: str) -> Any:
+    """The configuration of a model folder or Hub id, without its weights.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    return _load(AutoConfig.from_pretrained, path)
+
+
+def load_model(path: str) -> Any:
+    """A causal language model on `default_device()` in `default_dtype()`, with FlashAttention 2 if it works.
+
+    Raises:
+        ValueError: if it cannot be loaded.
+    """
+    flash = is_flash_attn_2_available() and default_dtype() == torch.bfloat16
+    with _quiet_without_terminal():
+        model = _load(
+            AutoModelForCausalLM.from_pretrained,
+            path,
+            dtype=default_dtype(),
+            attn_implementation="flash_attention_2" if flash else None,
+        )
+    return model.to(default_device())
+
+
+def load_engine(
+    name: str,
+    path: str,
+    tokenizer: Any,
+    *,
+    longest_prompt: int,
+    max_completion_length: int,
+    temperature: float,
+    batch_size: int,
+) -> Engine:
+    """Load a model into the engine of that name, as `choose_engine` gives it; lengths are in tokens.
+
+    Raises:
+        ValueError: if the model cannot be loaded.
+    """
+    if name == "vllm":
+        return VllmEngine(
+            path,
+            tokenizer,
+            longest_prompt=longest_prompt,
+            max_completion_length=max_completion_length,
+            temperature=temperature,
+        )
+    return TransformersEngine(
+        path,
+        tokenizer,
+        max_completion_length=max_completion_length,
+        temperature=temperature,
+        batch_size=batch_size,
+    )
+
+
+class TransformersEngine:
+    """transformers' own `generate`, in batches of `batch_size` rows."""
+
+    name = "transformers"
+
+    def __init__(
+        self, path: str, tokenizer: Any, *, max_completion_length: int, temperature: float, batch_size: int
+    ) -> None:
+        self.rows_per_call = batch_size
+        self._model = load_model(path)
+        self._tokenizer = tokenizer
+        self._max_completion_length = max_completion_length
+        self._temperature = temperature
+
+    def complete(self, prompt_ids: Sequence[list[int]], seeds: Sequence[int]) -> list[Completion]:
+        """See `Engine`.
+
+        Raises:
+            ValueError: if the batch does not fit into the device's memory.
+        """
+        try:
+            return complete_tokens(
+                self._model,
+                self._tokenizer,
+                prompt_ids,
+                seeds,
+                max_completion_length=self._max_completion_length,
+                temperature=self._temperature,
+                batch_size=self.rows_per_call,
+            )
+        except torch.OutOfMemoryError as error:
+            raise ValueError(
+                f"batch_size: {self.rows_per_call} rows do not fit the device's memory; run the same command "
+                "with a smaller --batch-size, it goes on where this one stopped"
+            ) from error
+
+
+class VllmEngine:
+    """vLLM in this process; every request carries its own seed."""
+
+    name = "vllm"
+    rows_per_call = _VLLM_ROWS_PER_CALL
+
+    def __init__(
+        self,
+        path: str,
+        tokenizer: Any,
+        *,
+        max_completion_length: int,
+        temperature: float,
+        longest_prompt: int,
+    ) -> None:
+        # one process schedules requests in the same order every time, vLLM's condition for reproducibility
+        os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+        from vllm import LLM
+
+        self._llm = LLM(
+            model=path,
+            dtype=str(default_dtype()).removeprefix("torch."),
+            max_model_len=longest_prompt + max_completion_length,
+            enforce_eager=not torch.cuda.is_available(),
+            disable_log_stats=True,
+        )
+        self._tokenizer = tokenizer
+        self._ends = end_token_ids(tokenizer, _generation_config(path))
+        self._max_completion_length = max_completion_length
+        self._temperature = temperature
+
+    def complete(self, prompt_ids: Sequence[list[int]], seeds: Sequence[int]) -> list[Completion]:
+        """See `Engine`."""
+        from vllm import SamplingParams
+
+        requests = [
+            SamplingParams(
+                temperature=self._temperature,
+                max_tokens=self._max_completion_length,
+                seed=seed,
+                stop_token_ids=self._ends,
+                detokenize=False,
+            )
+            for seed in seeds
+        ]
+        prompts: Any = [{"prompt_token_ids": ids} for ids in prompt_ids]
+        outputs = self._llm.generate(prompts, requests, use_tqdm=False)
+        return [
+            as_completion(output.outputs[0].token_ids, self._ends, self._tokenizer, self._max_completion_length)
+            for output in outputs
+        ]
+
+
+def _generation_config(path: str) -> GenerationConfig:
+    """What a loaded model has as `generation_config`: its own file's, or one made of the model's."""
+    try:
+        return GenerationConfig.from_pretrained(path)
+    except OSError:
+        return GenerationConfig.from_model_config(load_model_config(path))
+
+
+@contextmanager
+def _quiet_without_terminal() -> Iterator[None]:
+    """Transformers draws its loading bars wherever standard error goes; here they are for terminals."""
+    hushed = not sys.stderr.isatty() and logging.is_progress_bar_enabled()
+    if hushed:
+        logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if hushed:
+            logging.enable_progress_bar()
+
+
+def _load(loader: Any, path: str, **settings: Any) -> Any:
+    """Call one of transformers' loaders, its many-line errors turned into one line with the remedy."""
+    remedy = "give a folder with a saved model and its tokenizer, a Hub id, or 'embedded'"
+    if not Path(path).is_dir() and (path.startswith((".", "/", "~")) or path.count("/") > 1):
+        raise ValueError(f"model: {path!r} is no folder; {remedy}")
+    try:
+        return loader(path, **settings)
+    except (OSError, ValueError, KeyError) as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise ValueError(f"model: {path!r} cannot be loaded ({reason}); {remedy}") from error

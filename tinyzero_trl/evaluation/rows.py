@@ -1,0 +1,172 @@
+"""The rows of an evaluation, one per generation: work file, parquet file, and the figures made of them."""
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tinyzero_trl.metrics import mean_interval, pass_at_k, wilson_interval
+
+Row = dict[str, Any]
+"""One generation; its keys and types are those of `SCHEMA`."""
+
+SCHEMA = pa.schema(
+    {
+        "prompt": pa.string(),  # as the model read it: a chat is already rendered
+        "completion": pa.string(),
+        "numbers": pa.list_(pa.int64()),
+        "target": pa.int64(),
+        "reward": pa.float64(),
+        "reason": pa.string(),
+        "length": pa.int64(),  # tokens, the end token included
+        "truncated": pa.bool_(),
+        "difficulty": pa.int64(),
+        "problem_index": pa.int64(),
+        "sample_index": pa.int64(),
+        "prompt_length": pa.int64(),  # tokens
+    }
+)
+
+
+class WorkFile:
+    """The finished part of an evaluation, so that an interrupted one goes on where it stopped.
+
+    JSON lines: first what identifies the evaluation, then the rows of one engine call per line. A line is
+    either whole or, torn by a kill, not there.
+    """
+
+    def __init__(self, path: Path, identity: Mapping[str, Any]) -> None:
+        """Open the file, or start it.
+
+        Raises:
+            ValueError: if it belongs to another evaluation, or is damaged.
+        """
+        self.path = path
+        self.rows: list[Row] = []
+        content = path.read_bytes() if path.exists() else b""
+        whole = content[: content.rfind(b"\n") + 1]
+        if not whole:
+            path.write_text(json.dumps(identity) + "\n", encoding="utf-8")
+            return
+        try:
+            found, *calls = map(json.loads, whole.decode().splitlines())
+        except ValueError as error:
+            raise ValueError(f"{path} is damaged ({error}); delete it to start over") from error
+        _check_identity(path, found, json.loads(json.dumps(identity)))
+        self.rows = [row for call in calls for row in call]
+        with path.open("r+b") as stream:
+            stream.truncate(len(whole))
+
+    def append(self, rows: Sequence[Row]) -> None:
+        """Add the rows of one engine call."""
+        self.rows.extend(rows)
+        with self.path.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(rows) + "\n")
+
+    def remove(self) -> None:
+        """The evaluation is finished."""
+        self.path.unlink()
+
+
+def write_rows(path: Path, rows: Iterable[Row]) -> None:
+    """Write the parquet file, ordered by problem and sample; it appears whole or not at all."""
+    ordered = sorted(rows, key=lambda row: (row["problem_index"], row["sample_index"]))
+    draft = path.with_name(f".{path.name}.draft")
+    pq.write_table(pa.Table.from_pylist(ordered, schema=SCHEMA), draft)
+    draft.replace(path)
+
+
+def summarise(rows: Sequence[Row]) -> dict[str, Any]:
+    """The figures of an evaluation. A row is correct when its reward is at least 1.
+
+    `acc`, `acc_low`, `acc_high` and `reward` over all rows; `difficulty` the same per operand count;
+    `truncated_frac`, `mean_length` and, where there is a correct row, `correct_mean_length`; `tokens`;
+    `reasons` of the verdicts, most frequent first; with several samples per problem `pass_at_k` for k = 1, 2,
+    4, ... and n.
+    """
+    lengths = [row["length"] for row in rows]
+    correct_lengths = [row["length"] for row in rows if is_correct(row)]
+    prompt_total, response_total = sum(row["prompt_length"] for row in rows), sum(lengths)
+    figures: dict[str, Any] = {
+        **_accuracy(rows),
+        "reward": fmean(row["reward"] for row in rows),
+        "generations": len(rows),
+        "truncated_frac": fmean(row["truncated"] for row in rows),
+        "mean_length": fmean(lengths),
+        "tokens": {
+            "prompt_total": prompt_total,
+            "response_total": response_total,
+            "overall_total": prompt_total + response_total,
+        },
+        "difficulty": {
+            str(level): _accuracy([row for row in rows if row["difficulty"] == level])
+            for level in sorted({row["difficulty"] for row in rows})
+        },
+        "reasons": dict(Counter(row["reason"] for row in rows).most_common()),
+    }
+    if correct_lengths:
+        figures["correct_mean_length"] = fmean(correct_lengths)
+    samples = max(Counter(row["problem_index"] for row in rows).values())
+    if samples > 1:
+        figures["pass_at_k"] = _pass_at_k(rows, samples)
+    return figures
+
+
+def is_correct(row: Row) -> bool:
+    """Strictly correct: the full reward."""
+    return row["reward"] >= 1.0
+
+
+def _accuracy(rows: Sequence[Row]) -> dict[str, Any]:
+    low, high = accuracy_interval(correct_by_problem(rows))
+    problems = len({row["problem_index"] for row in rows})
+    return {"acc": fmean(map(is_correct, rows)), "acc_low": low, "acc_high": high, "problems": problems}
+
+
+def correct_by_problem(rows: Iterable[Row]) -> list[list[bool]]:
+    """Whether each sample is correct, one list per problem."""
+    problems: dict[int, list[bool]] = {}
+    for row in rows:
+        problems.setdefault(row["problem_index"], []).append(is_correct(row))
+    return list(problems.values())
+
+
+def accuracy_interval(correct: Sequence[Sequence[bool]]) -> tuple[float, float]:
+    """The 95 % interval of the accuracy, from the outcomes of every problem's samples.
+
+    One sample per problem: Wilson's interval. With several, samples of one problem resemble each other and
+    are no independent trials, so the interval is Student's over the problems' means (Miller, "Adding error
+    bars to evals", arXiv 2411.00640, section 2.2), cut to [0, 1]. Where these do not differ there is no
+    spread to go by, and Wilson's interval with a single trial per problem is the safe side.
+    """
+    means = [fmean(samples) for samples in correct]
+    if len(set(means)) == 1 or all(len(samples) == 1 for samples in correct):
+        return wilson_interval(round(sum(means)), len(means))
+    _, low, high = mean_interval(means)
+    assert low is not None and high is not None, "two different means are at least two problems"
+    return max(0.0, low), min(1.0, high)
+
+
+def _pass_at_k(rows: Sequence[Row], samples: int) -> dict[str, float]:
+    """Mean over the problems of the unbiased estimate, for k = 1, 2, 4, ... and `samples`."""
+    powers = [2**exponent for exponent in range(samples.bit_length())]
+    correct = correct_by_problem(rows)
+    return {
+        str(k): fmean(pass_at_k(len(outcomes), sum(outcomes), k) for outcomes in correct)
+        for k in dict.fromkeys((*powers, samples))
+    }
+
+
+def _check_identity(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    different = [key for key in wanted if found.get(key) != wanted[key]]
+    if different:
+        listed = ", ".join(f"{key}: {found.get(key)!r} there, {wanted[key]!r} here" for key in different)
+        raise ValueError(
+            f"{path} is the unfinished part of another evaluation ({listed}); finish that one with its own "
+            "settings, delete the file, or give another --out"
+        )

@@ -1,0 +1,152 @@
+"""Checkpoint + problems -> verdicts: one evaluation from its settings to its two files."""
+
+import json
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from tinyzero_trl.evaluation.engines import Engine, load_engine, load_model_config, load_tokenizer
+from tinyzero_trl.evaluation.rows import Row, WorkFile, is_correct, summarise, write_rows
+from tinyzero_trl.evaluation.settings import EvaluationSettings, Exam, identify, prepare_exam
+from tinyzero_trl.generation import batched, derive_seed
+from tinyzero_trl.records import write_atomically
+from tinyzero_trl.tasks import get_task
+from tinyzero_trl.tinymodel import resolve_model
+
+RESULT = "eval.json"
+GENERATIONS = "generations.parquet"
+WORK = "generations.partial.jsonl"
+
+Sample = tuple[int, int]
+"""Indices of a problem and of one of its samples."""
+
+
+def evaluate(settings: EvaluationSettings, out: Path) -> dict[str, Any]:
+    """Evaluate, write `eval.json` and `generations.parquet` to `out`, and return what `eval.json` holds.
+
+    The same settings give the same two files, also when the evaluation was interrupted: called again, it goes
+    on with what `generations.partial.jsonl` does not hold yet. Shows a progress bar on terminals.
+
+    Raises:
+        ValueError: a model or problems that cannot be read, no room for prompt and completion in the model's
+            positions, or an unfinished evaluation with other settings in `out`.
+        OSError: if `out` cannot be written.
+    """
+    model_path = resolve_model(settings.model)
+    model_config, tokenizer = load_model_config(model_path), load_tokenizer(model_path)
+    exam = prepare_exam(settings, model_path, model_config, tokenizer)
+    identity = identify(settings, exam, model_path, model_config)
+    out.mkdir(parents=True, exist_ok=True)
+    work = WorkFile(out / WORK, identity)
+    samples = _by_prompt_length(exam, settings.n)
+    if pending := samples[len(work.rows) :]:
+        engine = load_engine(
+            identity["engine"],
+            model_path,
+            tokenizer,
+            longest_prompt=exam.longest_prompt_tokens,
+            max_completion_length=settings.max_completion_length,
+            temperature=settings.temperature,
+            batch_size=settings.batch_size,
+        )
+        with _progress_bar(total=len(samples)) as advance:
+            advance(work.rows)
+            for batch in batched(pending, engine.rows_per_call):
+                rows = _answer(engine, exam, batch, settings.seed)
+                work.append(rows)
+                advance(rows)
+    result = {"settings": identity, **summarise(work.rows)}
+    write_rows(out / GENERATIONS, work.rows)
+    write_atomically(out / RESULT, json.dumps(result, indent=2) + "\n")
+    work.remove()
+    return result
+
+
+def default_out(model: str, data: str) -> Path:
+    """Where an evaluation goes that was given no folder: named after the ends of its model and its data."""
+    parts = [*Path(model).parts[-2:], *Path(data).parts[-2:]]
+    return Path("evaluations") / re.sub(r"[^\w.-]+", "", "-".join(parts))
+
+
+def _by_prompt_length(exam: Exam, n: int) -> list[Sample]:
+    """All samples, prompts of a length together: little is padded, and vLLM reuses a problem's prefix."""
+    samples = [(problem, sample) for problem in range(len(exam.problems)) for sample in range(n)]
+    return sorted(samples, key=lambda sample: len(exam.prompt_ids[sample[0]]))
+
+
+def _answer(engine: Engine, exam: Exam, batch: Sequence[Sample], seed: int) -> list[Row]:
+    """Let the engine write the samples of a batch, and judge them."""
+    room = get_task(exam.task.task)
+    completions = engine.complete(
+        [exam.prompt_ids[problem] for problem, _ in batch], [derive_seed(seed, *sample) for sample in batch]
+    )
+    rows = []
+    for (index, sample), completion in zip(batch, completions, strict=True):
+        problem = exam.problems[index]
+        verdict = room.score(completion.text, problem.numbers, problem.target)
+        rows.append(
+            {
+                "prompt": exam.texts[index],
+                "completion": completion.text,
+                "numbers": list(problem.numbers),
+                "target": problem.target,
+                "reward": verdict.reward,
+                "reason": verdict.reason,
+                "length": completion.length_tokens,
+                "truncated": completion.truncated,
+                "difficulty": room.difficulty(problem),
+                "problem_index": index,
+                "sample_index": sample,
+                "prompt_length": len(exam.prompt_ids[index]),
+            }
+        )
+    return rows
+
+
+@contextmanager
+def _progress_bar(total: int) -> Iterator[Callable[[Sequence[Row]], None]]:
+    """A bar with the running accuracy on standard error, where that is a terminal; yields what moves it."""
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(elapsed_when_finished=True),
+    )
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        bar = progress.add_task("accuracy    -", total=total)
+
+        done = correct = 0
+
+        def advance(rows: Sequence[Row]) -> None:
+            nonlocal done, correct
+            done, correct = done + len(rows), correct + sum(map(is_correct, rows))
+            if done:
+                progress.update(bar, completed=done, description=f"accuracy {correct / done:6.1%}")
+
+        yield advance
+
+
+def format_result(result: dict[str, Any]) -> str:
+    """The figures of `eval.json` for people, a line each."""
+    lines = [_accuracy_line("accuracy", result), f"{'mean reward':<16}{result['reward']:.4f}"]
+    lines += [_accuracy_line(f"  difficulty {level}", figures) for level, figures in result["difficulty"].items()]
+    lines += [f"{f'pass@{k}':<16}{value:7.2%}" for k, value in result.get("pass_at_k", {}).items()]
+    lines.append(f"{'truncated':<16}{result['truncated_frac']:7.2%}")
+    tokens = result["tokens"]
+    lines.append(
+        f"{'tokens':<16}{tokens['response_total']:,} written ({result['mean_length']:.1f} per completion), "
+        f"{tokens['prompt_total']:,} read"
+    )
+    lines.append(f"{'reasons':<16}" + ", ".join(f"{reason} {count}" for reason, count in result["reasons"].items()))
+    return "\n".join(lines)
+
+
+def _accuracy_line(label: str, figures: dict[str, Any]) -> str:
+    interval = f"[{figures['acc_low']:.2%}, {figures['acc_high']:.2%}]"
+    return f"{label:<16}{figures['acc']:7.2%}  95 % {interval}, {figures['problems']} problems"

@@ -1,0 +1,156 @@
+"""What an evaluation is asked to do: its settings, the problems with their prompts, and its identity."""
+
+import hashlib
+import json
+import math
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tinyzero_trl.config import TaskConfig
+from tinyzero_trl.data import read_problems, train_test_problems
+from tinyzero_trl.evaluation.engines import choose_engine, default_device, default_dtype
+from tinyzero_trl.generation import encode_prompts
+from tinyzero_trl.records import CONFIG
+from tinyzero_trl.tasks import Problem, get_task
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationSettings:
+    """What is evaluated on what, and how.
+
+    `model` is a folder, a Hub id or `embedded`; `data` a file, folder or Hub id with a `split`, or `generate`
+    for the held-out problems of the model's own run. `limit` takes the first problems, `n` samples each.
+    Where `task` and `template` are None, the run that trained the model decides; for any other model they are
+    `countdown` and `base`. `batch_size` is a matter of memory: it changes the results no more than rounding
+    does.
+
+    Raises:
+        ValueError: a value out of range, or several samples without randomness.
+    """
+
+    model: str
+    data: str
+    split: str = "test"
+    limit: int | None = None
+    n: int = 1
+    temperature: float = 0.0
+    max_completion_length: int = 4096
+    engine: str = "auto"
+    seed: int = 0
+    task: str | None = None
+    template: str | None = None
+    batch_size: int = 64
+
+    def __post_init__(self) -> None:
+        for name in ("limit", "n", "max_completion_length", "batch_size"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name}: {value} is below 1; set it to 1 or more")
+        if not 0 <= self.temperature < math.inf:
+            raise ValueError(f"temperature: {self.temperature} is no temperature; use 0 (greedy) or a positive number")
+        if self.n > 1 and self.temperature == 0:
+            raise ValueError(
+                f"n: {self.n} greedy samples (temperature 0.0) are all the same; set --temperature above 0, or --n to 1"
+            )
+        if self.seed < 0:
+            raise ValueError(f"seed: {self.seed} is negative; use 0 or more")
+        choose_engine(self.engine)
+
+
+@dataclass(frozen=True, slots=True)
+class Exam:
+    """The problems of an evaluation with their prompts, as text and as the model's token ids."""
+
+    task: TaskConfig
+    problems: list[Problem]
+    texts: list[str]
+    prompt_ids: list[list[int]]
+
+    @property
+    def longest_prompt_tokens(self) -> int:
+        """Tokens of the longest prompt."""
+        return max(map(len, self.prompt_ids))
+
+
+def prepare_exam(settings: EvaluationSettings, model_path: str, model_config: Any, tokenizer: Any) -> Exam:
+    """Read the problems and render their prompts.
+
+    Raises:
+        ValueError: problems that cannot be read, chat prompts for a
+            model without a chat template, or prompts and completions beyond the model's positions.
+    """
+    task = _task_config(settings, model_path)
+    problems = _problems(settings, task)
+    prompts = [get_task(task.task).render_prompt(problem, task.prompt_template) for problem in problems]
+    prompt_ids = encode_prompts(tokenizer, prompts)
+    texts = [
+        prompt if isinstance(prompt, str) else tokenizer.decode(ids)
+        for prompt, ids in zip(prompts, prompt_ids, strict=True)
+    ]
+    exam = Exam(task, problems, texts, prompt_ids)
+    positions = getattr(model_config.get_text_config(), "max_position_embeddings", None)
+    if positions is not None and exam.longest_prompt_tokens + settings.max_completion_length > positions:
+        raise ValueError(
+            f"max_completion_length: {settings.max_completion_length} tokens after a prompt of "
+            f"{exam.longest_prompt_tokens} exceed the model's {positions} positions; use at most "
+            f"{positions - exam.longest_prompt_tokens}"
+        )
+    return exam
+
+
+def identify(settings: EvaluationSettings, exam: Exam, model_path: str, model_config: Any) -> dict[str, Any]:
+    """Everything that decides the results: resolved settings, digests of weights, problems and prompts.
+
+    `batch_size` is left out, so that an evaluation that ran out of memory can go on with smaller batches.
+    """
+    asked = {name: value for name, value in asdict(settings).items() if name != "batch_size"}
+    return asked | {
+        "task": exam.task.task,
+        "template": exam.task.prompt_template,
+        "engine": choose_engine(settings.engine),
+        "device": default_device().type,
+        "dtype": str(default_dtype()).removeprefix("torch."),
+        "weights": _weights_version(model_path, model_config),
+        "problems": _digest([[problem.numbers, problem.target] for problem in exam.problems]),
+        "prompts": _digest(exam.prompt_ids),
+    }
+
+
+def _task_config(settings: EvaluationSettings, model_path: str) -> TaskConfig:
+    """The task of the run that the model or checkpoint belongs to; the defaults if there is none."""
+    run: dict[str, Any] = {}
+    for folder in (Path(model_path), Path(model_path).absolute().parent):
+        if Path(model_path).is_dir() and (folder / CONFIG).is_file():
+            run = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
+            break
+    chosen = {"task": settings.task, "prompt_template": settings.template}
+    values = run | {name: value for name, value in chosen.items() if value is not None}
+    return TaskConfig(**{each.name: values[each.name] for each in fields(TaskConfig) if each.name in values})
+
+
+def _problems(settings: EvaluationSettings, task: TaskConfig) -> list[Problem]:
+    if settings.data == "generate":
+        _, held_out = train_test_problems(
+            task.task, train_size=1, test_size=task.test_size, seed=task.problem_seed, **task.generator_options()
+        )
+        return held_out[: settings.limit]
+    return read_problems(settings.data, task=task.task, split=settings.split, limit=settings.limit)
+
+
+def _weights_version(model_path: str, model_config: Any) -> str | None:
+    """The digest of a folder's weights, or the commit of a Hub id."""
+    folder = Path(model_path)
+    if not folder.is_dir():
+        return getattr(model_config, "_commit_hash", None)
+    digest = hashlib.sha256()
+    for file in sorted(file for file in folder.iterdir() if file.suffix in (".safetensors", ".bin")):
+        with file.open("rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()
+
+
+def _digest(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
