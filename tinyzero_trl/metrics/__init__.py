@@ -5,6 +5,7 @@ what is estimated from few samples, and `registry` says for every name what it m
 in its denominator is absent from the returned dictionary: a 0 would be a claim.
 """
 
+from tinyzero_trl.metrics.evaluation import evaluation_metrics
 from tinyzero_trl.metrics.intervals import (
     Interval,
     mean_interval,
@@ -23,6 +24,7 @@ __all__ = [
     "Metric",
     "RunningTotals",
     "describe",
+    "evaluation_metrics",
     "mean_interval",
     "paired_difference",
     "paired_ratio",

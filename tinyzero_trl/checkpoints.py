@@ -1,0 +1,36 @@
+"""Which checkpoint of a run to continue from."""
+
+import json
+import re
+from pathlib import Path
+
+TRAINER_STATE = "trainer_state.json"
+
+
+def is_whole(checkpoint: Path) -> bool:
+    """Whether a checkpoint was written to its end: the trainer state is its last file, and must be readable."""
+    try:
+        state = json.loads((checkpoint / TRAINER_STATE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(state, dict) and "global_step" in state
+
+
+def checkpoint_to_resume(resume: str, output_dir: str | Path) -> str | None:
+    """The checkpoint that `resume` stands for: `auto` (newest whole one, if any), `never`, or a path.
+
+    Raises:
+        ValueError: the path holds no whole checkpoint.
+    """
+    if resume == "never":
+        return None
+    if resume != "auto":
+        if not is_whole(Path(resume)):
+            raise ValueError(f"resume: {resume!r} holds no whole checkpoint; give auto, never or a checkpoint's folder")
+        return resume
+    found = {
+        int(match.group(1)): folder
+        for folder in Path(output_dir).glob("checkpoint-*")
+        if (match := re.fullmatch(r"checkpoint-(\d+)", folder.name)) and is_whole(folder)
+    }
+    return str(found[max(found)]) if found else None

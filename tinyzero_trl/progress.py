@@ -1,0 +1,81 @@
+"""What a person sees while training runs: one bar with reward, window and truncation, or a few plain lines."""
+
+import sys
+from typing import Any
+
+from tqdm.auto import tqdm
+from transformers import TrainerControl, TrainerState, TrainingArguments
+
+from tinyzero_trl.callbacks import Evaluation, Rollout, RolloutCallback
+
+LINES_WITHOUT_TERMINAL = 20
+
+
+class RolloutProgressCallback(RolloutCallback):
+    """Takes the place of Transformers' progress bar; without a terminal it prints about twenty lines a run."""
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+        self._figures: dict[str, str] = {}
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Open the bar."""
+        if state.is_world_process_zero and not args.disable_tqdm and sys.stderr.isatty():
+            self._bar = tqdm(
+                total=state.max_steps,
+                initial=state.global_step,
+                desc="training",
+                unit="step",
+                dynamic_ncols=True,
+            )
+
+    def on_rollout_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, rollout: Rollout
+    ) -> None:
+        """Remember what the newest rollout earned."""
+        observation = rollout.observation
+        self._figures = {
+            "reward": f"{sum(observation.rewards) / max(1, len(observation.rewards)):.3f}",
+            "window": str(observation.window),
+            "truncated": f"{observation.truncated_frac:.0%}",
+        }
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Move the bar, or print a line now and then."""
+        if self._bar is not None:
+            self._bar.set_postfix(self._figures, refresh=False)
+            self._bar.update(state.global_step - self._bar.n)
+        elif state.is_world_process_zero and state.global_step % max(1, state.max_steps // LINES_WITHOUT_TERMINAL) == 0:
+            self._print(f"step {state.global_step}/{state.max_steps}  " + _joined(self._figures))
+
+    def on_evaluation_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, evaluation: Evaluation
+    ) -> None:
+        """Say what the evaluation found."""
+        figures = evaluation.figures
+        if state.is_world_process_zero:
+            self._print(
+                f"step {state.global_step}/{state.max_steps}  evaluation: accuracy {figures['eval/acc']:.1%} "
+                f"[{figures['eval/acc_low']:.1%}, {figures['eval/acc_high']:.1%}], "
+                f"mean length {figures['eval/mean_length']:.0f} tokens"
+            )
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Close the bar."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+    def _print(self, line: str) -> None:
+        if self._bar is not None:
+            self._bar.write(line, file=sys.stderr)
+        else:
+            print(line, file=sys.stderr, flush=True)
+
+
+def _joined(figures: dict[str, str]) -> str:
+    return "  ".join(f"{name} {value}" for name, value in figures.items())

@@ -1,0 +1,154 @@
+"""From rollout events to the run directory and to whatever `report_to` names."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from transformers import TrainerControl, TrainerState, TrainingArguments
+
+from tinyzero_trl.callbacks import Evaluation, Rollout, SavedInCheckpoints
+from tinyzero_trl.metrics import RunningTotals, rollout_metrics
+from tinyzero_trl.records import RunRecords
+from tinyzero_trl.trackers import Trackers
+from tinyzero_trl.windows import WindowPolicy
+
+
+@dataclass
+class _Clock:
+    """Seconds of training so far, evaluations left out, over all sessions of a run."""
+
+    elapsed_before_s: float = 0.0
+    evaluation_s: float = 0.0
+    started_at: float = field(default_factory=time.perf_counter)
+
+    @property
+    def wall_s(self) -> float:
+        return self.elapsed_before_s + time.perf_counter() - self.started_at
+
+    @property
+    def elapsed_s(self) -> float:
+        return self.wall_s - self.evaluation_s
+
+
+class RecordsCallback(SavedInCheckpoints):
+    """Writes one metrics line per optimizer step, one line per evaluation, and sampled completions.
+
+    The same figures under the same names go to the trackers in `report_to`. A line is written before the checkpoint
+    of its step, so that a run continued from a checkpoint neither loses nor doubles one.
+    """
+
+    def __init__(self, policy: WindowPolicy, *, success_threshold: float, samples_every_steps: int = 10) -> None:
+        self.policy = policy
+        self.success_threshold = success_threshold
+        self.samples_every_steps = samples_every_steps
+        self.totals = RunningTotals()
+        self._clock = _Clock()
+        self._records: RunRecords | None = None  # on the main process alone, and from the start of training
+        self._trackers: Trackers | None = None
+        self._line: dict[str, float] = {}
+        self._rollout_s = 0.0
+        self._step_started_at = 0.0
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Open the run directory, cut back to the step that training starts from."""
+        self._clock = _Clock()
+        super().on_train_begin(args, state, control, **kwargs)
+        if state.is_world_process_zero:
+            self._records = RunRecords(str(args.output_dir))
+            self._records.truncate_after(state.global_step if state.global_step > 0 else -1)
+            self._trackers = Trackers(args)
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Start the step's clock."""
+        self._step_started_at, self._rollout_s, self._line = time.perf_counter(), 0.0, {}
+
+    def on_rollout_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, rollout: Rollout
+    ) -> None:
+        """Collect the figures of the rollout; the window policy has observed it already."""
+        self.totals.update(rollout.observation, success_threshold=self.success_threshold)
+        self._rollout_s += rollout.duration_s
+        self._line |= rollout_metrics(
+            rollout.observation,
+            prompt_lengths=rollout.prompt_lengths,
+            difficulties=rollout.difficulties,
+            success_threshold=self.success_threshold,
+        )
+        self._line |= self.totals.metrics()
+        self._line |= {f"adaptive_window/{name}": value for name, value in self.policy.metrics().items()}
+        if self._records and state.global_step % self.samples_every_steps == 0:
+            self._records.append_completions(state.global_step + 1, rollout.samples)
+
+    def on_policy_update(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        figures: Mapping[str, float],
+    ) -> None:
+        """Collect the figures of the optimizer step's own forward passes."""
+        self._line |= figures
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Complete the line; where TRL logs at this step, its figures join it first."""
+        self._line["time/rollout_s"] = self._rollout_s
+        self._line["time/optimize_s"] = time.perf_counter() - self._step_started_at - self._rollout_s
+        self._line["time/elapsed_s"] = self._clock.elapsed_s
+        if not control.should_log:
+            self._write_line(state)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Write the step's line together with TRL's own figures, under TRL's names."""
+        if self._line and logs and "loss" in logs:
+            self._write_line(state, {name: value for name, value in logs.items() if isinstance(value, int | float)})
+
+    def on_evaluation_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, evaluation: Evaluation
+    ) -> None:
+        """Write the evaluation's line."""
+        self._clock.evaluation_s += evaluation.duration_s
+        if self._records and self._trackers:
+            figures = {**evaluation.figures, "time/elapsed_s": self._clock.elapsed_s}
+            self._records.append_eval(state.global_step, self._clock.wall_s, self.totals.response_tokens, figures)
+            self._records.append_completions(state.global_step, evaluation.samples)
+            self._trackers.log(evaluation.figures, state.global_step)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Flush the trackers."""
+        if self._trackers:
+            self._trackers.close()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Totals and clock."""
+        clock = {"elapsed_before_s": self._clock.wall_s, "evaluation_s": self._clock.evaluation_s}
+        return {"totals": self.totals.state_dict(), "clock": clock}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue totals and clock."""
+        self.totals.load_state_dict(state["totals"])
+        self._clock = _Clock(**state["clock"])
+
+    def _write_line(self, state: TrainerState, logged_by_trl: Mapping[str, float] | None = None) -> None:
+        line, self._line = self._line, {}
+        if self._records and self._trackers:
+            self._records.append_metrics(state.global_step, self._clock.wall_s, {**(logged_by_trl or {}), **line})
+            self._trackers.log(line, state.global_step)
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds of training so far, evaluations left out."""
+        return self._clock.elapsed_s

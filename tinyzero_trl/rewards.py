@@ -1,0 +1,79 @@
+"""Verdicts in TRL's reward-function signature, and the optional cosine shaping.
+
+The verdict always comes first in the list that `reward_functions` returns: it is what window policies, metrics and
+evaluation call success. With shaping, the verdict keeps weight 0 and the shaped reward alone moves the policy.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tinyzero_trl.tasks import get_task
+
+RewardFunction = Callable[..., list[float]]
+
+
+@dataclass(frozen=True)
+class CosineShaping:
+    """Length-dependent reward of "Demystifying Long Chain-of-Thought Reasoning" (arXiv 2502.03373, section 4.2).
+
+    Between length 0 and `max_completion_length` the reward follows half a cosine from its value at zero to its value
+    at the maximum, for right and for wrong answers each; a completion that reaches the maximum gets `over_length`.
+    The maximum is the configured one, whatever the rollout window is at the time.
+    """
+
+    max_completion_length: int
+    correct_at_zero: float = 2.0
+    correct_at_max: float = 1.0
+    wrong_at_zero: float = -10.0
+    wrong_at_max: float = 0.0
+    over_length: float = -10.0
+
+    def reward(self, correct: bool, length_tokens: int) -> float:
+        """Shaped reward of one completion of `length_tokens` tokens."""
+        if length_tokens >= self.max_completion_length:
+            return self.over_length
+        at_zero, at_max = (
+            (self.correct_at_zero, self.correct_at_max) if correct else (self.wrong_at_zero, self.wrong_at_max)
+        )
+        fall = 0.5 * (1 + math.cos(math.pi * length_tokens / self.max_completion_length))
+        return at_max + (at_zero - at_max) * fall
+
+
+def completion_text(completion: str | Sequence[dict[str, Any]]) -> str:
+    """The text of a completion, conversational or not."""
+    return completion if isinstance(completion, str) else str(completion[-1]["content"])
+
+
+def reward_functions(
+    task: str, shaping: CosineShaping | None = None
+) -> tuple[list[RewardFunction], list[float] | None]:
+    """The reward functions of a task and their weights (None where each counts once), in TRL's terms.
+
+    The dataset must have the columns `numbers` and `target`.
+    """
+    score = get_task(task).score
+
+    def verdict(
+        completions: Sequence[Any],
+        numbers: Sequence[Sequence[int]],
+        target: Sequence[int],
+        log_extra: Callable[[str, list[Any]], None] | None = None,
+        **_: Any,
+    ) -> list[float]:
+        rows = zip(completions, numbers, target, strict=True)
+        verdicts = [score(completion_text(text), given, goal) for text, given, goal in rows]
+        if log_extra is not None:
+            log_extra("reason", [judged.reason for judged in verdicts])
+        return [judged.reward for judged in verdicts]
+
+    if shaping is None:
+        return [verdict], None
+
+    def cosine(completions: Sequence[Any], completion_ids: Sequence[Sequence[int]], **columns: Any) -> list[float]:
+        columns.pop("log_extra", None)
+        correct = verdict(completions, **columns)
+        return [shaping.reward(reward >= 1.0, len(ids)) for reward, ids in zip(correct, completion_ids, strict=True)]
+
+    return [verdict, cosine], [0.0, 1.0]

@@ -1,0 +1,93 @@
+"""The beginning and the end of a training run: what is written down before, and what is made of it after."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from trl import ModelConfig
+
+from tinyzero_trl.card import write_model_card
+from tinyzero_trl.config import AdaptiveGRPOConfig, TaskConfig
+from tinyzero_trl.records import Run, RunRecords, read_run
+from tinyzero_trl.report import write_pictures
+from tinyzero_trl.trainer import AdaptiveGRPOTrainer
+
+
+def start_run(trainer: AdaptiveGRPOTrainer, task: TaskConfig, model: ModelConfig) -> None:
+    """Write `config.yaml` and `environment.json`, on the main process."""
+    if not trainer.is_world_process_zero():
+        return
+    records = RunRecords(str(trainer.args.output_dir))
+    records.write_config(resolved_config(task, trainer.args, model))
+    records.write_environment(
+        devices=[str(trainer.accelerator.device)],
+        processes=trainer.accelerator.num_processes,
+        distributed=trainer.accelerator.distributed_type.value,
+    )
+
+
+def resolved_config(task: TaskConfig, training: AdaptiveGRPOConfig, model: ModelConfig) -> dict[str, Any]:
+    """Every field of a run under its flat name, defaults filled in, tokens left out."""
+    windows = {f"window_{name}": value for name, value in asdict(training.window_config()).items()}
+    return {**asdict(task), **model.__dict__, **training.to_dict(), **windows}
+
+
+def finish_run(trainer: AdaptiveGRPOTrainer) -> None:
+    """Evaluate if the last step has not been, save the model, and write summary, pictures and model card."""
+    folder = Path(str(trainer.args.output_dir))
+    evaluated = trainer.is_world_process_zero() and _evaluated_at(folder, trainer.state.global_step)
+    if not trainer.accelerator.gather_for_metrics([evaluated], use_gather_object=True)[0]:
+        trainer.evaluate()
+    trainer.save_model(str(folder))
+    if not trainer.is_world_process_zero():
+        return
+    summary = summarise(read_run(folder))
+    RunRecords(folder).write_summary(summary)
+    plots = write_pictures(folder)
+    write_model_card(folder)
+    before, after = summary["accuracy_before"], summary["accuracy_after"]
+    print(
+        f"\nHeld-out accuracy, {summary['problems']} problems at full length:\n"
+        f"  before  {_percent(before)}\n"
+        f"  after   {_percent(after)}\n"
+        f"Rollout tokens: {summary['rollout_tokens']:,}   training time: {summary['seconds']:.0f} s\n"
+        f"Pictures: {plots}",
+        flush=True,
+    )
+
+
+def summarise(run: Run) -> dict[str, Any]:
+    """The result of a finished run: accuracy before and after with 95 % intervals, tokens and seconds spent.
+
+    Raises:
+        ValueError: the run has no evaluation.
+    """
+    if not run.evals:
+        raise ValueError(f"{run.path} holds no evaluation; train it with eval_strategy: steps")
+    first, last = run.evals[0], run.evals[-1]
+    before = first if first["step"] == 0 else None
+    return {
+        "recipe": run.config.get("recipe"),
+        "seed": run.config["seed"],
+        "window_strategy": run.config["window_strategy"],
+        "steps": last["step"],
+        "problems": int(last["eval/n"]),
+        "accuracy_before": _accuracy(before) if before else None,
+        "accuracy_after": _accuracy(last),
+        "rollout_tokens": last["tokens"],
+        "seconds": last["time/elapsed_s"],
+    }
+
+
+def _evaluated_at(folder: Path, step: int) -> bool:
+    return any(line["step"] == step for line in read_run(folder).evals)
+
+
+def _accuracy(line: dict[str, Any]) -> dict[str, float]:
+    return {"mean": line["eval/acc"], "low": line["eval/acc_low"], "high": line["eval/acc_high"]}
+
+
+def _percent(accuracy: dict[str, float] | None) -> str:
+    if accuracy is None:
+        return "not measured"
+    return f"{accuracy['mean']:6.1%}   (95 % interval {accuracy['low']:.1%} to {accuracy['high']:.1%})"

@@ -1,0 +1,11 @@
+"""The embedded model: a small Qwen2 with its own tokenizer, warm-started on search traces, shipped in the package."""
+
+from pathlib import Path
+
+EMBEDDED = "embedded"
+_FOLDER = Path(__file__).parent.parent / "embedded"
+
+
+def resolve_model(name_or_path: str) -> str:
+    """The folder of the embedded model for `embedded`; any other name or path as it is."""
+    return str(_FOLDER) if name_or_path == EMBEDDED else name_or_path

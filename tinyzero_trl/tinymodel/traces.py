@@ -1,0 +1,99 @@
+"""Worked search traces: the reasoning that the embedded model is warm-started on.
+
+A Countdown trace is a depth-first search in random order, written down as it happens, dead ends included. How long it
+gets depends on luck: the first guess may hit the target, or thirty may miss. So a model that imitates such traces is
+one for which a longer rollout really buys more success, and whose lengths have a long tail.
+"""
+
+import random
+from collections.abc import Sequence
+from itertools import combinations
+
+from tinyzero_trl.tasks import Problem
+
+LARGEST_INTERMEDIATE = 200
+"""Branches beyond this value are passed over: targets end at 100, and the model reads integers up to here whole."""
+
+_Item = tuple[int, str]  # a value, and the expression that made it
+
+
+def countdown_trace(problem: Problem, generator: random.Random) -> str | None:
+    r"""The text after an opened `<think>`: a depth-first search in random order that ends in the answer.
+
+    Every result is followed by what it says about the target: `<` too small, `>` too large, `!` found.
+
+    Args:
+        problem: Numbers and target; meant for three numbers (a full search of four is thousands of tokens long).
+        generator: Orders the branches; the operators of a last pair keep their order.
+
+    Returns:
+        Reasoning and answer, such as ``7+3=10: 10+5=15< 10-5=5< 10*5=50>\n5*3=15: 15+7=22!</think>\n<answer>...``,
+        or None where no solution exists without fractions, negative values or values above `LARGEST_INTERMEDIATE`.
+    """
+    written: list[str] = []
+
+    def search(items: list[_Item]) -> str | None:
+        for first, operator, second in _branches(items, generator):
+            value = _apply(first[0], operator, second[0])
+            if value is None or value > LARGEST_INTERMEDIATE:
+                continue
+            rest = list(items)
+            rest.remove(first)
+            rest.remove(second)
+            expression = f"({first[1]}{operator}{second[1]})"
+            written.append(f"{first[0]}{operator}{second[0]}={value}")
+            if rest:
+                written.append(": ")
+                if found := search([(value, expression), *rest]):
+                    return found
+                written[-1] = written[-1].rstrip() + "\n"
+            elif value == problem.target:
+                return expression
+            else:
+                written.append("< " if value < problem.target else "> ")
+        return None
+
+    expression = search([(number, str(number)) for number in problem.numbers])
+    if expression is None:
+        return None
+    return "".join(written) + f"!</think>\n<answer>{expression[1:-1]}</answer>"
+
+
+def _branches(items: Sequence[_Item], generator: random.Random) -> list[tuple[_Item, str, _Item]]:
+    """Pairs and operators; the larger value stands first, so that no difference or quotient is improper."""
+    pairs = [sorted(pair, key=lambda item: -item[0]) for pair in combinations(items, 2)]
+    branches = [(first, operator, second) for first, second in pairs for operator in "+-*/"]
+    if len(items) > 2:
+        generator.shuffle(branches)
+    return branches
+
+
+def _apply(left: int, operator: str, right: int) -> int | None:
+    if operator == "+":
+        return left + right
+    if operator == "-":
+        return left - right
+    if operator == "*":
+        return left * right
+    return left // right if right and left % right == 0 else None
+
+
+def multiplication_trace(problem: Problem, generator: random.Random) -> str:
+    """The text after an opened `<think>`: partial products by the digits of one factor, added up, then the answer.
+
+    Either factor may be the one that is taken apart, and its parts come in random order.
+    """
+    left, right = generator.sample(problem.numbers, 2)
+    parts = [int(digit) * 10**place for place, digit in enumerate(reversed(str(right))) if digit != "0"]
+    generator.shuffle(parts)
+    written: list[str] = []
+    total: int | None = None
+    for part in parts:
+        product = left * part
+        written.append(f"{left}*{part}={product}")
+        if total is None:
+            total = product
+        else:
+            written.append(f"{total}+{product}={total + product}")
+            total += product
+    return ", ".join(written) + f"!</think>\n<answer>{total or 0}</answer>"

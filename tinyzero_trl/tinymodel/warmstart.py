@@ -1,0 +1,155 @@
+"""Warm start: supervised training of the embedded model on search traces, before any reinforcement learning.
+
+The embedded model is a Qwen2 of about one million parameters with few key-value heads, so that a laptop's CPU generates
+thousands of tokens per second. It stops learning early on purpose: it knows how to search, but slips often enough to
+leave room for reinforcement learning.
+"""
+
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM, set_seed
+from trl import SFTConfig, SFTTrainer
+
+from tinyzero_trl.data import train_test_problems
+from tinyzero_trl.tasks import Problem, get_task
+from tinyzero_trl.tinymodel.tokenizer import build_tokenizer
+from tinyzero_trl.tinymodel.traces import countdown_trace, multiplication_trace
+
+MAX_POSITIONS = 1024
+BATCH_TRACES = 16
+STEPS = 4000
+_BUCKET_BATCHES = 16
+
+
+@dataclass(frozen=True)
+class TinyTask:
+    """The problems of one task that the embedded model is made for: the tiny recipes draw from the same split."""
+
+    name: str
+    share: float
+    write_trace: Callable[[Problem, random.Random], str | None]
+    train_size: int
+    test_size: int
+    generator_options: dict[str, Any]
+
+    def split(self) -> tuple[list[Problem], list[Problem]]:
+        """Train and held-out problems, disjoint."""
+        return train_test_problems(
+            self.name, train_size=self.train_size, test_size=self.test_size, seed=0, **self.generator_options
+        )
+
+
+COUNTDOWN = TinyTask("countdown", 0.9, countdown_trace, 2400, 512, {"operands": (3,), "max_number": 12})
+MULTIPLICATION = TinyTask("multiplication", 0.1, multiplication_trace, 3000, 512, {"digits": (2,)})
+
+
+def build_model(tokenizer: PreTrainedTokenizerFast, *, seed: int) -> Qwen2ForCausalLM:
+    """A randomly initialised Qwen2 of about one million parameters, fp32."""
+    set_seed(seed)
+    config = Qwen2Config(
+        vocab_size=-(-len(tokenizer) // 64) * 64,
+        hidden_size=128,
+        intermediate_size=512,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=MAX_POSITIONS,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return Qwen2ForCausalLM(config)
+
+
+def traces(*, seed: int) -> Iterator[dict[str, str]]:
+    """An endless stream of `prompt` and `completion`: fresh traces of the training problems of both tasks.
+
+    Held-out problems never occur; problems that the integer search cannot solve are passed over.
+    """
+    generator = random.Random(seed)
+    tasks = (COUNTDOWN, MULTIPLICATION)
+    problems = {task.name: task.split()[0] for task in tasks}
+    shares = [task.share for task in tasks]
+    while True:
+        [task] = generator.choices(tasks, shares)
+        problem = generator.choice(problems[task.name])
+        completion = task.write_trace(problem, generator)
+        if completion is not None:
+            yield {"prompt": str(get_task(task.name).render_prompt(problem, "base")), "completion": completion}
+
+
+def trace_dataset(batches: int, *, seed: int) -> Dataset:
+    """`batches` x `BATCH_TRACES` rows in training order; a batch's traces are about equally long, to pad little.
+
+    The first batches are the same however many are asked for.
+    """
+    generator = random.Random(seed)
+    stream = traces(seed=seed)
+    rows: list[dict[str, str]] = []
+    while len(rows) < batches * BATCH_TRACES:
+        bucket = sorted((next(stream) for _ in range(_BUCKET_BATCHES * BATCH_TRACES)), key=_length)
+        starts = list(range(0, len(bucket), BATCH_TRACES))
+        generator.shuffle(starts)
+        rows += [row for start in starts for row in bucket[start : start + BATCH_TRACES]]
+    return Dataset.from_list(rows[: batches * BATCH_TRACES])
+
+
+def _length(row: dict[str, str]) -> int:
+    return len(row["completion"])
+
+
+def warm_start(
+    out: str | Path,
+    *,
+    steps: int = STEPS,
+    learning_rate: float = 2e-3,
+    seed: int = 0,
+    show_progress: bool = True,
+) -> Path:
+    """Train the embedded model from scratch and save model and tokenizer to `out`.
+
+    Args:
+        out: Folder to write, loadable with `AutoModelForCausalLM.from_pretrained`.
+        steps: Optimizer steps of `BATCH_TRACES` traces, about 130 tokens each.
+        learning_rate: Of AdamW, after a warm-up of 100 steps; constant, so that fewer steps give an earlier stage of
+            the same model.
+        seed: Decides weights, traces and their order.
+        show_progress: Whether to draw a progress bar.
+    """
+    tokenizer = build_tokenizer()
+    arguments = SFTConfig(
+        output_dir=str(out),
+        max_steps=steps,
+        per_device_train_batch_size=BATCH_TRACES,
+        train_sampling_strategy="sequential",
+        learning_rate=learning_rate,
+        lr_scheduler_type="constant_with_warmup",
+        warmup_steps=100,
+        weight_decay=0.01,
+        max_grad_norm=1.0,
+        max_length=MAX_POSITIONS,
+        completion_only_loss=True,
+        gradient_checkpointing=False,
+        bf16=False,
+        use_cpu=True,
+        seed=seed,
+        save_strategy="no",
+        report_to="none",
+        logging_steps=50,
+        disable_tqdm=not show_progress,
+    )
+    trainer = SFTTrainer(
+        model=build_model(tokenizer, seed=seed),
+        args=arguments,
+        train_dataset=trace_dataset(steps, seed=seed),
+        processing_class=tokenizer,
+    )
+    trainer.train()
+    trainer.save_model(str(out))
+    return Path(out)

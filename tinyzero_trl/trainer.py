@@ -1,0 +1,247 @@
+"""`AdaptiveGRPOTrainer`: TRL's GRPO with a rollout window. The one place that touches TRL's private methods."""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate.utils import gather_object
+from transformers import PrinterCallback, ProgressCallback, TrainerCallback
+
+from tinyzero_trl.callbacks import AdaptiveWindowCallback, Evaluation, Rollout
+from tinyzero_trl.card import write_model_card
+from tinyzero_trl.config import AdaptiveGRPOConfig
+from tinyzero_trl.exact_loss import ExactLossTrainer
+from tinyzero_trl.metrics import evaluation_metrics, ratio_metrics
+from tinyzero_trl.progress import RolloutProgressCallback
+from tinyzero_trl.recording import RecordsCallback
+from tinyzero_trl.records import CONFIG
+from tinyzero_trl.rewards import completion_text
+from tinyzero_trl.windows import RolloutObservation
+
+SAMPLED_COMPLETIONS = 8
+
+
+@dataclass
+class _ScoredRows:
+    """This rank's rows of the batch being generated (N rows), and the rewards of all ranks (B rows)."""
+
+    lengths: list[int]
+    truncated: list[bool]
+    difficulties: list[int]
+    rewards: list[float]
+    samples: list[dict[str, Any]]
+
+
+class AdaptiveGRPOTrainer(ExactLossTrainer):
+    """GRPO whose rollouts are as long as a window policy allows.
+
+    What it changes of `trl.GRPOTrainer`, besides the savings of `ExactLossTrainer`:
+
+    - before each training rollout the engine's completion limit is set to the policy's window; before evaluation it
+      is set back to `max_completion_length`, which also stays the normaliser of every loss;
+    - after each rollout, policy update and evaluation the events of `RolloutCallback` are fired;
+    - evaluation samples with random numbers of its own, so that how often one evaluates changes no training step;
+    - the progress bar shows reward, window and truncation.
+
+    The first reward function is the verdict: what policies, metrics and evaluation call success. Its reward counts
+    even where `reward_weights` gives it no part in the gradient.
+    """
+
+    args: AdaptiveGRPOConfig
+
+    def __init__(
+        self,
+        model: Any,
+        reward_funcs: Any,
+        args: AdaptiveGRPOConfig,
+        *,
+        callbacks: Sequence[TrainerCallback] = (),
+        **kwargs: Any,
+    ) -> None:
+        window_config = args.window_config()
+        self._success_threshold = window_config.success_threshold
+        self._scored: _ScoredRows | None = None
+        self._evaluated: list[dict[str, Any]] = []
+        self.window_callback = AdaptiveWindowCallback(window_config)
+        self.records_callback = RecordsCallback(
+            self.window_callback.policy, success_threshold=window_config.success_threshold
+        )
+        # The policy comes first: whoever listens after it sees the window of the next rollout.
+        ours = [self.window_callback, self.records_callback, RolloutProgressCallback()]
+        super().__init__(model, reward_funcs, args, callbacks=[*ours, *callbacks], **kwargs)
+        self.remove_callback(ProgressCallback)
+        self.remove_callback(PrinterCallback)
+
+    # --- rollouts ---------------------------------------------------------------------------------------------
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        if not self.model.training:
+            self._set_completion_limit(self.args.max_completion_length)
+            output = super()._generate_and_score_completions(inputs)
+            self._evaluated.extend(self._evaluated_rows(inputs))
+            return output
+        window = self.window_callback.window
+        self._set_completion_limit(window)
+        started_at = time.perf_counter()
+        output = super()._generate_and_score_completions(inputs)
+        rollout = self._gathered_rollout(window, output["prompt_mask"].sum(1), time.perf_counter() - started_at)
+        self._fire("on_rollout_end", rollout=rollout)
+        return output
+
+    def _set_completion_limit(self, tokens: int) -> None:
+        """Limit completions on the engine in use. `self.max_completion_length` is a loss normaliser and stays."""
+        if self.use_vllm:
+            self.vllm_generation.max_completion_length = tokens
+        else:
+            self.generation_config.max_new_tokens = tokens
+
+    def _calculate_rewards(
+        self,
+        inputs: list[dict[str, Any]],
+        prompts: list,
+        completions: list,
+        completion_ids_list: list[list[int]],
+    ) -> torch.Tensor:
+        rewards_per_func = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        finished = {*self.eos_token_ids, self._tokenizer.pad_token_id}
+        reasons = self._pending_extra_logs.get("reason", [""] * len(prompts))
+        local = slice(
+            self.accelerator.process_index * len(prompts), (self.accelerator.process_index + 1) * len(prompts)
+        )
+        rewards = rewards_per_func[:, 0].nan_to_num(0.0).tolist()
+        lengths = [len(ids) for ids in completion_ids_list]
+        truncated = [not ids or ids[-1] not in finished for ids in completion_ids_list]
+        difficulties = [int(row.get("difficulty", 0)) for row in inputs]
+        self._scored = _ScoredRows(
+            lengths=lengths,
+            truncated=truncated,
+            difficulties=difficulties,
+            rewards=rewards,
+            samples=[
+                {
+                    "source": "train" if self.model.training else "eval",
+                    "prompt": completion_text(prompt),
+                    "completion": completion_text(completion),
+                    "reward": reward,
+                    "reason": reason,
+                    "length": length,
+                    "truncated": cut,
+                    "difficulty": difficulty,
+                }
+                for prompt, completion, reward, reason, length, cut, difficulty in zip(
+                    prompts,
+                    completions,
+                    rewards[local],
+                    reasons,
+                    lengths,
+                    truncated,
+                    difficulties,
+                    strict=True,
+                )
+            ],
+        )
+        return rewards_per_func
+
+    def _gathered_rollout(self, window: int, prompt_lengths: torch.Tensor, duration_s: float) -> Rollout:
+        """The batch over all ranks, in the order in which TRL groups it."""
+        scored = self._scored
+        assert scored is not None, "rewards are calculated in every rollout"
+        local = torch.tensor([scored.lengths, scored.truncated, scored.difficulties], device=prompt_lengths.device)
+        table = self.accelerator.gather(torch.cat([local, prompt_lengths.unsqueeze(0)]).T.contiguous())  # (B, 4)
+        lengths, truncated, difficulties, prompts = table.T.tolist()
+        observation = RolloutObservation(
+            step=self.state.global_step,
+            window=window,
+            lengths=lengths,
+            rewards=scored.rewards,
+            truncated=[bool(cut) for cut in truncated],
+            groups=[row // self.num_generations for row in range(len(lengths))],
+        )
+        return Rollout(
+            observation=observation,
+            prompt_lengths=prompts,
+            difficulties=difficulties if any(difficulties) else None,
+            duration_s=duration_s,
+            samples=scored.samples[:SAMPLED_COMPLETIONS],
+        )
+
+    # --- evaluation -------------------------------------------------------------------------------------------
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Answer the evaluation problems at the full length; adds the `eval/` figures to TRL's own."""
+        self._evaluated = []
+        started_at = time.perf_counter()
+        with self._own_random_numbers():
+            metrics = super().evaluate(*args, **kwargs)
+        # The last batch is filled up with repeated problems when ranks do not divide it: each counts once.
+        rows = list({row["index"]: row for row in gather_object(self._evaluated)}.values())
+        figures = evaluation_metrics(
+            rewards=[row["reward"] for row in rows],
+            lengths=[row["length"] for row in rows],
+            truncated=[row["truncated"] for row in rows],
+            difficulties=[row["difficulty"] for row in rows],
+            success_threshold=self._success_threshold,
+        )
+        evaluation = Evaluation(figures, time.perf_counter() - started_at, rows[:SAMPLED_COMPLETIONS])
+        self._fire("on_evaluation_end", evaluation=evaluation)
+        return {**metrics, **figures}
+
+    def _evaluated_rows(self, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        assert self._scored is not None, "rewards are calculated in every evaluation batch"
+        return [
+            {**sample, "index": problem.get("index", len(self._evaluated) + row)}
+            for row, (problem, sample) in enumerate(zip(inputs, self._scored.samples, strict=True))
+        ]
+
+    @contextmanager
+    def _own_random_numbers(self) -> Iterator[None]:
+        """Sample with the run's seed, and give training its random state back."""
+        devices = [self.accelerator.device] if self.accelerator.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(self.args.seed + self.accelerator.process_index)
+            yield
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Write the project's own card in place of TRL's, from the records of the run."""
+        if self.is_world_process_zero() and (Path(str(self.args.output_dir)) / CONFIG).exists():
+            write_model_card(str(self.args.output_dir))
+
+    # --- policy updates ---------------------------------------------------------------------------------------
+
+    def training_step(self, model: torch.nn.Module, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
+        """TRL's step; when it completes the gradient of an optimizer step, the update's figures are fired."""
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        if self.accelerator.sync_gradients:
+            self._fire("on_policy_update", figures=self._update_figures())
+        return loss
+
+    def _update_figures(self) -> dict[str, float]:
+        """`actor/` and `compute/` figures of the optimizer step's own passes, over all ranks."""
+        log_ratios = self.accelerator.pad_across_processes(self.pop_log_ratios(), pad_index=torch.nan)
+        log_ratios = self.accelerator.gather(log_ratios).float().cpu().numpy()
+        counts = self.pop_compute_counts()
+        rows, skipped, tokens, positions = self.accelerator.reduce(
+            torch.tensor(
+                [counts.rows, counts.rows_skipped, counts.tokens, counts.positions],
+                dtype=torch.float64,
+                device=self.accelerator.device,
+            )
+        ).tolist()
+        figures = ratio_metrics(
+            log_ratios, clip_low=self.epsilon_low, clip_high=self.epsilon_high, mask=~np.isnan(log_ratios)
+        )
+        if rows:
+            figures["compute/rows_skipped_frac"] = skipped / rows
+        if positions:
+            figures["compute/padding_frac"] = 1 - tokens / positions
+        return figures
+
+    def _fire(self, event: str, **facts: Any) -> None:
+        for callback in self.callback_handler.callbacks:
+            if hook := getattr(callback, event, None):
+                hook(self.args, self.state, self.control, **facts)
