@@ -1,0 +1,208 @@
+"""Plans and slices: nothing lost, nothing doubled, no budget broken, and the loss's normaliser restored."""
+
+import itertools
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tinyzero_trl import batching
+from tinyzero_trl.batching import ComputeCounts, MicroBatch, Row
+
+lengths = st.lists(
+    st.tuples(st.integers(1, 12), st.integers(0, 40), st.integers(0, 40)).map(lambda row: (*row[:2], min(row[1:]))),
+    min_size=1,
+    max_size=24,
+)
+quick = settings(max_examples=60, deadline=None)
+
+
+def rows_of(figures) -> list[Row]:
+    return [Row(index, *row) for index, row in enumerate(figures)]
+
+
+def padded_batch(figures) -> dict[str, torch.Tensor]:
+    """A batch whose every value tells which row and which token it belongs to."""
+    prompt_width, completion_width = max(row[0] for row in figures), max(1, *(row[1] for row in figures))
+    prompt_mask = torch.tensor([[0] * (prompt_width - p) + [1] * p for p, _, _ in figures])
+    completion_mask = torch.tensor([[1] * c + [0] * (completion_width - c) for _, c, _ in figures])
+    numbers = torch.arange(len(figures)).unsqueeze(1) * 1000
+    return {
+        "prompt_ids": (numbers + torch.arange(prompt_width)) * prompt_mask,
+        "prompt_mask": prompt_mask,
+        "completion_ids": (numbers + 500 + torch.arange(completion_width)) * completion_mask,
+        "completion_mask": completion_mask,
+        "tool_mask": torch.tensor([[1] * t + [0] * (completion_width - t) for _, _, t in figures]),
+    }
+
+
+@quick
+@given(lengths)
+def test_measured_rows_are_those_the_batch_was_made_of(figures):
+    batch = padded_batch(figures)
+    trained = batch["completion_mask"] * batch["tool_mask"]
+    assert batching.measure_rows(batch["prompt_mask"], batch["completion_mask"], trained) == rows_of(figures)
+
+
+def test_a_completion_is_as_long_as_its_last_token_even_with_gaps():
+    (row,) = batching.measure_rows(torch.tensor([[0, 1, 1]]), torch.tensor([[1, 0, 1, 0]]))
+    assert row == Row(index=0, prompt_tokens=2, completion_tokens=3, trained_tokens=2)
+
+
+def test_moving_rows_are_those_with_an_advantage_and_a_trained_token():
+    rows = rows_of([(1, 5, 5), (1, 5, 5), (1, 5, 0), (1, 5, 5)])
+    advantages = torch.tensor([0.0, -0.5, 1.0, 1e-12])
+    without_kl = batching.moving_rows(rows, advantages, has_kl_term=False)
+    assert [row.index for row in without_kl] == [1, 3]
+    with_kl = batching.moving_rows(rows, advantages, has_kl_term=True)
+    assert [row.index for row in with_kl] == [0, 1, 3]
+    per_token = torch.tensor([[0.0, 0.0], [0.0, 2.0], [1.0, 1.0], [0.0, 0.0]])
+    assert [row.index for row in batching.moving_rows(rows, per_token, has_kl_term=False)] == [1]
+    assert batching.moving_rows([], torch.empty(0), has_kl_term=False) == []
+
+
+@quick
+@given(lengths, st.one_of(st.none(), st.integers(1, 300)), st.one_of(st.none(), st.integers(1, 8)))
+def test_cut_holds_every_row_once_within_both_limits(figures, max_tokens, max_rows):
+    rows = rows_of(figures)
+    plan = batching.cut(rows, max_tokens=max_tokens, max_rows=max_rows)
+    placed = [row for part in plan for row in part.rows]
+    assert placed == batching.longest_first(rows)
+    for part in plan:
+        assert max_rows is None or len(part.rows) <= max_rows
+        assert max_tokens is None or part.positions <= max_tokens or len(part.rows) == 1
+    # Greedy: the first row of a part would not have fitted into the part before it.
+    for before, after in itertools.pairwise(plan):
+        widened = MicroBatch((*before.rows, after.rows[0]))
+        too_long = max_tokens is not None and widened.positions > max_tokens
+        assert too_long or (max_rows is not None and len(widened.rows) > max_rows)
+
+
+def test_cutting_by_length_saves_padding():
+    rows = rows_of([(2, length, length) for length in (40, 3, 38, 2, 39, 1, 37, 4)])
+    plan = batching.cut(rows, max_tokens=170)
+    assert [part.indices for part in plan] == [[0, 4, 2, 6], [7, 1, 3, 5]]
+    assert sum(part.positions for part in plan) == 4 * 42 + 4 * 6
+    assert MicroBatch(tuple(rows)).positions == 8 * 42
+
+
+@quick
+@given(lengths, st.integers(1, 100), st.integers(0, 30))
+def test_spread_reaches_the_agreed_count_without_losing_rows(figures, max_tokens, more):
+    rows = rows_of(figures)
+    plan = batching.cut(rows, max_tokens=max_tokens)
+    spread = batching.spread(plan, len(plan) + more, rows)
+    assert len(spread) == len(plan) + more
+    placed = [row for part in spread if not part.is_filler for row in part.rows]
+    assert sorted(row.index for row in placed) == list(range(len(rows)))
+    fillers = [part for part in spread if part.is_filler]
+    assert not fillers or all(len(part.rows) == 1 for part in spread), "a filler while rows could still be halved"
+    assert all(part.tokens == part.trained_tokens == 0 for part in fillers)
+    assert all(part.positions == min(row.prompt_tokens for row in rows) + 1 for part in fillers)
+
+
+def test_spread_of_nothing_is_fillers_alone():
+    rows = rows_of([(4, 9, 9), (2, 9, 9)])
+    assert batching.spread([], 2, rows) == [MicroBatch((rows[1],), is_filler=True)] * 2
+
+
+@quick
+@given(lengths, st.integers(1, 100), st.integers(0, 3), st.randoms(use_true_random=False))
+def test_weighted_parts_add_up_to_the_loss_of_the_whole(figures, max_tokens, more, random):
+    """Each loss type's own formula on the whole micro-batch, against the weighted sum over parts of the moving rows."""
+    rows = rows_of(figures)
+    losses = [random.uniform(-1, 1) if row.trained_tokens and random.random() < 0.6 else 0.0 for row in rows]
+    moving = [row for row in rows if losses[row.index]]
+    plan = batching.cut(moving, max_tokens=max_tokens)
+    plan = batching.spread(plan, len(plan) + more, rows)
+
+    # Every trained token of a row has the same loss here, so a row's sum is that times its trained tokens.
+    def row_mean(part_rows):
+        return sum(losses[row.index] for row in part_rows) / len(part_rows)
+
+    def row_sum(part_rows):
+        return sum(losses[row.index] * row.trained_tokens for row in part_rows) / len(part_rows)
+
+    def token_mean(part_rows):
+        tokens = max(1, sum(row.trained_tokens for row in part_rows))
+        return sum(losses[row.index] * row.trained_tokens for row in part_rows) / tokens
+
+    def batch_share(part_rows):
+        return sum(losses[row.index] * row.trained_tokens for row in part_rows) / 977
+
+    formulas = {"grpo": row_mean, "sapo": row_mean, "luspo": row_sum, "dr_grpo": row_sum, "bnpo": token_mean}
+    formulas |= {"dapo": batch_share, "cispo": batch_share, "vespo": batch_share}
+    assert formulas.keys() == batching.LOSS_NORMALISERS.keys()
+    for loss_type, formula in formulas.items():
+        parts = sum(batching.loss_weight(loss_type, part, rows) * formula(part.rows) for part in plan)
+        assert parts == pytest.approx(formula(rows), abs=1e-9), loss_type
+
+
+@quick
+@given(lengths, st.data(), st.integers(1, 8), st.booleans())
+def test_taken_rows_keep_their_tokens_and_lose_only_padding(figures, data, multiple_of, trim_prompts):
+    batch, rows = padded_batch(figures), rows_of(figures)
+    picked = data.draw(st.lists(st.sampled_from(rows), min_size=1, unique=True))
+    part = MicroBatch(tuple(picked))
+    taken = batching.take(batch, part, trim_prompts=trim_prompts, multiple_of=multiple_of)
+    for side in ("prompt", "completion"):
+        full, kept = batch[f"{side}_mask"], taken[f"{side}_mask"].bool()
+        for place, row in enumerate(picked):
+            tokens = batch[f"{side}_ids"][row.index][full[row.index].bool()]
+            assert torch.equal(taken[f"{side}_ids"][place][kept[place]], tokens)
+        limit = batch[f"{side}_ids"].size(1)
+        longest = part.prompt_width if side == "prompt" else part.completion_width
+        width = taken[f"{side}_ids"].size(1)
+        if side == "prompt" and not trim_prompts:
+            assert width == limit
+        else:
+            assert longest <= width < longest + multiple_of
+            assert width == limit or width % multiple_of == 0
+
+
+def test_take_treats_each_value_by_its_shape():
+    figures = [(3, 6, 6), (1, 2, 2), (2, 4, 4)]
+    batch = padded_batch(figures) | {
+        "advantages": torch.tensor([0.1, 0.2, 0.3]),
+        "old_per_token_logps": torch.arange(18.0).view(3, 6),
+        "importance_sampling_ratio": torch.tensor([[1.0], [2.0], [3.0]]),
+        "num_items_in_batch": torch.tensor(12),
+        "names": ["a", "b", "c"],
+        "ref_per_token_logps": None,
+    }
+    rows = rows_of(figures)
+    taken = batching.take(batch, MicroBatch((rows[2], rows[1])), trim_prompts=True)
+    assert taken["advantages"].tolist() == pytest.approx([0.3, 0.2])
+    assert taken["old_per_token_logps"].tolist() == [[12, 13, 14, 15], [6, 7, 8, 9]]
+    assert taken["importance_sampling_ratio"].tolist() == [[3.0], [2.0]]
+    assert taken["num_items_in_batch"] is batch["num_items_in_batch"]
+    assert taken["names"] == ["c", "b"]
+    assert taken["ref_per_token_logps"] is None
+    assert taken["prompt_ids"].shape == (2, 2)
+
+
+def test_a_filler_is_one_masked_token():
+    figures = [(3, 6, 6), (1, 2, 2)]
+    filler = MicroBatch((rows_of(figures)[1],), is_filler=True)
+    taken = batching.take(padded_batch(figures), filler, trim_prompts=True)
+    assert taken["completion_mask"].tolist() == [[0]]
+    assert taken["prompt_mask"].tolist() == [[1]]
+
+
+def test_concatenate_and_select_deal_rows_out_again():
+    batches = [
+        {"prompt_ids": torch.tensor([[1], [2]]), "num_items_in_batch": torch.tensor(9), "names": ["a", "b"], "x": None},
+        {"prompt_ids": torch.tensor([[3], [4]]), "num_items_in_batch": torch.tensor(9), "names": ["c", "d"], "x": None},
+    ]
+    merged = batching.concatenate(batches)
+    assert merged["names"] == ["a", "b", "c", "d"]
+    dealt = batching.select_rows(merged, [3, 0])
+    assert dealt["prompt_ids"].tolist() == [[4], [1]]
+    assert dealt["names"] == ["d", "a"]
+    assert dealt["num_items_in_batch"] == 9
+    assert dealt["x"] is None
+
+
+def test_counts_add_field_by_field():
+    assert ComputeCounts(1, 2, 3, 4) + ComputeCounts(10, 20, 30, 40) == ComputeCounts(11, 22, 33, 44)
