@@ -1,18 +1,25 @@
 """Evaluation of a tiny random model whose vocabulary holds whole answers: chance gets some of them right."""
 
+import io
 import json
 import os
+import re
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import torch
+from rich.console import Console
 from tiny_models import PROBLEMS, save_tiny_model, write_problems
 
 from tinyzero_trl.cli import main
 from tinyzero_trl.evaluation import EvaluationSettings, evaluate
+from tinyzero_trl.evaluation import engines as engines_module
 from tinyzero_trl.evaluation import run as run_module
+from tinyzero_trl.generation import Completion
 from tinyzero_trl.metrics import pass_at_k, wilson_interval
 from tinyzero_trl.tasks import Problem, countdown
 
@@ -227,6 +234,49 @@ def test_bad_input_is_one_clear_line(
     assert list(tmp_path.iterdir()) == [], "bad input leaves nothing behind"
 
 
+def test_answers_without_files_need_no_model(
+    settings: EvaluationSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_module, "write_rows", lambda *_: (_ for _ in ()).throw(OSError("no space left")))
+    with pytest.raises(OSError, match="no space left"):
+        evaluate(settings, tmp_path)
+    monkeypatch.undo()
+    monkeypatch.setattr(run_module, "load_engine", lambda *_: pytest.fail("everything was answered already"))
+    assert evaluate(settings, tmp_path)["generations"] == 3 * len(PROBLEMS)
+
+
+def test_too_large_a_batch_goes_on_with_a_smaller_one(
+    settings: EvaluationSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluate(settings, tmp_path / "whole")
+    complete = engines_module.complete_tokens
+
+    def complete_small_batches(*args: Any, **options: Any) -> list[Completion]:
+        if options["batch_size"] > 4 and len(args[2][0]) > shortest:
+            raise torch.OutOfMemoryError
+        return complete(*args, **options)
+
+    rows = pq.read_table(tmp_path / "whole" / "generations.parquet").to_pylist()
+    shortest = min(row["prompt_length"] for row in rows)
+    monkeypatch.setattr(engines_module, "complete_tokens", complete_small_batches)
+    out = tmp_path / "out"
+    with pytest.raises(ValueError, match=r"batch_size: 8 rows do not fit.*smaller --batch-size, it goes on"):
+        evaluate(settings, out)
+    assert len((out / "generations.partial.jsonl").read_text().splitlines()) > 1
+    evaluate(replace(settings, batch_size=4), out)
+    assert contents(out) == contents(tmp_path / "whole")
+
+
+def test_a_terminal_shows_the_running_accuracy(
+    settings: EvaluationSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    screen = io.StringIO()
+    monkeypatch.setattr(run_module, "Console", lambda **_: Console(file=screen, force_terminal=True, width=100))
+    result = evaluate(settings, tmp_path)
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.getvalue())
+    assert f"accuracy {result['acc']:6.1%}" in shown and "33/33" in shown
+
+
 @pytest.mark.vllm
 @pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed")
 def test_vllm_writes_what_transformers_writes(settings: EvaluationSettings, tmp_path: Path) -> None:
@@ -238,3 +288,7 @@ def test_vllm_writes_what_transformers_writes(settings: EvaluationSettings, tmp_
     )
     assert ours == theirs
     assert {row["truncated"] for row in ours} == {True, False}
+
+    for name in ("sampled", "again"):
+        evaluate(replace(settings, engine="vllm"), tmp_path / name)
+    assert contents(tmp_path / "sampled") == contents(tmp_path / "again")

@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,10 +24,19 @@ _VLLM_ROWS_PER_CALL = 1024
 """vLLM refills its batch itself, so many rows keep it busy; but a call is what an interruption loses."""
 
 
+@dataclass(frozen=True, slots=True)
+class Decoding:
+    """How completions are written. Lengths in tokens; `batch_size` rows side by side, which vLLM decides itself."""
+
+    longest_prompt: int
+    max_completion_length: int
+    temperature: float
+    batch_size: int
+
+
 class Engine(Protocol):
     """Turns prompts into completions."""
 
-    name: str
     rows_per_call: int
 
     def complete(self, prompt_ids: Sequence[list[int]], seeds: Sequence[int]) -> list[Completion]:
@@ -59,6 +69,11 @@ def default_device() -> torch.device:
 def default_dtype() -> torch.dtype:
     """bfloat16 on a CUDA device, float32 on the CPU."""
     return torch.bfloat16 if torch.cuda.is_available() else torch.float32
+
+
+def dtype_name() -> str:
+    """`default_dtype()` as vLLM and people write it."""
+    return str(default_dtype()).removeprefix("torch.")
 
 
 def load_tokenizer(path: str) -> Any:
@@ -96,51 +111,25 @@ def load_model(path: str) -> Any:
     return model.to(default_device())
 
 
-def load_engine(
-    name: str,
-    path: str,
-    tokenizer: Any,
-    *,
-    longest_prompt: int,
-    max_completion_length: int,
-    temperature: float,
-    batch_size: int,
-) -> Engine:
-    """Load a model into the engine of that name, as `choose_engine` gives it; lengths are in tokens.
+def load_engine(name: str, path: str, tokenizer: Any, decoding: Decoding) -> Engine:
+    """Load a model into the engine of that name, as `choose_engine` gives it.
 
     Raises:
         ValueError: if the model cannot be loaded.
     """
     if name == "vllm":
-        return VllmEngine(
-            path,
-            tokenizer,
-            longest_prompt=longest_prompt,
-            max_completion_length=max_completion_length,
-            temperature=temperature,
-        )
-    return TransformersEngine(
-        path,
-        tokenizer,
-        max_completion_length=max_completion_length,
-        temperature=temperature,
-        batch_size=batch_size,
-    )
+        return VllmEngine(path, tokenizer, decoding)
+    return TransformersEngine(path, tokenizer, decoding)
 
 
 class TransformersEngine:
-    """transformers' own `generate`, in batches of `batch_size` rows."""
+    """transformers' own `generate`, a batch per call."""
 
-    name = "transformers"
-
-    def __init__(
-        self, path: str, tokenizer: Any, *, max_completion_length: int, temperature: float, batch_size: int
-    ) -> None:
-        self.rows_per_call = batch_size
+    def __init__(self, path: str, tokenizer: Any, decoding: Decoding) -> None:
+        self.rows_per_call = decoding.batch_size
         self._model = load_model(path)
         self._tokenizer = tokenizer
-        self._max_completion_length = max_completion_length
-        self._temperature = temperature
+        self._decoding = decoding
 
     def complete(self, prompt_ids: Sequence[list[int]], seeds: Sequence[int]) -> list[Completion]:
         """See `Engine`.
@@ -154,8 +143,8 @@ class TransformersEngine:
                 self._tokenizer,
                 prompt_ids,
                 seeds,
-                max_completion_length=self._max_completion_length,
-                temperature=self._temperature,
+                max_completion_length=self._decoding.max_completion_length,
+                temperature=self._decoding.temperature,
                 batch_size=self.rows_per_call,
             )
         except torch.OutOfMemoryError as error:
@@ -168,18 +157,9 @@ class TransformersEngine:
 class VllmEngine:
     """vLLM in this process; every request carries its own seed."""
 
-    name = "vllm"
     rows_per_call = _VLLM_ROWS_PER_CALL
 
-    def __init__(
-        self,
-        path: str,
-        tokenizer: Any,
-        *,
-        max_completion_length: int,
-        temperature: float,
-        longest_prompt: int,
-    ) -> None:
+    def __init__(self, path: str, tokenizer: Any, decoding: Decoding) -> None:
         # one process schedules requests in the same order every time, vLLM's condition for reproducibility
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
@@ -187,24 +167,24 @@ class VllmEngine:
 
         self._llm = LLM(
             model=path,
-            dtype=str(default_dtype()).removeprefix("torch."),
-            max_model_len=longest_prompt + max_completion_length,
+            dtype=dtype_name(),
+            max_model_len=decoding.longest_prompt + decoding.max_completion_length,
             enforce_eager=not torch.cuda.is_available(),
             disable_log_stats=True,
         )
         self._tokenizer = tokenizer
         self._ends = end_token_ids(tokenizer, _generation_config(path))
-        self._max_completion_length = max_completion_length
-        self._temperature = temperature
+        self._decoding = decoding
 
     def complete(self, prompt_ids: Sequence[list[int]], seeds: Sequence[int]) -> list[Completion]:
         """See `Engine`."""
         from vllm import SamplingParams
 
+        longest = self._decoding.max_completion_length
         requests = [
             SamplingParams(
-                temperature=self._temperature,
-                max_tokens=self._max_completion_length,
+                temperature=self._decoding.temperature,
+                max_tokens=longest,
                 seed=seed,
                 stop_token_ids=self._ends,
                 detokenize=False,
@@ -213,10 +193,7 @@ class VllmEngine:
         ]
         prompts: Any = [{"prompt_token_ids": ids} for ids in prompt_ids]
         outputs = self._llm.generate(prompts, requests, use_tqdm=False)
-        return [
-            as_completion(output.outputs[0].token_ids, self._ends, self._tokenizer, self._max_completion_length)
-            for output in outputs
-        ]
+        return [as_completion(output.outputs[0].token_ids, self._ends, self._tokenizer, longest) for output in outputs]
 
 
 def _generation_config(path: str) -> GenerationConfig:

@@ -54,7 +54,9 @@ class WorkFile:
             path.write_text(json.dumps(identity) + "\n", encoding="utf-8")
             return
         try:
-            found, *calls = map(json.loads, whole.decode().splitlines())
+            found, *calls = map(json.loads, whole.splitlines())
+            if not isinstance(found, dict) or not all(isinstance(call, list) for call in calls):
+                raise ValueError("it holds other lines than a work file")
         except ValueError as error:
             raise ValueError(f"{path} is damaged ({error}); delete it to start over") from error
         _check_identity(path, found, json.loads(json.dumps(identity)))

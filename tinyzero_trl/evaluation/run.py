@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from tinyzero_trl.evaluation.engines import Engine, load_engine, load_model_config, load_tokenizer
+from tinyzero_trl.evaluation.engines import Decoding, Engine, load_engine, load_model_config, load_tokenizer
 from tinyzero_trl.evaluation.rows import Row, WorkFile, is_correct, summarise, write_rows
 from tinyzero_trl.evaluation.settings import EvaluationSettings, Exam, identify, prepare_exam
 from tinyzero_trl.generation import batched, derive_seed
@@ -45,15 +45,13 @@ def evaluate(settings: EvaluationSettings, out: Path) -> dict[str, Any]:
     work = WorkFile(out / WORK, identity)
     samples = _by_prompt_length(exam, settings.n)
     if pending := samples[len(work.rows) :]:
-        engine = load_engine(
-            identity["engine"],
-            model_path,
-            tokenizer,
+        decoding = Decoding(
             longest_prompt=exam.longest_prompt_tokens,
             max_completion_length=settings.max_completion_length,
             temperature=settings.temperature,
             batch_size=settings.batch_size,
         )
+        engine = load_engine(identity["engine"], model_path, tokenizer, decoding)
         with _progress_bar(total=len(samples)) as advance:
             advance(work.rows)
             for batch in batched(pending, engine.rows_per_call):

@@ -11,7 +11,7 @@ import yaml
 
 from tinyzero_trl.config import TaskConfig
 from tinyzero_trl.data import read_problems, train_test_problems
-from tinyzero_trl.evaluation.engines import choose_engine, default_device, default_dtype
+from tinyzero_trl.evaluation.engines import choose_engine, default_device, dtype_name
 from tinyzero_trl.generation import encode_prompts
 from tinyzero_trl.records import CONFIG
 from tinyzero_trl.tasks import Problem, get_task
@@ -112,7 +112,7 @@ def identify(settings: EvaluationSettings, exam: Exam, model_path: str, model_co
         "template": exam.task.prompt_template,
         "engine": choose_engine(settings.engine),
         "device": default_device().type,
-        "dtype": str(default_dtype()).removeprefix("torch."),
+        "dtype": dtype_name(),
         "weights": _weights_version(model_path, model_config),
         "problems": _digest([[problem.numbers, problem.target] for problem in exam.problems]),
         "prompts": _digest(exam.prompt_ids),

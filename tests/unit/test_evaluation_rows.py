@@ -1,0 +1,126 @@
+"""The rows of an evaluation: intervals that cover, figures, and a work file that survives a kill."""
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tinyzero_trl.evaluation.rows import SCHEMA, WorkFile, accuracy_interval, summarise
+from tinyzero_trl.metrics import wilson_interval
+
+OUTCOMES = st.integers(1, 5).flatmap(
+    lambda n: st.lists(st.lists(st.booleans(), min_size=n, max_size=n), min_size=1, max_size=12)
+)
+
+
+def row(problem: int, sample: int, **changed: Any) -> dict[str, Any]:
+    plain = {
+        "prompt": "p",
+        "completion": "c",
+        "numbers": [1, 2, 3],
+        "target": 6,
+        "reward": 0.0,
+        "reason": "no-answer-tag",
+        "length": 10,
+        "truncated": False,
+        "difficulty": 3,
+        "problem_index": problem,
+        "sample_index": sample,
+        "prompt_length": 7,
+    }
+    assert plain.keys() == set(SCHEMA.names)
+    return plain | changed
+
+
+def test_figures_of_a_worked_example() -> None:
+    correct = {"reward": 1.0, "reason": "correct"}
+    figures = summarise(
+        [
+            row(0, 0, length=4, **correct),
+            row(0, 1, length=6, **correct),
+            row(1, 0, length=20, truncated=True),
+            row(1, 1, length=12, difficulty=3, **correct),
+            row(2, 0, difficulty=4, length=1, reason="wrong-value"),
+            row(2, 1, difficulty=4, length=2),
+        ]
+    )
+    assert (figures["acc"], figures["reward"], figures["problems"], figures["generations"]) == (0.5, 0.5, 3, 6)
+    assert figures["truncated_frac"] == pytest.approx(1 / 6)
+    assert (figures["mean_length"], figures["correct_mean_length"]) == (45 / 6, 22 / 3)
+    assert figures["tokens"] == {"prompt_total": 42, "response_total": 45, "overall_total": 87}
+    assert figures["reasons"] == {"correct": 3, "no-answer-tag": 2, "wrong-value": 1}
+    assert {level: (each["acc"], each["problems"]) for level, each in figures["difficulty"].items()} == {
+        "3": (0.75, 2),
+        "4": (0.0, 1),
+    }
+    assert figures["pass_at_k"] == {"1": 0.5, "2": pytest.approx(2 / 3)}
+
+
+def test_a_figure_without_a_sample_is_absent() -> None:
+    figures = summarise([row(0, 0)])
+    assert "correct_mean_length" not in figures and "pass_at_k" not in figures
+
+
+@pytest.mark.parametrize(("samples", "ks"), [(2, ["1", "2"]), (4, ["1", "2", "4"]), (6, ["1", "2", "4", "6"])])
+def test_pass_at_powers_of_two_and_at_all_samples(samples: int, ks: list[str]) -> None:
+    assert list(summarise([row(0, sample) for sample in range(samples)])["pass_at_k"]) == ks
+
+
+@settings(max_examples=200, deadline=None)
+@given(OUTCOMES)
+def test_the_interval_holds_the_accuracy_and_is_never_empty(outcomes: list[list[bool]]) -> None:
+    low, high = accuracy_interval(outcomes)
+    accuracy = sum(map(sum, outcomes)) / sum(map(len, outcomes))
+    assert 0 <= low <= accuracy <= high <= 1 and low < high
+    if len(outcomes[0]) == 1:
+        assert (low, high) == wilson_interval(sum(map(sum, outcomes)), len(outcomes))
+
+
+def test_the_interval_covers_where_samples_of_a_problem_agree() -> None:
+    """Every problem is either always or never solved: eight samples say no more than one."""
+    generator = random.Random(0)
+    covered = naively_covered = 0
+    for _ in range(400):
+        outcomes = [[generator.random() < 0.4] * 8 for _ in range(60)]
+        low, high = accuracy_interval(outcomes)
+        covered += low <= 0.4 <= high
+        low, high = wilson_interval(sum(map(sum, outcomes)), 60 * 8)
+        naively_covered += low <= 0.4 <= high
+    assert covered >= 0.92 * 400
+    assert naively_covered < 0.7 * 400
+
+
+def test_work_file_keeps_whole_lines(tmp_path: Path) -> None:
+    path, identity = tmp_path / "work.jsonl", {"seed": 0, "limit": None}
+    first, second = [row(0, 0, completion="line\nbreak \u2028 \U0001f600")], [row(1, 0), row(2, 0)]
+    work = WorkFile(path, identity)
+    work.append(first)
+    work.append(second)
+    content = path.read_bytes()
+    ends = [index + 1 for index, byte in enumerate(content) if byte == ord("\n")]
+    for cut in (len(content), len(content) - 1, ends[1] + 5, ends[1], ends[1] - 1, ends[0], ends[0] - 1, 0):
+        path.write_bytes(content[:cut])
+        kept = [rows for rows, end in zip((first, second), ends[1:], strict=True) if end <= cut]
+        reopened = WorkFile(path, identity)
+        assert reopened.rows == [each for rows in kept for each in rows]
+        reopened.append(second)
+        assert WorkFile(path, identity).rows == reopened.rows
+    work.remove()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_work_file_refuses_what_is_not_its_own(tmp_path: Path) -> None:
+    path = tmp_path / "work.jsonl"
+    WorkFile(path, {"seed": 0, "n": 1})
+    with pytest.raises(ValueError, match=r"work.jsonl is the unfinished part of another evaluation \(seed: 0 there"):
+        WorkFile(path, {"seed": 1, "n": 1})
+    path.write_text(json.dumps({"seed": 0}) + "\n{not json\n")
+    with pytest.raises(ValueError, match=r"is damaged .* delete it to start over"):
+        WorkFile(path, {"seed": 0})
+    path.write_text("[]\n")
+    with pytest.raises(ValueError, match=r"is damaged .* delete it to start over"):
+        WorkFile(path, {"seed": 0})
