@@ -91,8 +91,9 @@ class WindowConfig:
             _check_range(declared, getattr(self, declared.name))
         _check_choice("strategy", self.strategy, STRATEGIES)
         _check_choice("mode", self.mode, MODES)
-        if not isinstance(self.ema_bias_correction, bool):
-            raise ValueError(f"window_ema_bias_correction: {self.ema_bias_correction!r} is neither true nor false")
+        for name in ("ema_bias_correction", "growth_needs_pressure"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"window_{name}: {getattr(self, name)!r} is neither true nor false")
         _check_optional_count("max", self.max)
         _check_optional_count("total_steps", self.total_steps)
         if self.max is not None:

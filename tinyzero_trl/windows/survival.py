@@ -22,7 +22,7 @@ A completion that was cut but already rewarded counts as a success by then, whil
 Its answer may have come earlier; that is not known, and the longer window is the safe reading.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import groupby
 from operator import itemgetter
@@ -67,14 +67,14 @@ class RolloutTally:
         """Rewarded completions."""
         return sum(end.successes for end in self.ends)
 
-    def state(self) -> list[list[int]]:
-        """Rows of numbers, as JSON keeps them."""
-        return [list(end) for end in self.ends]
+    def state(self) -> str:
+        """Rows of numbers as one string: a checkpoint that is indented JSON stays readable."""
+        return ";".join(" ".join(map(str, end)) for end in self.ends)
 
     @classmethod
-    def from_state(cls, rows: Iterable[Sequence[int]]) -> "RolloutTally":
+    def from_state(cls, state: str) -> "RolloutTally":
         """Undo `state`."""
-        return cls(tuple(Ends(*row) for row in rows))
+        return cls(tuple(Ends(*map(int, row.split())) for row in state.split(";")))
 
 
 def _ends_of_group(members: Iterable[tuple[Any, int, bool, bool]]) -> list[Ends]:
