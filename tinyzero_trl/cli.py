@@ -4,6 +4,7 @@ Exit status: 0 on success, 2 with one clear line on bad input (argparse's own co
 """
 
 import argparse
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -108,7 +109,49 @@ def _run_eval(args: argparse.Namespace) -> None:
     print(f"{'files':<16}{out / 'eval.json'}, {out / 'generations.parquet'}")
 
 
-_REGISTER: list = [_register_data, _register_eval]
+def _register_ablate(commands: Any) -> None:
+    parser = commands.add_parser(
+        "ablate",
+        help="train a grid of recipes, overrides and seeds from one YAML file; what is finished stays",
+    )
+    parser.add_argument("grid", type=Path, metavar="FILE.yaml", help="the grid: output, seeds, common, runs")
+    parser.add_argument("--shard", metavar="I/N", help="only this machine's share of the seeds, such as 1/2")
+    parser.add_argument("--dry-run", action="store_true", help="print the commands and run nothing")
+    parser.set_defaults(run=_run_ablate)
+
+
+def _run_ablate(args: argparse.Namespace) -> None:
+    from tinyzero_trl.ablation import read_grid, run_grid, shard_of
+
+    runs = read_grid(args.grid)
+    runs = shard_of(runs, args.shard) if args.shard else runs
+    if args.dry_run:
+        for run in runs:
+            print(shlex.join([*run.launch, *run.arguments]))
+        return
+    failed = run_grid(runs, lambda line: print(line, flush=True))
+    if failed:
+        print(f"failed: {'; '.join(run.label for run in failed)}", file=sys.stderr)
+        sys.exit(1)
+
+
+def _register_report(commands: Any) -> None:
+    parser = commands.add_parser("report", help="one HTML page, pictures and tables from run directories")
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="output_dir of a training run")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the report")
+    parser.add_argument(
+        "--baseline", metavar="NAME", help="policy to compare with; left out, the largest fixed window"
+    )
+    parser.set_defaults(run=_run_report)
+
+
+def _run_report(args: argparse.Namespace) -> None:
+    from tinyzero_trl.report import write_report
+
+    print(write_report(args.runs, args.out, baseline=args.baseline))
+
+
+_REGISTER: list = [_register_data, _register_eval, _register_ablate, _register_report]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -61,7 +61,7 @@ METRICS: dict[str, Metric] = {
     ),
     "adaptive_window/demand": Metric(
         "tokens",
-        "mean + window_std_multiplier x standard deviation of the success lengths remembered (window_strategy: success)",
+        "mean + window_std_multiplier x deviation of remembered success lengths (window_strategy: success)",
         "Window that correct completions ask for",
     ),
     "adaptive_window/best_window": Metric(

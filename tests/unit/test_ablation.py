@@ -1,0 +1,208 @@
+"""Grids: what is run, in which order, and what happens when a run fails or the grid is started again."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from tinyzero_trl.ablation import DEFAULT_LAUNCH, read_grid, run_grid, shard_of
+from tinyzero_trl.cli import main
+from tinyzero_trl.records import is_finished, read_run
+
+PROGRAM = """
+import sys
+from tinyzero_trl.records import RunRecords
+options = {name: value for name, value in zip(sys.argv, sys.argv[1:]) if name.startswith("--")}
+print("learning rate", options.get("--learning_rate"))
+records = RunRecords(options["--output_dir"])
+records.write_config({"recipe": options["--recipe"], "seed": int(options["--seed"]), "arguments": sys.argv[1:]})
+with open(options["--output_dir"] + "/starts", "a") as starts:
+    starts.write("x")
+if options.get("--fail") == options["--seed"]:
+    sys.exit(3)
+if options.get("--forget") != "true":
+    records.write_summary({"seed": int(options["--seed"])})
+"""
+
+
+@pytest.fixture
+def grid(tmp_path, monkeypatch):
+    """Writes a grid of a program that trains in no time; call it with the fields to change."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    (tmp_path / "train.py").write_text(PROGRAM, encoding="utf-8")
+    (tmp_path / "tiny.yaml").write_text("seed: 0\n", encoding="utf-8")
+    fields = {
+        "output": "runs",
+        "seeds": [0, 1],
+        "launch": [sys.executable, "train.py"],
+        "common": {"learning_rate": 0.1},
+        "runs": {
+            "full": {"recipe": "tiny.yaml"},
+            "bold": {"recipe": "tiny.yaml", "overrides": {"learning_rate": 0.2, "operands": [3, 4]}},
+        },
+    }
+
+    def write(**changes):
+        kept = {name: value for name, value in {**fields, **changes}.items() if value is not None}
+        (tmp_path / "grid.yaml").write_text(json.dumps(kept), encoding="utf-8")  # JSON is YAML
+        return tmp_path / "grid.yaml"
+
+    return write
+
+
+def starts(run):
+    file = run.folder / "starts"
+    return len(file.read_text(encoding="utf-8")) if file.exists() else 0
+
+
+def test_seeds_advance_across_all_runs_first(grid):
+    runs = read_grid(grid())
+    assert [(run.name, run.seed) for run in runs] == [("full", 0), ("bold", 0), ("full", 1), ("bold", 1)]
+    assert str(runs[1].folder) == "runs/bold/seed_0"
+
+
+def test_a_run_is_the_launch_command_the_recipe_and_the_fields(grid):
+    bold = read_grid(grid(launch=None))[1]
+    assert bold.launch == DEFAULT_LAUNCH
+    assert bold.arguments == (
+        *("--config", "tiny.yaml"),
+        *("--recipe", "bold"),
+        *("--learning_rate", "0.2"),  # the run's own wins over the common one
+        *("--operands", "3", "4"),
+        *("--seed", "0"),
+        *("--output_dir", "runs/bold/seed_0"),
+    )
+
+
+def test_values_are_spelled_as_the_command_line_reads_them(grid):
+    overrides = {
+        "bf16": False,
+        "window_phases": [[0, 512], [100, 1024]],
+        "task": "countdown",
+        "lr_scheduler_kwargs": {"a": 1},
+    }
+    arguments = read_grid(grid(common=overrides))[0].arguments
+    assert arguments[4:-4] == (
+        *("--bf16", "false"),
+        *("--window_phases", "[[0, 512], [100, 1024]]"),
+        *("--task", "countdown"),
+        *("--lr_scheduler_kwargs", '{"a": 1}'),
+    )
+
+
+def test_a_grid_trains_every_run_into_its_own_folder_and_is_not_trained_twice(grid):
+    runs = read_grid(grid())
+    lines = []
+    assert run_grid(runs, lines.append) == []
+    for run in runs:
+        config = read_run(run.folder).config
+        assert (config["recipe"], config["seed"]) == (run.name, run.seed)
+        assert config["arguments"] == list(run.arguments)
+    assert (runs[1].folder / "train.log").read_text(encoding="utf-8") == "learning rate 0.2\n"
+    assert lines[0] == "[1/4] full, seed 0: training, see runs/full/seed_0/train.log"
+    again = []
+    assert run_grid(runs, again.append) == []
+    assert [line.split(": ")[1] for line in again] == ["finished before"] * 4
+    assert [starts(run) for run in runs] == [1, 1, 1, 1]
+
+
+def test_a_failed_run_stops_no_other_and_is_named_at_the_end(grid, capsys):
+    path = grid(common={"fail": 1})
+    with pytest.raises(SystemExit, match="1"):
+        main(["ablate", str(path)])
+    output = capsys.readouterr()
+    assert output.err == "failed: full, seed 1; bold, seed 1\n"
+    assert "[3/4] full, seed 1: failed with exit status 3" in output.out
+    runs = read_grid(path)
+    assert [is_finished(run.folder) for run in runs] == [True, True, False, False]
+    with pytest.raises(SystemExit):
+        main(["ablate", str(path)])
+    assert [starts(run) for run in runs] == [1, 1, 2, 2]  # only what is not finished
+
+
+def test_a_run_without_summary_has_failed_whatever_its_exit_status(grid):
+    lines = []
+    assert len(run_grid(read_grid(grid(common={"forget": True}, seeds=[0])), lines.append)) == 2
+    assert "failed: left no summary" in lines[1]
+
+
+def test_a_program_that_does_not_exist_is_a_failure_with_a_reason(grid):
+    runs = read_grid(grid(launch=["no-such-program"], seeds=[0]))
+    assert run_grid(runs, lambda line: None) == runs
+    assert "no-such-program" in (runs[0].folder / "train.log").read_text(encoding="utf-8")
+
+
+def test_a_finished_run_of_other_settings_does_not_pass_for_this_one(grid):
+    run_grid(read_grid(grid()), lambda line: None)
+    changed = read_grid(grid(common={"learning_rate": 0.3}))
+    with pytest.raises(ValueError, match=r"runs/full/seed_0 holds a run of other settings"):
+        run_grid(changed, lambda line: None)
+
+
+def test_values_reach_the_program_as_they_are_and_no_shell_reads_them(grid, tmp_path):
+    value = "$(touch owned); `touch owned` && touch owned"
+    runs = read_grid(grid(common={"dataset": value}, seeds=[0]))
+    run_grid(runs, lambda line: None)
+    assert value in read_run(runs[0].folder).config["arguments"]
+    assert not (tmp_path / "owned").exists()
+
+
+def test_shards_take_whole_seeds_and_together_the_grid(grid):
+    runs = read_grid(grid(seeds=[0, 1, 2]))
+    first, second = shard_of(runs, "1/2"), shard_of(runs, "2/2")
+    assert {run.seed for run in first} == {0, 2}
+    assert {run.seed for run in second} == {1}
+    assert sorted(first + second, key=runs.index) == runs
+
+
+@pytest.mark.parametrize("shard", ["0/2", "3/2", "1", "a/b", "1/0", "1/5"])
+def test_unfit_shards_are_refused(grid, shard):
+    with pytest.raises(ValueError, match=f"shard = '{shard}'"):
+        shard_of(read_grid(grid()), shard)
+
+
+def test_a_dry_run_prints_the_commands_alone(grid, capsys, tmp_path):
+    assert main(["ablate", str(grid()), "--dry-run", "--shard", "1/2"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2
+    assert lines[0].endswith(
+        "train.py --config tiny.yaml --recipe full --learning_rate 0.1 --seed 0 --output_dir runs/full/seed_0"
+    )
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seed": 3}, "unknown field 'seed'; the fields are common, launch"),
+        ({"output": None}, "field 'output' is missing"),
+        ({"seeds": [0, 0]}, r"seeds = \[0, 0\]: give a list of different whole numbers"),
+        ({"seeds": [True]}, "seeds = "),
+        ({"seeds": []}, "seeds = "),
+        ({"launch": "accelerate launch"}, "launch = 'accelerate launch': give a list"),
+        ({"runs": {}}, "runs = {}: expected a mapping"),
+        ({"runs": {"../up": {"recipe": "tiny.yaml"}}}, "'../up' is no name for a folder"),
+        ({"runs": {"a": {"recipe": "gone.yaml"}}}, "runs.a.recipe = 'gone.yaml': no such file"),
+        ({"runs": {"a": {"recipe": "tiny.yaml", "override": {}}}}, "runs.a: unknown field 'override'"),
+        ({"common": {"seed": 1}}, "'seed' is set by the grid"),
+        ({"common": {"beta": None}}, "'beta' has no value"),
+        ({"common": {"--beta": 1}}, "'--beta' is no field name"),
+        ({"common": [1]}, r"common = \[1\]: expected a mapping"),
+    ],
+)
+def test_unfit_grids_are_refused_before_anything_runs(grid, capsys, changes, message):
+    path = grid(**changes)
+    with pytest.raises(ValueError, match=message):
+        read_grid(path)
+    assert main(["ablate", str(path)]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_file_that_is_no_yaml_or_missing_ends_with_one_line(tmp_path, capsys):
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("runs: [", encoding="utf-8")
+    for path in (broken, tmp_path / "missing.yaml"):
+        assert main(["ablate", str(path)]) == 2
+        assert capsys.readouterr().err.count("\n") == 1

@@ -1,0 +1,318 @@
+"""The comparison against curves whose answer is known, and the page that shows it."""
+
+import csv
+import json
+import math
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from tinyzero_trl.cli import main
+from tinyzero_trl.records import RunRecords, read_run
+from tinyzero_trl.report import write_pictures, write_report
+from tinyzero_trl.report.compare import accuracy_curve, compare, cost_to_reach
+from tinyzero_trl.report.pictures import on_common_axis, thinned
+from tinyzero_trl.report.policies import choose_baseline, load_policies, policy_names
+from tinyzero_trl.report.samples import before_and_after
+from tinyzero_trl.report.style import COLOURS
+
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def train(path, *, seed=0, speed=1.0, best=0.8, steps=8, evaluate_every=2, finished=True, **config):
+    """A run of 1,000 tokens and 2 s a step, plus 5 s per evaluation; accuracy climbs to `best` at step 8 / speed."""
+    records = RunRecords(path)
+    records.write_config({"recipe": "full", "window_strategy": "fixed", "window_max": 512, "seed": seed, **config})
+    records.write_environment(["cpu"])
+    evaluations = 0
+    for step in range(steps + 1):
+        elapsed_s, wall_s = 2.0 * step, 2.0 * step + 5.0 * evaluations
+        if step:
+            figures = {
+                "adaptive_window/current_window": 512,
+                "adaptive_window/p95_success_length": 200.0,
+                "adaptive_window/median_success_length": 90.0,
+                "tokens/response_cumulative": 1000 * step,
+                "completion/truncated_frac": 0.1,
+                "difficulty/3_acc": 0.5,
+                "difficulty/4_acc": 0.2,
+                "group/zero_variance_frac": 0.4,
+                "actor/is_ratio/mean": 1.0,
+                "actor/is_log_ratio/mean": -0.001,
+                "time/elapsed_s": elapsed_s,
+            }
+            records.append_metrics(step, wall_s, figures)
+        if step % evaluate_every == 0:
+            evaluations += 1
+            accuracy = min(best, best * speed * step / 8)
+            records.append_eval(step, wall_s + 5.0, 1000 * step, {"eval/acc": accuracy})
+    for step in (0, steps):
+        rows = [
+            {
+                "source": "eval",
+                "prompt": f"make {target}",
+                "completion": "<script>alert('x')</script></think><answer>1 & 2</answer>",
+                "reward": float(step > 0),
+                "reason": "correct" if step else "wrong-value",
+                "length": 20,
+            }
+            for target in (1, 2)
+        ]
+        records.append_completions(step, rows)
+    if finished:
+        records.write_summary({"recipe": config.get("recipe", "full"), "seed": seed})
+    return records.path
+
+
+@pytest.fixture(scope="module")
+def grid(tmp_path_factory):
+    """Three seeds each of a baseline, of a policy twice as fast, and of one that never gets there."""
+    runs, tmp_path = [], tmp_path_factory.mktemp("grid")
+    for seed in range(3):
+        runs += [
+            train(tmp_path / f"x{seed}", seed=seed, recipe="full", best=0.6 + 0.1 * seed),
+            train(tmp_path / f"y{seed}", seed=seed, recipe="bold", speed=2.0, best=0.6 + 0.1 * seed),
+            train(tmp_path / f"z{seed}", seed=seed, recipe="short", window_max=64, best=0.3 if seed else 0.9),
+        ]
+    return runs
+
+
+@pytest.fixture(scope="module")
+def report(grid, tmp_path_factory):
+    """The folder of the grid's report; drawing is what takes the time here, so it is drawn once."""
+    return write_report(grid, tmp_path_factory.mktemp("report"), baseline="full").parent
+
+
+def test_the_comparison_finds_the_known_answer(grid):
+    policies = load_policies(grid)
+    outcomes = {outcome.name: outcome for outcome in compare(policies, choose_baseline(policies, None))}
+    full, bold, short = (outcomes[name] for name in ("full", "bold", "short"))
+    assert bold.tokens_to_target_ratio == pytest.approx((0.5, 0.5, 0.5))
+    assert bold.time_to_target_ratio == pytest.approx((0.5, 0.5, 0.5))
+    assert (bold.tokens_to_target, full.tokens_to_target) == pytest.approx((4000, 8000))
+    assert (bold.time_to_target_s, full.time_to_target_s) == pytest.approx((8, 16))
+    assert bold.acc_difference == pytest.approx((0, 0, 0), abs=1e-12)
+    half = 4.302653 * 0.1 / math.sqrt(3)
+    assert full.final_acc == pytest.approx((0.7, 0.7 - half, 0.7 + half), abs=1e-6)
+    differences = [0.9 - 0.6, 0.3 - 0.7, 0.3 - 0.8]
+    half = 4.302653 * np.std(differences, ddof=1) / math.sqrt(3)
+    assert short.acc_difference == pytest.approx((np.mean(differences), -0.2 - half, -0.2 + half), abs=1e-6)
+    assert (short.reached_target, short.paired_seeds) == (1, 3)
+    assert short.tokens_to_target_ratio is None
+    assert short.tokens_to_target is None
+
+
+def test_pairs_are_made_of_the_seeds_that_both_have(tmp_path):
+    runs = [train(tmp_path / f"a{seed}", seed=seed, recipe="full") for seed in (0, 1)]
+    runs += [train(tmp_path / f"b{seed}", seed=seed, recipe="bold", speed=2.0) for seed in (1, 2)]
+    runs += [train(tmp_path / "c", seed=7, recipe="other")]
+    policies = load_policies(runs)
+    _, bold, other = compare(policies, policies[0])
+    assert (bold.seeds, bold.paired_seeds) == (2, 1)
+    assert bold.tokens_to_target_ratio == (pytest.approx(0.5), None, None)
+    assert (other.paired_seeds, other.acc_difference, other.time_to_target_ratio) == (0, None, None)
+
+
+def test_cost_to_reach_is_linear_between_evaluations():
+    cost, accuracy = np.array([0.0, 10.0, 20.0, 30.0]), np.array([0.1, 0.5, 0.4, 0.9])
+    assert cost_to_reach(0.3, cost, accuracy) == pytest.approx(5.0)
+    assert cost_to_reach(0.5, cost, accuracy) == pytest.approx(10.0)
+    assert cost_to_reach(0.65, cost, accuracy) == pytest.approx(25.0)
+    assert cost_to_reach(0.1, cost, accuracy) == 0.0
+    assert cost_to_reach(0.91, cost, accuracy) is None
+
+
+def test_a_baseline_that_learns_nothing_gives_no_ratio(tmp_path):
+    flat = train(tmp_path / "flat", recipe="flat", best=0.0)
+    better = train(tmp_path / "better", recipe="better")
+    policies = load_policies([flat, better])
+    assert compare(policies, policies[0])[1].tokens_to_target_ratio is None
+
+
+def test_training_time_leaves_evaluation_out(tmp_path):
+    often = read_run(train(tmp_path / "often", evaluate_every=1))
+    seldom = read_run(train(tmp_path / "seldom", evaluate_every=4))
+    assert accuracy_curve(often).elapsed_s.tolist() == [2.0 * step for step in range(9)]
+    assert accuracy_curve(seldom).elapsed_s.tolist() == [0.0, 8.0, 16.0]
+    assert often.evals[-1]["time_s"] > seldom.evals[-1]["time_s"] + 25
+
+
+@pytest.mark.parametrize(
+    ("configurations", "names"),
+    [
+        ([{"recipe": "a", "seed": 0, "output_dir": "x"}, {"recipe": "a", "seed": 1, "output_dir": "y"}], ["a", "a"]),
+        ([{"recipe": "a", "lr": 1}, {"recipe": "b", "lr": 2}], ["a", "b"]),
+        (
+            [{"recipe": "a", "window_strategy": "fixed"}, {"recipe": "a", "window_strategy": "signal"}],
+            ["fixed", "signal"],
+        ),
+        (
+            [{"recipe": "a", "slack": 0.0}, {"recipe": "a", "slack": 0.1}, {"recipe": "b", "slack": 0.1}],
+            ["a slack=0.0", "a slack=0.1", "b"],
+        ),
+        ([{"seed": 0}], ["run"]),
+    ],
+)
+def test_policies_are_named_by_what_sets_them_apart(configurations, names):
+    assert policy_names(configurations) == names
+
+
+def test_the_default_baseline_is_the_largest_fixed_window(tmp_path):
+    signal = train(tmp_path / "signal", recipe="signal", window_strategy="signal", window_max=4096)
+    vanilla = train(tmp_path / "vanilla", recipe="vanilla", window_max=1024)
+    full = train(tmp_path / "full", recipe="full", window_max=4096)
+    policies = load_policies([signal, vanilla, full])
+    assert choose_baseline(policies, None).name == "full"
+    assert choose_baseline(policies, "signal").name == "signal"
+    assert choose_baseline(policies[:1], None).name == "signal"
+    with pytest.raises(ValueError, match=r"baseline = 'bold' is none of the policies: signal, vanilla, full"):
+        choose_baseline(policies, "bold")
+
+
+def test_the_machine_readable_result_follows_the_contract(report):
+    summary = json.loads((report / "summary.json").read_text(encoding="utf-8"), parse_constant=pytest.fail)
+    assert summary["baseline"] == "full"
+    assert list(summary["policies"]) == ["full", "bold", "short"]
+    bold = summary["policies"]["bold"]
+    assert bold["seeds"] == 3
+    for name in ("final_acc", "acc_difference", "tokens_to_target_ratio", "time_to_target_ratio"):
+        assert list(bold[name]) == ["mean", "low", "high"]
+    assert bold["tokens_to_target_ratio"]["high"] == pytest.approx(0.5)
+    assert summary["policies"]["short"]["tokens_to_target_ratio"] is None
+    with (report / "summary.csv").open(encoding="utf-8", newline="") as stream:
+        rows = {row["policy"]: row for row in csv.DictReader(stream)}
+    assert float(rows["bold"]["tokens_to_target_ratio_mean"]) == pytest.approx(0.5)
+    assert (rows["short"]["tokens_to_target_ratio_mean"], rows["short"]["reached_target"]) == ("", "1")
+
+
+class Page(HTMLParser):
+    """Collects text, tags and references, and checks that elements close in order."""
+
+    EMPTY = frozenset({"meta", "br", "path", "use", "rect", "line"})
+
+    def __init__(self, html):
+        super().__init__()
+        self.open, self.text, self.tags, self.references = [], [], [], []
+        self.feed(html)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.references += [value for name, value in attributes if name in ("src", "href", "xlink:href")]
+        if tag not in self.EMPTY:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.tags.append(tag)
+        self.references += [value for name, value in attributes if name in ("src", "href", "xlink:href")]
+
+    def handle_endtag(self, tag):
+        if tag not in self.EMPTY:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+def test_the_page_stands_alone_and_escapes_what_models_wrote(report):
+    html = (report / "index.html").read_text(encoding="utf-8")
+    page = Page(html)
+    assert page.tags.count("script") == 1  # the page's own; those in completions are text
+    assert "<script>alert('x')</script></think>" in page.text
+    assert "<answer>1 & 2</answer>" in page.text
+    assert not [reference for reference in page.references if not reference.startswith("#")]
+    assert "@import" not in html
+    assert not re.search(r"url\((?!#)", html)
+    assert "prefers-color-scheme: dark" in html
+    assert 'name="viewport"' in html
+    assert page.tags.count("svg") == len(list((report / "plots").glob("*.png")))
+
+
+def test_pictures_take_their_colours_from_the_page(report):
+    html = (report / "index.html").read_text(encoding="utf-8")
+    pictures = re.findall(r"<svg.*?</svg>", html, flags=re.DOTALL)
+    hard_coded = {colour for picture in pictures for colour in re.findall(r"#[0-9a-f]{6}\b", picture)}
+    assert hard_coded <= {"#000000", "#ffffff"}
+    used = set(re.findall(r"var\(--([a-z0-9-]+)\)", "".join(pictures)))
+    assert {"ink", "muted", "grid", "baseline", "series-0", "series-1"} == used <= set(COLOURS)
+
+
+def test_a_single_run_gets_its_pictures_into_its_own_folder(tmp_path, capsys):
+    run, out = train(tmp_path / "run"), tmp_path / "out"
+    assert main(["report", str(run), "--out", str(out)]) == 0
+    assert capsys.readouterr().out.strip() == str(out / "index.html")
+    for name in ("accuracy.png", "window.png"):
+        assert (run / "plots" / name).read_bytes().startswith(PNG)
+        assert (run / "plots" / name).read_bytes() == (out / "plots" / name).read_bytes()
+    html = (out / "index.html").read_text(encoding="utf-8")
+    assert "0% → 80%" in html
+    assert read_run(run).summary == {"recipe": "full", "seed": 0}
+    write_report([run], out)
+    assert (out / "index.html").read_text(encoding="utf-8") == html  # the same runs give the same page
+
+
+def test_pictures_alone_need_no_report(tmp_path):
+    run = train(tmp_path / "run", finished=False)
+    names = {file.name for file in write_pictures(run).iterdir()}
+    assert {"accuracy.png", "accuracy-time.png", "window.png", "truncation.png", "difficulty.png", "kl.png"} <= names
+    assert "seconds.png" not in names  # the run has no such figures
+
+
+def test_long_runs_make_small_pages(tmp_path):
+    run = train(tmp_path / "run", steps=5000, evaluate_every=50)
+    assert write_report([run], tmp_path / "out").stat().st_size < 400_000
+
+
+def test_before_and_after_answer_the_same_prompts(tmp_path):
+    pairs = before_and_after(read_run(train(tmp_path / "run")))
+    assert [(before["prompt"], after["prompt"]) for before, after in pairs] == [
+        ("make 1", "make 1"),
+        ("make 2", "make 2"),
+    ]
+    assert {(before["step"], after["step"]) for before, after in pairs} == {(0, 8)}
+
+
+def test_samples_of_different_prompts_stand_side_by_side(tmp_path):
+    records = RunRecords(tmp_path)
+    records.write_config({})
+    records.append_completions(1, [{"prompt": "a", "completion": "x"}, {"prompt": "b", "completion": "y"}])
+    records.append_completions(2, [{"prompt": "c", "completion": "z"}])
+    pairs = before_and_after(read_run(tmp_path))
+    assert [(b and b["prompt"], a and a["prompt"]) for b, a in pairs] == [("a", "c"), ("b", None)]
+
+
+def test_lines_keep_their_course_when_thinned():
+    x = np.arange(5000.0)
+    thin_x, thin_y = thinned(x, 2 * x)
+    assert len(thin_x) < 200
+    assert thin_y == pytest.approx(2 * thin_x)
+    assert [axis.tolist() for axis in thinned(np.array([1.0, 1.0, 3.0]), np.array([2.0, 4.0, 5.0]))] == [[1, 3], [3, 5]]
+
+
+def test_seeds_are_averaged_only_where_all_are_known():
+    ramp = np.array([0.0, 10.0]), np.array([0.0, 1.0])
+    late = np.array([4.0, 20.0]), np.array([4.0, 20.0])
+    grid, values = on_common_axis([ramp, late])
+    assert (grid[0], grid[-1]) == (4.0, 10.0)
+    assert values[0] == pytest.approx(grid / 10)
+    assert values[1] == pytest.approx(grid)
+
+
+def test_unfit_input_ends_with_one_line_and_status_2(tmp_path, capsys):
+    run, twin = train(tmp_path / "run"), train(tmp_path / "twin")
+    blind = RunRecords(tmp_path / "blind")
+    blind.write_config({"seed": 0})
+    cases = {
+        "is no run directory": [tmp_path / "nothing"],
+        "the same configuration with the same seed": [run, twin],
+        "has no evaluation yet": [blind.path],
+    }
+    for message, runs in cases.items():
+        assert main(["report", *map(str, runs), "--out", str(tmp_path / "out")]) == 2
+        error = capsys.readouterr().err
+        assert message in error
+        assert error.count("\n") == 1
+    assert main(["report", str(run), "--out", str(run)]) == 2
+    assert "is a run directory" in capsys.readouterr().err
