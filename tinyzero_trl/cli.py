@@ -29,19 +29,13 @@ def _register_data(commands: Any) -> None:
     countdown = tasks.add_parser(
         "countdown", help="make the target from the numbers, each used exactly once", formatter_class=defaults
     )
-    countdown.add_argument(
-        "--operands", type=int, nargs="+", default=[3, 4], help="operand counts, a same share each"
-    )
+    countdown.add_argument("--operands", type=int, nargs="+", default=[3, 4], help="operand counts, a same share each")
     countdown.add_argument("--min-number", type=int, default=1, help="smallest number")
     countdown.add_argument("--max-number", type=int, default=99, help="largest number")
     countdown.add_argument("--min-target", type=int, default=10, help="smallest target")
     countdown.add_argument("--max-target", type=int, default=100, help="largest target")
-    multiplication = tasks.add_parser(
-        "multiplication", help="the product of two numbers", formatter_class=defaults
-    )
-    multiplication.add_argument(
-        "--digits", type=int, nargs="+", default=[3], help="digit counts, a same share each"
-    )
+    multiplication = tasks.add_parser("multiplication", help="the product of two numbers", formatter_class=defaults)
+    multiplication.add_argument("--digits", type=int, nargs="+", default=[3], help="digit counts, a same share each")
     for task in (countdown, multiplication):
         task.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the two files")
         task.add_argument("--train-size", type=int, default=327_680, help="problems in train.parquet")
@@ -139,9 +133,7 @@ def _register_report(commands: Any) -> None:
     parser = commands.add_parser("report", help="one HTML page, pictures and tables from run directories")
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="output_dir of a training run")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the report")
-    parser.add_argument(
-        "--baseline", metavar="NAME", help="policy to compare with; left out, the largest fixed window"
-    )
+    parser.add_argument("--baseline", metavar="NAME", help="policy to compare with; left out, the largest fixed window")
     parser.set_defaults(run=_run_report)
 
 
@@ -151,7 +143,31 @@ def _run_report(args: argparse.Namespace) -> None:
     print(write_report(args.runs, args.out, baseline=args.baseline))
 
 
-_REGISTER: list = [_register_data, _register_eval, _register_ablate, _register_report]
+def _register_warmstart(commands: Any) -> None:
+    parser = commands.add_parser(
+        "warmstart",
+        help="rebuild the embedded model: supervised training on search traces",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--out", type=Path, default=Path("runs/warmstart"), metavar="DIR", help="folder to write")
+    parser.add_argument("--steps", type=int, help="optimizer steps; left out, those of the model that is shipped")
+    parser.add_argument("--seed", type=int, default=0, help="decides weights and traces")
+    parser.set_defaults(run=_run_warmstart)
+
+
+def _run_warmstart(args: argparse.Namespace) -> None:
+    from tinyzero_trl.tinymodel.warmstart import STEPS, held_out, warm_start
+
+    folder = warm_start(args.out, steps=args.steps or STEPS, seed=args.seed, show_progress=sys.stderr.isatty())
+    for measured in held_out(folder):
+        print(
+            f"{measured.task}: {measured.accuracy:.1%} of {measured.problems} held-out problems, "
+            f"{measured.mean_length_tokens:.0f} tokens on average, {measured.truncated_frac:.1%} truncated"
+        )
+    print(folder)
+
+
+_REGISTER: list = [_register_data, _register_eval, _register_ablate, _register_report, _register_warmstart]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

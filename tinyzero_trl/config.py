@@ -31,7 +31,7 @@ def _flat(window_field: Any) -> tuple[str, Any, Any]:
         kind, default = str | None, None
     elif window_field.name == "initial":
         kind, default = int | None, None
-    return f"window_{window_field.name}", kind, field(default=default, metadata=dict(window_field.metadata))
+    return f"window_{window_field.name}", kind, field(default=default, metadata={"help": window_field.metadata["help"]})
 
 
 _WindowFields: Any = make_dataclass("_WindowFields", [_flat(each) for each in fields(WindowConfig)])

@@ -1,7 +1,7 @@
 """The embedded model's tokenizer: whole integers, whole template sentences, and bytes for everything else.
 
-A prompt of the `base` template is about fifteen tokens: each fixed sentence of a task's template is one token, each
-integer up to `LARGEST_WHOLE_INTEGER` another. Byte-level BPE underneath keeps any other text representable.
+A prompt of the `base` template is about a dozen tokens: each fixed sentence of a task's template is one token, each
+integer up to `LARGEST_WHOLE_INTEGER` another. Single bytes underneath keep any other text representable.
 """
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
@@ -12,6 +12,7 @@ from tinyzero_trl.tinymodel.traces import LARGEST_INTERMEDIATE
 
 LARGEST_WHOLE_INTEGER = LARGEST_INTERMEDIATE
 END, PAD = "<|endoftext|>", "<|pad|>"
+_MARKS = (", ", ": ", "< ", "> ", "<\n", ">\n")
 _TAGS = ("<think>", "</think>", "<answer>", "</answer>", "<|im_start|>", "<|im_end|>")
 _CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
@@ -20,18 +21,20 @@ _CHAT_TEMPLATE = (
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """A new tokenizer, the same on every call: nothing is learned from data."""
+    """A new tokenizer, the same on every call: nothing is learned from data.
+
+    Whatever is longer than a byte is an added token and no merge: `AutoTokenizer` reads the vocabulary of a Qwen2 with
+    that architecture's own way of splitting text, which takes integers apart but leaves added tokens alone.
+    """
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    merges = _number_merges() + [(mark, "Ġ") for mark in ",:<>]"] + [(mark, "Ċ") for mark in "<>"]
-    pieces = alphabet + [left + right for left, right in merges]
-    tokenizer = Tokenizer(models.BPE(vocab={piece: index for index, piece in enumerate(pieces)}, merges=merges))
+    tokenizer = Tokenizer(models.BPE(vocab={piece: index for index, piece in enumerate(alphabet)}, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
-    segments = (*countdown.template_segments(), *multiplication.template_segments())
-    # dict.fromkeys: two tasks may share a sentence.
-    tokenizer.add_tokens(
-        [AddedToken(text, normalized=False) for text in dict.fromkeys((*segments, *_TAGS)) if len(text) > 1]
-    )
+    integers = [str(number) for number in range(10, LARGEST_WHOLE_INTEGER + 1)]
+    segments = [*countdown.template_segments(), *multiplication.template_segments()]
+    # dict.fromkeys: two tasks may share a sentence
+    pieces = dict.fromkeys((*integers, *_MARKS, *(text for text in segments if len(text) > 1), *_TAGS))
+    tokenizer.add_tokens([AddedToken(text, normalized=False) for text in pieces])
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         eos_token=END,
@@ -40,9 +43,3 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
         clean_up_tokenization_spaces=False,
         padding_side="left",
     )
-
-
-def _number_merges() -> list[tuple[str, str]]:
-    """Merges that read each integer from 10 to `LARGEST_WHOLE_INTEGER` as one token."""
-    texts = [str(number) for number in range(10, LARGEST_WHOLE_INTEGER + 1)]
-    return [(text[:-1], text[-1]) for text in sorted(texts, key=len)]

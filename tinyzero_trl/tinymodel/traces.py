@@ -79,21 +79,25 @@ def _apply(left: int, operator: str, right: int) -> int | None:
 
 
 def multiplication_trace(problem: Problem, generator: random.Random) -> str:
-    """The text after an opened `<think>`: partial products by the digits of one factor, added up, then the answer.
+    r"""The text after an opened `<think>`: long multiplication, a line a column from the right, then the answer.
 
-    Either factor may be the one that is taken apart, and its parts come in random order.
+    A line adds the products of the digits that belong to its column to what the column before carries over, in random
+    order; its last number ends in the column's digit: ``7*6=42\n4*6=24, 24+4=28, 7*3=21, 21+28=49\n4*3=12, 12+4=16``.
     """
-    left, right = generator.sample(problem.numbers, 2)
-    parts = [int(digit) * 10**place for place, digit in enumerate(reversed(str(right))) if digit != "0"]
-    generator.shuffle(parts)
-    written: list[str] = []
-    total: int | None = None
-    for part in parts:
-        product = left * part
-        written.append(f"{left}*{part}={product}")
-        if total is None:
-            total = product
-        else:
-            written.append(f"{total}+{product}={total + product}")
+    left, right = ([int(digit) for digit in reversed(str(factor))] for factor in problem.numbers)
+    lines: list[str] = []
+    carried = 0
+    for column in range(len(left) + len(right) - 1):
+        pairs = [(left[place], right[column - place]) for place in range(len(left)) if 0 <= column - place < len(right)]
+        generator.shuffle(pairs)
+        written: list[str] = []
+        total = carried
+        for first, second in pairs:
+            product = first * second
+            written.append(f"{first}*{second}={product}")
+            if total:
+                written.append(f"{product}+{total}={product + total}")
             total += product
-    return ", ".join(written) + f"!</think>\n<answer>{total or 0}</answer>"
+        lines.append(", ".join(written))
+        carried = total // 10
+    return "\n".join(lines) + f"!</think>\n<answer>{problem.target}</answer>"

@@ -12,10 +12,18 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
-from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM, set_seed
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    set_seed,
+)
 from trl import SFTConfig, SFTTrainer
 
 from tinyzero_trl.data import train_test_problems
+from tinyzero_trl.generation import generate_completions
 from tinyzero_trl.tasks import Problem, get_task
 from tinyzero_trl.tinymodel.tokenizer import build_tokenizer
 from tinyzero_trl.tinymodel.traces import countdown_trace, multiplication_trace
@@ -47,6 +55,8 @@ class TinyTask:
 COUNTDOWN = TinyTask("countdown", 0.9, countdown_trace, 2400, 512, {"operands": (3,), "max_number": 12})
 MULTIPLICATION = TinyTask("multiplication", 0.1, multiplication_trace, 3000, 512, {"digits": (2,)})
 
+TASKS = (COUNTDOWN, MULTIPLICATION)
+
 
 def build_model(tokenizer: PreTrainedTokenizerFast, *, seed: int) -> Qwen2ForCausalLM:
     """A randomly initialised Qwen2 of about one million parameters, fp32."""
@@ -73,11 +83,10 @@ def traces(*, seed: int) -> Iterator[dict[str, str]]:
     Held-out problems never occur; problems that the integer search cannot solve are passed over.
     """
     generator = random.Random(seed)
-    tasks = (COUNTDOWN, MULTIPLICATION)
-    problems = {task.name: task.split()[0] for task in tasks}
-    shares = [task.share for task in tasks]
+    problems = {task.name: task.split()[0] for task in TASKS}
+    shares = [task.share for task in TASKS]
     while True:
-        [task] = generator.choices(tasks, shares)
+        [task] = generator.choices(TASKS, shares)
         problem = generator.choice(problems[task.name])
         completion = task.write_trace(problem, generator)
         if completion is not None:
@@ -153,3 +162,44 @@ def warm_start(
     trainer.train()
     trainer.save_model(str(out))
     return Path(out)
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """How a model answers one task's held-out problems, sampled once each at temperature 1."""
+
+    task: str
+    problems: int
+    accuracy: float
+    mean_length_tokens: float
+    truncated_frac: float
+
+
+def held_out(model_path: str | Path, *, problems: int = 256, max_completion_length: int = 256) -> list[HeldOut]:
+    """Measure a model on the first held-out problems of each tiny task."""
+    model = AutoModelForCausalLM.from_pretrained(model_path)
+    tokenizer = AutoTokenizer.from_pretrained(model_path)
+    return [_held_out(model, tokenizer, task, problems, max_completion_length) for task in TASKS]
+
+
+def _held_out(model: Any, tokenizer: Any, task: TinyTask, problems: int, max_completion_length: int) -> HeldOut:
+    room, asked = get_task(task.name), task.split()[1][:problems]
+    completions = generate_completions(
+        model,
+        tokenizer,
+        [room.render_prompt(problem, "base") for problem in asked],
+        max_completion_length=max_completion_length,
+        temperature=1.0,
+        batch_size=256,
+    )
+    verdicts = [
+        room.score(written.text, problem.numbers, problem.target)
+        for problem, written in zip(asked, completions, strict=True)
+    ]
+    return HeldOut(
+        task=task.name,
+        problems=len(asked),
+        accuracy=sum(verdict.reward for verdict in verdicts) / len(asked),
+        mean_length_tokens=sum(written.length_tokens for written in completions) / len(asked),
+        truncated_frac=sum(written.truncated for written in completions) / len(asked),
+    )
