@@ -158,7 +158,8 @@ def _register_warmstart(commands: Any) -> None:
 def _run_warmstart(args: argparse.Namespace) -> None:
     from tinyzero_trl.tinymodel.warmstart import STEPS, held_out, warm_start
 
-    folder = warm_start(args.out, steps=args.steps or STEPS, seed=args.seed, show_progress=sys.stderr.isatty())
+    steps = STEPS if args.steps is None else args.steps
+    folder = warm_start(args.out, steps=steps, seed=args.seed, show_progress=sys.stderr.isatty())
     for measured in held_out(folder):
         print(
             f"{measured.task}: {measured.accuracy:.1%} of {measured.problems} held-out problems, "

@@ -130,7 +130,12 @@ def warm_start(
             the same model.
         seed: Decides weights, traces and their order.
         show_progress: Whether to draw a progress bar.
+
+    Raises:
+        ValueError: fewer than one step.
     """
+    if steps < 1:
+        raise ValueError(f"steps: {steps} is below 1; give the optimizer steps to train for, such as {STEPS}")
     tokenizer = build_tokenizer()
     arguments = SFTConfig(
         output_dir=str(out),
