@@ -90,7 +90,9 @@ class FixedRollouts:
 def half_of_the_groups_flat(prompts: list[str], completion_ids: list[list[int]], **_: Any) -> list[float]:
     """A reward that varies with the completion for every other prompt and is the same for the rest."""
     flat = PROMPTS[::2]
-    return [1.0 if prompt in flat else float(sum(ids) % 3) for prompt, ids in zip(prompts, completion_ids, strict=True)]
+    return [
+        1.0 if prompt in flat else float(sum(ids) % 11) for prompt, ids in zip(prompts, completion_ids, strict=True)
+    ]
 
 
 def nothing_to_learn(prompts: list[str], **_: Any) -> list[float]:
@@ -112,7 +114,7 @@ def train(
         "num_generations": 4,
         "max_completion_length": LONGEST_COMPLETION,
         "max_steps": optimizer_steps,
-        "learning_rate": 0.02,
+        "learning_rate": 0.05,
         "max_grad_norm": 0.0,  # clipping would hide a gradient of the wrong size
         "optim": "sgd",
         "lr_scheduler_type": "constant",

@@ -1,0 +1,166 @@
+"""The same parameters as stock TRL after three optimizer steps, from fewer and shorter rows."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from fixed_rollouts import compare, nothing_to_learn, parameters, tiny_model_path, train
+from transformers import Qwen2ForCausalLM
+from trl import GRPOTrainer
+
+from tinyzero_trl import batching
+from tinyzero_trl.batching import LOSS_NORMALISERS, ComputeCounts
+from tinyzero_trl.exact_loss import ExactLossTrainer
+
+TOLERANCE = 1e-5  # relative to the largest entry of each parameter, in fp32
+LOSS_TYPES = sorted(LOSS_NORMALISERS)
+
+# Two micro-batches to an optimizer step, two optimizer steps to a rollout; passes of at most 40 positions, while the
+# longest row alone has 32.
+SEVERAL_PASSES = {"max_tokens_per_micro_batch": 40, "num_iterations": 2}
+
+
+@pytest.fixture(autouse=True)
+def _quiet(monkeypatch):
+    monkeypatch.setenv("TRL_EXPERIMENTAL_SILENCE", "1")
+
+
+def assert_same(**settings) -> None:
+    result = compare(**settings)
+    assert result["distance"] > 100 * TOLERANCE, f"stock TRL hardly moved, so equality proves nothing: {result}"
+    assert result["difference"] <= TOLERANCE, result
+
+
+@pytest.mark.parametrize("loss_type", LOSS_TYPES)
+def test_every_loss_type_ends_at_the_parameters_of_stock_trl(loss_type):
+    assert_same(loss_type=loss_type, **SEVERAL_PASSES)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        pytest.param({"beta": 0.1, "steps_per_generation": 4}, id="kl-term-and-two-steps-per-generation"),
+        pytest.param({"max_tokens_per_micro_batch": None}, id="one-pass"),
+        pytest.param({"skip_zero_advantage_rows": False}, id="every-row"),
+        pytest.param({"importance_sampling_level": "sequence", "loss_type": "grpo"}, id="sequence-level"),
+        pytest.param({"with_tools": True, "loss_type": "bnpo"}, id="tool-mask"),
+        pytest.param({"mask_truncated_completions": True, "beta": 0.1}, id="masked-completions"),
+        pytest.param({"off_policy_mask_threshold": 0.01}, id="off-policy-mask"),
+        pytest.param({"pad_to_multiple_of": 8}, id="padded-to-a-multiple"),
+        pytest.param({"gradient_checkpointing": True}, id="gradient-checkpointing"),
+        pytest.param({"entropy_coef": 0.1}, id="entropy-bonus"),
+        pytest.param({"top_entropy_quantile": 0.5}, id="entropy-quantile"),
+        # Adam divides a gradient that is all rounding by its own size, unless epsilon is well above rounding.
+        pytest.param({"optim": "adamw_torch", "learning_rate": 0.01, "adam_epsilon": 1e-3}, id="adamw"),
+    ],
+)
+def test_every_setting_ends_at_the_parameters_of_stock_trl(settings):
+    assert_same(**({"loss_type": "dapo"} | SEVERAL_PASSES | settings))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("loss_type", LOSS_TYPES)
+@pytest.mark.parametrize("beta", [0.0, 0.1])
+@pytest.mark.parametrize("accumulation", [1, 4])
+@pytest.mark.parametrize("num_iterations", [1, 3])
+def test_grid_of_settings_ends_at_the_parameters_of_stock_trl(loss_type, beta, accumulation, num_iterations):
+    assert_same(
+        loss_type=loss_type,
+        beta=beta,
+        gradient_accumulation_steps=accumulation,
+        num_iterations=num_iterations,
+        max_tokens_per_micro_batch=60,
+    )
+
+
+@pytest.mark.slow
+def test_two_ranks_end_at_the_parameters_of_stock_trl():
+    settings = [{"loss_type": loss_type, "beta": 0.0, **SEVERAL_PASSES} for loss_type in LOSS_TYPES]
+    settings += [
+        {"loss_type": "dapo", "beta": 0.1, "max_tokens_per_micro_batch": 60, "steps_per_generation": 4},
+        {"loss_type": "grpo", "per_device_train_batch_size": 2, "gradient_accumulation_steps": 4},
+    ]
+    for result in run_on_two_ranks(settings):
+        assert result["distance"] > 50 * TOLERANCE, result
+        assert result["difference"] <= TOLERANCE, result
+
+
+def run_on_two_ranks(settings: list[dict]) -> list[dict[str, float]]:
+    script = Path(__file__).with_name("fixed_rollouts.py")
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    environment = os.environ | {"ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1"}
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(script.parents[2]), os.environ.get("PYTHONPATH"))))
+    done = subprocess.run(
+        [*launch, str(script), json.dumps(settings)], env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    report = json.loads(done.stdout.splitlines()[-1])
+    assert report["ranks"] == 2, "a launch that falls back to one process would prove nothing"
+    return report["results"]
+
+
+def test_counts_and_log_ratios_cover_the_latest_rows():
+    trainer = train(ExactLossTrainer, loss_type="grpo", num_iterations=3, max_tokens_per_micro_batch=60)
+    counts = trainer.pop_compute_counts()
+    assert counts.rows == 3 * 2 * 8
+    # Two of four prompts have a constant reward.
+    assert 0 < counts.rows_skipped < counts.rows
+    assert 0.7 < counts.tokens / counts.positions < 1.0
+    assert trainer.pop_compute_counts() == ComputeCounts()
+
+    batch = batching.concatenate(trainer._buffered_inputs)
+    trained_tokens = int(batch["completion_mask"][batch["advantages"] != 0].sum())
+    log_ratios = trainer.pop_log_ratios()
+    assert log_ratios.shape == (trained_tokens,)
+    assert 0.0 < log_ratios.std() < 0.5, "the third step on the same rows must have left the old policy a little"
+    assert trainer.pop_log_ratios().numel() == 0
+
+
+def test_log_ratios_are_zero_where_the_policy_is_its_own_reference():
+    log_ratios = train(ExactLossTrainer, loss_type="grpo").pop_log_ratios()
+    assert log_ratios.numel() > 0
+    assert (log_ratios == 0).all()
+
+
+def test_a_batch_without_signal_costs_fillers_and_moves_nothing():
+    trainer = train(ExactLossTrainer, loss_type="grpo", reward=nothing_to_learn)
+    counts = trainer.pop_compute_counts()
+    assert counts.rows_skipped == counts.rows > 0
+    assert counts.tokens == 0
+    start = dict(Qwen2ForCausalLM.from_pretrained(tiny_model_path()).named_parameters())
+    assert all(torch.equal(value, start[name]) for name, value in parameters(trainer).items())
+    logged = [log for log in trainer.state.log_history if "reward" in log]
+    assert logged and all("entropy" not in log and "clip_ratio/region_mean" not in log for log in logged)
+
+
+def test_metrics_of_all_rows_are_means_over_tokens():
+    """With one micro-batch to a step, TRL's own figures are means over tokens: ours must equal them."""
+    settings = {
+        "loss_type": "dapo",
+        "gradient_accumulation_steps": 1,
+        "num_iterations": 3,
+        "beta": 0.1,
+        "epsilon": 0.01,
+    }
+    stock = train(GRPOTrainer, **settings).state.log_history
+    ours = train(ExactLossTrainer, max_tokens_per_micro_batch=60, **settings).state.log_history
+    names = [name for name in stock[2] if name in ("loss", "entropy", "kl") or name.startswith("clip_ratio/")]
+    assert len(names) == 8
+    assert stock[2]["clip_ratio/region_mean"] > 0, "the third step must clip, or equality proves nothing"
+    for step in range(3):
+        assert {name: ours[step][name] for name in names} == pytest.approx(
+            {name: stock[step][name] for name in names}, abs=2e-5
+        )
+
+
+@pytest.mark.parametrize(("settings", "culprit"), [({"beta": 0.1}, "beta"), ({"entropy_coef": 0.1}, "entropy bonus")])
+def test_says_why_rows_with_zero_advantage_stay(settings, culprit, caplog):
+    trainer = train(ExactLossTrainer, loss_type="dapo", optimizer_steps=1, **settings)
+    messages = [record.message for record in caplog.records if "skip_zero_advantage_rows" in record.message]
+    assert len(messages) == 1
+    assert culprit in messages[0]
+    assert trainer.pop_compute_counts().rows_skipped == 0
