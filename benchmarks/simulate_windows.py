@@ -148,7 +148,7 @@ def markdown_table(results: list[dict[str, Any]]) -> str:
 
 
 def draw(results: list[dict[str, Any]], path: Path) -> None:
-    """The windows that each policy chose, one panel per scenario."""
+    """The windows that each policy chose, one panel per scenario; single rollouts at the maximum as dots."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 7), layout="constrained")
@@ -156,7 +156,12 @@ def draw(results: list[dict[str, Any]], path: Path) -> None:
     shown = ("success, fork's rule", "success, rolling", "signal")
     for panel, result in zip(panels, results, strict=True):
         for name, color in zip(shown, ("tab:gray", "tab:orange", "tab:blue"), strict=True):
-            panel.plot(result["policies"][name]["windows"], label=name, color=color, linewidth=1.2)
+            windows = np.array(result["policies"][name]["windows"], dtype=float)
+            alone = (windows[1:-1] > windows[:-2]) & (windows[1:-1] > windows[2:]) & (windows[1:-1] == windows.max())
+            spikes = np.flatnonzero(alone) + 1
+            panel.plot(spikes, windows[spikes], ".", color=color, markersize=3)
+            steps = np.delete(np.arange(len(windows)), spikes)
+            panel.plot(steps, windows[steps], label=name, color=color, linewidth=1.2)
         panel.plot(result["oracle"]["windows"], label="oracle", color="black", linestyle="--", linewidth=1.5)
         panel.set(title=result["scenario"], xlabel="rollout", ylabel="window (tokens)", ylim=(0, None))
     panels[0].legend(loc="upper right", fontsize="small")

@@ -49,7 +49,7 @@ def test_a_bad_value_is_refused_with_field_value_and_remedy(values: dict, messag
 
 
 def test_the_largest_window_must_be_set_before_a_policy_is_made() -> None:
-    with pytest.raises(ValueError, match="^window_max: not set; give the largest window"):
+    with pytest.raises(ValueError, match=r"^window_max: not set; give the largest window"):
         make_policy(WindowConfig(strategy="fixed"))
 
 

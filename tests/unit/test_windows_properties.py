@@ -120,12 +120,12 @@ def test_a_reward_that_is_not_a_number_is_no_success() -> None:
 
 def test_the_state_of_another_strategy_or_mode_is_refused() -> None:
     success = make_policy(WindowConfig(strategy="success", max=2048))
-    with pytest.raises(ValueError, match="^window_strategy: 'signal' cannot continue the state of 'success'; resume"):
+    with pytest.raises(ValueError, match=r"^window_strategy: 'signal' cannot continue the state of 'success'; resume"):
         make_policy(WindowConfig(strategy="signal", max=2048)).load_state_dict(success.state_dict())
-    with pytest.raises(ValueError, match="^window_mode: 'ema' cannot continue the moments of 'basic'; resume"):
+    with pytest.raises(ValueError, match=r"^window_mode: 'ema' cannot continue the moments of 'basic'; resume"):
         make_policy(WindowConfig(strategy="success", mode="ema", max=2048)).load_state_dict(success.state_dict())
     state = {name: value for name, value in success.state_dict().items() if name != "rate_ema"}
-    with pytest.raises(ValueError, match="^window_strategy: the saved state of 'success' lacks rate_ema"):
+    with pytest.raises(ValueError, match=r"^window_strategy: the saved state of 'success' lacks rate_ema"):
         success.load_state_dict(state)
 
 

@@ -1,4 +1,4 @@
-"""Histories of rollouts for the tests of the window policies: what a model would have written, and what a window lets by."""
+"""Histories of rollouts: what a model would have written, and what a window lets by."""
 
 import random
 from collections.abc import Sequence

@@ -74,7 +74,7 @@ class RolloutTally:
     @classmethod
     def from_state(cls, state: str) -> "RolloutTally":
         """Undo `state`."""
-        return cls(tuple(Ends(*map(int, row.split())) for row in state.split(";")))
+        return cls(tuple(Ends(*map(int, row.split())) for row in state.split(";") if row))
 
 
 def _ends_of_group(members: Iterable[tuple[Any, int, bool, bool]]) -> list[Ends]:
