@@ -153,6 +153,7 @@ def test_training_time_leaves_evaluation_out(tmp_path):
             ["a slack=0.0", "a slack=0.1", "b"],
         ),
         ([{"seed": 0}], ["run"]),
+        ([{"recipe": "a", "window_seed": 0}, {"recipe": "a", "window_seed": 1}], ["a", "a"]),
     ],
 )
 def test_policies_are_named_by_what_sets_them_apart(configurations, names):

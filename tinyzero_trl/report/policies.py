@@ -8,9 +8,9 @@ from typing import Any
 
 from tinyzero_trl.records import Run, read_run
 
-# Fields in which the runs of one policy may differ: they say which repetition it is and where it is kept.
+# Fields in which the runs of one policy may differ: which repetition it is, and where it is kept. Seeds come on top.
 _BOOKKEEPING = {
-    *("seed", "data_seed", "output_dir", "logging_dir", "run_name", "resume", "resume_from_checkpoint"),
+    *("output_dir", "logging_dir", "run_name", "resume", "resume_from_checkpoint"),
     *("report_to", "project", "hub_model_id", "push_to_hub"),
 }
 
@@ -57,7 +57,8 @@ def policy_names(configurations: Sequence[Mapping[str, Any]]) -> list[str]:
     The recipe, or else the window strategy, where that tells all policies apart; otherwise the recipe
     followed by the fields that vary among the runs of that recipe.
     """
-    fields = sorted({field for configuration in configurations for field in configuration} - _BOOKKEEPING)
+    given = {field for configuration in configurations for field in configuration}
+    fields = sorted(field for field in given - _BOOKKEEPING if not field.endswith("seed"))
     varying = _varying(fields, configurations)
     policies = {_values(varying, configuration) for configuration in configurations}
     for field in ("recipe", "window_strategy"):
