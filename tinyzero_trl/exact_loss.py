@@ -181,10 +181,12 @@ class ExactLossTrainer(GRPOTrainer):
         **options: Any,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         parent = super()._get_per_token_logps_and_entropies
-        if torch.is_grad_enabled() or any(option is not None and option is not False for option in options.values()):
+        if torch.is_grad_enabled():
             outputs = parent(model, input_ids, attention_mask, logits_to_keep, batch_size, **options)
             self._pass_logps = outputs[0].detach()
             return outputs
+        if any(option is not None and option is not False for option in options.values()):
+            return parent(model, input_ids, attention_mask, logits_to_keep, batch_size, **options)
         inputs = {
             "prompt_ids": input_ids[:, :-logits_to_keep],
             "prompt_mask": attention_mask[:, :-logits_to_keep],

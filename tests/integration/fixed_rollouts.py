@@ -19,7 +19,7 @@ from trl import GRPOConfig, GRPOTrainer
 
 from tinyzero_trl.exact_loss import ExactLossTrainer
 
-VOCABULARY, LONGEST_COMPLETION = 64, 24
+VOCABULARY, LONGEST_COMPLETION, GROUP_SIZE = 64, 24, 4
 PROMPTS = ["w1 w2", "w3 w4 w5 w6 w7", "w8", "w9 w10 w11 w12 w13 w14 w15 w16"]
 
 
@@ -87,12 +87,9 @@ class FixedRollouts:
         return output
 
 
-def half_of_the_groups_flat(prompts: list[str], completion_ids: list[list[int]], **_: Any) -> list[float]:
-    """A reward that varies with the completion for every other prompt and is the same for the rest."""
-    flat = PROMPTS[::2]
-    return [
-        1.0 if prompt in flat else float(sum(ids) % 11) for prompt, ids in zip(prompts, completion_ids, strict=True)
-    ]
+def half_of_the_groups_flat(completion_ids: list[list[int]], **_: Any) -> list[float]:
+    """A reward that varies with the completion in every other group and is the same in the rest."""
+    return [1.0 if place // GROUP_SIZE % 2 == 0 else float(sum(ids) % 11) for place, ids in enumerate(completion_ids)]
 
 
 def nothing_to_learn(prompts: list[str], **_: Any) -> list[float]:
@@ -111,7 +108,7 @@ def train(
         "output_dir": tempfile.gettempdir(),
         "per_device_train_batch_size": 8,
         "gradient_accumulation_steps": 2,
-        "num_generations": 4,
+        "num_generations": GROUP_SIZE,
         "max_completion_length": LONGEST_COMPLETION,
         "max_steps": optimizer_steps,
         "learning_rate": 0.05,

@@ -1,0 +1,253 @@
+"""One measurement of `against_trl.py`: a trainer, a planned batch, a few steps; seconds and bytes."""
+
+import argparse
+import dataclasses
+import hashlib
+import json
+import math
+import random
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from datasets import Dataset
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LogitsProcessor,
+    LogitsProcessorList,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    TrainerCallback,
+)
+from trl import GRPOConfig, GRPOTrainer
+
+from tinyzero_trl.config import AdaptiveGRPOConfig
+from tinyzero_trl.tasks import countdown
+from tinyzero_trl.tinymodel import resolve_model
+from tinyzero_trl.tinymodel.tokenizer import build_tokenizer
+from tinyzero_trl.trainer import AdaptiveGRPOTrainer
+
+
+def measure(args: argparse.Namespace) -> dict[str, Any]:
+    """Train a few steps in this process; seconds and bytes of the measured ones."""
+    lengths, rewards = planned_batch(args)
+    seen = SeenCompletions()
+    trainer = build_trainer(args, seen.recording(rewards))
+    parameters = sum(value.numel() for value in trainer.model.parameters())
+    end_at_planned_lengths(trainer, lengths)
+    clock = Clock(trainer, args.profile)
+    on_cuda = trainer.accelerator.device.type == "cuda"
+    held_bytes = torch.cuda.memory_allocated() if on_cuda else resident_bytes()
+    trainer.train()
+    peak_bytes = torch.cuda.max_memory_allocated() if on_cuda else peak_resident_bytes()
+    rollout_s, step_s = median(clock.rollout_s[1:]), median(clock.step_s[1:])
+    # A forward pass costs 2 and a backward pass 4 operations per parameter and token that is not padding.
+    tflops = 6 * parameters * sum(lengths) / (step_s - rollout_s) / 1e12
+    return {
+        "rollout_s": rollout_s,
+        "optimize_s": step_s - rollout_s,
+        "step_s": step_s,
+        "memory_bytes": peak_bytes - held_bytes,
+        "tokens_per_s": sum(lengths) / step_s,
+        "optimize_tflops": tflops,
+        **({"mfu": tflops / args.peak_tflops} if args.peak_tflops else {}),
+        "lengths_digest": digest(seen.lengths),
+        "first_rollout_digest": digest(seen.first_rollout),
+    }
+
+
+def planned_batch(args: argparse.Namespace) -> tuple[list[int], list[float]]:
+    """Length and reward of each place in the batch."""
+    longest, count = args.max_completion_length, args.rows
+    if args.scenario == "flat":
+        return [longest] * count, [float(place % 2) for place in range(count)]
+    # Quantiles of an exponential distribution, cut at the maximum: its mean is 0.38 of it.
+    quantiles = [-math.log1p(-(place + 0.5) / count) * 0.42 for place in range(count)]
+    lengths = [min(longest, max(2, round(quantile * longest))) for quantile in quantiles]
+    random.Random(0).shuffle(lengths)
+    return lengths, [float(place % 2 and place // args.num_generations % 2) for place in range(count)]
+
+
+@dataclasses.dataclass
+class SeenCompletions:
+    """What the reward function was shown, for the proof that both trainers saw the same."""
+
+    lengths: list[list[int]] = dataclasses.field(default_factory=list)
+    first_rollout: list[list[int]] = dataclasses.field(default_factory=list)
+
+    def recording(self, rewards: list[float]) -> Callable[..., list[float]]:
+        """A reward function that pays by place and remembers what it was shown."""
+
+        def reward_by_place(completion_ids: list[list[int]], **_: Any) -> list[float]:
+            assert len(completion_ids) == len(rewards)
+            self.first_rollout = self.first_rollout or completion_ids
+            self.lengths.append([len(ids) for ids in completion_ids])
+            return rewards
+
+        return reward_by_place
+
+
+def build_trainer(args: argparse.Namespace, reward: Callable[..., list[float]]) -> Any:
+
+    directory = tempfile.mkdtemp(prefix="against-trl-")
+    path = resolve(args.model, directory)
+    on_cuda = torch.cuda.is_available()
+    settings: dict[str, Any] = {
+        "output_dir": directory,
+        "max_steps": 1 + args.steps,
+        "per_device_train_batch_size": args.micro_batch_rows,
+        "gradient_accumulation_steps": args.rows // args.micro_batch_rows,
+        "num_generations": args.num_generations,
+        "max_completion_length": args.max_completion_length,
+        "loss_type": args.loss_type,
+        "learning_rate": 1e-6,
+        "use_cpu": not on_cuda,
+        "bf16": on_cuda,
+        "gradient_checkpointing": False,
+        "save_strategy": "no",
+        "report_to": [],
+        "disable_tqdm": True,
+        "logging_steps": 1,
+        "seed": 0,
+    }
+    problems = countdown.generate(args.rows, seed=0)
+    prompts = [countdown.render_prompt(problem, "base") for problem in problems]
+    shared: dict[str, Any] = {
+        "model": AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32),
+        "reward_funcs": reward,
+        "train_dataset": Dataset.from_dict({"prompt": prompts}),
+        "processing_class": AutoTokenizer.from_pretrained(path, padding_side="left"),
+    }
+    if args.worker == "stock":
+        return GRPOTrainer(args=GRPOConfig(**settings), **shared)
+    budget = args.max_tokens_per_micro_batch
+    config = AdaptiveGRPOConfig(**settings, max_tokens_per_micro_batch=budget, window_strategy="fixed")
+    return AdaptiveGRPOTrainer(args=config, **shared)
+
+
+def resolve(name: str, directory: str) -> str:
+    """A folder or id to load from; untrained weights are written first."""
+    if not name.startswith("random:"):
+        return resolve_model(name)
+
+    width, layers = map(int, name.removeprefix("random:").split("x"))
+    tokenizer = build_tokenizer()
+    heads = max(1, width // 64)
+    torch.manual_seed(0)
+    config = Qwen2Config(
+        vocab_size=len(tokenizer),
+        hidden_size=width,
+        intermediate_size=4 * width,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=heads,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=None,
+        tie_word_embeddings=True,
+    )
+    Qwen2ForCausalLM(config).save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+    return directory
+
+
+def end_at_planned_lengths(trainer: Any, lengths: list[int]) -> None:
+    """Let `generate` end the row in place i after `lengths[i]` tokens, neither before nor after."""
+    end = trainer.processing_class.eos_token_id
+    last_tokens = torch.tensor(lengths, device=trainer.accelerator.device) - 1
+
+    class EndAtPlannedLength(LogitsProcessor):
+        def __init__(self) -> None:
+            self.written = 0
+
+        def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+            ends = (last_tokens <= self.written).unsqueeze(1)
+            is_end = torch.arange(scores.size(1), device=scores.device) == end
+            self.written += 1
+            return scores.masked_fill(ends != is_end, -torch.inf)
+
+    generate = trainer.model.generate
+
+    def generate_planned(*args: Any, **kwargs: Any) -> Any:
+        return generate(*args, logits_processor=LogitsProcessorList([EndAtPlannedLength()]), **kwargs)
+
+    trainer.model.generate = generate_planned
+
+
+class Clock:
+    """Seconds of each optimizer step and of the rollout in it."""
+
+    def __init__(self, trainer: Any, profile: Path | None) -> None:
+
+        self.rollout_s: list[float] = []
+        self.step_s: list[float] = []
+        roll_out = trainer._generate_and_score_completions
+        profiler = Profiler(profile, after_steps=trainer.args.max_steps - 1)
+
+        def timed_rollout(inputs: Any) -> Any:
+            started_at = now()
+            output = roll_out(inputs)
+            self.rollout_s.append(now() - started_at)
+            profiler.rollout_ended(len(self.step_s))
+            return output
+
+        trainer._generate_and_score_completions = timed_rollout
+        clock = self
+
+        class StepTimer(TrainerCallback):
+            def on_step_begin(self, *_: Any, **__: Any) -> None:
+                self.started_at = now()
+
+            def on_step_end(self, *_: Any, **__: Any) -> None:
+                clock.step_s.append(now() - self.started_at)
+                profiler.step_ended(len(clock.step_s))
+
+        trainer.add_callback(StepTimer())
+
+
+class Profiler:
+    """The torch profiler around the optimization phase of the last step, if a file is named for its table."""
+
+    def __init__(self, path: Path | None, after_steps: int) -> None:
+        self.path, self.after_steps = path, after_steps
+        self.profile: Any = None
+
+    def rollout_ended(self, steps_done: int) -> None:
+        """Begin, if the step that starts now is the last."""
+        if self.path and steps_done == self.after_steps:
+            self.profile = torch.profiler.profile()
+            self.profile.__enter__()
+
+    def step_ended(self, steps_done: int) -> None:
+        """Write the table, if that was the last step."""
+        if self.path and self.profile and steps_done > self.after_steps:
+            self.profile.__exit__(None, None, None)
+            self.path.write_text(self.profile.key_averages().table(sort_by="self_cpu_time_total", row_limit=40))
+
+
+def now() -> float:
+
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def resident_bytes() -> int:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize()
+
+
+def peak_resident_bytes() -> int:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]
