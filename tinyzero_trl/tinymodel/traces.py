@@ -17,22 +17,26 @@ LARGEST_INTERMEDIATE = 200
 _Item = tuple[int, str]  # a value, and the expression that made it
 
 
-def countdown_trace(problem: Problem, generator: random.Random) -> str | None:
-    r"""The text after an opened `<think>`: a depth-first search in random order that ends in the answer.
+def countdown_trace(problem: Problem, generator: random.Random, *, impatience: float = 0.0) -> str | None:
+    r"""The text after an opened `<think>`: a depth-first search in random order that ends in an answer.
 
-    Every result is followed by what it says about the target: `<` too small, `>` too large, `!` found.
+    Every result is followed by what it says about the target: `<` too small, `>` too large, `!` found. A line holds
+    what follows from one first operation; after a line without success an impatient searcher may write `?` and give up.
 
     Args:
         problem: Numbers and target; meant for three numbers (a full search of four is thousands of tokens long).
-        generator: Orders the branches; the operators of a last pair keep their order.
+        generator: Orders the branches, and decides about giving up; the operators of a last pair keep their order.
+        impatience: Probability of giving up after a line, with the last expression tried as the (wrong) answer.
 
     Returns:
         Reasoning and answer, such as ``7+3=10: 10+5=15< 10-5=5< 10*5=50>\n5*3=15: 15+7=22!</think>\n<answer>...``,
         or None where no solution exists without fractions, negative values or values above `LARGEST_INTERMEDIATE`.
     """
     written: list[str] = []
+    tried = ""
 
     def search(items: list[_Item]) -> str | None:
+        nonlocal tried
         for first, operator, second in _branches(items, generator):
             value = _apply(first[0], operator, second[0])
             if value is None or value > LARGEST_INTERMEDIATE:
@@ -47,16 +51,21 @@ def countdown_trace(problem: Problem, generator: random.Random) -> str | None:
                 if found := search([(value, expression), *rest]):
                     return found
                 written[-1] = written[-1].rstrip() + "\n"
+                if tried and generator.random() < impatience:
+                    written[-1] = written[-1].rstrip() + " ?"
+                    return tried
             elif value == problem.target:
+                written.append("!")
                 return expression
             else:
+                tried = expression
                 written.append("< " if value < problem.target else "> ")
         return None
 
     expression = search([(number, str(number)) for number in problem.numbers])
     if expression is None:
         return None
-    return "".join(written) + f"!</think>\n<answer>{expression[1:-1]}</answer>"
+    return "".join(written) + f"</think>\n<answer>{expression[1:-1]}</answer>"
 
 
 def _branches(items: Sequence[_Item], generator: random.Random) -> list[tuple[_Item, str, _Item]]:

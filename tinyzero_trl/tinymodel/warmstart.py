@@ -1,13 +1,15 @@
 """Warm start: supervised training of the embedded model on search traces, before any reinforcement learning.
 
 The embedded model is a Qwen2 of about one million parameters with few key-value heads, so that a laptop's CPU generates
-thousands of tokens per second. It stops learning early on purpose: it knows how to search, but slips often enough to
-leave room for reinforcement learning.
+thousands of tokens per second. Its teacher is able but impatient: it searches well, and gives up after any line with
+probability `IMPATIENCE`, so that about half of the traces end in a wrong answer. So the model has good and bad habits,
+as larger base models have, and reinforcement learning has something to choose from: those who go on thinking win.
 """
 
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +32,8 @@ from tinyzero_trl.tinymodel.traces import countdown_trace, multiplication_trace
 
 MAX_POSITIONS = 1024
 BATCH_TRACES = 16
-STEPS = 4000
+STEPS = 3000
+IMPATIENCE = 0.12
 _BUCKET_BATCHES = 16
 
 
@@ -52,7 +55,9 @@ class TinyTask:
         )
 
 
-COUNTDOWN = TinyTask("countdown", 0.9, countdown_trace, 2400, 512, {"operands": (3,), "max_number": 12})
+COUNTDOWN = TinyTask(
+    "countdown", 0.9, partial(countdown_trace, impatience=IMPATIENCE), 2400, 512, {"operands": (3,), "max_number": 12}
+)
 MULTIPLICATION = TinyTask("multiplication", 0.1, multiplication_trace, 3000, 512, {"digits": (2,)})
 
 TASKS = (COUNTDOWN, MULTIPLICATION)
