@@ -4,24 +4,44 @@ Window fields are `tinyzero_trl.windows.WindowConfig`'s own, flat and with the p
 that class, so that each is declared, documented and checked in one place.
 """
 
-import argparse
-import difflib
 import json
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, make_dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import yaml
-from trl import GRPOConfig, ModelConfig, TrlParser
-from trl.scripts.utils import DataClass
+from transformers.integrations import get_reporting_integration_callbacks
+from trl import GRPOConfig, ModelConfig
 
+from tinyzero_trl.batching import LOSS_NORMALISERS
+from tinyzero_trl.recipe_parser import RecipeParser
 from tinyzero_trl.rewards import CosineShaping
 from tinyzero_trl.tasks import get_task
 from tinyzero_trl.windows import WindowConfig
 
 FORK_INITIAL_WINDOW = 1024
+_LEAST_COUNTS = {
+    "max_completion_length": 1,
+    "num_generations": 2,
+    "num_generations_eval": 1,
+    "num_iterations": 1,
+    "per_device_train_batch_size": 1,
+    "per_device_eval_batch_size": 1,
+    "gradient_accumulation_steps": 1,
+    "steps_per_generation": 1,
+    "generation_batch_size": 1,
+    "max_tokens_per_micro_batch": 1,
+    "seed": 0,
+}
+_OPTIONAL_COUNTS = (
+    "num_generations_eval",
+    "steps_per_generation",
+    "generation_batch_size",
+    "max_tokens_per_micro_batch",
+)
 
 
 def _flat(window_field: Any) -> tuple[str, Any, Any]:
@@ -62,14 +82,11 @@ class AdaptiveGRPOConfig(_WindowFields, GRPOConfig):
 
     def __post_init__(self) -> None:
         """Check the window and what TRL would find out too late, then let TRL check the rest."""
-        self._check_counts()
+        self._check_numbers()
+        self._check_choices()
         self.window_config()
         super().__post_init__()
-        if self.steps_per_generation % self.gradient_accumulation_steps:
-            raise ValueError(
-                f"steps_per_generation: {self.steps_per_generation} is not a multiple of gradient_accumulation_steps "
-                f"{self.gradient_accumulation_steps}, so that one optimizer step would mix two windows; make it one"
-            )
+        self._check_schedule()
 
     def window_config(self) -> WindowConfig:
         """The window fields without their prefix, defaults filled in."""
@@ -88,19 +105,51 @@ class AdaptiveGRPOConfig(_WindowFields, GRPOConfig):
         values["phases"] = values["phases"] or ()
         return WindowConfig(**values)
 
-    def _check_counts(self) -> None:
-        for name, least in (
-            ("max_completion_length", 1),
-            ("num_generations", 2),
-            ("max_tokens_per_micro_batch", 1),
-        ):
+    def _check_numbers(self) -> None:
+        for name, least in _LEAST_COUNTS.items():
             value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
+            if value is None and name in _OPTIONAL_COUNTS:
+                continue
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise ValueError(f"{name}: {value!r} is no whole number of {least} or more; change it")
-        if not self.temperature > 0:
+        for name in ("learning_rate", "beta", "epsilon", "temperature"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+                raise ValueError(f"{name}: {value!r} is no finite number of 0 or more; change it")
+        if self.temperature == 0:
             raise ValueError(
                 f"temperature: {self.temperature!r} gives every completion of a group the same text; "
                 "set it above 0, such as 1.0"
+            )
+        if self.max_steps == 0:
+            raise ValueError("max_steps: 0 trains by num_train_epochs; set it to 1 or more, or leave it out")
+
+    def _check_schedule(self) -> None:
+        assert self.steps_per_generation is not None, "TRL sets it"
+        if self.steps_per_generation % self.gradient_accumulation_steps:
+            raise ValueError(
+                f"steps_per_generation: {self.steps_per_generation} is not a multiple of gradient_accumulation_steps "
+                f"{self.gradient_accumulation_steps}, so that one optimizer step would mix two windows; make it one"
+            )
+        for what in ("eval", "save"):
+            steps = getattr(self, f"{what}_steps")
+            if getattr(self, f"{what}_strategy") == "steps" and not steps > 0:
+                raise ValueError(f"{what}_steps: {steps!r} is not above 0; change it, or set {what}_strategy to 'no'")
+
+    def _check_choices(self) -> None:
+        if not isinstance(self.output_dir, str | None):
+            raise ValueError(f"output_dir: {self.output_dir!r} is no text; name a folder")
+        for name, choices in (("loss_type", LOSS_NORMALISERS), ("vllm_mode", ("colocate", "server"))):
+            if (value := getattr(self, name)) not in choices:
+                raise ValueError(f"{name}: {value!r} is unknown; choose one of {', '.join(choices)}")
+        try:
+            get_reporting_integration_callbacks(self.report_to)
+        except ValueError as error:
+            raise ValueError(f"report_to: {error}") from None
+        if self.restore_callback_states_from_checkpoint:
+            raise ValueError(
+                "restore_callback_states_from_checkpoint: true would build the window policy anew; leave it out, "
+                "window and records are restored from every checkpoint"
             )
 
 
@@ -111,12 +160,18 @@ def _json_phases(text: str) -> Any:
         raise ValueError(f"window_phases: {text!r} is not JSON; write pairs such as [[0, 512], [100, 1024]]") from None
 
 
+_GENERATOR_OPTIONS = {
+    "countdown": ("operands", "min_number", "max_number", "min_target", "max_target"),
+    "multiplication": ("digits",),
+}
+
+
 @dataclass
 class TaskConfig:
     """What is learned, from which problems, and what a completion earns.
 
     Raises:
-        ValueError: an unknown task, template or shaping, or a problem count below 1.
+        ValueError: an unknown task, template or shaping, a problem count below 1, or an option of another task.
     """
 
     recipe: str | None = field(default=None, metadata={"help": "name in the records; by default the recipe's file"})
@@ -152,13 +207,14 @@ class TaskConfig:
             if (value := getattr(self, name)) < 1:
                 raise ValueError(f"{name}: {value!r} is below 1; set it to 1 or more")
 
+        for task, names in _GENERATOR_OPTIONS.items():
+            for name in names if task != self.task else ():
+                if (value := getattr(self, name)) is not None:
+                    raise ValueError(f"{name}: {value!r} has no effect on the task {self.task}; remove it")
+
     def generator_options(self) -> dict[str, Any]:
         """The options given for the task's problem generator."""
-        names = {
-            "countdown": ("operands", "min_number", "max_number", "min_target", "max_target"),
-            "multiplication": ("digits",),
-        }[self.task]
-        return {name: value for name in names if (value := getattr(self, name)) is not None}
+        return {name: value for name in _GENERATOR_OPTIONS[self.task] if (value := getattr(self, name)) is not None}
 
     def shaping(self, max_completion_length: int) -> CosineShaping | None:
         """The shaped reward that was asked for, or None."""
@@ -166,44 +222,6 @@ class TaskConfig:
             return None
         names = ("correct_at_zero", "correct_at_max", "wrong_at_zero", "wrong_at_max", "over_length")
         return CosineShaping(max_completion_length, **{name: getattr(self, f"cosine_{name}") for name in names})
-
-
-class RecipeParser(TrlParser):
-    """`TrlParser` that judges a YAML recipe as strictly as a command line, and raises instead of printing usage."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raise the one line that argparse would print after its usage."""
-        raise ValueError(message)
-
-    def set_defaults_with_config(self, **recipe: Any) -> list[str]:
-        """Check every field of the recipe for existence and type, then use it as a default.
-
-        Raises:
-            ValueError: an unknown field, or a value of the wrong type.
-        """
-        actions = {action.dest: action for action in self._actions}
-        for name, value in recipe.items():
-            if name not in actions:
-                close = difflib.get_close_matches(name, actions, n=1)
-                hint = f"did you mean {close[0]}?" if close else "remove it"
-                raise ValueError(f"{name}: unknown field in the recipe (value {value!r}); {hint}")
-            _check_type(name, value, actions[name])
-        return super().set_defaults_with_config(**recipe)
-
-
-def _check_type(name: str, value: Any, action: argparse.Action) -> None:
-    if value is None or isinstance(value, str):  # argparse converts strings itself
-        return
-    if action.nargs in ("+", "*"):
-        values = value if isinstance(value, list) else [value]
-    else:
-        values = [value]
-    wanted = {int: (int, "a whole number"), float: ((int, float), "a number")}.get(action.type)  # type: ignore[call-overload]
-    for entry in values:
-        if wanted and (isinstance(entry, bool) or not isinstance(entry, wanted[0])):
-            raise ValueError(f"{name}: {entry!r} is not {wanted[1]}; change it in the recipe")
-        if getattr(action.type, "__name__", "") == "string_to_bool" and not isinstance(entry, bool):
-            raise ValueError(f"{name}: {entry!r} is neither true nor false; change it in the recipe")
 
 
 def _recipe_name(arguments: Sequence[str]) -> str | None:
@@ -219,13 +237,21 @@ def parse_recipe(
     Raises:
         ValueError: an unreadable recipe, an unknown field, a wrong type, an out-of-range or contradictory value.
     """
-    types: list[type[DataClass]] = [TaskConfig, AdaptiveGRPOConfig, ModelConfig]
+    types: Any = (TaskConfig, AdaptiveGRPOConfig, ModelConfig)
     parser = RecipeParser(types, allow_abbrev=False)
+    given = sys.argv[1:] if arguments is None else arguments
+    arguments = [part for text in given for part in (text.split("=", 1) if text.startswith("--config=") else [text])]
     try:
-        task, training, model = parser.parse_args_and_config(arguments)
+        task, training, model, unknown = parser.parse_args_and_config(arguments, return_remaining_strings=True)
     except (OSError, yaml.YAMLError, IndexError) as error:
-        raise ValueError(f"config: the recipe cannot be read ({error}); give --config PATH.yaml") from error
-    task.recipe = task.recipe or _recipe_name(sys.argv[1:] if arguments is None else arguments)
+        reason = " ".join(str(error).split())
+        raise ValueError(f"config: the recipe cannot be read ({reason}); give --config PATH.yaml") from error
+    if unknown:
+        name = unknown[0].removeprefix("--").split("=")[0]
+        raise ValueError(f"{name}: unknown field on the command line; {parser.hint(name)}")
+    task.recipe = task.recipe or _recipe_name(arguments)
+    if not isinstance(model.model_name_or_path, str):
+        raise ValueError(f"model_name_or_path: {model.model_name_or_path!r} is no text; give a folder or a Hub id")
     if Path(training.output_dir).is_file():
         raise ValueError(f"output_dir: {training.output_dir!r} is a file; name a folder")
     return task, training, model

@@ -1,0 +1,229 @@
+"""A recipe is judged before anything is loaded: existence, type, range, contradictions; by name and with a remedy."""
+
+import json
+from dataclasses import MISSING, fields
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tinyzero_trl.config import AdaptiveGRPOConfig, TaskConfig, parse_recipe
+from tinyzero_trl.windows import WindowConfig, make_policy
+
+BASE = {
+    "model_name_or_path": "embedded",
+    "output_dir": "runs/test",
+    "max_completion_length": 512,
+    "num_generations": 4,
+    "per_device_train_batch_size": 8,
+    "use_cpu": True,
+    "bf16": False,
+    "report_to": "none",
+}
+
+
+@pytest.fixture
+def parse(tmp_path: Path):
+    def parse(*arguments: str, without: tuple[str, ...] = (), **recipe):
+        file = tmp_path / "recipe.yaml"
+        values = {name: value for name, value in {**BASE, **recipe}.items() if name not in without}
+        file.write_text(yaml.safe_dump(values))
+        return parse_recipe(["--config", str(file), *arguments])
+
+    return parse
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        # existence
+        ({"num_generation": 8}, r"num_generation: unknown field in the recipe \(value 8\); did you mean num_generat"),
+        ({"window_sizes": 8}, r"window_sizes: unknown field in the recipe \(value 8\); did you mean window_"),
+        ({"qqqq": None}, r"qqqq: unknown field in the recipe \(value None\); remove it"),
+        # types that YAML gets wrong
+        ({"num_generations": 8.7}, r"num_generations: 8.7 is not a whole number; change it in the recipe"),
+        ({"num_generations": "8.7"}, r"num_generations: invalid int value: '8.7'"),
+        ({"num_generations": True}, r"num_generations: True is not a whole number"),
+        ({"num_generations": [8]}, r"num_generations: \[8\] is a list; change it in the recipe"),
+        ({"num_generations": None}, r"num_generations: empty in the recipe; give a value, or remove the line for 8"),
+        ({"seed": 1.5}, r"seed: 1.5 is not a whole number"),
+        ({"save_total_limit": 2.5}, r"save_total_limit: 2.5 is not a whole number"),
+        ({"window_max": 99.5}, r"window_max: 99.5 is not a whole number"),
+        ({"learning_rate": True}, r"learning_rate: True is not a number"),
+        ({"learning_rate": "fast"}, r"learning_rate: invalid float value: 'fast'"),
+        ({"use_cpu": 1}, r"use_cpu: 1 is neither true nor false; change it in the recipe"),
+        ({"bf16": "perhaps"}, r"bf16: Truthy value expected: got perhaps"),
+        ({"operands": [3, "four"]}, r"operands: 'four' is not a whole number"),
+        ({"operands": 3}, r"operands: 3 is no list; change it in the recipe"),
+        ({"window_growth_needs_pressure": 3}, r"window_growth_needs_pressure: 3 is neither true nor false"),
+        ({"save_strategy": False}, r"save_strategy: False is unknown; choose one of .*YAML reads a bare no as false"),
+        ({"eval_strategy": "stepz"}, r"eval_strategy: 'stepz' is unknown; choose one of no, steps, epoch"),
+        ({"dtype": "float33"}, r"dtype: 'float33' is unknown; choose one of auto, bfloat16, float16, float32"),
+        ({"model_name_or_path": 5}, r"model_name_or_path: 5 is no text; give a folder or a Hub id"),
+        ({"output_dir": 5}, r"output_dir: 5 is no text; name a folder"),
+        # ranges
+        ({"temperature": 0.0}, r"temperature: 0.0 gives every completion of a group the same text; set it above 0"),
+        ({"temperature": float("nan")}, r"temperature: nan is no finite number of 0 or more"),
+        ({"learning_rate": float("inf")}, r"learning_rate: inf is no finite number of 0 or more"),
+        ({"beta": -0.1}, r"beta: -0.1 is no finite number of 0 or more"),
+        ({"num_generations": 1}, r"num_generations: 1 is no whole number of 2 or more"),
+        ({"max_completion_length": 0}, r"max_completion_length: 0 is no whole number of 1 or more"),
+        ({"gradient_accumulation_steps": 0}, r"gradient_accumulation_steps: 0 is no whole number of 1 or more"),
+        ({"per_device_train_batch_size": 0}, r"per_device_train_batch_size: 0 is no whole number of 1 or more"),
+        ({"max_tokens_per_micro_batch": 0}, r"max_tokens_per_micro_batch: 0 is no whole number of 1 or more"),
+        ({"num_iterations": 0}, r"num_iterations: 0 is no whole number of 1 or more"),
+        ({"seed": -1}, r"seed: -1 is no whole number of 0 or more"),
+        ({"max_steps": 0}, r"max_steps: 0 trains by num_train_epochs; set it to 1 or more"),
+        ({"save_steps": -5}, r"save_steps: -5 is not above 0; change it, or set save_strategy to 'no'"),
+        ({"loss_type": "dapoo"}, r"loss_type: 'dapoo' is unknown; choose one of grpo"),
+        ({"vllm_mode": "colocated"}, r"vllm_mode: 'colocated' is unknown; choose one of colocate, server"),
+        ({"report_to": "wandbb"}, r"report_to: wandbb is not supported, only .*wandb"),
+        ({"window_epsilon": 2}, r"window_epsilon: 2 is above 1; set it to 1 or less"),
+        ({"window_min": 0}, r"window_min: 0 is below 1; set it to 1 or more"),
+        ({"window_max": 0}, r"window_max: 0 is not a positive whole number"),
+        ({"window_strategy": "sucess"}, r"window_strategy: 'sucess' is unknown; choose one of fixed"),
+        ({"task": "chess"}, r"task: 'chess' is unknown; use one of countdown"),
+        ({"prompt_template": "bas"}, r"prompt_template: 'bas' is unknown; choose one of base"),
+        ({"reward_shaping": "cos"}, r"reward_shaping: 'cos' is unknown; choose one of none, cosine"),
+        ({"eval_size": 0}, r"eval_size: 0 is below 1; set it to 1 or more"),
+        # contradictions
+        ({"window_max": 1024}, r"window_max: 1024 exceeds max_completion_length 512; lower it, or raise"),
+        ({"window_min": 600}, r"window_min: 600 exceeds window_max 512; lower window_min or raise"),
+        ({"window_min": 64, "window_initial": 32}, r"window_initial: 32 is outside \[window_min 64, window_max 512\]"),
+        ({"window_strategy": "phased"}, r"window_phases: empty; strategy phased needs pairs"),
+        ({"window_strategy": "phased", "window_phases": "0:100"}, r"window_phases: '0:100' is not JSON; write pairs"),
+        ({"window_strategy": "phased", "window_phases": [[0, 513]]}, r"window_phases: window 513 at step 0 is outside"),
+        ({"window_strategy": "cosine"}, r"window_total_steps: not set; strategy cosine needs"),
+        (
+            {"gradient_accumulation_steps": 2, "steps_per_generation": 3},
+            r"steps_per_generation: 3 is not a multiple of gradient_accumulation_steps 2, .*; make it one",
+        ),
+        ({"per_device_train_batch_size": 6}, r"generation_batch_size \(6\) must be divisible by num_generations \(4\)"),
+        ({"digits": [2]}, r"digits: \[2\] has no effect on the task countdown; remove it"),
+        ({"restore_callback_states_from_checkpoint": True}, r"restore_callback_states_from_checkpoint: true would"),
+    ],
+    ids=str,
+)
+def test_a_bad_value_stops_with_field_value_and_remedy(parse, recipe: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{message}") as refusal:
+        parse(**recipe)
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["--num_generation", "8"],
+            r"num_generation: unknown field on the command line; did you mean num_generations\?",
+        ),
+        (["--qqqq=3"], r"qqqq: unknown field on the command line; remove it"),
+        (["--num_generations", "8.7"], r"num_generations: invalid int value: '8.7'"),
+        (["--window_max"], r"window_max: expected one argument"),
+        (["--window_phases", "0:9", "--window_strategy", "phased"], r"window_phases: '0:9' is not JSON"),
+    ],
+    ids=str,
+)
+def test_the_command_line_is_judged_as_the_recipe_is(parse, arguments: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{message}"):
+        parse(*arguments)
+
+
+def test_a_recipe_without_a_model_is_refused(parse) -> None:
+    with pytest.raises(ValueError, match=r"^model_name_or_path: None is no text"):
+        parse(without=("model_name_or_path",))
+
+
+@pytest.mark.parametrize("content", ["learning_rate: [1", "- a\n- list\n", None])
+def test_an_unreadable_recipe_is_refused_in_one_line(tmp_path: Path, content: str | None) -> None:
+    file = tmp_path / "recipe.yaml"
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(ValueError) as refusal:
+        parse_recipe(["--config", str(file)])
+    assert str(file) in str(refusal.value) or "recipe.yaml" in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+def test_the_command_line_wins_over_the_recipe(parse) -> None:
+    task, training, model = parse(
+        "--learning_rate", "3e-4", "--window_min", "40", "--operands", "3", "4", learning_rate=1e-6
+    )
+    assert (training.learning_rate, training.window_min, task.operands) == (3e-4, 40, [3, 4])
+    assert (task.recipe, model.model_name_or_path) == ("recipe", "embedded")
+
+
+def test_the_recipe_may_be_given_with_an_equals_sign(parse, tmp_path: Path) -> None:
+    parse()
+    task, training, _ = parse_recipe([f"--config={tmp_path / 'recipe.yaml'}"])
+    assert (task.recipe, training.max_completion_length) == ("recipe", 512)
+
+
+def test_numbers_that_yaml_reads_as_text_are_converted(parse) -> None:
+    assert parse(learning_rate="1e-6")[1].learning_rate == 1e-6  # YAML 1.1 knows 1.0e-6 alone as a number
+
+
+@pytest.mark.parametrize("given", ["yaml", "json in yaml", "command line"])
+def test_phases_can_be_written_in_yaml_and_as_json(parse, given: str) -> None:
+    phases, text = [[0, 100], [10, 200]], "[[0, 100], [10, 200]]"
+    if given == "command line":
+        _, training, _ = parse("--window_phases", text, window_strategy="phased")
+    else:
+        _, training, _ = parse(window_phases=phases if given == "yaml" else text, window_strategy="phased")
+    assert training.window_config().phases == ((0, 100), (10, 200))
+
+
+@pytest.mark.parametrize(("longest", "initial"), [(4096, 1024), (512, 512), (1024, 1024)])
+def test_the_first_window_defaults_to_the_forks_or_to_the_maximum(parse, longest: int, initial: int) -> None:
+    _, training, _ = parse(max_completion_length=longest)
+    window = training.window_config()
+    assert (window.initial, window.largest) == (initial, longest)
+    assert make_policy(window).window == initial
+
+
+def test_a_lower_largest_window_leaves_the_length_of_evaluation_alone(parse) -> None:
+    _, training, _ = parse(window_max=100)
+    assert (training.window_config().largest, training.window_config().initial) == (100, 100)
+    assert training.max_completion_length == 512
+
+
+def test_every_window_field_has_a_prefixed_twin_with_the_same_default() -> None:
+    """`initial` and `max` depend on max_completion_length, and a command line has no lists of pairs."""
+    flat = {each.name: each for each in fields(AdaptiveGRPOConfig)}
+    for each in fields(WindowConfig):
+        twin = flat[f"window_{each.name}"]
+        assert twin.metadata["help"] == each.metadata["help"]
+        assert each.default is not MISSING
+        assert twin.default == (None if each.name in ("initial", "phases") else each.default), each.name
+    prefixed = {name.removeprefix("window_") for name in flat if name.startswith("window_")}
+    assert prefixed == {each.name for each in fields(WindowConfig)}
+
+
+def test_the_help_of_every_field_of_ours_can_be_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        parse_recipe(["--help"])
+    assert stopped.value.code == 0
+    shown = capsys.readouterr().out
+    for name in ("--window_strategy", "--resume", "--prompt_template", "--max_tokens_per_micro_batch"):
+        assert name in shown
+
+
+def test_the_resolved_configuration_is_a_recipe_for_the_same_run(parse, tmp_path: Path) -> None:
+    from tinyzero_trl.records import RunRecords
+    from tinyzero_trl.run import resolved_config
+
+    parsed = parse(
+        window_strategy="phased", window_phases=[[0, 64]], operands=[3], warmup_steps=5, hub_token="hf_secret"
+    )
+    RunRecords(tmp_path / "run").write_config(resolved_config(*parsed))
+    written = (tmp_path / "run" / "config.yaml").read_text()
+    config = yaml.safe_load(written)
+    assert "hf_secret" not in written
+    assert (config["window_max"], config["window_initial"], config["window_phases"]) == (512, 512, [[0, 64]])
+    assert (config["task"], config["operands"], config["recipe"]) == ("countdown", [3], "recipe")
+    assert json.dumps(config), "plain values alone"
+
+
+def test_generator_options_are_those_of_the_task() -> None:
+    assert TaskConfig(operands=[3], max_number=12).generator_options() == {"operands": [3], "max_number": 12}
+    assert TaskConfig(task="multiplication", digits=[2]).generator_options() == {"digits": [2]}
