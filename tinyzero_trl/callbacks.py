@@ -66,7 +66,8 @@ class SavedInCheckpoints(RolloutCallback, ExportableState):
     """State that travels in a checkpoint's `trainer_state.json`, and comes back when training starts from it.
 
     The trainer state is the last file of a checkpoint that is written, so a checkpoint never holds one without the
-    other. Transformers' own restoring (`restore_callback_states_from_checkpoint`) is neither needed nor in the way.
+    other. Transformers' own restoring (`restore_callback_states_from_checkpoint`) would build the callbacks anew and
+    without their configuration: it is not needed, and `AdaptiveGRPOConfig` refuses it.
     """
 
     def state_dict(self) -> dict[str, Any]:
@@ -85,7 +86,8 @@ class SavedInCheckpoints(RolloutCallback, ExportableState):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Pick up the state of the checkpoint that training starts from, if it starts from one."""
-        saved = state.stateful_callbacks.get(type(self).__name__)
+        stored: Any = state.stateful_callbacks
+        saved = stored.get(type(self).__name__)
         if state.global_step > 0 and isinstance(saved, dict) and "saved" in saved.get("attributes", {}):
             self.load_state_dict(saved["attributes"]["saved"])
 

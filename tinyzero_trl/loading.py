@@ -23,8 +23,9 @@ def model_init_kwargs(model: ModelConfig, training: AdaptiveGRPOConfig) -> dict[
     if attention is None and half and torch.cuda.is_available() and is_flash_attn_2_available():
         attention = "flash_attention_2"
     logger.info("attention: %s", attention or "sdpa (Transformers' default)")
+    given: Any = training.model_init_kwargs or {}
     return {
-        **(training.model_init_kwargs or {}),
+        **given,
         "dtype": model.dtype,
         "attn_implementation": attention,
         "revision": model.model_revision,

@@ -95,7 +95,9 @@ class RecordsCallback(SavedInCheckpoints):
         self._line |= figures
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Complete the line; where TRL logs at this step, its figures join it first."""
+        """Complete the line; where TRL logs at this step, its figures join it first. The last step is evaluated."""
+        # Not left to whoever comes after training: by then trackers are closed, and trackio would begin a second run.
+        control.should_evaluate |= control.should_training_stop and args.eval_strategy != "no"
         self._line["time/rollout_s"] = self._rollout_s
         self._line["time/optimize_s"] = time.perf_counter() - self._step_started_at - self._rollout_s
         self._line["time/elapsed_s"] = self._clock.elapsed_s

@@ -28,7 +28,7 @@ SAMPLED_COMPLETIONS = 8
 
 @dataclass
 class _ScoredRows:
-    """This rank's rows of the batch being generated (N rows), and the rewards of all ranks (B rows)."""
+    """The rows of the batch being generated: N of this rank, and the rewards of all ranks (B rows)."""
 
     lengths: list[int]
     truncated: list[bool]
@@ -53,6 +53,8 @@ class AdaptiveGRPOTrainer(ExactLossTrainer):
     """
 
     args: AdaptiveGRPOConfig
+    model: Any
+    num_generations: int
 
     def __init__(
         self,
@@ -63,6 +65,8 @@ class AdaptiveGRPOTrainer(ExactLossTrainer):
         callbacks: Sequence[TrainerCallback] = (),
         **kwargs: Any,
     ) -> None:
+        assert args.max_completion_length is not None, "AdaptiveGRPOConfig checks it"
+        self._full_length_tokens = args.max_completion_length
         window_config = args.window_config()
         self._success_threshold = window_config.success_threshold
         self._scored: _ScoredRows | None = None
@@ -81,7 +85,7 @@ class AdaptiveGRPOTrainer(ExactLossTrainer):
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         if not self.model.training:
-            self._set_completion_limit(self.args.max_completion_length)
+            self._set_completion_limit(self._full_length_tokens)
             output = super()._generate_and_score_completions(inputs)
             self._evaluated.extend(self._evaluated_rows(inputs))
             return output

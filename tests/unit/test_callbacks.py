@@ -1,0 +1,211 @@
+"""Synthetic rollouts through the callbacks: what the policy sees, what is written down, what a checkpoint keeps."""
+
+import json
+import warnings
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from transformers import TrainerControl, TrainerState
+
+from tinyzero_trl.callbacks import AdaptiveWindowCallback, Evaluation, Rollout, SavedInCheckpoints
+from tinyzero_trl.metrics import describe, evaluation_metrics, rollout_metrics
+from tinyzero_trl.recording import RecordsCallback
+from tinyzero_trl.windows import RolloutObservation, WindowConfig
+
+CONFIG = WindowConfig(initial=50, min=10, max=100, update_frequency=1, min_change=1, min_samples=1, epsilon=0.5)
+SUCCESSES = (1.0, 0.0, 1.0, 0.0)
+
+
+def rollout(step: int, window: int, rewards=SUCCESSES, truncated: bool = False) -> Rollout:
+    lengths = [window if truncated else 5 + step % 7 + row for row in range(len(rewards))]
+    observation = RolloutObservation(step, window, lengths, rewards, [truncated] * len(rewards), [0, 0, 1, 1])
+    return Rollout(
+        observation, [9] * len(rewards), [3, 3, 4, 4], 0.25, [{"source": "train", "prompt": "p", "reward": 1.0}]
+    )
+
+
+class Run:
+    """Fires events in the order in which the trainer does."""
+
+    def __init__(self, folder: Path, log_every: int = 1) -> None:
+        self.args = SimpleNamespace(output_dir=str(folder), report_to=[], eval_strategy="steps")
+        self.state = TrainerState(is_world_process_zero=True)
+        self.log_every = log_every
+        self.window = AdaptiveWindowCallback(CONFIG)
+        self.records = RecordsCallback(self.window.policy, success_threshold=1.0)
+        self.windows: list[int] = []
+
+    def fire(self, event: str, **facts) -> None:
+        control = TrainerControl(should_log=(self.state.global_step % self.log_every == 0))
+        for callback in (self.window, self.records):
+            getattr(callback, event)(self.args, self.state, control, **facts)
+
+    def begin(self) -> "Run":
+        self.fire("on_train_begin")
+        return self
+
+    def step(self, with_rollout: bool = True) -> None:
+        self.fire("on_step_begin")
+        if with_rollout:
+            self.windows.append(self.window.window)
+            self.fire("on_rollout_end", rollout=rollout(self.state.global_step, self.window.window))
+        self.fire("on_policy_update", figures={"compute/rows_skipped_frac": 0.5})
+        self.state.global_step += 1
+        self.fire("on_step_end")
+        if self.state.global_step % self.log_every == 0:
+            self.fire("on_log", logs={"loss": 0.5, "kl": 0.0, "note": "text"})
+
+    def evaluate(self) -> None:
+        figures = evaluation_metrics(rewards=[1.0, 0.0], lengths=[4, 6], truncated=[False, True], difficulties=[3, 3])
+        self.fire("on_evaluation_end", evaluation=Evaluation(figures, 1000.0, [{"source": "eval", "prompt": "q"}]))
+
+    def lines(self, name: str = "metrics.jsonl") -> list[dict]:
+        return [json.loads(line) for line in (Path(self.args.output_dir) / name).read_text().splitlines()]
+
+
+def without_time(lines: list[dict]) -> list[dict]:
+    return [{key: value for key, value in line.items() if not key.startswith("time")} for line in lines]
+
+
+@pytest.mark.parametrize("log_every", [1, 3])
+def test_every_optimizer_step_leaves_one_line(tmp_path: Path, log_every: int) -> None:
+    run = Run(tmp_path, log_every).begin()
+    for _ in range(6):
+        run.step()
+    lines = run.lines()
+    assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
+    assert [line["adaptive_window/current_window"] for line in lines] == run.windows
+    assert [line["adaptive_window/next_window"] for line in lines[:-1]] == run.windows[1:]
+    assert [("kl" in line, "note" in line) for line in lines] == [
+        (step % log_every == 0, False) for step in range(1, 7)
+    ]
+    assert all(line["compute/rows_skipped_frac"] == 0.5 for line in lines)
+    ours = {name for line in lines for name in line if "/" in name}
+    assert not [name for name in ours if describe(name) is None], "every logged name is documented"
+
+
+def test_the_figures_of_a_line_are_those_of_its_rollout(tmp_path: Path) -> None:
+    run = Run(tmp_path).begin()
+    run.step()
+    run.step()
+    seen = rollout(1, run.windows[1])
+    expected = rollout_metrics(seen.observation, prompt_lengths=seen.prompt_lengths, difficulties=seen.difficulties)
+    line = run.lines()[1]
+    assert expected.items() <= line.items()
+    assert line["tokens/response_cumulative"] == sum(each["tokens/response_total"] for each in run.lines())
+    assert line["train/cumulative_reward"] == 1.0
+    assert line["time/rollout_s"] == 0.25
+
+
+def test_a_step_that_reuses_a_rollout_leaves_a_line_without_its_figures(tmp_path: Path) -> None:
+    run = Run(tmp_path).begin()
+    run.step()
+    run.step(with_rollout=False)
+    first, second = run.lines()
+    assert "tokens/response_total" in first and "tokens/response_total" not in second
+    assert second["compute/rows_skipped_frac"] == 0.5
+    assert second["time/rollout_s"] == 0.0
+
+
+def test_an_evaluation_leaves_a_line_and_takes_no_training_time(tmp_path: Path) -> None:
+    run = Run(tmp_path).begin()
+    run.evaluate()
+    run.step()
+    run.evaluate()
+    first, last = run.lines("eval.jsonl")
+    assert (first["step"], first["tokens"], last["step"]) == (0, 0, 1)
+    assert last["tokens"] == run.lines()[0]["tokens/response_cumulative"]
+    assert (last["eval/acc"], last["eval/truncated_frac"], last["eval/3_acc"]) == (0.5, 0.5, 0.5)
+    # The two evaluations claim a thousand seconds each, which did not pass here.
+    assert -2001 < last["time/elapsed_s"] < -1999
+
+
+def test_samples_are_kept_under_the_step_that_they_belong_to(tmp_path: Path) -> None:
+    run = Run(tmp_path).begin()
+    for _ in range(12):
+        run.step()
+    run.evaluate()
+    assert sorted(file.name for file in (tmp_path / "completions").iterdir()) == [
+        "step_000001.jsonl",
+        "step_000011.jsonl",
+        "step_000012.jsonl",
+    ]
+
+
+def test_a_run_continued_from_a_checkpoint_leaves_what_an_uninterrupted_one_does(tmp_path: Path) -> None:
+    whole = Run(tmp_path / "whole").begin()
+    for _ in range(12):
+        whole.step()
+
+    first = Run(tmp_path / "cut").begin()
+    for _ in range(5):
+        first.step()
+    saved = json.dumps({type(each).__name__: each.state() for each in (first.window, first.records)})
+    for _ in range(2):  # work after the checkpoint, lost with the process
+        first.step()
+
+    second = Run(tmp_path / "cut")
+    second.state.global_step = 5
+    second.state.stateful_callbacks = json.loads(saved)
+    second.begin()
+    for _ in range(7):
+        second.step()
+    assert first.windows[:5] + second.windows == whole.windows
+    assert len(set(whole.windows)) > 2, "windows that never move would prove nothing"
+    assert without_time(second.lines()) == without_time(whole.lines())
+    times = [line["time/elapsed_s"] for line in second.lines()]
+    assert times == sorted(times), "the clock goes on"
+
+
+def test_a_new_run_in_an_old_folder_starts_from_nothing(tmp_path: Path) -> None:
+    old = Run(tmp_path).begin()
+    old.evaluate()
+    old.step()
+    new = Run(tmp_path)
+    new.state.stateful_callbacks = {type(old.window).__name__: old.window.state()}
+    new.begin()
+    assert list(tmp_path.rglob("*.jsonl")) == []
+    assert new.window.window == CONFIG.initial
+
+
+def test_the_state_of_another_strategy_is_refused() -> None:
+    saved = AdaptiveWindowCallback(WindowConfig(strategy="fixed", max=100)).state_dict()
+    with pytest.raises(ValueError, match=r"^window_strategy: 'success' cannot continue the state of 'fixed'"):
+        AdaptiveWindowCallback(CONFIG).load_state_dict(saved)
+
+
+def test_what_is_saved_must_say_how() -> None:
+    for method, arguments in (("state_dict", ()), ("load_state_dict", ({},))):
+        with pytest.raises(NotImplementedError):
+            getattr(SavedInCheckpoints(), method)(*arguments)
+
+
+def test_a_run_that_is_cut_and_earns_nothing_is_warned_once(tmp_path: Path) -> None:
+    run = Run(tmp_path).begin()
+    ill = rollout(3, 50, rewards=(0.0,) * 4, truncated=True)
+    with pytest.warns(UserWarning, match=r"step 3: 100% of the completions were cut at 50 tokens.*window_initial"):
+        run.fire("on_rollout_end", rollout=ill)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        run.fire("on_rollout_end", rollout=ill)
+
+
+@pytest.mark.parametrize(("rewards", "truncated"), [((0.0,) * 4, False), ((0.0, 0.0, 0.0, 0.1), True)])
+def test_a_run_that_finishes_or_earns_something_is_not_warned(tmp_path: Path, rewards, truncated: bool) -> None:
+    run = Run(tmp_path).begin()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        run.fire("on_rollout_end", rollout=rollout(0, 50, rewards, truncated))
+
+
+def test_other_ranks_decide_alike_and_write_nothing(tmp_path: Path) -> None:
+    main, other = Run(tmp_path / "main").begin(), Run(tmp_path / "other")
+    other.state.is_world_process_zero = False
+    other.begin()
+    for _ in range(8):
+        main.step()
+        other.step()
+    other.evaluate()
+    assert other.windows == main.windows
+    assert not (tmp_path / "other").exists()
