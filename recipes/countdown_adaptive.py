@@ -19,7 +19,7 @@ from tinyzero_trl.config import TaskConfig, parse_recipe
 from tinyzero_trl.data import load_split, to_dataset, train_test_problems
 from tinyzero_trl.loading import model_init_kwargs
 from tinyzero_trl.rewards import reward_functions
-from tinyzero_trl.run import finish_run, start_run
+from tinyzero_trl.run import check_launch, finish_run, start_run
 from tinyzero_trl.tinymodel import resolve_model
 
 
@@ -45,7 +45,7 @@ def load_problems(task: TaskConfig) -> tuple[Dataset, Dataset]:
 
 def build_trainer(task: TaskConfig, training: AdaptiveGRPOConfig, model: ModelConfig) -> AdaptiveGRPOTrainer:
     """Everything that a run needs; downloads and loads, but does not train."""
-    path = resolve_model(model.model_name_or_path)
+    path = resolve_model(str(model.model_name_or_path))
     training.model_init_kwargs = model_init_kwargs(model, training)
     rewards, training.reward_weights = reward_functions(task.task, task.shaping(training.max_completion_length))
     train, held_out = load_problems(task)
@@ -63,12 +63,13 @@ def build_trainer(task: TaskConfig, training: AdaptiveGRPOConfig, model: ModelCo
 def main() -> int:
     """Parse, build, train, evaluate, write down."""
     try:
+        check_launch()
         task, training, model = parse_recipe()
-        checkpoint = checkpoint_to_resume(training.resume, training.output_dir)
+        checkpoint = checkpoint_to_resume(training.resume, str(training.output_dir))
         training.eval_on_start = checkpoint is None
         trainer = build_trainer(task, training, model)
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (ValueError, OSError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     start_run(trainer, task, model)
     trainer.train(resume_from_checkpoint=checkpoint)
