@@ -1,0 +1,50 @@
+"""Which checkpoint a run continues from: the newest that was written to its end."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tinyzero_trl.checkpoints import checkpoint_to_resume, is_whole
+
+
+def write(folder: Path, state: str | None = None, step: int = 0) -> Path:
+    folder.mkdir(parents=True)
+    (folder / "model.safetensors").write_bytes(b"weights")
+    if state != "missing":
+        (folder / "trainer_state.json").write_text(json.dumps({"global_step": step}) if state is None else state)
+    return folder
+
+
+def test_auto_takes_the_newest_by_number(tmp_path: Path) -> None:
+    for step in (9, 100, 20):
+        write(tmp_path / f"checkpoint-{step}", step=step)
+    assert checkpoint_to_resume("auto", tmp_path) == str(tmp_path / "checkpoint-100")
+
+
+@pytest.mark.parametrize("state", ["missing", "", '{"global_step": 3', "[]", "{}", "\x00\x00"])
+def test_a_half_written_checkpoint_is_never_picked_up(tmp_path: Path, state: str) -> None:
+    half = write(tmp_path / "checkpoint-30", state)
+    assert not is_whole(half)
+    assert checkpoint_to_resume("auto", tmp_path) is None
+    write(tmp_path / "checkpoint-10", step=10)
+    assert checkpoint_to_resume("auto", tmp_path) == str(tmp_path / "checkpoint-10")
+    with pytest.raises(ValueError, match=r"^resume: .*checkpoint-30' holds no whole checkpoint; give auto, never or"):
+        checkpoint_to_resume(str(half), tmp_path)
+
+
+def test_other_folders_are_passed_over(tmp_path: Path) -> None:
+    for name in ("checkpoint-best", "checkpoint-7.old", "old-checkpoint-7"):
+        write(tmp_path / name)
+    (tmp_path / "checkpoint-8").write_text("a file")
+    assert checkpoint_to_resume("auto", tmp_path) is None
+    assert checkpoint_to_resume("auto", tmp_path / "missing") is None
+
+
+def test_never_and_a_path_are_taken_at_their_word(tmp_path: Path) -> None:
+    older = write(tmp_path / "run" / "checkpoint-5", step=5)
+    write(tmp_path / "run" / "checkpoint-6", step=6)
+    assert checkpoint_to_resume("never", tmp_path / "run") is None
+    assert checkpoint_to_resume(str(older), tmp_path / "run") == str(older)
+    with pytest.raises(ValueError, match=r"^resume: 'always' holds no whole checkpoint"):
+        checkpoint_to_resume("always", tmp_path / "run")
