@@ -1,5 +1,7 @@
 """The model card of a run: what was trained, how, and what came of it."""
 
+import html
+import re
 from pathlib import Path
 from typing import Any
 
@@ -21,32 +23,39 @@ def write_model_card(folder: str | Path) -> Path:
 def render_card(run: Run) -> str:
     """The card's Markdown with the metadata that the Hub reads."""
     config = run.config
-    base = config.get("model_name_or_path")
+    base = str(config.get("model_name_or_path"))
+    is_on_hub = re.fullmatch(r"[\w.-]+/[\w.-]+", base) and not Path(base).exists()
     metadata = ModelCardData(
         library_name="transformers",
         tags=["trl", "grpo", "tinyzero-trl", "reasoning"],
         pipeline_tag="text-generation",
-        base_model=base if base and "/" in str(base) and not Path(str(base)).exists() else None,
+        base_model=base if is_on_hub else None,
     )
     lines = [
         "---",
         metadata.to_yaml(),
         "---",
         "",
-        f"# {config.get('hub_model_id') or Path(str(config.get('output_dir', run.path))).name}",
+        f"# {_one_line(config.get('hub_model_id') or Path(str(config.get('output_dir', run.path))).name)}",
         "",
-        f"Trained from `{base}` on {config['task']} with GRPO under a rollout window.",
+        f"Trained from `{_one_line(base)}` on {_one_line(config['task'])} with GRPO under a rollout window.",
         "",
         "| | |",
         "| --- | --- |",
-        *(f"| {name} | {value} |" for name, value in _facts(run)),
+        *(f"| {name} | {_one_line(value)} |" for name, value in _facts(run)),
     ]
     if (run.path / "plots" / "accuracy.png").exists():
         lines += ["", "![Held-out accuracy over rollout tokens](plots/accuracy.png)"]
     return "\n".join(lines) + "\n"
 
 
-def _facts(run: Run) -> list[tuple[str, str]]:
+def _one_line(value: Any) -> str:
+    """Text from a recipe that neither Markdown's tables nor a browser take for anything else."""
+    text = html.escape(" ".join(str(value).split()), quote=False)
+    return text.replace("|", "\\|").replace("`", "'")
+
+
+def _facts(run: Run) -> list[tuple[str, Any]]:
     config = run.config
     facts: list[tuple[str, Any]] = [
         ("recipe", config.get("recipe")),
@@ -66,4 +75,4 @@ def _facts(run: Run) -> list[tuple[str, str]]:
             ),
             ("rollout tokens", f"{last['tokens']:,}"),
         ]
-    return [(name, str(value)) for name, value in facts if value is not None]
+    return [(name, value) for name, value in facts if value is not None]

@@ -1,0 +1,78 @@
+"""A model card says what was recorded, and nothing that must stay private."""
+
+from pathlib import Path
+
+import yaml
+
+from tinyzero_trl.card import write_model_card
+from tinyzero_trl.records import RunRecords
+
+EVAL = {"eval/acc": 0.625, "eval/acc_low": 0.5, "eval/acc_high": 0.75, "eval/n": 64.0}
+
+
+def card(folder: Path, evaluated: bool = True, **config) -> tuple[dict, str]:
+    """The card's metadata and its text."""
+    records = RunRecords(folder)
+    records.write_config(
+        {
+            "model_name_or_path": "Qwen/Qwen2.5-0.5B",
+            "output_dir": str(folder),
+            "task": "countdown",
+            "recipe": "countdown_tiny",
+            "window_strategy": "success",
+            "window_min": 16,
+            "window_max": 256,
+            "seed": 3,
+            "hub_token": "hf_secret",
+            **config,
+        }
+    )
+    records.write_environment()
+    if evaluated:
+        records.append_eval(40, 1.0, 123_456, EVAL)
+    text = write_model_card(folder).read_text()
+    _, metadata, body = text.split("---\n", 2)
+    return yaml.safe_load(metadata), body
+
+
+def test_a_card_tells_base_task_window_and_accuracy(tmp_path: Path) -> None:
+    metadata, body = card(tmp_path / "run")
+    assert metadata["base_model"] == "Qwen/Qwen2.5-0.5B"
+    assert (metadata["library_name"], metadata["pipeline_tag"]) == ("transformers", "text-generation")
+    assert "tinyzero-trl" in metadata["tags"]
+    assert body.strip().startswith("# run\n")
+    for fact in (
+        "countdown_tiny",
+        "16 to 256 tokens",
+        "62.5% (95 % interval 50.0% to 75.0%, 64 problems, step 40)",
+        "123,456",
+    ):
+        assert fact in body
+
+
+def test_no_token_and_no_picture_that_is_not_there(tmp_path: Path) -> None:
+    metadata, body = card(tmp_path / "run", evaluated=False)
+    assert "hf_secret" not in body + str(metadata)
+    assert "plots/" not in body and "accuracy" not in body
+    (tmp_path / "run" / "plots").mkdir()
+    (tmp_path / "run" / "plots" / "accuracy.png").write_bytes(b"png")
+    assert "(plots/accuracy.png)" in card(tmp_path / "run")[1]
+
+
+def test_a_local_base_model_is_no_model_of_the_hub(tmp_path: Path) -> None:
+    """The Hub would refuse a card whose base model is a path."""
+    (tmp_path / "models" / "base").mkdir(parents=True)
+    for local in ("embedded", str(tmp_path / "models" / "base"), str(tmp_path / "models" / "gone")):
+        metadata, body = card(tmp_path / "run", model_name_or_path=local)
+        assert "base_model" not in metadata
+        assert local in body
+
+
+def test_text_from_a_recipe_cannot_break_the_table_or_the_metadata(tmp_path: Path) -> None:
+    metadata, body = card(tmp_path / "run", recipe="a|b\n---\n<script>x</script>`", model_name_or_path="a/b\n---: x")
+    rows = [line for line in body.splitlines() if line.startswith("| recipe")]
+    assert len(rows) == 1
+    assert rows[0].replace("\\|", "").count("|") == 3
+    assert "<script>" not in body
+    assert "\n---" not in body
+    assert set(metadata) <= {"library_name", "pipeline_tag", "tags", "base_model"}
