@@ -1,0 +1,91 @@
+"""Imports only point down, and the rooms that must stay light load no tensor library."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[2] / "tinyzero_trl"
+HEAVY = ("torch", "transformers", "trl")
+
+# The rooms from the ground up; a room may import those before it.
+ROOMS = [
+    *("tasks", "windows", "environment", "console"),
+    *("metrics", "records"),
+    *("dataset_files", "data", "batching", "rewards", "collectives", "pass_metrics", "generation"),
+    *("recipe_parser", "config"),
+    *("exact_loss", "callbacks", "trackers", "card", "checkpoints", "loading", "tinymodel"),
+    *("progress", "recording"),
+    *("report", "ablation", "evaluation", "trainer"),
+    *("run", "cli"),
+]
+
+
+def imported_rooms(file: Path) -> set[str]:
+    """Rooms of this package that a file imports, at its top or inside a function."""
+    rooms = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: relative imports hide where they point"
+            names = [f"{node.module}.{alias.name}" for alias in node.names] if node.module == PACKAGE.name else []
+            names = names or [str(node.module)]
+        rooms |= {name.split(".")[1] for name in names if name.startswith(f"{PACKAGE.name}.")}
+    return rooms
+
+
+def room_of(file: Path) -> str:
+    return file.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def test_every_room_has_its_place() -> None:
+    present = {room_of(file) for file in PACKAGE.rglob("*.py")} - {"__init__"}
+    assert present == set(ROOMS), "a new room needs a line in ROOMS, and one in the README's picture"
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_imports_only_point_down(room: str) -> None:
+    folder = PACKAGE / room
+    for file in [*folder.rglob("*.py")] if folder.is_dir() else [folder.with_suffix(".py")]:
+        up = imported_rooms(file) - set(ROOMS[: ROOMS.index(room) + 1])
+        assert not up, f"{file.relative_to(PACKAGE)} imports {sorted(up)} from above"
+
+
+@pytest.mark.parametrize("room", ["tasks", "windows"])
+def test_the_pure_rooms_need_the_standard_library_alone(room: str) -> None:
+    for file in (PACKAGE / room).rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            modules = [str(node.module)] if isinstance(node, ast.ImportFrom) else modules
+            for module in modules:
+                top = module.split(".")[0]
+                assert top in sys.stdlib_module_names or top == PACKAGE.name, f"{file} imports {module}"
+
+
+def test_light_rooms_load_neither_torch_nor_transformers_nor_trl() -> None:
+    """In one fresh interpreter that names the first room to break the rule."""
+    program = (
+        "import importlib, sys\n"
+        "for room in sys.argv[1:]:\n"
+        "    importlib.import_module(f'tinyzero_trl.{room}')\n"
+        f"    loaded = sorted(set({HEAVY}) & set(sys.modules))\n"
+        "    assert not loaded, f'{room} loads {loaded}'\n"
+        "print('light')\n"
+    )
+    rooms = ["tasks", "windows", "metrics", "records", "ablation", "report", "data", "cli"]
+    done = subprocess.run([sys.executable, "-c", program, *rooms], capture_output=True, text=True, timeout=120)
+    assert done.stdout == "light\n", done.stderr
+
+
+def test_the_public_names_are_there() -> None:
+    import tinyzero_trl
+
+    assert tinyzero_trl.__all__ == ["AdaptiveGRPOConfig", "AdaptiveGRPOTrainer", "AdaptiveWindowCallback"]
+    for name in tinyzero_trl.__all__:
+        assert getattr(tinyzero_trl, name).__name__ == name
+    with pytest.raises(AttributeError, match="has no attribute 'Trainer'"):
+        tinyzero_trl.Trainer  # noqa: B018

@@ -1,0 +1,90 @@
+"""What we wrap of TRL and Transformers, pinned: an upgrade that changes it fails here, and says what to look at."""
+
+import inspect
+
+import pytest
+from transformers import Trainer, TrainerCallback
+from transformers.trainer_callback import ExportableState
+from trl import GRPOTrainer
+from trl.generation.vllm_generation import VLLMGeneration
+
+from tinyzero_trl.exact_loss import ExactLossTrainer
+from tinyzero_trl.trainer import AdaptiveGRPOTrainer
+
+PINNED = {
+    "_generate_and_score_completions": ["self", "inputs"],
+    "_calculate_rewards": ["self", "inputs", "prompts", "completions", "completion_ids_list"],
+    "_compute_loss": ["self", "model", "inputs"],
+    "_prepare_inputs": ["self", "generation_batch"],
+    "training_step": ["self", "model", "inputs", "num_items_in_batch"],
+    "evaluate": ["self", "eval_dataset", "ignore_keys", "metric_key_prefix"],
+    "create_model_card": ["self", "model_name", "dataset_name", "tags"],
+}
+LEADING = {"_get_per_token_logps_and_entropies": ["self", "model", "input_ids", "attention_mask", "logits_to_keep"]}
+
+
+def parameters(method) -> list[str]:
+    return list(inspect.signature(method).parameters)
+
+
+@pytest.mark.parametrize(("name", "expected"), PINNED.items())
+def test_a_wrapped_method_has_the_signature_it_was_wrapped_with(name: str, expected: list[str]) -> None:
+    assert parameters(getattr(GRPOTrainer, name)) == expected
+
+
+def test_per_token_log_probabilities_start_with_the_arguments_that_are_passed_on() -> None:
+    found = parameters(GRPOTrainer._get_per_token_logps_and_entropies)
+    assert found[:6] == [*LEADING["_get_per_token_logps_and_entropies"], "batch_size"]
+
+
+def test_nothing_else_of_the_parents_is_overridden() -> None:
+    """Whoever wraps another method pins its signature above."""
+    theirs = {name for base in GRPOTrainer.__mro__ for name in vars(base)}
+    for ours in (ExactLossTrainer, AdaptiveGRPOTrainer):
+        overridden = {name for name, value in vars(ours).items() if callable(value) and name in theirs}
+        assert {name for name in overridden if not name.startswith("__")} <= PINNED.keys() | LEADING.keys()
+
+
+@pytest.mark.parametrize(
+    ("method", "phrases"),
+    [
+        # The window of a rollout is set on these two, and read back for every generation.
+        (GRPOTrainer._generate_single_turn, ["self.generation_config", "self.vllm_generation.generate("]),
+        (VLLMGeneration.generate, ["self.max_completion_length"]),
+        (GRPOTrainer.__init__, ['"max_new_tokens": self.max_completion_length', "self.eos_token_ids = "]),
+        # It stays the configured maximum, because this loss divides by it.
+        (GRPOTrainer._compute_loss, ["self.max_completion_length", "self._get_per_token_logps_and_entropies("]),
+        # Truncation is judged as TRL judges it.
+        (GRPOTrainer._generate, ["eos_and_pad = [*self.eos_token_ids, self._tokenizer.pad_token_id]"]),
+        # Rewards come back gathered over all ranks, reasons wait in _pending_extra_logs.
+        (GRPOTrainer._calculate_rewards, ["rewards_per_func = gather(rewards_per_func)", "self._log_completion_extra"]),
+        (GRPOTrainer._log_completion_extra, ["self._pending_extra_logs[column].extend(values)"]),
+        # Which optimizer step a rollout belongs to.
+        (GRPOTrainer._prepare_inputs, ["self.args.steps_per_generation * self.num_iterations", "_buffered_inputs"]),
+        # Callback state travels in trainer_state.json.
+        (Trainer._save_checkpoint, ["self.state.stateful_callbacks", "ExportableState"]),
+        (GRPOTrainer._save_checkpoint, ["self.create_model_card("]),
+    ],
+    ids=lambda value: getattr(value, "__qualname__", ""),
+)
+def test_the_source_still_does_what_we_rely_on(method, phrases: list[str]) -> None:
+    source = inspect.getsource(inspect.unwrap(method))
+    for phrase in phrases:
+        assert phrase in source, f"{method.__qualname__} no longer contains {phrase!r}"
+
+
+def test_the_trainer_state_is_the_last_file_of_a_checkpoint() -> None:
+    """So that a checkpoint with a readable trainer_state.json is a whole one."""
+    source = inspect.getsource(inspect.unwrap(Trainer._save_checkpoint))
+    last = source.index("TRAINER_STATE_NAME")
+    for earlier in ("save_model(", "_save_optimizer_and_scheduler(", "_save_rng_state("):
+        assert source.index(earlier) < last
+
+
+def test_callbacks_hear_of_an_optimizer_step_before_it_is_logged_evaluated_and_saved() -> None:
+    events = {name for name in vars(TrainerCallback) if name.startswith("on_")}
+    assert {"on_train_begin", "on_step_begin", "on_step_end", "on_log", "on_train_end"} <= events
+    assert not {"on_rollout_end", "on_policy_update", "on_evaluation_end"} & events, "our events must stay ours"
+    source = inspect.getsource(inspect.unwrap(Trainer._maybe_log_save_evaluate))
+    assert source.index("self.log(") < source.index("self._evaluate(") < source.index("self._save_checkpoint(")
+    assert ExportableState.__name__ in [base.__name__ for base in ExportableState.__mro__]
