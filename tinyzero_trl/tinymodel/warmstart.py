@@ -32,7 +32,7 @@ from tinyzero_trl.tinymodel.traces import countdown_trace, multiplication_trace
 
 MAX_POSITIONS = 1024
 BATCH_TRACES = 16
-STEPS = 2500
+STEPS = 2250
 IMPATIENCE = 0.12
 _BUCKET_BATCHES = 16
 
