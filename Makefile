@@ -1,6 +1,7 @@
 # Two commands for a fresh clone: `make demo` trains a small model on the CPU, `make test` runs the tests.
 # Needs Python >= 3.11 with venv, make and g++.
 PYTHON ?= python3
+CORES := $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO := runs/countdown_tiny
@@ -18,7 +19,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	touch $@
 
 demo: $(INSTALLED)
-	$(BIN)/accelerate launch --config_file configs/accelerate/cpu.yaml \
+	$(BIN)/accelerate launch --config_file configs/accelerate/cpu.yaml --num_cpu_threads_per_process $(CORES) \
 	    recipes/countdown_adaptive.py --config recipes/countdown_tiny.yaml --resume never
 	$(BIN)/tinyzero-trl report $(DEMO) --out $(DEMO)-report
 	@echo "Page:     $(DEMO)-report/index.html"

@@ -3,12 +3,21 @@
 import sys
 from typing import Any
 
+import datasets
 from tqdm.auto import tqdm
 from transformers import TrainerControl, TrainerState, TrainingArguments
+from transformers.utils import logging as transformers_logging
 
 from tinyzero_trl.callbacks import Evaluation, Rollout, RolloutCallback
 
 LINES_WITHOUT_TERMINAL = 20
+
+
+def quiet_without_terminal() -> None:
+    """Turn off the bars that the libraries draw while they load and save, where nobody sees them move."""
+    if not sys.stderr.isatty():
+        datasets.disable_progress_bars()
+        transformers_logging.disable_progress_bar()
 
 
 class RolloutProgressCallback(RolloutCallback):
