@@ -1,0 +1,140 @@
+"""A short run of the recipe program on a random model, with everything that each rank saw; runs under torchrun too."""
+
+import importlib.util
+import json
+import sys
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from tiny_models import save_tiny_model, write_problems
+
+from tinyzero_trl import AdaptiveGRPOTrainer
+from tinyzero_trl.checkpoints import checkpoint_to_resume
+from tinyzero_trl.config import parse_recipe
+from tinyzero_trl.run import finish_run, start_run
+from tinyzero_trl.tasks import countdown
+
+ROOT = Path(__file__).parents[2]
+PROGRAM = ROOT / "recipes" / "countdown_adaptive.py"
+LONGEST = 24
+RECIPE = {
+    "max_completion_length": LONGEST,
+    "window_strategy": "success",
+    "window_initial": 12,
+    "window_min": 4,
+    "window_min_change": 2,
+    "window_growth_delta": 4,
+    "window_shrink_delta": 4,
+    "window_length_tolerance": 2,
+    "window_min_samples": 2,
+    "window_update_frequency": 1,
+    "window_epsilon": 0.3,
+    "window_memory_rollouts": 4,
+    "window_probe_every": 2,
+    "num_generations": 4,
+    "per_device_train_batch_size": 16,
+    "gradient_accumulation_steps": 1,
+    "per_device_eval_batch_size": 8,
+    "num_generations_eval": 1,
+    "max_steps": 6,
+    "learning_rate": 3e-3,
+    "lr_scheduler_type": "constant",
+    "beta": 0.0,
+    "dtype": "float32",
+    "bf16": False,
+    "gradient_checkpointing": False,
+    "use_cpu": True,
+    "eval_strategy": "steps",
+    "eval_steps": 3,
+    "save_strategy": "steps",
+    "save_steps": 3,
+    "logging_steps": 1,
+    "report_to": "none",
+    "seed": 7,
+}
+
+
+@dataclass
+class Batch:
+    """What one rank generated at once, and the limits that were in force."""
+
+    training: bool
+    window: int  # the policy's
+    engine_limit: int  # the generator's
+    normaliser: int  # the loss's
+    prompts: list[str] = field(default_factory=list)
+    lengths: list[int] = field(default_factory=list)
+    truncated: list[bool] = field(default_factory=list)
+    rewards: list[float] = field(default_factory=list)
+    operands: list[int] = field(default_factory=list)
+
+
+class WatchedTrainer(AdaptiveGRPOTrainer):
+    """Writes down each batch from what the generator returned, judged anew."""
+
+    def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
+        batch = Batch(
+            training=self.model.training,
+            window=self.window_callback.window,
+            engine_limit=self.generation_config.max_new_tokens,
+            normaliser=self.max_completion_length,
+            prompts=list(prompts),
+            lengths=[len(ids) for ids in completion_ids_list],
+            truncated=[self.processing_class.eos_token_id not in ids for ids in completion_ids_list],
+            rewards=[
+                countdown.score(text, row["numbers"], row["target"]).reward
+                for text, row in zip(completions, inputs, strict=True)
+            ],
+            operands=[len(row["numbers"]) for row in inputs],
+        )
+        self.__dict__.setdefault("batches", []).append(batch)
+        return super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+
+
+def program() -> Any:
+    """The recipe program as a module."""
+    spec = importlib.util.spec_from_file_location("countdown_adaptive", PROGRAM)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def write_recipe(workshop: Path, name: str = "run", **overrides: Any) -> Path:
+    """A recipe for `workshop/name`; model and problems are written once per workshop."""
+    if not (workshop / "model").exists():
+        save_tiny_model(workshop / "model")
+        (workshop / "problems").mkdir()
+        for split in ("train", "test"):
+            write_problems(workshop / "problems" / f"{split}.jsonl")
+    places = {
+        "model_name_or_path": str(workshop / "model"),
+        "dataset": str(workshop / "problems"),
+        "output_dir": str(workshop / name),
+    }
+    recipe = workshop / f"{name}.yaml"
+    recipe.write_text(yaml.safe_dump({**RECIPE, **places, **overrides}))
+    return recipe
+
+
+def train(recipe: Path) -> WatchedTrainer:
+    """What the program's `main` does, with a trainer that is watched."""
+    module = program()
+    module.AdaptiveGRPOTrainer = WatchedTrainer
+    task, training, model = parse_recipe(["--config", str(recipe)])
+    checkpoint = checkpoint_to_resume(training.resume, str(training.output_dir))
+    training.eval_on_start = checkpoint is None
+    trainer = module.build_trainer(task, training, model)
+    start_run(trainer, task, model)
+    trainer.train(resume_from_checkpoint=checkpoint)
+    finish_run(trainer)
+    return trainer
+
+
+if __name__ == "__main__":
+    watched = train(Path(sys.argv[1]))
+    rank = watched.accelerator.process_index
+    seen = {"ranks": watched.accelerator.num_processes, "batches": [asdict(batch) for batch in watched.batches]}
+    Path(sys.argv[2], f"rank_{rank}.json").write_text(json.dumps(seen))
