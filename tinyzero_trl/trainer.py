@@ -21,6 +21,7 @@ from tinyzero_trl.progress import RolloutProgressCallback
 from tinyzero_trl.recording import RecordsCallback
 from tinyzero_trl.records import CONFIG
 from tinyzero_trl.rewards import completion_text
+from tinyzero_trl.sampling import EpochOrder
 from tinyzero_trl.windows import RolloutObservation
 
 SAMPLED_COMPLETIONS = 8
@@ -46,6 +47,7 @@ class AdaptiveGRPOTrainer(ExactLossTrainer):
       is set back to `max_completion_length`, which also stays the normaliser of every loss;
     - after each rollout, policy update and evaluation the events of `RolloutCallback` are fired;
     - evaluation samples with random numbers of its own, so that how often one evaluates changes no training step;
+    - the order of the problems depends on seed and epoch alone, so that a resumed run continues it;
     - the progress bar shows reward, window and truncation.
 
     The first reward function is the verdict: what policies, metrics and evaluation call success. Its reward counts
@@ -81,6 +83,9 @@ class AdaptiveGRPOTrainer(ExactLossTrainer):
         self.remove_callback(ProgressCallback)
         self.remove_callback(PrinterCallback)
 
+    def _get_train_sampler(self, dataset: Any = None) -> EpochOrder:
+        return EpochOrder(super()._get_train_sampler(dataset), lambda: int(self.state.epoch or 0))
+
     # --- rollouts ---------------------------------------------------------------------------------------------
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
@@ -112,14 +117,14 @@ class AdaptiveGRPOTrainer(ExactLossTrainer):
         completion_ids_list: list[list[int]],
     ) -> torch.Tensor:
         rewards_per_func = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
-        finished = {*self.eos_token_ids, self._tokenizer.pad_token_id}
         reasons = self._pending_extra_logs.get("reason", [""] * len(prompts))
         local = slice(
             self.accelerator.process_index * len(prompts), (self.accelerator.process_index + 1) * len(prompts)
         )
         rewards = rewards_per_func[:, 0].nan_to_num(0.0).tolist()
         lengths = [len(ids) for ids in completion_ids_list]
-        truncated = [not ids or ids[-1] not in finished for ids in completion_ids_list]
+        # TRL also takes a padding token for an end, but one that the model sampled ends nothing.
+        truncated = [not ids or ids[-1] not in self.eos_token_ids for ids in completion_ids_list]
         difficulties = [int(row.get("difficulty", 0)) for row in inputs]
         self._scored = _ScoredRows(
             lengths=lengths,

@@ -14,7 +14,7 @@ HEAVY = ("torch", "transformers", "trl")
 ROOMS = [
     *("tasks", "windows", "environment", "console"),
     *("metrics", "records"),
-    *("dataset_files", "data", "batching", "rewards", "collectives", "pass_metrics", "generation"),
+    *("dataset_files", "data", "batching", "rewards", "collectives", "pass_metrics", "generation", "sampling"),
     *("recipe_parser", "config"),
     *("exact_loss", "callbacks", "trackers", "card", "checkpoints", "loading", "tinymodel"),
     *("progress", "recording"),

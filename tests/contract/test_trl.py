@@ -7,6 +7,7 @@ from transformers import Trainer, TrainerCallback
 from transformers.trainer_callback import ExportableState
 from trl import GRPOTrainer
 from trl.generation.vllm_generation import VLLMGeneration
+from trl.trainer.utils import RepeatSampler
 
 from tinyzero_trl.exact_loss import ExactLossTrainer
 from tinyzero_trl.trainer import AdaptiveGRPOTrainer
@@ -18,6 +19,7 @@ PINNED = {
     "_prepare_inputs": ["self", "generation_batch"],
     "training_step": ["self", "model", "inputs", "num_items_in_batch"],
     "evaluate": ["self", "eval_dataset", "ignore_keys", "metric_key_prefix"],
+    "_get_train_sampler": ["self", "dataset"],
     "create_model_card": ["self", "model_name", "dataset_name", "tags"],
 }
 LEADING = {"_get_per_token_logps_and_entropies": ["self", "model", "input_ids", "attention_mask", "logits_to_keep"]}
@@ -54,8 +56,8 @@ def test_nothing_else_of_the_parents_is_overridden() -> None:
         (GRPOTrainer.__init__, ['"max_new_tokens": self.max_completion_length', "self.eos_token_ids = "]),
         # It stays the configured maximum, because this loss divides by it.
         (GRPOTrainer._compute_loss, ["self.max_completion_length", "self._get_per_token_logps_and_entropies("]),
-        # Truncation is judged as TRL judges it.
-        (GRPOTrainer._generate, ["eos_and_pad = [*self.eos_token_ids, self._tokenizer.pad_token_id]"]),
+        # A sampler that draws every order from one generator; ours seeds it anew in each epoch.
+        (RepeatSampler, ["self.generator.manual_seed(seed)", "generator=self.generator"]),
         # Rewards come back gathered over all ranks, reasons wait in _pending_extra_logs.
         (GRPOTrainer._calculate_rewards, ["rewards_per_func = gather(rewards_per_func)", "self._log_completion_extra"]),
         (GRPOTrainer._log_completion_extra, ["self._pending_extra_logs[column].extend(values)"]),

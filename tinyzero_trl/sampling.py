@@ -1,0 +1,25 @@
+"""In which order the training problems come."""
+
+from collections.abc import Callable, Iterator
+
+from torch.utils.data import Sampler
+from trl.trainer.utils import RepeatSampler
+
+
+class EpochOrder(Sampler[int]):
+    """TRL's `RepeatSampler` with an order that depends on seed and epoch alone.
+
+    TRL's own continues one generator from epoch to epoch, so a run that is resumed in its second epoch would go through
+    the first one's order again. Epoch 0 has TRL's order.
+    """
+
+    def __init__(self, sampler: RepeatSampler, epoch: Callable[[], int]) -> None:
+        self._sampler, self._epoch = sampler, epoch
+
+    def __iter__(self) -> Iterator[int]:
+        if self._sampler.shuffle:
+            self._sampler.generator.manual_seed((self._sampler.seed or 0) + self._epoch())
+        return iter(self._sampler)
+
+    def __len__(self) -> int:
+        return len(self._sampler)
