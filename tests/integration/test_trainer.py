@@ -1,0 +1,279 @@
+"""Training end to end on a random model: records against a recount, windows on the engine, resuming, reproducing."""
+
+import json
+import shutil
+from pathlib import Path
+from statistics import mean, median
+
+import pytest
+import torch
+from training import LONGEST, Batch, WatchedTrainer, train, write_recipe
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from tinyzero_trl.metrics import describe
+from tinyzero_trl.records import Run, read_run
+
+STEPS = 6
+
+
+@pytest.fixture(scope="module")
+def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("training")
+
+
+@pytest.fixture(scope="module")
+def trained(workshop: Path) -> WatchedTrainer:
+    """The run that most tests look at, under the success window."""
+    return train(write_recipe(workshop, "success"))
+
+
+@pytest.fixture(scope="module")
+def run(trained: WatchedTrainer) -> Run:
+    return read_run(str(trained.args.output_dir))
+
+
+def rollouts(trainer: WatchedTrainer) -> list[Batch]:
+    return [batch for batch in trainer.batches if batch.training]
+
+
+def without_time(lines: list[dict]) -> list[dict]:
+    """TRL's own timings are `step_time` and `*_per_second`."""
+    clocks = ("time", "step_time", "profiling")
+    return [{name: value for name, value in line.items() if not name.startswith(clocks)} for line in lines]
+
+
+def weights(folder: Path | str) -> dict[str, torch.Tensor]:
+    return AutoModelForCausalLM.from_pretrained(folder).state_dict()
+
+
+def assert_same_weights(some: Path, others: Path) -> None:
+    ours, theirs = weights(some), weights(others)
+    assert ours.keys() == theirs.keys()
+    assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
+
+
+# --- records ------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_leaves_everything_that_the_contract_names(run: Run, trained: WatchedTrainer) -> None:
+    names = {file.name for file in run.path.iterdir()}
+    assert names >= {
+        *("config.yaml", "environment.json", "metrics.jsonl", "eval.jsonl", "summary.json", "README.md"),
+        *("completions", "plots", "checkpoint-3", "checkpoint-6", "model.safetensors", "tokenizer.json"),
+    }
+    assert [line["step"] for line in run.metrics] == [1, 2, 3, 4, 5, 6]
+    assert [line["step"] for line in run.evals] == [0, 3, 6]
+    assert run.environment["processes"] == 1
+    assert (run.config["recipe"], run.config["window_strategy"]) == ("success", "success")
+    assert {sample["source"] for sample in run.completions} == {"train", "eval"}
+
+
+def test_every_line_has_the_figures_of_the_contract(run: Run) -> None:
+    always = {
+        *(f"adaptive_window/{name}" for name in ("current_window", "next_window", "success_rate", "success_rate_ema")),
+        *(
+            f"adaptive_window/{name}"
+            for name in ("cumulative_success_rate", "cumulative_reward", "num_success_samples")
+        ),
+        *(f"adaptive_window/{name}" for name in ("exploration_rate", "epsilon", "explored_step")),
+        *(f"tokens/{name}" for name in ("prompt_total", "response_total", "overall_total", "response_cumulative")),
+        *(f"completion/{name}" for name in ("truncated_frac", "finished_frac")),
+        *(f"group/{name}" for name in ("zero_variance_frac", "all_correct_frac", "all_wrong_frac")),
+        *(f"time/{name}" for name in ("elapsed_s", "rollout_s", "optimize_s")),
+        *("compute/rows_skipped_frac", "train/cumulative_reward", "loss", "reward"),
+    }
+    of_successes = {f"adaptive_window/{name}_success_length" for name in ("mean", "median", "std", "p95")}
+    of_ratios = {f"actor/is_ratio/{name}" for name in ("mean", "std", "p95")} | {"actor/is_clip/outside_frac"}
+    of_ratios |= {f"actor/is_log_ratio/{name}" for name in ("mean", "std")}
+    assert any(line["adaptive_window/num_success_samples"] for line in run.metrics)
+    for line in run.metrics:
+        assert not always - line.keys()
+        assert (of_successes <= line.keys()) == (line["adaptive_window/num_success_samples"] > 0)
+        assert (of_ratios <= line.keys()) == (line["compute/rows_skipped_frac"] < 1)
+        ours = {
+            name for name in line if "/" in name and not name.startswith(("completions/", "rewards/", "clip_ratio/"))
+        }
+        assert [name for name in ours if describe(name) is None] == []
+
+
+def test_figures_equal_a_recount_of_the_rows(run: Run, trained: WatchedTrainer) -> None:
+    tokenizer, tokens, reward, rewards = trained.processing_class, 0, 0.0, 0.0
+    for line, batch in zip(run.metrics, rollouts(trained), strict=True):
+        groups = [batch.rewards[start : start + 4] for start in range(0, 16, 4)]
+        wins = [length for length, earned in zip(batch.lengths, batch.rewards, strict=True) if earned >= 1]
+        prompts = sum(len(tokenizer(prompt)["input_ids"]) for prompt in batch.prompts)
+        tokens += sum(batch.lengths)
+        reward += sum(batch.rewards)
+        rewards += mean(batch.rewards)
+        expected = {
+            "adaptive_window/current_window": batch.window,
+            "adaptive_window/num_success_samples": len(wins),
+            "adaptive_window/success_rate": len(wins) / 16,
+            "adaptive_window/cumulative_reward": reward,
+            "train/cumulative_reward": rewards,
+            "tokens/prompt_total": prompts,
+            "tokens/response_total": sum(batch.lengths),
+            "tokens/overall_total": prompts + sum(batch.lengths),
+            "tokens/response_cumulative": tokens,
+            "completion/truncated_frac": mean(batch.truncated),
+            "completion/finished_frac": 1 - mean(batch.truncated),
+            "group/zero_variance_frac": mean(len(set(group)) == 1 for group in groups),
+            "group/all_correct_frac": mean(min(group) >= 1 for group in groups),
+            "group/all_wrong_frac": mean(max(group) < 1 for group in groups),
+            # beta is 0: exactly the rows of groups without variance are left out
+            "compute/rows_skipped_frac": mean(len(set(group)) == 1 for group in groups),
+            "reward": mean(batch.rewards),
+        }
+        if wins:
+            expected["adaptive_window/mean_success_length"] = mean(wins)
+            expected["adaptive_window/median_success_length"] = median(wins)
+        for operands in set(batch.operands):
+            chosen = [earned >= 1 for earned, of in zip(batch.rewards, batch.operands, strict=True) if of == operands]
+            expected[f"difficulty/{operands}_acc"] = mean(chosen)
+            expected[f"difficulty/{operands}_count"] = len(chosen)
+        assert {name: line[name] for name in expected} == pytest.approx(expected, abs=1e-6)
+    assert run.evals[-1]["tokens"] == tokens
+
+
+def test_an_evaluation_counts_every_problem_once_at_full_length(run: Run, trained: WatchedTrainer) -> None:
+    batches = [batch for batch in trained.batches if not batch.training]
+    rows = [row for batch in batches for row in zip(batch.rewards, batch.lengths, strict=True)]
+    assert len(rows) % len(run.evals) == 0
+    each = len(rows) // len(run.evals)
+    for place, line in enumerate(run.evals):
+        answered = rows[place * each : (place + 1) * each]
+        assert line["eval/n"] == len(answered) == 11
+        assert line["eval/acc"] == pytest.approx(mean(reward >= 1 for reward, _ in answered))
+        assert line["eval/mean_length"] == pytest.approx(mean(length for _, length in answered))
+
+
+def test_the_summary_tells_accuracy_before_and_after(run: Run) -> None:
+    assert run.summary is not None
+    assert run.summary["accuracy_before"]["mean"] == run.evals[0]["eval/acc"]
+    assert run.summary["accuracy_after"]["mean"] == run.evals[-1]["eval/acc"]
+    assert run.summary["rollout_tokens"] == run.metrics[-1]["tokens/response_cumulative"]
+    assert (run.summary["steps"], run.summary["problems"], run.summary["seed"]) == (STEPS, 11, 7)
+    evaluations = run.evals[-1]["time_s"] - run.summary["seconds"]
+    assert evaluations > 0, "training time leaves evaluations out"
+
+
+def test_the_final_weights_load_and_are_those_of_the_last_step(
+    run: Run, trained: WatchedTrainer, workshop: Path
+) -> None:
+    assert_same_weights(run.path, run.path / "checkpoint-6")
+    moved = weights(workshop / "model")
+    assert any(not torch.equal(value, moved[name]) for name, value in weights(run.path).items())
+    tokenizer = AutoTokenizer.from_pretrained(run.path)
+    assert tokenizer("1 2 3")["input_ids"] == trained.processing_class("1 2 3")["input_ids"]
+
+
+# --- the window ---------------------------------------------------------------------------------------------------
+
+
+def test_the_engine_gets_the_window_and_nothing_else_does(trained: WatchedTrainer) -> None:
+    windows = [batch.window for batch in rollouts(trained)]
+    assert len(set(windows)) > 1, "a window that never moves would prove nothing"
+    for batch in trained.batches:
+        assert batch.engine_limit == (batch.window if batch.training else LONGEST)
+        assert max(batch.lengths) <= batch.engine_limit
+        assert all(
+            length == batch.engine_limit for length, cut in zip(batch.lengths, batch.truncated, strict=True) if cut
+        )
+        assert batch.normaliser == LONGEST
+    assert any(True in batch.truncated for batch in rollouts(trained))
+    assert trained.max_completion_length == LONGEST
+
+
+# --- the same again -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_the_same_seed_gives_the_same_run_however_often_it_is_evaluated(workshop: Path, run: Run) -> None:
+    train(write_recipe(workshop, "again", eval_steps=2))
+    again = read_run(workshop / "again")
+    assert without_time(again.metrics) == without_time(run.metrics)
+    assert [line["step"] for line in again.evals] == [0, 2, 4, 6]
+    assert without_time(again.evals)[::3] == without_time(run.evals)[::2]
+    assert_same_weights(again.path, run.path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["success", "signal"])
+def test_a_run_resumed_from_a_checkpoint_ends_where_an_uninterrupted_one_does(
+    workshop: Path, trained: WatchedTrainer, strategy: str
+) -> None:
+    """Killed between two checkpoints: with lines after the newest one, half a checkpoint and a torn line."""
+    whole = workshop / strategy
+    if strategy != "success":
+        train(write_recipe(workshop, strategy, window_strategy=strategy))
+    killed = workshop / f"{strategy}-killed"
+    shutil.copytree(whole, killed)
+    shutil.rmtree(killed / "checkpoint-6")
+    (killed / "checkpoint-6").mkdir()
+    for file in ("summary.json", "model.safetensors"):
+        (killed / file).unlink()
+    with (killed / "metrics.jsonl").open("a") as stream:
+        stream.write('{"step": 7, "loss"')
+
+    resumed = train(write_recipe(workshop, killed.name, window_strategy=strategy))
+    windows = [line["adaptive_window/current_window"] for line in read_run(whole).metrics]
+    assert len(set(windows)) > 1
+    assert [batch.window for batch in rollouts(resumed)] == windows[3:]
+    assert without_time(read_run(killed).metrics) == without_time(read_run(whole).metrics)
+    assert without_time(read_run(killed).evals) == without_time(read_run(whole).evals)
+    assert_same_weights(killed, whole)
+    times = [line["time/elapsed_s"] for line in read_run(killed).metrics]
+    assert times == sorted(times)
+
+
+@pytest.mark.slow
+def test_a_finished_run_started_again_stays_as_it_is(workshop: Path, trained: WatchedTrainer) -> None:
+    finished, copy = workshop / "success", workshop / "finished"
+    shutil.copytree(finished, copy)
+    assert not hasattr(train(write_recipe(workshop, "finished")), "batches"), "nothing is left to generate"
+    assert read_run(copy).metrics == read_run(finished).metrics
+    assert read_run(copy).evals == read_run(finished).evals
+    summaries = [json.loads((folder / "summary.json").read_text()) for folder in (copy, finished)]
+    assert summaries[0] == {**summaries[1], "recipe": "finished"}
+
+
+# --- other settings -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_several_optimizer_steps_on_a_rollout(workshop: Path) -> None:
+    """With a KL term, the normaliser of dr_grpo and micro-batches: four steps on two rollouts, then one more."""
+    settings = {
+        "num_iterations": 2,
+        "beta": 0.05,
+        "loss_type": "dr_grpo",
+        "max_steps": 5,
+        "eval_steps": 5,
+        "save_steps": 5,
+    }
+    split = {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 2, "max_tokens_per_micro_batch": 128}
+    trainer = train(write_recipe(workshop, "reuse", **settings, **split))
+    lines = read_run(workshop / "reuse").metrics
+    assert [line["step"] for line in lines] == [1, 2, 3, 4, 5]
+    assert ["tokens/response_total" in line for line in lines] == [True, False, True, False, True]
+    for line in lines:
+        is_new = "tokens/response_total" in line
+        assert (line["actor/is_ratio/std"] < 1e-5) == is_new
+        assert (abs(line["actor/is_log_ratio/mean"]) < 1e-6) == is_new
+        assert line["compute/rows_skipped_frac"] == 0.0, "a KL term moves every row"
+        assert (line["time/rollout_s"] > 0) == is_new
+    assert lines[0]["kl"] == pytest.approx(0.0, abs=1e-9)
+    assert lines[1]["kl"] > 1e-6
+    assert {batch.normaliser for batch in trainer.batches} == {trainer.max_completion_length} == {LONGEST}
+    assert min(batch.engine_limit for batch in rollouts(trainer)) < LONGEST
+
+
+@pytest.mark.slow
+def test_shaped_rewards_move_the_policy_and_verdicts_the_window(workshop: Path) -> None:
+    trainer = train(write_recipe(workshop, "shaped", reward_shaping="cosine", max_steps=2, eval_steps=2))
+    for line, batch in zip(read_run(workshop / "shaped").metrics, rollouts(trainer), strict=True):
+        assert line["adaptive_window/success_rate"] == pytest.approx(mean(reward >= 1 for reward in batch.rewards))
+        assert line["rewards/verdict/mean"] == pytest.approx(mean(batch.rewards), abs=1e-6)
+        assert line["reward"] == pytest.approx(line["rewards/cosine/mean"], abs=1e-5)
+        # Lengths differ, so hardly a group is without variance now.
+        assert line["compute/rows_skipped_frac"] < line["group/zero_variance_frac"] + 1e-9
