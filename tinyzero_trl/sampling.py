@@ -13,7 +13,8 @@ class EpochOrder(Sampler[int]):
     the first one's order again. Epoch 0 has TRL's order.
     """
 
-    def __init__(self, sampler: RepeatSampler, epoch: Callable[[], int]) -> None:
+    def __init__(self, sampler: Sampler, epoch: Callable[[], int]) -> None:
+        assert isinstance(sampler, RepeatSampler), "TRL's trainer no longer repeats prompts by a RepeatSampler"
         self._sampler, self._epoch = sampler, epoch
 
     def __iter__(self) -> Iterator[int]:
