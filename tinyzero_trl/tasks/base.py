@@ -85,7 +85,5 @@ def to_problem(numbers: object, target: object) -> Problem:
     if not all(type(number) is int and 1 <= number <= MAX_INTEGER for number in numbers):
         raise ValueError(f"nums: {reprlib.repr(numbers)} must hold integers from 1 to {MAX_INTEGER}")
     if type(target) is not int or abs(target) > MAX_INTEGER:
-        raise ValueError(
-            f"target: {reprlib.repr(target)} must be an integer from -{MAX_INTEGER} to {MAX_INTEGER}"
-        )
+        raise ValueError(f"target: {reprlib.repr(target)} must be an integer from -{MAX_INTEGER} to {MAX_INTEGER}")
     return Problem(tuple(numbers), target)

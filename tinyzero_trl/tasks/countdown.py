@@ -138,9 +138,7 @@ def generate(
     return problems
 
 
-def _check_ranges(
-    operands: Sequence[int], min_number: int, max_number: int, min_target: int, max_target: int
-) -> None:
+def _check_ranges(operands: Sequence[int], min_number: int, max_number: int, min_target: int, max_target: int) -> None:
     if not operands or len(set(operands)) != len(operands) or not all(2 <= n <= 6 for n in operands):
         raise ValueError(f"operands: {list(operands)} must be one or more different counts from 2 to 6")
     if not 1 <= min_number <= max_number:

@@ -118,9 +118,7 @@ def generate(
     """
     check_count_and_seed(count, seed)
     if not digits or len(set(digits)) != len(digits) or not all(1 <= n <= MAX_DIGITS for n in digits):
-        raise ValueError(
-            f"digits: {list(digits)} must be one or more different counts from 1 to {MAX_DIGITS}"
-        )
+        raise ValueError(f"digits: {list(digits)} must be one or more different counts from 1 to {MAX_DIGITS}")
     rng = random.Random(seed)
     excluded = frozenset(exclude)
     problems: list[Problem] = []
