@@ -201,7 +201,7 @@ class AdaptiveGRPOTrainer(ExactLossTrainer):
         return {**metrics, **figures}
 
     def _evaluated_rows(self, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """This rank's rows; a data set without a column `index` gets one that no other rank uses."""
+        """The rows of this rank; a data set without a column `index` gets one that no other rank uses."""
         assert self._scored is not None, "rewards are calculated in every evaluation batch"
         rank, seen = self.accelerator.process_index, len(self._evaluated)
         return [
