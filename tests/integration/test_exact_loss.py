@@ -74,6 +74,7 @@ def test_grid_of_settings_ends_at_the_parameters_of_stock_trl(loss_type, beta, a
         gradient_accumulation_steps=accumulation,
         num_iterations=num_iterations,
         max_tokens_per_micro_batch=60,
+        learning_rate=0.1,
     )
 
 
