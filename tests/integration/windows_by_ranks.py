@@ -1,0 +1,97 @@
+"""Train on rollouts that depend on their place in the global batch alone, and print the windows; run under torchrun.
+
+However many ranks share the batch, the policy must see the same completions and choose the same windows.
+"""
+
+import json
+import os
+import sys
+import tempfile
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from datasets import Dataset
+from fixed_rollouts import GROUP_SIZE, LONGEST_COMPLETION, PROMPTS, VOCABULARY, tiny_model_path, tiny_tokenizer
+
+from tinyzero_trl import AdaptiveGRPOConfig, AdaptiveGRPOTrainer
+from tinyzero_trl.callbacks import Rollout, RolloutCallback
+
+GLOBAL_BATCH, STEPS = 16, 12
+MODEL = tiny_model_path()  # before there are ranks: afterwards only the first would save it
+
+
+class Windows(RolloutCallback):
+    """Keeps the window of every rollout."""
+
+    def __init__(self) -> None:
+        self.seen: list[int] = []
+
+    def on_rollout_end(self, args: Any, state: Any, control: Any, rollout: Rollout) -> None:
+        self.seen.append(rollout.observation.window)
+
+
+class PlacedRollouts(AdaptiveGRPOTrainer):
+    """Completions drawn by step and global row, cut at the window that was set on the engine."""
+
+    def _generate_single_turn(self, prompt_ids: list, *_: Any, **__: Any) -> tuple[list[list[int]], None]:
+        limit = self.generation_config.max_new_tokens
+        first = self.accelerator.process_index * len(prompt_ids)
+        return [self._completion(first + row)[:limit] for row in range(len(prompt_ids))], None
+
+    def _completion(self, global_row: int) -> list[int]:
+        generator = torch.Generator().manual_seed(1000 * self.state.global_step + global_row)
+        length = int(torch.randint(1, LONGEST_COMPLETION, (1,), generator=generator))
+        return [*torch.randint(3, VOCABULARY, (length,), generator=generator).tolist(), 1]
+
+
+def finished_in_an_odd_number(completion_ids: list[list[int]], **_: Any) -> list[float]:
+    return [float(ids[-1] == 1 and len(ids) % 2 == 1) for ids in completion_ids]
+
+
+def train(strategy: str) -> list[int]:
+    ranks = int(os.environ["WORLD_SIZE"])
+    windows = Windows()
+    trainer = PlacedRollouts(
+        MODEL,
+        finished_in_an_odd_number,
+        AdaptiveGRPOConfig(
+            output_dir=tempfile.mkdtemp(),
+            per_device_train_batch_size=GLOBAL_BATCH // ranks,
+            num_generations=GROUP_SIZE,
+            max_completion_length=LONGEST_COMPLETION,
+            max_steps=STEPS,
+            window_strategy=strategy,
+            window_initial=8,
+            window_min=4,
+            window_min_samples=4,
+            window_growth_delta=4,
+            window_shrink_delta=4,
+            window_min_change=2,
+            window_length_tolerance=2,
+            window_update_frequency=1,
+            window_epsilon=0.3,
+            window_memory_rollouts=6,
+            window_probe_every=4,
+            save_strategy="no",
+            report_to=[],
+            use_cpu=True,
+            bf16=False,
+        ),
+        train_dataset=Dataset.from_dict({"prompt": PROMPTS * 16}),
+        processing_class=tiny_tokenizer(),
+        callbacks=[windows],
+    )
+    trainer.train()
+    return windows.seen
+
+
+if __name__ == "__main__":
+    results = {strategy: train(strategy) for strategy in sys.argv[1:]}
+    everybody: list[Any] = [None] * PartialState().num_processes
+    if PartialState().num_processes > 1:
+        torch.distributed.all_gather_object(everybody, results)
+    else:
+        everybody = [results]
+    if PartialState().is_main_process:
+        print(json.dumps(everybody))
