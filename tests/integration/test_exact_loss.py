@@ -1,14 +1,11 @@
 """The same parameters as stock TRL after three optimizer steps, from fewer and shorter rows."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 from fixed_rollouts import compare, nothing_to_learn, parameters, tiny_model_path, train
+from ranks import run_on_ranks
 from transformers import Qwen2ForCausalLM
 from trl import GRPOTrainer
 
@@ -91,24 +88,7 @@ def test_two_ranks_end_at_the_parameters_of_stock_trl():
 
 
 def run_on_two_ranks(settings: list[dict]) -> list[dict[str, float]]:
-    script = Path(__file__).with_name("fixed_rollouts.py")
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    environment = os.environ | {"ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1"}
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(script.parents[2]), os.environ.get("PYTHONPATH"))))
-    launched = subprocess.Popen(
-        [*launch, str(script), json.dumps(settings)],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        output, errors = launched.communicate(timeout=900)
-    finally:
-        # torchrun ends its workers when it is asked to, not when it is killed.
-        launched.terminate()
-    assert launched.returncode == 0, errors[-3000:]
-    report = json.loads(output.splitlines()[-1])
+    report = run_on_ranks(2, "fixed_rollouts.py", json.dumps(settings))
     assert report["ranks"] == 2, "a launch that falls back to one process would prove nothing"
     return report["results"]
 

@@ -1,35 +1,14 @@
 """One process and two choose the same windows."""
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
+from ranks import run_on_ranks
 
 STRATEGIES = ["success", "signal"]
 
 
 def windows_on(ranks: int) -> list[dict[str, list[int]]]:
     """The windows that each rank's policy chose, by strategy."""
-    script = Path(__file__).with_name("windows_by_ranks.py")
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks)]
-    environment = os.environ | {"ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1"}
-    launched = subprocess.Popen(
-        [*launch, str(script), *STRATEGIES],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        output, errors = launched.communicate(timeout=600)
-    finally:
-        # torchrun ends its workers when it is asked to, not when it is killed.
-        launched.terminate()
-    assert launched.returncode == 0, errors[-3000:]
-    chosen: list[dict[str, list[int]]] = json.loads(output.splitlines()[-1])
+    chosen: list[dict[str, list[int]]] = run_on_ranks(ranks, "windows_by_ranks.py", *STRATEGIES)
     assert len(chosen) == ranks, "a launch that falls back to one process would prove nothing"
     return chosen
 
