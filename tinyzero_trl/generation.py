@@ -6,6 +6,7 @@ size or order. Two models that are given the same seeds are compared under commo
 narrows their difference.
 """
 
+import copy
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,6 +16,8 @@ from typing import Any
 
 import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+
+from tinyzero_trl.decoding import generate_while_any_unfinished
 
 Prompt = str | Sequence[Mapping[str, str]]
 """Text as the model shall read it, or chat messages ({role, content}) for the model's chat template."""
@@ -99,10 +102,10 @@ def complete_tokens(
     with torch.inference_mode(), _generating(model, config):
         for rows in batched(by_length, batch_size):
             inputs = _padded_left([prompt_ids[row] for row in rows], pad, model.device)
-            processors = LogitsProcessorList()
-            if temperature > 0:
-                processors.append(_RowSampler([seeds[row] for row in rows], temperature, model.device))
-            sequences = model.generate(**inputs, logits_processor=processors)  # (B, P + C)
+            sampler = _RowSampler([seeds[row] for row in rows], temperature, model.device) if temperature > 0 else None
+            sequences = generate_while_any_unfinished(  # (B, P + C)
+                model, **inputs, generation_config=config, processors_for=sampler.of_rows if sampler else None
+            )
             written = sequences[:, inputs["input_ids"].shape[1] :]
             for row, ids in zip(rows, written.tolist(), strict=True):
                 completions[row] = as_completion(ids, ends, tokenizer, max_completion_length)
@@ -156,6 +159,12 @@ class _RowSampler(LogitsProcessor):
     def __init__(self, seeds: Sequence[int], temperature: float, device: torch.device) -> None:
         self._generators = [torch.Generator(device=device).manual_seed(seed) for seed in seeds]
         self._temperature = temperature
+
+    def of_rows(self, rows: Sequence[int]) -> LogitsProcessorList:
+        """The sampler for some of the rows, whose generators it goes on with."""
+        part = copy.copy(self)
+        part._generators = [self._generators[row] for row in rows]
+        return LogitsProcessorList([part])
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
         """Scores (B, V) plus noise."""

@@ -15,6 +15,7 @@ from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 from tinyzero_trl.callbacks import AdaptiveWindowCallback, Evaluation, Rollout
 from tinyzero_trl.card import write_model_card
 from tinyzero_trl.config import AdaptiveGRPOConfig
+from tinyzero_trl.decoding import shrinking_batches
 from tinyzero_trl.exact_loss import ExactLossTrainer
 from tinyzero_trl.metrics import evaluation_metrics, ratio_metrics
 from tinyzero_trl.progress import RolloutProgressCallback
@@ -45,8 +46,10 @@ class AdaptiveGRPOTrainer(ExactLossTrainer):
 
     - before each training rollout the engine's completion limit is set to the policy's window; before evaluation it
       is set back to `max_completion_length`, which also stays the normaliser of every loss;
+    - `generate` lets finished completions leave its batch (`decoding`); vLLM does so by itself;
     - after each rollout, policy update and evaluation the events of `RolloutCallback` are fired;
-    - evaluation samples with random numbers of its own, so that how often one evaluates changes no training step;
+    - evaluation samples with random numbers of its own, so that how often one evaluates changes no training step, and
+      computes no loss unless that chooses the best model;
     - the order of the problems depends on seed and epoch alone, so that a resumed run continues it;
     - the progress bar shows reward, window and truncation.
 
@@ -101,6 +104,10 @@ class AdaptiveGRPOTrainer(ExactLossTrainer):
         rollout = self._gathered_rollout(window, output["prompt_mask"].sum(1), time.perf_counter() - started_at)
         self._fire("on_rollout_end", rollout=rollout)
         return output
+
+    def _generate_single_turn(self, *args: Any, **kwargs: Any) -> Any:
+        with shrinking_batches(self.accelerator.unwrap_model(self.model_wrapped)):
+            return super()._generate_single_turn(*args, **kwargs)
 
     def _set_completion_limit(self, tokens: int) -> None:
         """Limit completions on the engine in use. `self.max_completion_length` is a loss normaliser and stays."""
@@ -199,6 +206,15 @@ class AdaptiveGRPOTrainer(ExactLossTrainer):
         evaluation = Evaluation(figures, time.perf_counter() - started_at, rows[:SAMPLED_COMPLETIONS])
         self._fire("on_evaluation_end", evaluation=evaluation)
         return {**metrics, **figures}
+
+    def prediction_step(
+        self, model: Any, inputs: Any, prediction_loss_only: bool, ignore_keys: list[str] | None = None
+    ) -> tuple[Any, Any, Any]:
+        """Answer one batch of evaluation problems. TRL's loss on them is computed only if it chooses the best model."""
+        if "loss" in (self.args.metric_for_best_model or ""):
+            return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
+        self._prepare_inputs(inputs)
+        return None, None, None
 
     def _evaluated_rows(self, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """The rows of this rank; a data set without a column `index` gets one that no other rank uses."""

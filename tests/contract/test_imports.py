@@ -14,7 +14,8 @@ HEAVY = ("torch", "transformers", "trl")
 ROOMS = [
     *("tasks", "windows", "environment", "console"),
     *("metrics", "records"),
-    *("dataset_files", "data", "batching", "rewards", "collectives", "pass_metrics", "generation", "sampling"),
+    *("dataset_files", "data", "batching", "rewards", "collectives", "pass_metrics"),
+    *("decoding", "generation", "sampling"),
     *("recipe_parser", "config"),
     *("exact_loss", "callbacks", "trackers", "card", "checkpoints", "loading", "tinymodel"),
     *("progress", "recording"),

@@ -1,0 +1,115 @@
+"""Finished rows leave the batch: the same completions as `generate` gives, from fewer rows in its forward passes."""
+
+from typing import Any
+
+import pytest
+import torch
+from test_generation import PROMPTS
+from tiny_models import build_model, build_tokenizer
+from transformers import GenerationConfig
+
+from tinyzero_trl import decoding
+from tinyzero_trl.decoding import can_shrink, generate_while_any_unfinished, shrinking_batches
+
+LIMIT = 40
+
+
+@pytest.fixture
+def model() -> Any:
+    return build_model(build_tokenizer())
+
+
+@pytest.fixture
+def inputs() -> dict[str, torch.Tensor]:
+    tokenizer = build_tokenizer()
+    tokenizer.padding_side = "left"
+    encoded = tokenizer(PROMPTS * 4, return_tensors="pt", padding=True)
+    return {"input_ids": encoded["input_ids"], "attention_mask": encoded["attention_mask"]}
+
+
+def settings(model: Any, inputs: dict[str, torch.Tensor]) -> GenerationConfig:
+    """Greedy settings under which some rows end early and others never: no end token occurs in the first row."""
+    config = {"max_new_tokens": LIMIT, "do_sample": False, "pad_token_id": 0}
+    width = inputs["input_ids"].size(1)
+    written = model.generate(**inputs, generation_config=GenerationConfig(**config, eos_token_id=1))[:, width:]
+    free = set(written[0].tolist())
+    ends = {next((token for token in row[3:].tolist() if token not in free), None) for row in written[1 : len(PROMPTS)]}
+    return GenerationConfig(**config, eos_token_id=sorted(ends - {None}))
+
+
+def rows_computed(model: Any, call: Any) -> tuple[Any, int]:
+    """What `call()` returns, and the rows of all forward passes that it made."""
+    rows = 0
+
+    def count(module: Any, args: Any, kwargs: Any) -> None:
+        nonlocal rows
+        rows += kwargs["input_ids"].size(0)
+
+    handle = model.register_forward_pre_hook(count, with_kwargs=True)
+    try:
+        return call(), rows
+    finally:
+        handle.remove()
+
+
+def test_greedy_completions_are_those_of_generate_from_fewer_rows(model: Any, inputs: Any) -> None:
+    config = settings(model, inputs)
+    stock, stock_rows = rows_computed(model, lambda: model.generate(**inputs, generation_config=config))
+    ours, our_rows = rows_computed(
+        model, lambda: generate_while_any_unfinished(model, **inputs, generation_config=config)
+    )
+    assert torch.equal(stock, ours)
+    finished = torch.isin(stock[:, inputs["input_ids"].size(1) :], torch.tensor(config.eos_token_id)).any(1)
+    assert 0 < finished.sum() < len(finished), "some rows must end, and some must not"
+    assert our_rows < 0.7 * stock_rows
+
+
+def test_sampling_follows_the_same_distribution(model: Any, inputs: Any) -> None:
+    """The chance of the second token given the first, after rows have left and without."""
+    row = {name: tensor[:1].expand(3000, -1) for name, tensor in inputs.items()}
+    config = GenerationConfig(max_new_tokens=3, do_sample=True, top_k=0, pad_token_id=0, eos_token_id=[1, 2, 3])
+    width = row["input_ids"].size(1)
+    torch.manual_seed(0)
+    stock = model.generate(**row, generation_config=config)[:, width:]
+    ours = generate_while_any_unfinished(model, **row, generation_config=config)[:, width:]
+    for position in range(3):
+        counts = [torch.bincount(tokens[:, position], minlength=model.config.vocab_size) for tokens in (stock, ours)]
+        expected = (counts[0] + counts[1]) / 2
+        spread = ((counts[0] - expected) ** 2 / expected.clamp(min=1)).sum() * 2
+        kinds = int((expected > 0).sum())
+        assert spread < kinds + 5 * (2 * kinds) ** 0.5, f"chi-squared {spread:.0f} with {kinds} kinds of token"
+
+
+def test_what_it_cannot_shrink_goes_to_generate_as_it_is(
+    model: Any, inputs: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = settings(model, inputs)
+    plain, _ = rows_computed(model, lambda: model.generate(**inputs, generation_config=config))
+    with shrinking_batches(model):
+        same, rows = rows_computed(model, lambda: model.generate(**inputs, generation_config=config))
+        _, all_rows = rows_computed(model, lambda: model.generate(**inputs, generation_config=config, top_k=5))
+    assert torch.equal(plain, same)
+    assert rows < 0.7 * all_rows
+    assert "generate" not in vars(model), "the model is left as it was found"
+    monkeypatch.setattr(decoding, "is_deepspeed_zero3_enabled", lambda: True)
+    with shrinking_batches(model):
+        assert "generate" not in vars(model), "ranks that share weights must stay in step"
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"use_cache": False},
+        {"cache_implementation": "static"},
+        {"num_beams": 2},
+        {"num_return_sequences": 2},
+        {"min_new_tokens": 3},
+        {"stop_strings": ["</answer>"]},
+        {"max_time": 1.0},
+        {"max_new_tokens": None},
+    ],
+    ids=str,
+)
+def test_only_plain_sampling_is_taken_apart(option: dict[str, Any]) -> None:
+    assert can_shrink(GenerationConfig(max_new_tokens=8, do_sample=True))
+    assert not can_shrink(GenerationConfig(**{"max_new_tokens": 8, "do_sample": True} | option))

@@ -1,0 +1,141 @@
+"""Transformers' `generate`, with a batch that shrinks while its rows finish.
+
+`generate` carries every row of a batch until the last one has ended: with long-tailed lengths most of its work, and of
+the cache that is copied at every token, belongs to rows that have finished. Here it is called in stages. A stage ends
+once an eighth of its rows is done; those leave, the others go on with their part of the cache. Sampling itself, caches
+and logits processors remain those of `generate`. A completion follows the same distribution as before, and under greedy
+decoding it is the same up to the rounding of a matrix product; the random numbers that a sampled row meets are others.
+"""
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
+from transformers.integrations import is_deepspeed_zero3_enabled, is_fsdp_managed_module
+
+# Measured with the embedded model (128 rows of up to 256 tokens, one core): a quarter takes 10 % longer, a half 20 %.
+FINISHED_FRAC_OF_A_STAGE = 0.125
+
+_SHRINKABLE_ARGUMENTS = {"input_ids", "attention_mask", "generation_config"}
+
+ProcessorsForRows = Callable[[Sequence[int]], LogitsProcessorList]
+"""The logits processors of the given rows of the batch, for processors that treat rows differently."""
+
+
+def generate_while_any_unfinished(
+    model: Any,
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    generation_config: GenerationConfig,
+    processors_for: ProcessorsForRows | None = None,
+) -> Tensor:
+    """What `model.generate` returns for these arguments, from less work where rows differ in length.
+
+    Args:
+        model: a causal language model of transformers whose cache can be indexed by row.
+        input_ids: prompts padded on the left, (B, P).
+        attention_mask: 1 where there is a token, (B, P).
+        generation_config: must pass `can_shrink`.
+        processors_for: additional logits processors; called with the rows that are left, ascending, at each stage.
+
+    Returns:
+        Prompts and completions, (B, P + C), padded on the right to the longest completion.
+    """
+    ends, pad = _end_tokens(model, generation_config, input_ids.device), _pad_token(model, generation_config)
+    prompt_width = input_ids.size(1)
+    limit = prompt_width + generation_config.max_new_tokens
+    rows = torch.arange(input_ids.size(0), device=input_ids.device)
+    sequences = input_ids.new_full((input_ids.size(0), limit), pad)
+    cache = None
+    while True:
+        stage_config = copy.deepcopy(generation_config)
+        stage_config.update(max_new_tokens=limit - input_ids.size(1), return_dict_in_generate=True)
+        stage = type(model).generate(  # the class's own, also where `shrinking_batches` stands in for it
+            model,
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            past_key_values=cache,
+            generation_config=stage_config,
+            logits_processor=processors_for(rows.tolist()) if processors_for else None,
+            stopping_criteria=StoppingCriteriaList([_EnoughFinished(ends)]),
+        )
+        input_ids, cache, width = stage.sequences, stage.past_key_values, stage.sequences.size(1)
+        sequences[rows, :width] = input_ids
+        unfinished = ~torch.isin(input_ids[:, prompt_width:], ends).any(1)
+        if width == limit or not unfinished.any():
+            return sequences[:, :width]
+        left = unfinished.nonzero().squeeze(1)
+        cache.batch_select_indices(left)
+        written = attention_mask.new_ones(len(left), width - attention_mask.size(1))
+        attention_mask = torch.cat([attention_mask[left], written], dim=1)
+        input_ids, rows = input_ids[left], rows[left]
+
+
+@contextmanager
+def shrinking_batches(model: Any) -> Iterator[None]:
+    """Within it, `model.generate` lets finished rows leave, for every call to which that makes no other difference.
+
+    Not where several ranks must run their forward passes in step, because weights are sharded over them.
+    """
+    in_step = is_deepspeed_zero3_enabled() or is_fsdp_managed_module(model)
+
+    def generate(*args: Any, **kwargs: Any) -> Any:
+        if not args and kwargs.keys() == _SHRINKABLE_ARGUMENTS and can_shrink(kwargs["generation_config"]):
+            return generate_while_any_unfinished(model, **kwargs)
+        return type(model).generate(model, *args, **kwargs)
+
+    if not in_step:
+        model.generate = generate
+    try:
+        yield
+    finally:
+        if not in_step:
+            del model.generate
+
+
+def can_shrink(generation_config: GenerationConfig) -> bool:
+    """Whether stages give what one call would: plain sampling with an ordinary cache, ended by tokens or the limit."""
+    return (
+        generation_config.use_cache is not False
+        and generation_config.cache_implementation is None
+        and generation_config.max_new_tokens is not None
+        and (generation_config.num_beams or 1) == 1
+        and (generation_config.num_return_sequences or 1) == 1
+        and not generation_config.min_new_tokens
+        and not generation_config.stop_strings
+        and generation_config.max_time is None
+        and not generation_config.return_dict_in_generate
+    )
+
+
+class _EnoughFinished(StoppingCriteria):
+    """Ends a stage, for all of its rows at once, when a share of them has written an end token."""
+
+    def __init__(self, ends: Tensor) -> None:
+        self._ends = ends
+        self._finished: Tensor | None = None
+
+    def __call__(self, input_ids: torch.LongTensor, scores: Any, **kwargs: Any) -> torch.BoolTensor:
+        """`input_ids` (B, P + tokens so far) -> (B,), the same for every row."""
+        latest = torch.isin(input_ids[:, -1], self._ends)
+        self._finished = latest if self._finished is None else self._finished | latest
+        enough = self._finished.float().mean() >= FINISHED_FRAC_OF_A_STAGE
+        return enough.expand(input_ids.size(0))  # type: ignore[return-value]
+
+
+def _end_tokens(model: Any, generation_config: GenerationConfig, device: torch.device) -> Tensor:
+    """Every token that ends a row, (E,); as in `generate`, the model's own settings fill what is left open."""
+    ends = generation_config.eos_token_id
+    ends = model.generation_config.eos_token_id if ends is None else ends
+    return torch.tensor([] if ends is None else ends, dtype=torch.long, device=device).reshape(-1)
+
+
+def _pad_token(model: Any, generation_config: GenerationConfig) -> int:
+    for pad in (generation_config.pad_token_id, model.generation_config.pad_token_id):
+        if pad is not None:
+            return pad
+    return 0
