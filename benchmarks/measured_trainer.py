@@ -10,7 +10,8 @@ import resource
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -28,6 +29,7 @@ from transformers import (
 )
 from trl import GRPOConfig, GRPOTrainer
 
+from tinyzero_trl import decoding
 from tinyzero_trl.config import AdaptiveGRPOConfig
 from tinyzero_trl.tasks import countdown
 from tinyzero_trl.tinymodel import resolve_model
@@ -159,24 +161,39 @@ def resolve(name: str, directory: str) -> str:
 
 
 def end_at_planned_lengths(trainer: Any, lengths: list[int]) -> None:
-    """Let `generate` end the row in place i after `lengths[i]` tokens, neither before nor after."""
+    """Let the row in place i end after `lengths[i]` tokens, neither before nor after; all else is greedy decoding.
+
+    Greedy, because rows that leave the batch change which random numbers the others meet.
+    """
+    trainer.generation_config.do_sample = False
     end = trainer.processing_class.eos_token_id
     last_tokens = torch.tensor(lengths, device=trainer.accelerator.device) - 1
 
     class EndAtPlannedLength(LogitsProcessor):
-        def __init__(self) -> None:
-            self.written = 0
+        def __init__(self, rows: Sequence[int], prompt_width: int) -> None:
+            self.last_tokens, self.prompt_width = last_tokens[list(rows)], prompt_width
 
         def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
-            ends = (last_tokens <= self.written).unsqueeze(1)
+            ends = (self.last_tokens <= input_ids.size(1) - self.prompt_width).unsqueeze(1)
             is_end = torch.arange(scores.size(1), device=scores.device) == end
-            self.written += 1
             return scores.masked_fill(ends != is_end, -torch.inf)
 
+    def planned(prompt_width: int, rows: Sequence[int]) -> LogitsProcessorList:
+        return LogitsProcessorList([EndAtPlannedLength(rows, prompt_width)])
+
+    if isinstance(trainer, AdaptiveGRPOTrainer):
+        shrinking = decoding.generate_while_any_unfinished
+
+        def shrinking_planned(model: Any, input_ids: torch.Tensor, **kwargs: Any) -> Any:
+            return shrinking(model, input_ids, processors_for=partial(planned, input_ids.size(1)), **kwargs)
+
+        decoding.generate_while_any_unfinished = shrinking_planned
+        return
     generate = trainer.model.generate
 
-    def generate_planned(*args: Any, **kwargs: Any) -> Any:
-        return generate(*args, logits_processor=LogitsProcessorList([EndAtPlannedLength()]), **kwargs)
+    def generate_planned(input_ids: torch.Tensor, **kwargs: Any) -> Any:
+        processors = planned(input_ids.size(1), range(len(lengths)))
+        return generate(input_ids=input_ids, logits_processor=processors, **kwargs)
 
     trainer.model.generate = generate_planned
 
