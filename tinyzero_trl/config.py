@@ -75,6 +75,10 @@ class AdaptiveGRPOConfig(_WindowFields, GRPOConfig):
     skip_zero_advantage_rows: bool = field(
         default=True, metadata={"help": "leave out rows that cannot move the policy, wherever that is exact"}
     )
+    stop_at_answer: bool = field(
+        default=False,
+        metadata={"help": "end a completion with its first </answer>, for models that ramble on after it"},
+    )
     resume: str = field(
         default="auto",
         metadata={"help": "auto: newest whole checkpoint in output_dir; never; or a checkpoint's path"},
@@ -146,6 +150,11 @@ class AdaptiveGRPOConfig(_WindowFields, GRPOConfig):
             get_reporting_integration_callbacks(self.report_to)
         except ValueError as error:
             raise ValueError(f"report_to: {error}") from None
+        if self.stop_at_answer and self.mask_truncated_completions:
+            raise ValueError(
+                "stop_at_answer: true ends completions without an end token, and mask_truncated_completions would "
+                "leave all of them out; set one of the two to false"
+            )
         if self.restore_callback_states_from_checkpoint:
             raise ValueError(
                 "restore_callback_states_from_checkpoint: true would build the window policy anew; leave it out, "

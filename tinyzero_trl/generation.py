@@ -104,9 +104,9 @@ def complete_tokens(
             inputs = _padded_left([prompt_ids[row] for row in rows], pad, model.device)
             sampler = _RowSampler([seeds[row] for row in rows], temperature, model.device) if temperature > 0 else None
             sequences = generate_while_any_unfinished(  # (B, P + C)
-                model, **inputs, generation_config=config, processors_for=sampler.of_rows if sampler else None
+                model, *inputs, generation_config=config, processors_for=sampler.of_rows if sampler else None
             )
-            written = sequences[:, inputs["input_ids"].shape[1] :]
+            written = sequences[:, inputs[0].size(1) :]
             for row, ids in zip(rows, written.tolist(), strict=True):
                 completions[row] = as_completion(ids, ends, tokenizer, max_completion_length)
     return [completions[row] for row in range(len(prompt_ids))]
@@ -205,12 +205,9 @@ def _encode(tokenizer: Any, prompt: Prompt) -> list[int]:
     ]
 
 
-def _padded_left(prompt_ids: Sequence[list[int]], pad: int, device: torch.device) -> dict[str, torch.Tensor]:
-    """`input_ids` and `attention_mask`, (B, P) each."""
+def _padded_left(prompt_ids: Sequence[list[int]], pad: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids and attention mask, (B, P) each."""
     width = max(map(len, prompt_ids))
     rows = [[pad] * (width - len(ids)) + ids for ids in prompt_ids]
     mask = [[0] * (width - len(ids)) + [1] * len(ids) for ids in prompt_ids]
-    return {
-        "input_ids": torch.tensor(rows, device=device),
-        "attention_mask": torch.tensor(mask, device=device),
-    }
+    return torch.tensor(rows, device=device), torch.tensor(mask, device=device)

@@ -100,6 +100,7 @@ def parse(tmp_path: Path):
         ),
         ({"per_device_train_batch_size": 6}, r"generation_batch_size \(6\) must be divisible by num_generations \(4\)"),
         ({"digits": [2]}, r"digits: \[2\] has no effect on the task countdown; remove it"),
+        ({"stop_at_answer": True, "mask_truncated_completions": True}, r"stop_at_answer: true ends completions"),
         ({"restore_callback_states_from_checkpoint": True}, r"restore_callback_states_from_checkpoint: true would"),
     ],
     ids=str,
