@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from itertools import islice
 from typing import Any
 
@@ -18,6 +19,8 @@ import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from tinyzero_trl.decoding import generate_while_any_unfinished
+
+ENGINES = ("auto", "transformers", "vllm")
 
 Prompt = str | Sequence[Mapping[str, str]]
 """Text as the model shall read it, or chat messages ({role, content}) for the model's chat template."""
@@ -39,6 +42,24 @@ class Completion:
     def length_tokens(self) -> int:
         """Tokens written, the end token included."""
         return len(self.token_ids)
+
+
+def choose_engine(engine: str) -> str:
+    """`transformers` or `vllm`: `auto` takes vLLM where it is installed beside a CUDA device.
+
+    Raises:
+        ValueError: if the engine is unknown, or vLLM is asked for and not installed.
+    """
+    if engine not in ENGINES:
+        raise ValueError(f"engine: {engine!r} is unknown; use one of {', '.join(ENGINES)}")
+    installed = find_spec("vllm") is not None
+    if engine == "vllm" and not installed:
+        raise ValueError(
+            "engine: 'vllm' is not installed; pip install 'tinyzero-trl[vllm]', or use the engine transformers"
+        )
+    if engine == "auto":
+        return "vllm" if installed and torch.cuda.is_available() else "transformers"
+    return engine
 
 
 def generate_completions(
