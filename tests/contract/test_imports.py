@@ -17,7 +17,7 @@ ROOMS = [
     *("dataset_files", "data", "batching", "rewards", "collectives", "pass_metrics", "generation", "sampling"),
     *("recipe_parser", "config"),
     *("exact_loss", "callbacks", "trackers", "card", "checkpoints", "loading", "tinymodel"),
-    *("progress", "recording"),
+    *("guarded", "safe_points", "progress", "recording"),
     *("report", "ablation", "evaluation", "trainer"),
     *("run", "cli"),
 ]
