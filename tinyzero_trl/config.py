@@ -147,7 +147,7 @@ class AdaptiveGRPOConfig(_WindowFields, GRPOConfig):
             if getattr(self, f"{what}_strategy") == "steps" and not steps > 0:
                 raise ValueError(f"{what}_steps: {steps!r} is not above 0; change it, or set {what}_strategy to 'no'")
         per_rollout = self.optimizer_steps_per_rollout
-        if self.save_strategy == "best" and self.eval_steps and self.eval_steps % per_rollout:
+        if self.save_strategy == "best" and per_rollout > 1 and self.eval_steps and self.eval_steps % per_rollout:
             raise ValueError(
                 f"eval_steps: {self.eval_steps!r} is not a multiple of the {per_rollout} optimizer steps per rollout, "
                 "between which nothing is saved (save_strategy best); make it one"

@@ -24,6 +24,13 @@ _FAULTS = ("loss", "gradient norm", "reward")
 _WRITE_ERRORS = (OSError, RuntimeError, SafetensorError)
 
 
+# The devices of several ranks on CPUs are named cpu:0, and Trainer asks torch to load their optimizer state there: a
+# place that torch does not know by that name. 15 is a priority that torch leaves free.
+torch.serialization.register_package(
+    15, lambda storage: None, lambda storage, location: storage if location.startswith("cpu:") else None
+)
+
+
 class NonFiniteError(RuntimeError):
     """Too many optimizer steps in a row had a loss, reward or gradient norm that is not finite."""
 
@@ -42,6 +49,8 @@ class GuardedTrainer(ExactLossTrainer):
       After more than `args.max_skipped_steps` such steps in a row the batch is saved and `NonFiniteError` raised.
     - `_calculate_rewards`, `_compute_loss`: watch for what that method needs to know. A reward that is NaN (or None) is
       no verdict to TRL, which leaves the row out; so only an infinite one is a fault, or a batch without any verdict.
+    - `_init_training_state`: a run that has taken its `max_steps` takes no further one when it is started again, where
+      its last epoch is not over.
     - `_save_checkpoint`, `_save_rng_state`: the trainer state, which makes a checkpoint whole, is written when every
       rank has written its part. A checkpoint that cannot be written is removed, and training goes on without it.
     """
@@ -122,6 +131,13 @@ class GuardedTrainer(ExactLossTrainer):
         return folder
 
     # --- checkpoints ------------------------------------------------------------------------------------------
+
+    def _init_training_state(
+        self, max_steps: int, num_update_steps_per_epoch: int, num_train_epochs: int, *checkpoint: Any
+    ) -> tuple[int, int]:
+        """Epochs trained, and batches of the epoch under way: for a run at its end, all and none."""
+        trained = super()._init_training_state(max_steps, num_update_steps_per_epoch, num_train_epochs, *checkpoint)
+        return (num_train_epochs, 0) if self.state.global_step >= max_steps else trained
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         self._parts_are_due = not self.args.save_only_model
