@@ -46,6 +46,7 @@ LONGEST_S = 180
 
 # Where a signal can be aimed at: the method that does it, and about how many seconds one call takes.
 ACTIVITIES = {
+    "starting up": (AdaptiveGRPOTrainer, "__init__", 0.1),
     "rollout": (AdaptiveGRPOTrainer, "_generate_and_score_completions", 0.05),
     "optimizer step": (AdaptiveGRPOTrainer, "training_step", 0.01),
     "evaluation": (AdaptiveGRPOTrainer, "evaluate", 0.1),
@@ -178,6 +179,8 @@ def kill_and_compare(
 ) -> dict[str, Any]:
     """Hit one run, or several if the first is done too soon, `kills` times; each must end as one in peace."""
     chance = random.Random(seed)
+    # Nothing is agreed upon before training: a launcher would pass the signal on to the other ranks.
+    activities = [each for each in ACTIVITIES if each != "starting up" or by == signal.SIGKILL or ranks == 1]
     settings = SETTINGS | {"window_strategy": strategy}
     settings["per_device_train_batch_size"] = SETTINGS["per_device_train_batch_size"] // ranks
 
@@ -196,7 +199,7 @@ def kill_and_compare(
             aim = None
             if hit.total() < kills:
                 # Mostly what has been hit least so far.
-                activity = min(ACTIVITIES, key=lambda each: (hit[each], chance.random()))
+                activity = min(activities, key=lambda each: (hit[each], chance.random()))
                 call, rank = chance.choice((1, 1, 2, 3)), chance.randrange(ranks)
                 rank = 0 if activity == "records" else rank
                 aim = Aim(by, activity, call, rank, chance.uniform(0, ACTIVITIES[activity][2]))
