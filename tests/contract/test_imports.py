@@ -18,7 +18,7 @@ ROOMS = [
     *("decoding", "generation", "sampling"),
     *("recipe_parser", "config"),
     *("exact_loss", "callbacks", "trackers", "card", "checkpoints", "loading", "tinymodel"),
-    *("progress", "recording"),
+    *("guarded", "safe_points", "progress", "recording"),
     *("report", "ablation", "evaluation", "trainer"),
     *("run", "cli"),
 ]
