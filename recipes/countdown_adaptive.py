@@ -8,15 +8,18 @@ Every field of the recipe can be given on the command line. The same program tra
 """
 
 import sys
+from pathlib import Path
 
 from datasets import Dataset
-from transformers import AutoTokenizer
 from trl import ModelConfig, get_peft_config
 
 from tinyzero_trl import AdaptiveGRPOConfig, AdaptiveGRPOTrainer
 from tinyzero_trl.checkpoints import checkpoint_to_resume
+from tinyzero_trl.checks import check_run
 from tinyzero_trl.config import TaskConfig, parse_recipe
+from tinyzero_trl.console import one_line
 from tinyzero_trl.data import load_split, to_dataset, train_test_problems
+from tinyzero_trl.files import unless_it_fails
 from tinyzero_trl.loading import model_init_kwargs
 from tinyzero_trl.progress import quiet_without_terminal
 from tinyzero_trl.rewards import reward_functions
@@ -50,15 +53,17 @@ def build_trainer(task: TaskConfig, training: AdaptiveGRPOConfig, model: ModelCo
     training.model_init_kwargs = model_init_kwargs(model, training)
     rewards, training.reward_weights = reward_functions(task.task, task.shaping(training.max_completion_length))
     train, held_out = load_problems(task)
-    return AdaptiveGRPOTrainer(
-        path,
-        rewards,
-        training,
-        train_dataset=train,
-        eval_dataset=held_out,
-        processing_class=AutoTokenizer.from_pretrained(path, revision=model.model_revision, padding_side="left"),
-        peft_config=get_peft_config(model),
-    )
+    tokenizer = check_run(path, task, training, model, train)
+    with unless_it_fails(Path(str(training.output_dir))):
+        return AdaptiveGRPOTrainer(
+            path,
+            rewards,
+            training,
+            train_dataset=train,
+            eval_dataset=held_out,
+            processing_class=tokenizer,
+            peft_config=get_peft_config(model),
+        )
 
 
 def main() -> int:
@@ -70,8 +75,8 @@ def main() -> int:
         checkpoint = checkpoint_to_resume(training.resume, str(training.output_dir))
         training.eval_on_start = checkpoint is None
         trainer = build_trainer(task, training, model)
-    except (ValueError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    except (ValueError, OSError, ImportError) as error:  # ImportError: a library that the recipe asks for
+        print(f"error: {one_line(error)}", file=sys.stderr)
         return 2
     start_run(trainer, task, model)
     trainer.train(resume_from_checkpoint=checkpoint)

@@ -141,6 +141,10 @@ def warm_start(
     """
     if steps < 1:
         raise ValueError(f"steps: {steps} is below 1; give the optimizer steps to train for, such as {STEPS}")
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"seed: {seed} is outside 0 to {2**32 - 1}; choose one between them")
+    if Path(out).is_file():
+        raise ValueError(f"out: {str(out)!r} is a file; name a folder")
     tokenizer = build_tokenizer()
     arguments = SFTConfig(
         output_dir=str(out),
