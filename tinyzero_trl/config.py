@@ -9,6 +9,7 @@ import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, make_dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -181,10 +182,12 @@ def parse_recipe(
     parser = RecipeParser(types, allow_abbrev=False)
     given = sys.argv[1:] if arguments is None else arguments
     arguments = [part for text in given for part in (text.split("=", 1) if text.startswith("--config=") else [text])]
+    if arguments[-1:] == ["--config"]:
+        raise ValueError("config: names no recipe; give --config PATH.yaml")
     try:
-        for place, argument in enumerate(arguments[:-1]):
-            if argument == "--config":
-                read_mapping(arguments[place + 1])
+        for name, value in pairwise(arguments):
+            if name == "--config":
+                read_mapping(value)
         task, training, model, unknown = parser.parse_args_and_config(arguments, return_remaining_strings=True)
     except (OSError, yaml.YAMLError, IndexError) as error:
         reason = " ".join(str(error).split())

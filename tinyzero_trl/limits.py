@@ -1,15 +1,13 @@
 """Which values a training configuration may have: ranges and choices that TRL finds out about too late, or never."""
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from transformers.integrations import get_reporting_integration_callbacks
 from transformers.utils import is_liger_kernel_available
+from trl import GRPOConfig
 
 from tinyzero_trl.batching import LOSS_NORMALISERS
-
-if TYPE_CHECKING:
-    from tinyzero_trl.config import AdaptiveGRPOConfig
 
 _LEAST_COUNTS = {
     "max_completion_length": 1,
@@ -60,7 +58,7 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
 }
 
 
-def check_numbers(config: "AdaptiveGRPOConfig") -> None:
+def check_numbers(config: GRPOConfig) -> None:
     """Counts and ranges; a field that may be left out is judged if it is there.
 
     Raises:
@@ -85,13 +83,15 @@ def check_numbers(config: "AdaptiveGRPOConfig") -> None:
             f"temperature: {config.temperature!r} gives every completion of a group the same text; "
             "set it above 0, such as 1.0"
         )
+    if config.logging_steps == 0 and config.logging_strategy == "steps":
+        raise ValueError("logging_steps: 0 is not above 0; change it, or set logging_strategy to 'no'")
     if config.max_steps == 0 or config.max_steps < -1:
         raise ValueError(
             f"max_steps: {config.max_steps} trains by num_train_epochs; set it to 1 or more, or leave it out"
         )
 
 
-def check_choices(config: "AdaptiveGRPOConfig") -> None:
+def check_choices(config: GRPOConfig) -> None:
     """Values that must be one of a few.
 
     Raises:
@@ -126,7 +126,7 @@ def check_choices(config: "AdaptiveGRPOConfig") -> None:
         raise ValueError("use_liger_kernel: liger-kernel is not installed; pip install liger-kernel, or remove it")
 
 
-def check_schedule(config: "AdaptiveGRPOConfig") -> None:
+def check_schedule(config: GRPOConfig) -> None:
     """What must fit together once TRL has filled in what was left open.
 
     Raises:
@@ -144,5 +144,5 @@ def check_schedule(config: "AdaptiveGRPOConfig") -> None:
             raise ValueError(f"{what}_steps: {steps!r} is not above 0; change it, or set {switch} to 'no'")
 
 
-def _default_of(config: "AdaptiveGRPOConfig", name: str) -> Any:
+def _default_of(config: GRPOConfig, name: str) -> Any:
     return type(config).__dataclass_fields__[name].default

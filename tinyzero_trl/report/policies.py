@@ -40,7 +40,10 @@ def load_policies(paths: Sequence[str | PathLike[str]]) -> list[Policy]:
         seed = _seed(run)
         seeds = gathered.setdefault(name, {})
         if seed in seeds:
-            raise ValueError(f"{run.path} and {seeds[seed].path} are the same configuration with the same seed, {seed}")
+            raise ValueError(
+                f"{run.path} and {seeds[seed].path} are the same configuration with the same seed, {seed}; give one "
+                "of them"
+            )
         seeds[seed] = run
     return [Policy(name, dict(sorted(seeds.items()))) for name, seeds in gathered.items()]
 
