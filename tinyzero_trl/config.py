@@ -70,6 +70,10 @@ class AdaptiveGRPOConfig(_WindowFields, GRPOConfig):
         super().__post_init__()
         check_schedule(self)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What is pickled into `training_args.bin`, and pushed with a model, holds no token."""
+        return {**self.__dict__, "hub_token": None}
+
     def window_config(self) -> WindowConfig:
         """The window fields without their prefix, defaults filled in."""
         values = {each.name: getattr(self, f"window_{each.name}") for each in fields(WindowConfig)}
