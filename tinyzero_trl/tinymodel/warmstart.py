@@ -176,7 +176,14 @@ def warm_start(
         lessons: What is taught, one after the other, by which teacher.
         seed: Decides weights, traces and their order.
         show_progress: Whether to draw progress bars.
+
+    Raises:
+        ValueError: a seed out of range, or a file where the folder should be.
     """
+    if not 0 <= seed <= 2**32 - len(lessons):
+        raise ValueError(f"seed: {seed} is outside 0 to {2**32 - len(lessons)}; choose one between them")
+    if Path(out).is_file():
+        raise ValueError(f"out: {str(out)!r} is a file; name a folder")
     tokenizer = build_tokenizer()
     model = build_model(tokenizer, seed=seed)
     for number, lesson in enumerate(lessons):
