@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from matplotlib.ticker import EngFormatter, PercentFormatter
+from matplotlib.ticker import EngFormatter, MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
 from tinyzero_trl.metrics import mean_interval
@@ -32,6 +32,7 @@ class Panel(NamedTuple):
     caption: str
     y_label: str
     figures: dict[str, Figure]
+    idle: float | None = None  # what the figures are throughout while each rollout serves one optimizer step
 
 
 def draw_pictures(policies: Sequence[Policy], baseline: str, folders: Sequence[Path]) -> list[Picture]:
@@ -41,7 +42,8 @@ def draw_pictures(policies: Sequence[Policy], baseline: str, folders: Sequence[P
     with house_style():
         canvases = [_accuracy_over_tokens(policies, palette), _accuracy_over_time(policies, palette)]
         canvases += [_window(policy, palette[policy.name], single=len(policies) == 1) for policy in policies]
-        canvases += [_health(panel, policies, palette) for panel in _panels(policies)]
+        moving = [panel for panel in _panels(policies) if panel.idle is None or not is_on_policy(policies)]
+        canvases += [_health(panel, policies, palette) for panel in moving]
         return [canvas.finish(palette, folders) for canvas in canvases if canvas.axes.has_data()]
 
 
@@ -49,7 +51,8 @@ def _accuracy_over_tokens(policies: Sequence[Policy], palette: Mapping[str, str]
     canvas = Canvas(
         *("accuracy", "Held-out accuracy against rollout tokens"),
         "Share of unseen problems solved at full length, against the tokens generated so far. "
-        "Thin lines are seeds, the band is the 95 % interval.",
+        + ("Thin lines are seeds, the" if any(len(p.runs) > 1 for p in policies) else "The")
+        + " band is the 95 % interval.",
         *("rollout tokens", "held-out accuracy"),
     )
     curves = {p.name: [(c.tokens, c.accuracy) for c in map(accuracy_curve, p.runs.values())] for p in policies}
@@ -159,7 +162,8 @@ def _panels(policies: Sequence[Policy]) -> list[Panel]:
         ),
         Panel(
             *("difficulty", "Accuracy by number of operands"),
-            "Training accuracy under the window, by the size of the problem.",
+            "Training accuracy under the window, by the size of the problem"
+            + (f" (all have {operands[0]} operands)." if len(operands) == 1 else "."),
             "share correct",
             {f"{count} operands": _figure(f"difficulty/{count}_acc") for count in operands},
         ),
@@ -179,18 +183,21 @@ def _panels(policies: Sequence[Policy]) -> list[Panel]:
             "and from the reference model where one is kept.",
             "KL (nats per token)",
             {"from the rollout": _drift, "from the reference": _figure("kl")},
+            idle=0.0,
         ),
         Panel(
             *("ratios", "Importance ratios"),
             "New over old probability of the sampled tokens; 1 while the policy is the one that sampled.",
             "importance ratio",
             {"mean": _figure("actor/is_ratio/mean"), "95 % quantile": _figure("actor/is_ratio/p95")},
+            idle=1.0,
         ),
         Panel(
             *("clip", "Tokens outside the trust region"),
             "Tokens whose ratio has left the clip range; a share that keeps growing asks for a smaller step.",
             "share of tokens",
             {"outside": _figure("actor/is_clip/outside_frac")},
+            idle=0.0,
         ),
         Panel(
             *("seconds", "Seconds per rollout and update"),
@@ -211,6 +218,19 @@ def _drift(line: Mapping[str, Any]) -> float | None:
     return None if mean is None or log_mean is None else max(0.0, mean - 1 - log_mean)
 
 
+def is_on_policy(policies: Sequence[Policy]) -> bool:
+    """Whether every update saw only completions of the very policy that it updated: then these figures never move."""
+    lines = [line for policy in policies for run in policy.runs.values() for line in run.metrics]
+    off = [
+        abs(value - panel.idle)
+        for panel in _panels(policies)
+        for figure in panel.figures.values()
+        for line in lines
+        if panel.idle is not None and (value := figure(line)) is not None
+    ]
+    return bool(off) and max(off) < 1e-9
+
+
 def _health(panel: Panel, policies: Sequence[Policy], palette: Mapping[str, str]) -> Canvas:
     canvas = Canvas(panel.name, panel.title, panel.caption, "training step", panel.y_label)
     drawn: dict[str, LineStyle] = {}
@@ -224,9 +244,12 @@ def _health(panel: Panel, policies: Sequence[Policy], palette: Mapping[str, str]
                 x, y = thinned(steps, values, points)
                 canvas.axes.plot(x, y, color=palette[policy.name], linestyle=style, linewidth=1.4)
                 drawn[label] = style
-    if panel.y_label.startswith("share"):
-        canvas.axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    canvas.axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if panel.name != "ratios":  # all others count from zero
         canvas.axes.set_ylim(bottom=0)
+    if panel.y_label.startswith("share"):
+        canvas.axes.set_ylim(top=max(0.05, canvas.axes.get_ylim()[1]))
+        canvas.axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     canvas.key(drawn)
     return canvas
 
