@@ -17,6 +17,7 @@ import yaml
 from trl import GRPOConfig, ModelConfig
 
 from tinyzero_trl.files import read_mapping, shortened
+from tinyzero_trl.generation import choose_engine
 from tinyzero_trl.limits import check_choices, check_numbers, check_schedule
 from tinyzero_trl.recipe_parser import RecipeParser
 from tinyzero_trl.rewards import CosineShaping
@@ -57,6 +58,21 @@ class AdaptiveGRPOConfig(_WindowFields, GRPOConfig):
     skip_zero_advantage_rows: bool = field(
         default=True, metadata={"help": "leave out rows that cannot move the policy, wherever that is exact"}
     )
+    engine: str | None = field(
+        default=None,
+        metadata={
+            "help": "what samples rollouts: auto (vLLM where it is installed beside a CUDA device, else transformers), "
+            "transformers or vllm; left out, use_vllm decides"
+        },
+    )
+    stop_at_answer: bool = field(
+        default=False,
+        metadata={"help": "end a completion with its first </answer>, for models that ramble on after it"},
+    )
+    max_skipped_steps: int = field(
+        default=10,
+        metadata={"help": "most optimizer steps in a row without effect, because a number in them is not finite"},
+    )
     resume: str = field(
         default="auto",
         metadata={"help": "auto: newest whole checkpoint in output_dir; never; or a checkpoint's path"},
@@ -66,6 +82,7 @@ class AdaptiveGRPOConfig(_WindowFields, GRPOConfig):
         """Check the window and what TRL would find out too late, then let TRL check the rest."""
         check_numbers(self)
         check_choices(self)
+        self._choose_engine()
         self.window_config()
         super().__post_init__()
         check_schedule(self)
@@ -73,6 +90,12 @@ class AdaptiveGRPOConfig(_WindowFields, GRPOConfig):
     def __getstate__(self) -> dict[str, Any]:
         """What is pickled into `training_args.bin`, and pushed with a model, holds no token."""
         return {**self.__dict__, "hub_token": None}
+
+    @property
+    def optimizer_steps_per_rollout(self) -> int:
+        """Optimizer steps that are taken on one generation batch."""
+        assert self.steps_per_generation is not None, "TRL sets it"
+        return self.steps_per_generation * self.num_iterations // self.gradient_accumulation_steps
 
     def window_config(self) -> WindowConfig:
         """The window fields without their prefix, defaults filled in."""
@@ -90,6 +113,14 @@ class AdaptiveGRPOConfig(_WindowFields, GRPOConfig):
             values["phases"] = _json_phases(values["phases"])
         values["phases"] = values["phases"] or ()
         return WindowConfig(**values)
+
+    def _choose_engine(self) -> None:
+        if self.engine is None:
+            return
+        if self.engine == "transformers" and self.use_vllm:
+            raise ValueError("engine: 'transformers' contradicts use_vllm true; leave out one of the two")
+        on_cpu = self.engine == "auto" and self.use_cpu
+        self.use_vllm = not on_cpu and choose_engine(self.engine) == "vllm"
 
 
 def _json_phases(text: str) -> Any:

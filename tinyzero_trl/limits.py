@@ -20,6 +20,7 @@ _LEAST_COUNTS = {
     "steps_per_generation": 1,
     "generation_batch_size": 1,
     "max_tokens_per_micro_batch": 1,
+    "max_skipped_steps": 0,
     "save_total_limit": 1,
     "dataloader_num_workers": 0,
     "top_k": 0,
@@ -106,6 +107,11 @@ def check_choices(config: GRPOConfig) -> None:
         get_reporting_integration_callbacks(config.report_to)
     except (TypeError, ValueError) as error:
         raise ValueError(f"report_to: {config.report_to!r} cannot be used ({error}); name a tracker or none") from None
+    if getattr(config, "stop_at_answer", False) and config.mask_truncated_completions:
+        raise ValueError(
+            "stop_at_answer: true ends completions without an end token, and mask_truncated_completions would "
+            "leave all of them out; set one of the two to false"
+        )
     if config.restore_callback_states_from_checkpoint:
         raise ValueError(
             "restore_callback_states_from_checkpoint: true would build the window policy anew; leave it out, "
@@ -142,6 +148,13 @@ def check_schedule(config: GRPOConfig) -> None:
         steps = getattr(config, f"{what}_steps")
         if getattr(config, switch) == "steps" and not 0 < steps < math.inf:
             raise ValueError(f"{what}_steps: {steps!r} is not above 0; change it, or set {switch} to 'no'")
+
+    per_rollout = config.steps_per_generation * config.num_iterations // config.gradient_accumulation_steps
+    if config.save_strategy == "best" and per_rollout > 1 and config.eval_steps and config.eval_steps % per_rollout:
+        raise ValueError(
+            f"eval_steps: {config.eval_steps!r} is not a multiple of the {per_rollout} optimizer steps per rollout, "
+            "between which nothing is saved (save_strategy best); make it one"
+        )
 
 
 def _default_of(config: GRPOConfig, name: str) -> Any:

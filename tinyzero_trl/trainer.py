@@ -10,22 +10,24 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate.utils import gather_object
-from transformers import PrinterCallback, ProgressCallback, TrainerCallback
+from transformers import PrinterCallback, ProgressCallback, StopStringCriteria, TrainerCallback
 
 from tinyzero_trl.callbacks import AdaptiveWindowCallback, Evaluation, Rollout
 from tinyzero_trl.card import write_model_card
 from tinyzero_trl.config import AdaptiveGRPOConfig
 from tinyzero_trl.decoding import shrinking_batches
-from tinyzero_trl.exact_loss import ExactLossTrainer
+from tinyzero_trl.guarded import GuardedTrainer
 from tinyzero_trl.metrics import evaluation_metrics, ratio_metrics
 from tinyzero_trl.progress import RolloutProgressCallback
 from tinyzero_trl.recording import RecordsCallback
 from tinyzero_trl.records import CONFIG
 from tinyzero_trl.rewards import completion_text
+from tinyzero_trl.safe_points import SaveBetweenRollouts
 from tinyzero_trl.sampling import EpochOrder
 from tinyzero_trl.windows import RolloutObservation
 
 SAMPLED_COMPLETIONS = 8
+ANSWER_END = "</answer>"
 
 
 @dataclass
@@ -39,18 +41,20 @@ class _ScoredRows:
     samples: list[dict[str, Any]]
 
 
-class AdaptiveGRPOTrainer(ExactLossTrainer):
+class AdaptiveGRPOTrainer(GuardedTrainer):
     """GRPO whose rollouts are as long as a window policy allows.
 
-    What it changes of `trl.GRPOTrainer`, besides the savings of `ExactLossTrainer`:
+    What it changes of `trl.GRPOTrainer`, besides the savings of `ExactLossTrainer` and the caution of `GuardedTrainer`:
 
     - before each training rollout the engine's completion limit is set to the policy's window; before evaluation it
       is set back to `max_completion_length`, which also stays the normaliser of every loss;
+    - with `args.stop_at_answer` a completion also ends with its answer, without an end token;
     - `generate` lets finished completions leave its batch (`decoding`); vLLM does so by itself;
     - after each rollout, policy update and evaluation the events of `RolloutCallback` are fired;
     - evaluation samples with random numbers of its own, so that how often one evaluates changes no training step, and
       computes no loss unless that chooses the best model;
-    - the order of the problems depends on seed and epoch alone, so that a resumed run continues it;
+    - the order of the problems depends on seed and epoch alone, and checkpoints are written between two rollouts, so
+      that a resumed run continues as if nothing had happened;
     - the progress bar shows reward, window and truncation.
 
     The first reward function is the verdict: what policies, metrics and evaluation call success. Its reward counts
@@ -80,11 +84,17 @@ class AdaptiveGRPOTrainer(ExactLossTrainer):
         self.records_callback = RecordsCallback(
             self.window_callback.policy, success_threshold=window_config.success_threshold
         )
-        # The policy comes first: whoever listens after it sees the window of the next rollout.
-        ours = [self.window_callback, self.records_callback, RolloutProgressCallback()]
+        if args.stop_at_answer and args.use_vllm:
+            given: Any = args.generation_kwargs or {}
+            args.generation_kwargs = {**given, "stop": [ANSWER_END], "include_stop_str_in_output": True}
+        # First whether a step is saved, which decides what is logged. The policy comes before those who listen to
+        # rollouts: they see the window of the next one.
+        ours = [SaveBetweenRollouts(), self.window_callback, self.records_callback, RolloutProgressCallback()]
         super().__init__(model, reward_funcs, args, callbacks=[*ours, *callbacks], **kwargs)
         self.remove_callback(ProgressCallback)
         self.remove_callback(PrinterCallback)
+        stops_rows = args.stop_at_answer and not args.use_vllm
+        self._answer_ends = StopStringCriteria(self._tokenizer, [ANSWER_END]) if stops_rows else None
 
     def _get_train_sampler(self, dataset: Any = None) -> EpochOrder:
         return EpochOrder(super()._get_train_sampler(dataset), lambda: int(self.state.epoch or 0))
@@ -106,8 +116,18 @@ class AdaptiveGRPOTrainer(ExactLossTrainer):
         return output
 
     def _generate_single_turn(self, *args: Any, **kwargs: Any) -> Any:
-        with shrinking_batches(self.accelerator.unwrap_model(self.model_wrapped)):
-            return super()._generate_single_turn(*args, **kwargs)
+        with shrinking_batches(self.accelerator.unwrap_model(self.model_wrapped), self._answer_ends):
+            completion_ids, *others = super()._generate_single_turn(*args, **kwargs)
+        if self._answer_ends:
+            completion_ids = [self._without_padding_after_answer(ids) for ids in completion_ids]
+        return completion_ids, *others
+
+    def _without_padding_after_answer(self, ids: list[int]) -> list[int]:
+        """A row that ended without an end token is padded to its batch, and TRL takes the padding for tokens."""
+        kept = len(ids)
+        while kept and ids[kept - 1] == self._tokenizer.pad_token_id:
+            kept -= 1
+        return ids[:kept] if ANSWER_END in self._tokenizer.decode(ids) else ids
 
     def _set_completion_limit(self, tokens: int) -> None:
         """Limit completions on the engine in use. `self.max_completion_length` is a loss normaliser and stays."""
@@ -128,10 +148,14 @@ class AdaptiveGRPOTrainer(ExactLossTrainer):
         local = slice(
             self.accelerator.process_index * len(prompts), (self.accelerator.process_index + 1) * len(prompts)
         )
-        rewards = rewards_per_func[:, 0].nan_to_num(0.0).tolist()
+        rewards = rewards_per_func[:, 0].nan_to_num(0.0, posinf=0.0, neginf=0.0).tolist()  # no number, no success
         lengths = [len(ids) for ids in completion_ids_list]
         # TRL also takes a padding token for an end, but one that the model sampled ends nothing.
-        truncated = [not ids or ids[-1] not in self.eos_token_ids for ids in completion_ids_list]
+        truncated = [
+            (not ids or ids[-1] not in self.eos_token_ids)
+            and not (self.args.stop_at_answer and ANSWER_END in completion_text(completion))
+            for ids, completion in zip(completion_ids_list, completions, strict=True)
+        ]
         difficulties = [int(row.get("difficulty", 0)) for row in inputs]
         self._scored = _ScoredRows(
             lengths=lengths,
@@ -240,15 +264,14 @@ class AdaptiveGRPOTrainer(ExactLossTrainer):
 
     # --- policy updates ---------------------------------------------------------------------------------------
 
-    def training_step(self, model: torch.nn.Module, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
-        """TRL's step; when it completes the gradient of an optimizer step, the update's figures are fired."""
-        loss = super().training_step(model, inputs, num_items_in_batch)
-        if self.accelerator.sync_gradients:
-            self._fire("on_policy_update", figures=self._update_figures())
-        return loss
+    def _get_grad_norm(self, model: torch.nn.Module, grad_norm: Any = None) -> Any:
+        """The norm; the gradient of an optimizer step is complete, and the update's figures are fired."""
+        grad_norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        self._fire("on_policy_update", figures=self._update_figures())
+        return grad_norm
 
     def _update_figures(self) -> dict[str, float]:
-        """`actor/` and `compute/` figures of the optimizer step's own passes, over all ranks."""
+        """`actor/`, `compute/` and `faults/` figures of the optimizer step's own passes, over all ranks."""
         log_ratios = self.accelerator.pad_across_processes(self.pop_log_ratios(), pad_index=torch.nan)
         log_ratios = self.accelerator.gather(log_ratios).float().cpu().numpy()
         counts = self.pop_compute_counts()
@@ -262,6 +285,7 @@ class AdaptiveGRPOTrainer(ExactLossTrainer):
         figures = ratio_metrics(
             log_ratios, clip_low=self.epsilon_low, clip_high=self.epsilon_high, mask=~np.isnan(log_ratios)
         )
+        figures["faults/step_skipped"] = float(self.step_was_skipped)
         if rows:
             figures["compute/rows_skipped_frac"] = skipped / rows
         if positions:

@@ -20,7 +20,7 @@ ROOMS = [
     *("recipe_parser", "limits", "config"),
     *("exact_loss", "callbacks", "trackers", "card", "checkpoints", "loading", "tinymodel"),
     "checks",
-    *("progress", "recording"),
+    *("guarded", "safe_points", "progress", "recording"),
     *("report", "ablation", "evaluation", "trainer"),
     *("run", "cli"),
 ]
