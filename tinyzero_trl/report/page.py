@@ -10,7 +10,7 @@ from string import Template
 
 from tinyzero_trl.metrics import Interval
 from tinyzero_trl.report.compare import Outcome, accuracy_curve
-from tinyzero_trl.report.pictures import is_on_policy
+from tinyzero_trl.report.panels import is_on_policy
 from tinyzero_trl.report.policies import Policy
 from tinyzero_trl.report.samples import samples_section
 from tinyzero_trl.report.style import Picture, colour_names, style_sheet
