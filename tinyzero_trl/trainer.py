@@ -23,6 +23,7 @@ from tinyzero_trl.recording import RecordsCallback
 from tinyzero_trl.records import CONFIG
 from tinyzero_trl.rewards import completion_text
 from tinyzero_trl.sampling import EpochOrder
+from tinyzero_trl.vllm_on_cpu import adapt_vllm_to_cpu
 from tinyzero_trl.windows import RolloutObservation
 
 SAMPLED_COMPLETIONS = 8
@@ -82,6 +83,8 @@ class AdaptiveGRPOTrainer(ExactLossTrainer):
         )
         # The policy comes first: whoever listens after it sees the window of the next rollout.
         ours = [self.window_callback, self.records_callback, RolloutProgressCallback()]
+        if args.use_vllm and args.device.type == "cpu":
+            adapt_vllm_to_cpu()
         super().__init__(model, reward_funcs, args, callbacks=[*ours, *callbacks], **kwargs)
         self.remove_callback(ProgressCallback)
         self.remove_callback(PrinterCallback)
@@ -229,8 +232,10 @@ class AdaptiveGRPOTrainer(ExactLossTrainer):
     def _own_random_numbers(self) -> Iterator[None]:
         """Sample with the run's seed, and give training its random state back."""
         devices = [self.accelerator.device] if self.accelerator.device.type == "cuda" else []
+        # Ranks that share one engine (tensor parallelism) each sample every token, and must draw the same.
+        ranks_per_engine = self.args.vllm_tensor_parallel_size if self.use_vllm else 1
         with torch.random.fork_rng(devices=devices):
-            torch.manual_seed(self.args.seed + self.accelerator.process_index)
+            torch.manual_seed(self.args.seed + self.accelerator.process_index // ranks_per_engine)
             yield
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
