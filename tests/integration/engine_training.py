@@ -18,8 +18,8 @@ from tinyzero_trl import AdaptiveGRPOConfig
 
 STEPS, RESUMED_FROM, ACCUMULATION = 6, 4, 2
 SETTINGS: dict[str, dict[str, Any]] = {
-    "rows": {"loss_type": "grpo", "beta": 0.0},
-    "kl": {"loss_type": "dapo", "beta": 0.1, "num_iterations": 2},
+    "rows": {"loss_type": "grpo", "beta": 0.0, "gradient_checkpointing": False},
+    "kl": {"loss_type": "dapo", "beta": 0.1, "num_iterations": 2, "gradient_checkpointing": True},
 }
 
 
@@ -68,7 +68,6 @@ def train(name: str, folder: Path, ranks: int, resume_from: Path | None = None) 
             report_to=[],
             use_cpu=True,
             bf16=False,
-            gradient_checkpointing=False,
             **SETTINGS[name],
         ),
         train_dataset=Dataset.from_dict({"prompt": PROMPTS * 16}),

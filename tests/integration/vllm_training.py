@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 import training
+from torch.distributed.fsdp import FSDPModule
 
 VLLM = {"use_vllm": True, "vllm_mode": "colocate", "vllm_max_model_length": 160, "eval_steps": 2, "max_steps": 4}
 
@@ -39,6 +40,9 @@ class ComparedTrainer(training.WatchedTrainer):
             ours = ours.gather(1, torch.tensor(completion).unsqueeze(1))
             gaps.append((ours - torch.tensor(theirs)).abs().max().item())
         self.model.train(training_mode)
+        for module in self.model.modules():
+            if isinstance(module, FSDPModule):
+                module.reshard()  # a backward pass would do so
         return max(gaps)
 
 
