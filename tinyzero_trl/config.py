@@ -18,6 +18,7 @@ from transformers.integrations import get_reporting_integration_callbacks
 from trl import GRPOConfig, ModelConfig
 
 from tinyzero_trl.batching import LOSS_NORMALISERS
+from tinyzero_trl.generation import choose_engine
 from tinyzero_trl.recipe_parser import RecipeParser
 from tinyzero_trl.rewards import CosineShaping
 from tinyzero_trl.tasks import get_task
@@ -76,6 +77,17 @@ class AdaptiveGRPOConfig(_WindowFields, GRPOConfig):
     skip_zero_advantage_rows: bool = field(
         default=True, metadata={"help": "leave out rows that cannot move the policy, wherever that is exact"}
     )
+    engine: str | None = field(
+        default=None,
+        metadata={
+            "help": "what samples rollouts: auto (vLLM where it is installed beside a CUDA device, else transformers), "
+            "transformers or vllm; left out, use_vllm decides"
+        },
+    )
+    stop_at_answer: bool = field(
+        default=False,
+        metadata={"help": "end a completion with its first </answer>, for models that ramble on after it"},
+    )
     resume: str = field(
         default="auto",
         metadata={"help": "auto: newest whole checkpoint in output_dir; never; or a checkpoint's path"},
@@ -85,6 +97,7 @@ class AdaptiveGRPOConfig(_WindowFields, GRPOConfig):
         """Check the window and what TRL would find out too late, then let TRL check the rest."""
         self._check_numbers()
         self._check_choices()
+        self._choose_engine()
         self.window_config()
         super().__post_init__()
         self._check_schedule()
@@ -134,6 +147,14 @@ class AdaptiveGRPOConfig(_WindowFields, GRPOConfig):
         if self.max_steps == 0:
             raise ValueError("max_steps: 0 trains by num_train_epochs; set it to 1 or more, or leave it out")
 
+    def _choose_engine(self) -> None:
+        if self.engine is None:
+            return
+        if self.engine == "transformers" and self.use_vllm:
+            raise ValueError("engine: 'transformers' contradicts use_vllm true; leave out one of the two")
+        on_cpu = self.engine == "auto" and self.use_cpu
+        self.use_vllm = not on_cpu and choose_engine(self.engine) == "vllm"
+
     def _check_schedule(self) -> None:
         assert self.steps_per_generation is not None, "TRL sets it"
         if self.steps_per_generation % self.gradient_accumulation_steps:
@@ -156,6 +177,11 @@ class AdaptiveGRPOConfig(_WindowFields, GRPOConfig):
             get_reporting_integration_callbacks(self.report_to)
         except ValueError as error:
             raise ValueError(f"report_to: {error}") from None
+        if self.stop_at_answer and self.mask_truncated_completions:
+            raise ValueError(
+                "stop_at_answer: true ends completions without an end token, and mask_truncated_completions would "
+                "leave all of them out; set one of the two to false"
+            )
         if self.restore_callback_states_from_checkpoint:
             raise ValueError(
                 "restore_callback_states_from_checkpoint: true would build the window policy anew; leave it out, "

@@ -32,6 +32,7 @@ def generate_while_any_unfinished(
     attention_mask: Tensor,
     generation_config: GenerationConfig,
     processors_for: ProcessorsForRows | None = None,
+    row_ends: StoppingCriteria | None = None,
 ) -> Tensor:
     """What `model.generate` returns for these arguments, from less work where rows differ in length.
 
@@ -41,6 +42,7 @@ def generate_while_any_unfinished(
         attention_mask: 1 where there is a token, (B, P).
         generation_config: must pass `can_shrink`.
         processors_for: additional logits processors; called with the rows that are left, ascending, at each stage.
+        row_ends: ends rows one by one, besides the end tokens: (rows, tokens) -> (rows,) bool.
 
     Returns:
         Prompts and completions, (B, P + C), padded on the right to the longest completion.
@@ -52,6 +54,7 @@ def generate_while_any_unfinished(
     sequences = input_ids.new_full((input_ids.size(0), limit), pad)
     cache = None
     while True:
+        finished = _EnoughFinished(ends, row_ends)
         stage_config = copy.deepcopy(generation_config)
         stage_config.update(max_new_tokens=limit - input_ids.size(1), return_dict_in_generate=True)
         stage = type(model).generate(  # the class's own, also where `shrinking_batches` stands in for it
@@ -61,14 +64,13 @@ def generate_while_any_unfinished(
             past_key_values=cache,
             generation_config=stage_config,
             logits_processor=processors_for(rows.tolist()) if processors_for else None,
-            stopping_criteria=StoppingCriteriaList([_EnoughFinished(ends)]),
+            stopping_criteria=StoppingCriteriaList([finished]),
         )
         input_ids, cache, width = stage.sequences, stage.past_key_values, stage.sequences.size(1)
         sequences[rows, :width] = input_ids
-        unfinished = ~torch.isin(input_ids[:, prompt_width:], ends).any(1)
-        if width == limit or not unfinished.any():
+        left = (~finished.rows).nonzero().squeeze(1)
+        if width == limit or not len(left):
             return sequences[:, :width]
-        left = unfinished.nonzero().squeeze(1)
         cache.batch_select_indices(left)
         written = attention_mask.new_ones(len(left), width - attention_mask.size(1))
         attention_mask = torch.cat([attention_mask[left], written], dim=1)
@@ -76,25 +78,27 @@ def generate_while_any_unfinished(
 
 
 @contextmanager
-def shrinking_batches(model: Any) -> Iterator[None]:
+def shrinking_batches(model: Any, row_ends: StoppingCriteria | None = None) -> Iterator[None]:
     """Within it, `model.generate` lets finished rows leave, for every call to which that makes no other difference.
 
-    Not where several ranks must run their forward passes in step, because weights are sharded over them.
+    Not where several ranks must run their forward passes in step, because weights are sharded over them. `row_ends`
+    ends rows in either case.
     """
     in_step = is_deepspeed_zero3_enabled() or is_fsdp_managed_module(model)
 
     def generate(*args: Any, **kwargs: Any) -> Any:
-        if not args and kwargs.keys() == _SHRINKABLE_ARGUMENTS and can_shrink(kwargs["generation_config"]):
-            return generate_while_any_unfinished(model, **kwargs)
+        shrinkable = not in_step and not args and kwargs.keys() == _SHRINKABLE_ARGUMENTS
+        if shrinkable and can_shrink(kwargs["generation_config"]):
+            return generate_while_any_unfinished(model, **kwargs, row_ends=row_ends)
+        if row_ends:
+            kwargs["stopping_criteria"] = StoppingCriteriaList([row_ends])
         return type(model).generate(model, *args, **kwargs)
 
-    if not in_step:
-        model.generate = generate
+    model.generate = generate
     try:
         yield
     finally:
-        if not in_step:
-            del model.generate
+        del model.generate
 
 
 def can_shrink(generation_config: GenerationConfig) -> bool:
@@ -113,18 +117,18 @@ def can_shrink(generation_config: GenerationConfig) -> bool:
 
 
 class _EnoughFinished(StoppingCriteria):
-    """Ends a stage, for all of its rows at once, when a share of them has written an end token."""
+    """Ends each row where it ends, and all rows of the stage once a share of them has; `rows` (B,) says which have."""
 
-    def __init__(self, ends: Tensor) -> None:
-        self._ends = ends
-        self._finished: Tensor | None = None
+    def __init__(self, ends: Tensor, row_ends: StoppingCriteria | None) -> None:
+        self._ends, self._row_ends = ends, row_ends
+        self.rows = torch.zeros(1, dtype=torch.bool, device=ends.device)
 
     def __call__(self, input_ids: torch.LongTensor, scores: Any, **kwargs: Any) -> torch.BoolTensor:
-        """`input_ids` (B, P + tokens so far) -> (B,), the same for every row."""
-        latest = torch.isin(input_ids[:, -1], self._ends)
-        self._finished = latest if self._finished is None else self._finished | latest
-        enough = self._finished.float().mean() >= FINISHED_FRAC_OF_A_STAGE
-        return enough.expand(input_ids.size(0))  # type: ignore[return-value]
+        """`input_ids` (B, P + tokens so far) -> (B,)."""
+        self.rows = self.rows | torch.isin(input_ids[:, -1], self._ends)
+        if self._row_ends:
+            self.rows = self.rows | self._row_ends(input_ids, scores)
+        return self.rows | (self.rows.float().mean() >= FINISHED_FRAC_OF_A_STAGE)  # type: ignore[return-value]
 
 
 def _end_tokens(model: Any, generation_config: GenerationConfig, device: torch.device) -> Tensor:

@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from itertools import islice
 from typing import Any
 
@@ -18,6 +19,8 @@ import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from tinyzero_trl.decoding import generate_while_any_unfinished
+
+ENGINES = ("auto", "transformers", "vllm")
 
 Prompt = str | Sequence[Mapping[str, str]]
 """Text as the model shall read it, or chat messages ({role, content}) for the model's chat template."""
@@ -39,6 +42,24 @@ class Completion:
     def length_tokens(self) -> int:
         """Tokens written, the end token included."""
         return len(self.token_ids)
+
+
+def choose_engine(engine: str) -> str:
+    """`transformers` or `vllm`: `auto` takes vLLM where it is installed beside a CUDA device.
+
+    Raises:
+        ValueError: if the engine is unknown, or vLLM is asked for and not installed.
+    """
+    if engine not in ENGINES:
+        raise ValueError(f"engine: {engine!r} is unknown; use one of {', '.join(ENGINES)}")
+    installed = find_spec("vllm") is not None
+    if engine == "vllm" and not installed:
+        raise ValueError(
+            "engine: 'vllm' is not installed; pip install 'tinyzero-trl[vllm]', or use the engine transformers"
+        )
+    if engine == "auto":
+        return "vllm" if installed and torch.cuda.is_available() else "transformers"
+    return engine
 
 
 def generate_completions(
@@ -104,9 +125,9 @@ def complete_tokens(
             inputs = _padded_left([prompt_ids[row] for row in rows], pad, model.device)
             sampler = _RowSampler([seeds[row] for row in rows], temperature, model.device) if temperature > 0 else None
             sequences = generate_while_any_unfinished(  # (B, P + C)
-                model, **inputs, generation_config=config, processors_for=sampler.of_rows if sampler else None
+                model, *inputs, generation_config=config, processors_for=sampler.of_rows if sampler else None
             )
-            written = sequences[:, inputs["input_ids"].shape[1] :]
+            written = sequences[:, inputs[0].size(1) :]
             for row, ids in zip(rows, written.tolist(), strict=True):
                 completions[row] = as_completion(ids, ends, tokenizer, max_completion_length)
     return [completions[row] for row in range(len(prompt_ids))]
@@ -205,12 +226,9 @@ def _encode(tokenizer: Any, prompt: Prompt) -> list[int]:
     ]
 
 
-def _padded_left(prompt_ids: Sequence[list[int]], pad: int, device: torch.device) -> dict[str, torch.Tensor]:
-    """`input_ids` and `attention_mask`, (B, P) each."""
+def _padded_left(prompt_ids: Sequence[list[int]], pad: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids and attention mask, (B, P) each."""
     width = max(map(len, prompt_ids))
     rows = [[pad] * (width - len(ids)) + ids for ids in prompt_ids]
     mask = [[0] * (width - len(ids)) + [1] * len(ids) for ids in prompt_ids]
-    return {
-        "input_ids": torch.tensor(rows, device=device),
-        "attention_mask": torch.tensor(mask, device=device),
-    }
+    return torch.tensor(rows, device=device), torch.tensor(mask, device=device)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate.utils import gather_object
-from transformers import PrinterCallback, ProgressCallback, TrainerCallback
+from transformers import PrinterCallback, ProgressCallback, StopStringCriteria, TrainerCallback
 
 from tinyzero_trl.callbacks import AdaptiveWindowCallback, Evaluation, Rollout
 from tinyzero_trl.card import write_model_card
@@ -27,6 +27,7 @@ from tinyzero_trl.vllm_on_cpu import adapt_vllm_to_cpu
 from tinyzero_trl.windows import RolloutObservation
 
 SAMPLED_COMPLETIONS = 8
+ANSWER_END = "</answer>"
 
 
 @dataclass
@@ -47,6 +48,7 @@ class AdaptiveGRPOTrainer(ExactLossTrainer):
 
     - before each training rollout the engine's completion limit is set to the policy's window; before evaluation it
       is set back to `max_completion_length`, which also stays the normaliser of every loss;
+    - with `args.stop_at_answer` a completion also ends with its answer, without an end token;
     - `generate` lets finished completions leave its batch (`decoding`); vLLM does so by itself;
     - after each rollout, policy update and evaluation the events of `RolloutCallback` are fired;
     - evaluation samples with random numbers of its own, so that how often one evaluates changes no training step, and
@@ -81,6 +83,9 @@ class AdaptiveGRPOTrainer(ExactLossTrainer):
         self.records_callback = RecordsCallback(
             self.window_callback.policy, success_threshold=window_config.success_threshold
         )
+        if args.stop_at_answer and args.use_vllm:
+            given: Any = args.generation_kwargs or {}
+            args.generation_kwargs = {**given, "stop": [ANSWER_END], "include_stop_str_in_output": True}
         # The policy comes first: whoever listens after it sees the window of the next rollout.
         ours = [self.window_callback, self.records_callback, RolloutProgressCallback()]
         if args.use_vllm and args.device.type == "cpu":
@@ -88,6 +93,8 @@ class AdaptiveGRPOTrainer(ExactLossTrainer):
         super().__init__(model, reward_funcs, args, callbacks=[*ours, *callbacks], **kwargs)
         self.remove_callback(ProgressCallback)
         self.remove_callback(PrinterCallback)
+        stops_rows = args.stop_at_answer and not args.use_vllm
+        self._answer_ends = StopStringCriteria(self._tokenizer, [ANSWER_END]) if stops_rows else None
 
     def _get_train_sampler(self, dataset: Any = None) -> EpochOrder:
         return EpochOrder(super()._get_train_sampler(dataset), lambda: int(self.state.epoch or 0))
@@ -109,8 +116,18 @@ class AdaptiveGRPOTrainer(ExactLossTrainer):
         return output
 
     def _generate_single_turn(self, *args: Any, **kwargs: Any) -> Any:
-        with shrinking_batches(self.accelerator.unwrap_model(self.model_wrapped)):
-            return super()._generate_single_turn(*args, **kwargs)
+        with shrinking_batches(self.accelerator.unwrap_model(self.model_wrapped), self._answer_ends):
+            completion_ids, *others = super()._generate_single_turn(*args, **kwargs)
+        if self._answer_ends:
+            completion_ids = [self._without_padding_after_answer(ids) for ids in completion_ids]
+        return completion_ids, *others
+
+    def _without_padding_after_answer(self, ids: list[int]) -> list[int]:
+        """A row that ended without an end token is padded to its batch, and TRL takes the padding for tokens."""
+        kept = len(ids)
+        while kept and ids[kept - 1] == self._tokenizer.pad_token_id:
+            kept -= 1
+        return ids[:kept] if ANSWER_END in self._tokenizer.decode(ids) else ids
 
     def _set_completion_limit(self, tokens: int) -> None:
         """Limit completions on the engine in use. `self.max_completion_length` is a loss normaliser and stays."""
@@ -134,7 +151,11 @@ class AdaptiveGRPOTrainer(ExactLossTrainer):
         rewards = rewards_per_func[:, 0].nan_to_num(0.0).tolist()
         lengths = [len(ids) for ids in completion_ids_list]
         # TRL also takes a padding token for an end, but one that the model sampled ends nothing.
-        truncated = [not ids or ids[-1] not in self.eos_token_ids for ids in completion_ids_list]
+        truncated = [
+            (not ids or ids[-1] not in self.eos_token_ids)
+            and not (self.args.stop_at_answer and ANSWER_END in completion_text(completion))
+            for ids, completion in zip(completion_ids_list, completions, strict=True)
+        ]
         difficulties = [int(row.get("difficulty", 0)) for row in inputs]
         self._scored = _ScoredRows(
             lengths=lengths,

@@ -66,7 +66,7 @@ def test_every_run_of_a_grid_parses(grid: Path) -> None:
 def test_a_recipe_for_gpus_uses_the_published_values(recipe: Path) -> None:
     _, training, model = parse(recipe)
     assert (training.learning_rate, training.beta, training.temperature) == (1e-6, 1e-3, 1.0)
-    assert (training.use_vllm, training.vllm_mode, training.vllm_gpu_memory_utilization) == (True, "colocate", 0.4)
+    assert (training.engine, training.vllm_mode, training.vllm_gpu_memory_utilization) == ("auto", "colocate", 0.4)
     assert training.bf16 and training.gradient_checkpointing
     assert model.dtype == "bfloat16"
     assert PROMPT_TOKENS + training.max_completion_length <= training.vllm_max_model_length

@@ -10,6 +10,7 @@ import torch
 from training import LONGEST, Batch, WatchedTrainer, train, write_recipe
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from tinyzero_trl import decoding
 from tinyzero_trl.metrics import describe
 from tinyzero_trl.records import Run, read_run
 
@@ -182,6 +183,44 @@ def test_the_engine_gets_the_window_and_nothing_else_does(trained: WatchedTraine
         assert batch.normaliser == LONGEST
     assert any(True in batch.truncated for batch in rollouts(trained))
     assert trained.max_completion_length == LONGEST
+
+
+def test_rollouts_and_evaluation_let_finished_rows_leave(workshop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    batches = []
+    shrinking = decoding.generate_while_any_unfinished
+
+    def watched(model, input_ids, *args, **kwargs):
+        batches.append(len(input_ids))
+        return shrinking(model, input_ids, *args, **kwargs)
+
+    monkeypatch.setattr(decoding, "generate_while_any_unfinished", watched)
+    trainer = train(write_recipe(workshop, "shrinking", max_steps=1, save_strategy="no"))
+    assert batches == [len(batch.lengths) for batch in trainer.batches]
+
+
+def test_a_completion_may_end_with_its_answer(workshop: Path) -> None:
+    options = {"max_steps": 2, "save_strategy": "no", "stop_at_answer": True, "max_completion_length": 60}
+    recipe = write_recipe(workshop, "answers", **options, window_initial=40, model_name_or_path="embedded")
+    trainer = train(recipe)
+    tokenizer = trainer.processing_class
+    answers = {tokenizer.convert_tokens_to_ids("</answer>")}
+    rows = [ids for batch in trainer.batches for ids in batch.ids]
+    answered = [ids for ids in rows if answers & set(ids)]
+    assert len(answered) > 10
+    assert all(answers.isdisjoint(ids[:-1]) and ids[-1] in answers for ids in answered)
+    for batch, line in zip(rollouts(trainer), read_run(workshop / "answers").metrics, strict=True):
+        cut = [ids for ids in batch.ids if ids[-1] not in answers | {tokenizer.eos_token_id}]
+        assert line["completion/truncated_frac"] == len(cut) / len(batch.ids)
+        assert all(len(ids) == batch.window for ids in cut)
+
+
+def test_evaluation_computes_a_loss_only_if_it_chooses_the_best_model(workshop: Path) -> None:
+    common = {"max_steps": 1, "save_strategy": "no"}
+    plain = train(write_recipe(workshop, "no-loss", **common))
+    asked = train(write_recipe(workshop, "loss", **common, metric_for_best_model="eval_loss"))
+    logged = [{name for line in trainer.state.log_history for name in line} for trainer in (plain, asked)]
+    assert ["eval_loss" in names for names in logged] == [False, True]
+    assert all("eval_reward" in names for names in logged)
 
 
 # --- the same again -----------------------------------------------------------------------------------------------

@@ -65,6 +65,7 @@ class Batch:
     engine_limit: int  # the generator's
     normaliser: int  # the loss's
     prompts: list[str] = field(default_factory=list)
+    ids: list[list[int]] = field(default_factory=list)
     lengths: list[int] = field(default_factory=list)
     truncated: list[bool] = field(default_factory=list)
     rewards: list[float] = field(default_factory=list)
@@ -83,6 +84,7 @@ class WatchedTrainer(AdaptiveGRPOTrainer):
             ),
             normaliser=self.max_completion_length,
             prompts=list(prompts),
+            ids=completion_ids_list,
             lengths=[len(ids) for ids in completion_ids_list],
             truncated=[self.processing_class.eos_token_id not in ids for ids in completion_ids_list],
             rewards=[

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tinyzero_trl import generation
 from tinyzero_trl.config import AdaptiveGRPOConfig, TaskConfig, parse_recipe
 from tinyzero_trl.windows import WindowConfig, make_policy
 
@@ -100,6 +101,9 @@ def parse(tmp_path: Path):
         ),
         ({"per_device_train_batch_size": 6}, r"generation_batch_size \(6\) must be divisible by num_generations \(4\)"),
         ({"digits": [2]}, r"digits: \[2\] has no effect on the task countdown; remove it"),
+        ({"engine": "transformers", "use_vllm": True}, r"engine: 'transformers' contradicts use_vllm true"),
+        ({"engine": "sglang"}, r"engine: 'sglang' is unknown; use one of auto, transformers, vllm"),
+        ({"stop_at_answer": True, "mask_truncated_completions": True}, r"stop_at_answer: true ends completions"),
         ({"restore_callback_states_from_checkpoint": True}, r"restore_callback_states_from_checkpoint: true would"),
     ],
     ids=str,
@@ -227,3 +231,31 @@ def test_the_resolved_configuration_is_a_recipe_for_the_same_run(parse, tmp_path
 def test_generator_options_are_those_of_the_task() -> None:
     assert TaskConfig(operands=[3], max_number=12).generator_options() == {"operands": [3], "max_number": 12}
     assert TaskConfig(task="multiplication", digits=[2]).generator_options() == {"digits": [2]}
+
+
+@pytest.mark.parametrize(
+    ("installed", "cuda", "engine", "use_cpu", "use_vllm", "expected"),
+    [
+        (True, True, "auto", False, False, True),
+        (True, False, "auto", False, False, False),
+        (False, True, "auto", False, False, False),
+        (True, True, "auto", True, False, False),
+        (True, False, "vllm", True, False, True),
+        (True, True, "transformers", False, False, False),
+        (True, True, None, False, False, False),
+        (False, False, None, False, True, True),
+    ],
+)
+def test_the_engine_is_vllm_where_it_pays(
+    parse, monkeypatch: pytest.MonkeyPatch, installed, cuda, engine, use_cpu, use_vllm, expected
+) -> None:
+    _, training, _ = parse()
+    training.engine, training.use_cpu, training.use_vllm = engine, use_cpu, use_vllm
+    monkeypatch.setattr(generation, "find_spec", lambda name: object() if installed else None)
+    monkeypatch.setattr(generation.torch.cuda, "is_available", lambda: cuda)
+    training._choose_engine()
+    assert training.use_vllm is expected
+
+
+def test_every_config_chooses_its_engine(parse) -> None:
+    assert parse(engine="auto")[1].use_vllm is False

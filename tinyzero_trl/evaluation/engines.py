@@ -9,7 +9,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,7 +18,6 @@ from transformers.utils import is_flash_attn_2_available, logging
 
 from tinyzero_trl.generation import Completion, as_completion, complete_tokens, end_token_ids
 
-ENGINES = ("auto", "transformers", "vllm")
 _VLLM_ROWS_PER_CALL = 1024
 """vLLM refills its batch itself, so many rows keep it busy; but a call is what an interruption loses."""
 
@@ -41,24 +39,6 @@ class Engine(Protocol):
 
     def complete(self, prompt_ids: Sequence[list[int]], seeds: Sequence[int]) -> list[Completion]:
         """One completion per prompt, prompt i sampled with `seeds[i]`."""
-
-
-def choose_engine(engine: str) -> str:
-    """`transformers` or `vllm`: `auto` takes vLLM where it is installed beside a CUDA device.
-
-    Raises:
-        ValueError: if the engine is unknown, or vLLM is asked for and not installed.
-    """
-    if engine not in ENGINES:
-        raise ValueError(f"engine: {engine!r} is unknown; use one of {', '.join(ENGINES)}")
-    installed = find_spec("vllm") is not None
-    if engine == "vllm" and not installed:
-        raise ValueError(
-            "engine: 'vllm' is not installed; pip install 'tinyzero-trl[vllm]', or use --engine transformers"
-        )
-    if engine == "auto":
-        return "vllm" if installed and torch.cuda.is_available() else "transformers"
-    return engine
 
 
 def default_device() -> torch.device:

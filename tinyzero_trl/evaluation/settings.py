@@ -11,8 +11,8 @@ import yaml
 
 from tinyzero_trl.config import TaskConfig
 from tinyzero_trl.data import read_problems, train_test_problems
-from tinyzero_trl.evaluation.engines import choose_engine, default_device, dtype_name
-from tinyzero_trl.generation import encode_prompts
+from tinyzero_trl.evaluation.engines import default_device, dtype_name
+from tinyzero_trl.generation import choose_engine, encode_prompts
 from tinyzero_trl.records import CONFIG
 from tinyzero_trl.tasks import Problem, get_task
 
