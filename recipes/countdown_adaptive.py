@@ -70,7 +70,7 @@ def main() -> int:
         checkpoint = checkpoint_to_resume(training.resume, str(training.output_dir))
         training.eval_on_start = checkpoint is None
         trainer = build_trainer(task, training, model)
-        check_engine(trainer.accelerator, beta=training.beta)
+        check_engine(trainer)
     except (ValueError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2

@@ -1,12 +1,14 @@
 """The beginning and the end of a training run: what is written down before, and what is made of it after."""
 
+import logging
 import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from accelerate import Accelerator, DistributedType
+import torch
+from accelerate import DistributedType
 from trl import ModelConfig
 
 from tinyzero_trl.card import write_model_card
@@ -14,6 +16,8 @@ from tinyzero_trl.config import AdaptiveGRPOConfig, TaskConfig
 from tinyzero_trl.records import Run, RunRecords, read_run
 from tinyzero_trl.report import write_pictures
 from tinyzero_trl.trainer import AdaptiveGRPOTrainer
+
+logger = logging.getLogger(__name__)
 
 
 def check_launch(environment: Mapping[str, str] = os.environ) -> None:
@@ -34,18 +38,18 @@ def check_launch(environment: Mapping[str, str] = os.environ) -> None:
         )
 
 
-def check_engine(accelerator: Accelerator, *, beta: float, environment: Mapping[str, str] = os.environ) -> None:
+def check_engine(trainer: AdaptiveGRPOTrainer, environment: Mapping[str, str] = os.environ) -> None:
     """Refuse an engine other than the one asked for, and one that would train towards the wrong weights.
 
     Args:
-        accelerator: the trainer's, which knows what runs.
-        beta: the weight of the KL term, which needs a reference model.
+        trainer: knows what runs.
         environment: says what `accelerate launch` was asked for.
 
     Raises:
         ValueError: FSDP or DeepSpeed was asked for, and accelerate fell back to something else without a word, as it
             does on CPUs; or FSDP2 would compare with a reference model that only one rank has loaded.
     """
+    accelerator = trainer.accelerator
     running = accelerator.distributed_type
     for engine, remedy in (
         (DistributedType.FSDP, "accelerate runs FSDP on GPUs alone: take configs/accelerate/ddp.yaml here"),
@@ -57,10 +61,18 @@ def check_engine(accelerator: Accelerator, *, beta: float, environment: Mapping[
     plugin = getattr(accelerator.state, "fsdp_plugin", None)
     loads_on_first_rank = plugin and plugin.fsdp_version == 2 and plugin.cpu_ram_efficient_loading
     # TRL 1.16 shards the reference model as it is on each rank, and hands nothing on.
-    if loads_on_first_rank and beta and accelerator.use_distributed:
+    if loads_on_first_rank and trainer.ref_model is not None and accelerator.num_processes > 1:
         raise ValueError(
-            f"fsdp_cpu_ram_efficient_loading: true leaves the reference model that beta {beta} needs without weights "
-            "on all ranks but the first; set it to false in the accelerate file, or beta to 0"
+            f"fsdp_cpu_ram_efficient_loading: true leaves the reference model that beta {trainer.beta} needs without "
+            "weights on all ranks but the first; set it to false in the accelerate file, or beta to 0"
+        )
+    keeps_float32 = running in (DistributedType.FSDP, DistributedType.DEEPSPEED)
+    trained = {weight.dtype for weight in trainer.model.parameters() if weight.requires_grad}
+    if trained & {torch.bfloat16, torch.float16} and not keeps_float32:
+        logger.warning(
+            "dtype: the weights themselves are in half precision, which rounds steps of learning_rate "
+            f"{trainer.args.learning_rate} away; give --dtype float32 (bf16 still computes in half precision), or "
+            "launch with DeepSpeed or FSDP2, which keep float32 copies"
         )
 
 

@@ -18,6 +18,7 @@ ROOMS = [
     *("decoding", "generation", "sampling"),
     *("recipe_parser", "config"),
     *("exact_loss", "callbacks", "trackers", "card", "checkpoints", "loading", "tinymodel"),
+    "vllm_on_cpu",
     *("progress", "recording"),
     *("report", "ablation", "evaluation", "trainer"),
     *("run", "cli"),
