@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate.utils import gather_object
+from accelerate.utils import gather_object, set_seed
 from transformers import PrinterCallback, ProgressCallback, StopStringCriteria, TrainerCallback
 
 from tinyzero_trl.callbacks import AdaptiveWindowCallback, Evaluation, Rollout
@@ -88,9 +88,11 @@ class AdaptiveGRPOTrainer(ExactLossTrainer):
             args.generation_kwargs = {**given, "stop": [ANSWER_END], "include_stop_str_in_output": True}
         # The policy comes first: whoever listens after it sees the window of the next rollout.
         ours = [self.window_callback, self.records_callback, RolloutProgressCallback()]
-        if args.use_vllm and args.device.type == "cpu":
+        if args.use_vllm and args.vllm_mode == "colocate" and args.device.type == "cpu":
             adapt_vllm_to_cpu()
         super().__init__(model, reward_funcs, args, callbacks=[*ours, *callbacks], **kwargs)
+        if self.use_vllm:  # which has seeded this process with its own number, the same for every `seed`
+            set_seed(self._sampling_seed())
         self.remove_callback(ProgressCallback)
         self.remove_callback(PrinterCallback)
         stops_rows = args.stop_at_answer and not args.use_vllm
@@ -253,11 +255,14 @@ class AdaptiveGRPOTrainer(ExactLossTrainer):
     def _own_random_numbers(self) -> Iterator[None]:
         """Sample with the run's seed, and give training its random state back."""
         devices = [self.accelerator.device] if self.accelerator.device.type == "cuda" else []
-        # Ranks that share one engine (tensor parallelism) each sample every token, and must draw the same.
-        ranks_per_engine = self.args.vllm_tensor_parallel_size if self.use_vllm else 1
         with torch.random.fork_rng(devices=devices):
-            torch.manual_seed(self.args.seed + self.accelerator.process_index // ranks_per_engine)
+            torch.manual_seed(self._sampling_seed())
             yield
+
+    def _sampling_seed(self) -> int:
+        """The same for ranks that share one engine (tensor parallelism): each samples every token and must draw alike."""
+        ranks_per_engine = self.args.vllm_tensor_parallel_size if self.use_vllm else 1
+        return self.args.seed + self.accelerator.process_index // ranks_per_engine
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Write the project's own card in place of TRL's, from the records of the run."""

@@ -52,6 +52,7 @@ def results(trainer: Any) -> dict[str, Any]:
         "engine": trainer.accelerator.distributed_type.value,
         "batches": [asdict(batch) for batch in trainer.batches],
         "gaps": trainer.gaps,
+        "sampling_seed": torch.initial_seed(),
     }
 
 
