@@ -260,7 +260,7 @@ class AdaptiveGRPOTrainer(ExactLossTrainer):
             yield
 
     def _sampling_seed(self) -> int:
-        """The same for ranks that share an engine (tensor parallelism): each samples every token and must draw alike."""
+        """The same for ranks that share an engine (tensor parallelism): each samples every token, so draws alike."""
         ranks_per_engine = self.args.vllm_tensor_parallel_size if self.use_vllm else 1
         return self.args.seed + self.accelerator.process_index // ranks_per_engine
 
