@@ -8,19 +8,24 @@ Every field of the recipe can be given on the command line. The same program tra
 """
 
 import sys
+from collections.abc import Sequence
 
 from datasets import Dataset
-from transformers import AutoTokenizer
+from safetensors import SafetensorError
+from transformers import AutoTokenizer, TrainerCallback
 from trl import ModelConfig, get_peft_config
 
 from tinyzero_trl import AdaptiveGRPOConfig, AdaptiveGRPOTrainer
 from tinyzero_trl.checkpoints import checkpoint_to_resume
 from tinyzero_trl.config import TaskConfig, parse_recipe
 from tinyzero_trl.data import load_split, to_dataset, train_test_problems
+from tinyzero_trl.guarded import NonFiniteError
+from tinyzero_trl.launch import check_engine, check_launch
 from tinyzero_trl.loading import model_init_kwargs
 from tinyzero_trl.progress import quiet_without_terminal
 from tinyzero_trl.rewards import reward_functions
-from tinyzero_trl.run import check_engine, check_launch, finish_run, start_run
+from tinyzero_trl.run import check_disk, finish_run, start_run
+from tinyzero_trl.safe_points import EXIT_STOPPED_BY_SIGNAL, StopOnSignal
 from tinyzero_trl.tinymodel import resolve_model
 
 
@@ -44,7 +49,9 @@ def load_problems(task: TaskConfig) -> tuple[Dataset, Dataset]:
     return train, held_out.add_column("index", list(range(len(held_out))))
 
 
-def build_trainer(task: TaskConfig, training: AdaptiveGRPOConfig, model: ModelConfig) -> AdaptiveGRPOTrainer:
+def build_trainer(
+    task: TaskConfig, training: AdaptiveGRPOConfig, model: ModelConfig, callbacks: Sequence[TrainerCallback] = ()
+) -> AdaptiveGRPOTrainer:
     """Everything that a run needs; downloads and loads, but does not train."""
     path = resolve_model(str(model.model_name_or_path))
     training.model_init_kwargs = model_init_kwargs(model, training)
@@ -58,26 +65,41 @@ def build_trainer(task: TaskConfig, training: AdaptiveGRPOConfig, model: ModelCo
         eval_dataset=held_out,
         processing_class=AutoTokenizer.from_pretrained(path, revision=model.model_revision, padding_side="left"),
         peft_config=get_peft_config(model),
+        callbacks=callbacks,
     )
 
 
 def main() -> int:
-    """Parse, build, train, evaluate, write down."""
+    """Parse, build, train, evaluate, write down. What each exit status means is said in docs/survival.md."""
     quiet_without_terminal()
+    stop = StopOnSignal()
+    stop.listen()
     try:
         check_launch()
         task, training, model = parse_recipe()
         checkpoint = checkpoint_to_resume(training.resume, str(training.output_dir))
         training.eval_on_start = checkpoint is None
-        trainer = build_trainer(task, training, model)
+        check_disk(training)
+        trainer = build_trainer(task, training, model, callbacks=[stop])
+        check_disk(training, trainer.model)
         check_engine(trainer)
     except (ValueError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    start_run(trainer, task, model)
-    trainer.train(resume_from_checkpoint=checkpoint)
-    finish_run(trainer)
+        return say_error(error, status=2)
+    try:
+        start_run(trainer, task, model)
+        trainer.train(resume_from_checkpoint=checkpoint)
+        if stop.was_stopped:
+            return 1 if trainer.checkpoint_error else EXIT_STOPPED_BY_SIGNAL
+        finish_run(trainer)
+    except (NonFiniteError, OSError, SafetensorError) as error:
+        return say_error(error, status=1)
     return 0
+
+
+def say_error(error: Exception, status: int) -> int:
+    """One line, and the exit status to leave with."""
+    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    return status
 
 
 if __name__ == "__main__":

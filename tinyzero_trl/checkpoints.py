@@ -1,7 +1,8 @@
-"""Which checkpoint of a run to continue from."""
+"""Which checkpoint of a run to continue from, and which to forget."""
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 TRAINER_STATE = "trainer_state.json"
@@ -28,9 +29,24 @@ def checkpoint_to_resume(resume: str, output_dir: str | Path) -> str | None:
         if not is_whole(Path(resume)):
             raise ValueError(f"resume: {resume!r} holds no whole checkpoint; give auto, never or a checkpoint's folder")
         return resume
-    found = {
+    whole = {step: folder for step, folder in _checkpoints(output_dir).items() if is_whole(folder)}
+    return str(whole[max(whole)]) if whole else None
+
+
+def drop_later_checkpoints(output_dir: str | Path, step: int) -> None:
+    """Remove the checkpoints of a run after `step`, where training starts again; -1 removes all.
+
+    Whole ones are of a past that the records no longer hold, and would be newer than those to come.
+    """
+    for later, folder in _checkpoints(output_dir).items():
+        if later > step:
+            (folder / TRAINER_STATE).unlink(missing_ok=True)  # first, so that half a folder is no whole checkpoint
+            shutil.rmtree(folder)
+
+
+def _checkpoints(output_dir: str | Path) -> dict[int, Path]:
+    return {
         int(match.group(1)): folder
         for folder in Path(output_dir).glob("checkpoint-*")
-        if (match := re.fullmatch(r"checkpoint-(\d+)", folder.name)) and is_whole(folder)
+        if (match := re.fullmatch(r"checkpoint-(\d+)", folder.name)) and folder.is_dir()
     }
-    return str(found[max(found)]) if found else None

@@ -150,16 +150,16 @@ def _register_warmstart(commands: Any) -> None:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--out", type=Path, default=Path("runs/warmstart"), metavar="DIR", help="folder to write")
-    parser.add_argument("--steps", type=int, help="optimizer steps; left out, those of the model that is shipped")
+    parser.add_argument("--steps", type=int, help="optimizer steps in all; left out, those of the shipped model")
     parser.add_argument("--seed", type=int, default=0, help="decides weights and traces")
     parser.set_defaults(run=_run_warmstart)
 
 
 def _run_warmstart(args: argparse.Namespace) -> None:
-    from tinyzero_trl.tinymodel.warmstart import STEPS, held_out, warm_start
+    from tinyzero_trl.tinymodel.warmstart import LESSONS, held_out, shortened, warm_start
 
-    steps = STEPS if args.steps is None else args.steps
-    folder = warm_start(args.out, steps=steps, seed=args.seed, show_progress=sys.stderr.isatty())
+    lessons = LESSONS if args.steps is None else shortened(LESSONS, args.steps)
+    folder = warm_start(args.out, lessons=lessons, seed=args.seed, show_progress=sys.stderr.isatty())
     for measured in held_out(folder):
         print(
             f"{measured.task}: {measured.accuracy:.1%} of {measured.problems} held-out problems, "

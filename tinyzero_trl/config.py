@@ -36,6 +36,7 @@ _LEAST_COUNTS = {
     "steps_per_generation": 1,
     "generation_batch_size": 1,
     "max_tokens_per_micro_batch": 1,
+    "max_skipped_steps": 0,
     "seed": 0,
 }
 _OPTIONAL_COUNTS = (
@@ -88,6 +89,10 @@ class AdaptiveGRPOConfig(_WindowFields, GRPOConfig):
         default=False,
         metadata={"help": "end a completion with its first </answer>, for models that ramble on after it"},
     )
+    max_skipped_steps: int = field(
+        default=10,
+        metadata={"help": "most optimizer steps in a row without effect, because a number in them is not finite"},
+    )
     resume: str = field(
         default="auto",
         metadata={"help": "auto: newest whole checkpoint in output_dir; never; or a checkpoint's path"},
@@ -101,6 +106,12 @@ class AdaptiveGRPOConfig(_WindowFields, GRPOConfig):
         self.window_config()
         super().__post_init__()
         self._check_schedule()
+
+    @property
+    def optimizer_steps_per_rollout(self) -> int:
+        """Optimizer steps that are taken on one generation batch."""
+        assert self.steps_per_generation is not None, "TRL sets it"
+        return self.steps_per_generation * self.num_iterations // self.gradient_accumulation_steps
 
     def window_config(self) -> WindowConfig:
         """The window fields without their prefix, defaults filled in."""
@@ -166,6 +177,12 @@ class AdaptiveGRPOConfig(_WindowFields, GRPOConfig):
             steps = getattr(self, f"{what}_steps")
             if getattr(self, f"{what}_strategy") == "steps" and not steps > 0:
                 raise ValueError(f"{what}_steps: {steps!r} is not above 0; change it, or set {what}_strategy to 'no'")
+        per_rollout = self.optimizer_steps_per_rollout
+        if self.save_strategy == "best" and per_rollout > 1 and self.eval_steps and self.eval_steps % per_rollout:
+            raise ValueError(
+                f"eval_steps: {self.eval_steps!r} is not a multiple of the {per_rollout} optimizer steps per rollout, "
+                "between which nothing is saved (save_strategy best); make it one"
+            )
 
     def _check_choices(self) -> None:
         if not isinstance(self.output_dir, str | None):

@@ -8,6 +8,7 @@ from typing import Any
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from tinyzero_trl.callbacks import Evaluation, Rollout, SavedInCheckpoints
+from tinyzero_trl.checkpoints import drop_later_checkpoints
 from tinyzero_trl.metrics import RunningTotals, rollout_metrics
 from tinyzero_trl.records import RunRecords
 from tinyzero_trl.trackers import Trackers
@@ -43,6 +44,7 @@ class RecordsCallback(SavedInCheckpoints):
         self.success_threshold = success_threshold
         self.samples_every_steps = samples_every_steps
         self.totals = RunningTotals()
+        self._skipped_steps = 0
         self._clock = _Clock()
         self._records: RunRecords | None = None  # on the main process alone, and from the start of training
         self._trackers: Trackers | None = None
@@ -53,12 +55,14 @@ class RecordsCallback(SavedInCheckpoints):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Open the run directory, cut back to the step that training starts from."""
+        """Open the run directory, records and checkpoints cut back to the step that training starts from."""
         self._clock = _Clock()
         super().on_train_begin(args, state, control, **kwargs)
         if state.is_world_process_zero:
+            start = state.global_step if state.global_step > 0 else -1
             self._records = RunRecords(str(args.output_dir))
-            self._records.truncate_after(state.global_step if state.global_step > 0 else -1)
+            self._records.truncate_after(start)
+            drop_later_checkpoints(str(args.output_dir), start)
             self._trackers = Trackers(args)
 
     def on_step_begin(
@@ -92,7 +96,8 @@ class RecordsCallback(SavedInCheckpoints):
         figures: Mapping[str, float],
     ) -> None:
         """Collect the figures of the optimizer step's own forward passes."""
-        self._line |= figures
+        self._skipped_steps += int(figures.get("faults/step_skipped", 0))
+        self._line |= {**figures, "faults/skipped_steps": float(self._skipped_steps)}
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Complete the line; where TRL logs at this step, its figures join it first. The last step is evaluated."""
@@ -137,11 +142,12 @@ class RecordsCallback(SavedInCheckpoints):
     def state_dict(self) -> dict[str, Any]:
         """Totals and clock."""
         clock = {"elapsed_before_s": self._clock.wall_s, "evaluation_s": self._clock.evaluation_s}
-        return {"totals": self.totals.state_dict(), "clock": clock}
+        return {"totals": self.totals.state_dict(), "skipped_steps": self._skipped_steps, "clock": clock}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue totals and clock."""
         self.totals.load_state_dict(state["totals"])
+        self._skipped_steps = state["skipped_steps"]
         self._clock = _Clock(**state["clock"])
 
     def _write_line(self, state: TrainerState, logged_by_trl: Mapping[str, float] | None = None) -> None:

@@ -1,14 +1,12 @@
 """The beginning and the end of a training run: what is written down before, and what is made of it after."""
 
-import logging
-import os
-from collections.abc import Mapping
+import shutil
+import tempfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
-from accelerate import DistributedType
+from torch import nn
 from trl import ModelConfig
 
 from tinyzero_trl.card import write_model_card
@@ -17,62 +15,36 @@ from tinyzero_trl.records import Run, RunRecords, read_run
 from tinyzero_trl.report import write_pictures
 from tinyzero_trl.trainer import AdaptiveGRPOTrainer
 
-logger = logging.getLogger(__name__)
+PROBE_BYTES = 1 << 16
 
 
-def check_launch(environment: Mapping[str, str] = os.environ) -> None:
-    """Refuse to go on alone where `accelerate launch` was asked for several processes and started one.
+def check_disk(training: AdaptiveGRPOConfig, model: nn.Module | None = None) -> None:
+    """Refuse to start where nothing can be written, or where not even one checkpoint of `model` has room.
 
-    It does so for `--cpu --num_processes 2` and for the type MULTI_CPU: the address of a meeting point is set then, but
-    nobody else will come.
-
-    Raises:
-        ValueError: this process has been told where to meet others, and not how many they are.
-    """
-    sizes = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
-    is_launched = "ACCELERATE_MIXED_PRECISION" in environment
-    if is_launched and "MASTER_ADDR" in environment and not any(size in environment for size in sizes):
-        raise ValueError(
-            "num_processes: accelerate was asked for several processes and started one; on CPUs use "
-            "ACCELERATE_USE_CPU=1 accelerate launch --multi_gpu --num_processes N, or ask for one"
-        )
-
-
-def check_engine(trainer: AdaptiveGRPOTrainer, environment: Mapping[str, str] = os.environ) -> None:
-    """Refuse an engine other than the one asked for, and one that would train towards the wrong weights.
-
-    Args:
-        trainer: knows what runs.
-        environment: says what `accelerate launch` was asked for.
+    Leaves nothing behind: the folder of a run that does not begin is not made.
 
     Raises:
-        ValueError: FSDP or DeepSpeed was asked for, and accelerate fell back to something else without a word, as it
-            does on CPUs; or FSDP2 would compare with a reference model that only one rank has loaded.
+        ValueError: names `output_dir` and what is in the way.
     """
-    accelerator = trainer.accelerator
-    running = accelerator.distributed_type
-    for engine, remedy in (
-        (DistributedType.FSDP, "accelerate runs FSDP on GPUs alone: take configs/accelerate/ddp.yaml here"),
-        (DistributedType.DEEPSPEED, "unset ACCELERATE_USE_CPU and give --use_cpu true to the program"),
-    ):
-        asked = environment.get(f"ACCELERATE_USE_{engine.value}", "false").lower() == "true"
-        if asked and running != engine:
-            raise ValueError(f"distributed_type: {engine.value} was asked for and {running.value} runs; {remedy}")
-    plugin = getattr(accelerator.state, "fsdp_plugin", None)
-    loads_on_first_rank = plugin and plugin.fsdp_version == 2 and plugin.cpu_ram_efficient_loading
-    # TRL 1.16 shards the reference model as it is on each rank, and hands nothing on.
-    if loads_on_first_rank and trainer.ref_model is not None and accelerator.num_processes > 1:
+    folder = Path(str(training.output_dir)).absolute()
+    existing = next(place for place in (folder, *folder.parents) if place.exists())
+    try:
+        with tempfile.TemporaryFile(dir=existing) as probe:
+            probe.write(bytes(PROBE_BYTES))
+            probe.flush()
+    except OSError as error:
         raise ValueError(
-            f"fsdp_cpu_ram_efficient_loading: true leaves the reference model that beta {trainer.beta} needs without "
-            "weights on all ranks but the first; set it to false in the accelerate file, or beta to 0"
-        )
-    keeps_float32 = running in (DistributedType.FSDP, DistributedType.DEEPSPEED)
-    trained = {weight.dtype for weight in trainer.model.parameters() if weight.requires_grad}
-    if trained & {torch.bfloat16, torch.float16} and not keeps_float32:
-        logger.warning(
-            "dtype: the weights themselves are in half precision, which rounds steps of learning_rate "
-            f"{trainer.args.learning_rate} away; give --dtype float32 (bf16 still computes in half precision), or "
-            "launch with DeepSpeed or FSDP2, which keep float32 copies"
+            f"output_dir: {str(folder)!r} cannot be written ({error.strerror}); free some space, or name another folder"
+        ) from None
+    if model is None or training.save_strategy == "no":
+        return
+    # Weights and the two moments of Adam; what is frozen is not saved, of what is sharded only this rank's part counts.
+    trained = sum(weight.numel() * weight.element_size() for weight in model.parameters() if weight.requires_grad)
+    needed, free = 3 * trained, shutil.disk_usage(existing).free
+    if free < needed:
+        raise ValueError(
+            f"output_dir: {str(folder)!r} has {free / 1e9:.2f} GB left, and one checkpoint takes about "
+            f"{needed / 1e9:.2f} GB; free some space, or name another folder"
         )
 
 

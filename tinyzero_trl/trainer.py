@@ -16,12 +16,13 @@ from tinyzero_trl.callbacks import AdaptiveWindowCallback, Evaluation, Rollout
 from tinyzero_trl.card import write_model_card
 from tinyzero_trl.config import AdaptiveGRPOConfig
 from tinyzero_trl.decoding import shrinking_batches
-from tinyzero_trl.exact_loss import ExactLossTrainer
+from tinyzero_trl.guarded import GuardedTrainer
 from tinyzero_trl.metrics import evaluation_metrics, ratio_metrics
 from tinyzero_trl.progress import RolloutProgressCallback
 from tinyzero_trl.recording import RecordsCallback
 from tinyzero_trl.records import CONFIG
 from tinyzero_trl.rewards import completion_text
+from tinyzero_trl.safe_points import SaveBetweenRollouts
 from tinyzero_trl.sampling import EpochOrder
 from tinyzero_trl.vllm_on_cpu import adapt_vllm_to_cpu
 from tinyzero_trl.windows import RolloutObservation
@@ -41,10 +42,10 @@ class _ScoredRows:
     samples: list[dict[str, Any]]
 
 
-class AdaptiveGRPOTrainer(ExactLossTrainer):
+class AdaptiveGRPOTrainer(GuardedTrainer):
     """GRPO whose rollouts are as long as a window policy allows.
 
-    What it changes of `trl.GRPOTrainer`, besides the savings of `ExactLossTrainer`:
+    What it changes of `trl.GRPOTrainer`, besides the savings of `ExactLossTrainer` and the caution of `GuardedTrainer`:
 
     - before each training rollout the engine's completion limit is set to the policy's window; before evaluation it
       is set back to `max_completion_length`, which also stays the normaliser of every loss;
@@ -53,7 +54,8 @@ class AdaptiveGRPOTrainer(ExactLossTrainer):
     - after each rollout, policy update and evaluation the events of `RolloutCallback` are fired;
     - evaluation samples with random numbers of its own, so that how often one evaluates changes no training step, and
       computes no loss unless that chooses the best model;
-    - the order of the problems depends on seed and epoch alone, so that a resumed run continues it;
+    - the order of the problems depends on seed and epoch alone, and checkpoints are written between two rollouts, so
+      that a resumed run continues as if nothing had happened;
     - the progress bar shows reward, window and truncation.
 
     The first reward function is the verdict: what policies, metrics and evaluation call success. Its reward counts
@@ -86,8 +88,9 @@ class AdaptiveGRPOTrainer(ExactLossTrainer):
         if args.stop_at_answer and args.use_vllm:
             given: Any = args.generation_kwargs or {}
             args.generation_kwargs = {**given, "stop": [ANSWER_END], "include_stop_str_in_output": True}
-        # The policy comes first: whoever listens after it sees the window of the next rollout.
-        ours = [self.window_callback, self.records_callback, RolloutProgressCallback()]
+        # First whether a step is saved, which decides what is logged. The policy comes before those who listen to
+        # rollouts: they see the window of the next one.
+        ours = [SaveBetweenRollouts(), self.window_callback, self.records_callback, RolloutProgressCallback()]
         if args.use_vllm and args.vllm_mode == "colocate" and args.device.type == "cpu":
             adapt_vllm_to_cpu()
         super().__init__(model, reward_funcs, args, callbacks=[*ours, *callbacks], **kwargs)
@@ -150,7 +153,7 @@ class AdaptiveGRPOTrainer(ExactLossTrainer):
         local = slice(
             self.accelerator.process_index * len(prompts), (self.accelerator.process_index + 1) * len(prompts)
         )
-        rewards = rewards_per_func[:, 0].nan_to_num(0.0).tolist()
+        rewards = rewards_per_func[:, 0].nan_to_num(0.0, posinf=0.0, neginf=0.0).tolist()  # no number, no success
         lengths = [len(ids) for ids in completion_ids_list]
         # TRL also takes a padding token for an end, but one that the model sampled ends nothing.
         truncated = [
@@ -271,15 +274,14 @@ class AdaptiveGRPOTrainer(ExactLossTrainer):
 
     # --- policy updates ---------------------------------------------------------------------------------------
 
-    def training_step(self, model: torch.nn.Module, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
-        """TRL's step; when it completes the gradient of an optimizer step, the update's figures are fired."""
-        loss = super().training_step(model, inputs, num_items_in_batch)
-        if self.accelerator.sync_gradients:
-            self._fire("on_policy_update", figures=self._update_figures())
-        return loss
+    def _get_grad_norm(self, model: torch.nn.Module, grad_norm: Any = None) -> Any:
+        """The norm; the gradient of an optimizer step is complete, and the update's figures are fired."""
+        grad_norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        self._fire("on_policy_update", figures=self._update_figures())
+        return grad_norm
 
     def _update_figures(self) -> dict[str, float]:
-        """`actor/` and `compute/` figures of the optimizer step's own passes, over all ranks."""
+        """`actor/`, `compute/` and `faults/` figures of the optimizer step's own passes, over all ranks."""
         log_ratios = self.accelerator.pad_across_processes(self.pop_log_ratios(), pad_index=torch.nan)
         log_ratios = self.accelerator.gather(log_ratios).float().cpu().numpy()
         counts = self.pop_compute_counts()
@@ -293,6 +295,7 @@ class AdaptiveGRPOTrainer(ExactLossTrainer):
         figures = ratio_metrics(
             log_ratios, clip_low=self.epsilon_low, clip_high=self.epsilon_high, mask=~np.isnan(log_ratios)
         )
+        figures["faults/step_skipped"] = float(self.step_was_skipped)
         if rows:
             figures["compute/rows_skipped_frac"] = skipped / rows
         if positions:

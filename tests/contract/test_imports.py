@@ -19,9 +19,9 @@ ROOMS = [
     *("recipe_parser", "config"),
     *("exact_loss", "callbacks", "trackers", "card", "checkpoints", "loading", "tinymodel"),
     "vllm_on_cpu",
-    *("progress", "recording"),
+    *("guarded", "safe_points", "progress", "recording"),
     *("report", "ablation", "evaluation", "trainer"),
-    *("run", "cli"),
+    *("launch", "run", "cli"),
 ]
 
 

@@ -10,6 +10,7 @@ from trl.generation.vllm_generation import VLLMGeneration
 from trl.trainer.utils import RepeatSampler
 
 from tinyzero_trl.exact_loss import ExactLossTrainer
+from tinyzero_trl.guarded import GuardedTrainer
 from tinyzero_trl.trainer import AdaptiveGRPOTrainer
 
 PINNED = {
@@ -18,7 +19,13 @@ PINNED = {
     "_calculate_rewards": ["self", "inputs", "prompts", "completions", "completion_ids_list"],
     "_compute_loss": ["self", "model", "inputs"],
     "_prepare_inputs": ["self", "generation_batch"],
-    "training_step": ["self", "model", "inputs", "num_items_in_batch"],
+    "_init_training_state": [
+        *("self", "max_steps", "num_update_steps_per_epoch", "num_train_epochs"),
+        *("resume_from_checkpoint", "trial"),
+    ],
+    "_get_grad_norm": ["self", "model", "grad_norm"],
+    "_save_checkpoint": ["self", "model", "trial"],
+    "_save_rng_state": ["self", "output_dir"],
     "evaluate": ["self", "eval_dataset", "ignore_keys", "metric_key_prefix"],
     "_get_train_sampler": ["self", "dataset"],
     "create_model_card": ["self", "model_name", "dataset_name", "tags"],
@@ -44,7 +51,7 @@ def test_per_token_log_probabilities_start_with_the_arguments_that_are_passed_on
 def test_nothing_else_of_the_parents_is_overridden() -> None:
     """Whoever wraps another method pins its signature above."""
     theirs = {name for base in GRPOTrainer.__mro__ for name in vars(base)}
-    for ours in (ExactLossTrainer, AdaptiveGRPOTrainer):
+    for ours in (ExactLossTrainer, GuardedTrainer, AdaptiveGRPOTrainer):
         overridden = {name for name, value in vars(ours).items() if callable(value) and name in theirs}
         assert {name for name in overridden if not name.startswith("__")} <= PINNED.keys() | LEADING.keys() | PASSED_ON
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tinyzero_trl.checkpoints import checkpoint_to_resume, is_whole
+from tinyzero_trl.checkpoints import checkpoint_to_resume, drop_later_checkpoints, is_whole
 
 
 def write(folder: Path, state: str | None = None, step: int = 0) -> Path:
@@ -48,3 +48,17 @@ def test_never_and_a_path_are_taken_at_their_word(tmp_path: Path) -> None:
     assert checkpoint_to_resume(str(older), tmp_path / "run") == str(older)
     with pytest.raises(ValueError, match=r"^resume: 'always' holds no whole checkpoint"):
         checkpoint_to_resume("always", tmp_path / "run")
+
+
+def test_what_is_later_than_the_start_of_a_run_is_forgotten(tmp_path: Path) -> None:
+    """Otherwise a run that starts over and is killed early would go on from a checkpoint of its former life."""
+    for step in (5, 10, 15):
+        write(tmp_path / f"checkpoint-{step}", step=step)
+    write(tmp_path / "checkpoint-20", "missing")
+    write(tmp_path / "checkpoint-best")
+    drop_later_checkpoints(tmp_path, 10)
+    left = {"checkpoint-5", "checkpoint-10", "checkpoint-best"}
+    assert {folder.name for folder in tmp_path.iterdir()} == left
+    drop_later_checkpoints(tmp_path, -1)
+    assert [folder.name for folder in tmp_path.iterdir()] == ["checkpoint-best"]
+    drop_later_checkpoints(tmp_path / "nowhere", -1)

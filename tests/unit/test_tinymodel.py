@@ -7,6 +7,7 @@ from itertools import islice
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -14,8 +15,17 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from tinyzero_trl.tasks import Problem, countdown, multiplication
 from tinyzero_trl.tinymodel import resolve_model
 from tinyzero_trl.tinymodel.tokenizer import LARGEST_WHOLE_INTEGER, build_tokenizer
-from tinyzero_trl.tinymodel.traces import LARGEST_INTERMEDIATE, countdown_trace, multiplication_trace
-from tinyzero_trl.tinymodel.warmstart import BATCH_TRACES, COUNTDOWN, build_model, trace_dataset, traces
+from tinyzero_trl.tinymodel.traces import LARGEST_INTERMEDIATE, LINES_ASTRAY, countdown_trace, multiplication_trace
+from tinyzero_trl.tinymodel.warmstart import (
+    BATCH_TRACES,
+    COUNTDOWN,
+    LESSONS,
+    build_model,
+    shortened,
+    trace_dataset,
+    traces,
+    warm_start,
+)
 
 EMBEDDED = Path(resolve_model("embedded"))
 LARGEST_FOLDER_BYTES = 8 * 2**20
@@ -104,6 +114,31 @@ def test_every_countdown_trace_is_right_and_true() -> None:
     assert written > 0.9 * len(problems()), "nearly every problem has a solution in whole numbers"
 
 
+def test_who_loses_the_thread_copies_lines_and_gives_up() -> None:
+    astray = []
+    for seed, problem in enumerate(problems()):
+        trace = countdown_trace(problem, random.Random(seed), distraction=1.0)
+        if trace is None or "?" not in trace:
+            continue  # found in the first line
+        thought, answer = trace.split(" ?</think>\n")
+        first, *copies = thought.split("\n")
+        assert copies and set(copies) == {first}, "there is nothing else to copy after one line"
+        assert countdown.score(answer, problem.numbers, problem.target).reward == 0.0
+        astray.append(len(copies))
+    assert len(astray) > 50
+    assert 0.7 * LINES_ASTRAY < sum(astray) / len(astray) < 1.4 * LINES_ASTRAY
+    assert max(astray) > 3 * LINES_ASTRAY, "a long tail"
+
+
+def test_who_is_impatient_gives_up_after_a_line() -> None:
+    for problem in problems():
+        patient, impatient = (countdown_trace(problem, random.Random(3), impatience=odds) for odds in (0.0, 1.0))
+        if patient is None or impatient is None:
+            continue
+        first_line = patient.split("\n")[0].removesuffix("</think>")
+        assert impatient.split("</think>")[0] == (first_line if "!" in first_line else f"{first_line} ?")
+
+
 def test_a_problem_without_a_solution_in_whole_numbers_has_no_trace() -> None:
     assert countdown.solve((1, 1, 1), 100) is None
     assert countdown_trace(Problem((1, 1, 1), 100), random.Random(0)) is None
@@ -129,15 +164,34 @@ def test_every_multiplication_trace_is_right_and_true(digits: tuple[int, ...]) -
 def test_held_out_problems_never_occur_in_traces() -> None:
     held_out = {countdown.render_prompt(problem, "base") for problem in COUNTDOWN.split()[1]}
     train = {countdown.render_prompt(problem, "base") for problem in COUNTDOWN.split()[0]}
-    seen = {row["prompt"] for row in islice(traces(seed=0), 2000)}
+    seen = {row["prompt"] for row in islice(traces(lesson=LESSONS[0], seed=0), 2000)}
     assert not seen & held_out
     assert len(seen & train) > 500
 
 
 def test_training_rows_are_the_same_however_many_are_asked_for() -> None:
-    few, more = trace_dataset(2, seed=1), trace_dataset(4, seed=1)
+    few, more = (trace_dataset(batches, lesson=LESSONS[1], seed=1) for batches in (2, 4))
     assert len(few) == 2 * BATCH_TRACES
     assert more[: len(few)] == few[:]
+
+
+def test_lessons_are_shortened_in_proportion() -> None:
+    assert [lesson.steps for lesson in shortened(LESSONS, 27)] == [20, 7]
+    assert [lesson.steps for lesson in shortened(LESSONS, 2)] == [1, 1]
+    with pytest.raises(ValueError, match=r"^steps: 1 is below 2, one for each lesson"):
+        shortened(LESSONS, 1)
+
+
+@pytest.mark.slow
+def test_the_lessons_are_taught_one_after_the_other(tmp_path: Path) -> None:
+    first, both = (
+        AutoModelForCausalLM.from_pretrained(warm_start(tmp_path / name, lessons=lessons, show_progress=False))
+        for name, lessons in (("first", shortened(LESSONS, 2)[:1]), ("both", shortened(LESSONS, 2)))
+    )
+    weights = [model.get_input_embeddings().weight for model in (first, both)]
+    untaught = build_model(tokenizer(), seed=0).get_input_embeddings().weight
+    assert not torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], untaught)
+    assert AutoTokenizer.from_pretrained(tmp_path / "both")("12")["input_ids"] == encode("12")
 
 
 def test_only_the_word_embedded_stands_for_the_embedded_model() -> None:

@@ -147,6 +147,12 @@ METRICS: dict[str, Metric] = {
     "compute/padding_frac": Metric(
         "fraction", "padding positions / positions in the forward pass of the loss", "Computation spent on padding"
     ),
+    "faults/step_skipped": Metric(
+        "0 or 1", "1 if a loss, reward or the gradient norm was not finite", "Whether this step left the weights alone"
+    ),
+    "faults/skipped_steps": Metric(
+        "steps", "sum of step_skipped since the start", "Optimizer steps that left the weights alone so far"
+    ),
     "train/cumulative_reward": Metric(
         "reward", "sum over rollouts of the batch's mean reward", "Reward so far, comparable between batch sizes"
     ),

@@ -14,19 +14,26 @@ from tinyzero_trl.tasks import Problem
 LARGEST_INTERMEDIATE = 200
 """Branches beyond this value are passed over: targets end at 100, and the model reads integers up to here whole."""
 
+LINES_ASTRAY = 40
+"""Lines that a distracted searcher copies before it gives up, on average."""
+
 _Item = tuple[int, str]  # a value, and the expression that made it
 
 
-def countdown_trace(problem: Problem, generator: random.Random, *, impatience: float = 0.0) -> str | None:
+def countdown_trace(
+    problem: Problem, generator: random.Random, *, impatience: float = 0.0, distraction: float = 0.0
+) -> str | None:
     r"""The text after an opened `<think>`: a depth-first search in random order that ends in an answer.
 
     Every result is followed by what it says about the target: `<` too small, `>` too large, `!` found. A line holds
-    what follows from one first operation; after a line without success an impatient searcher may write `?` and give up.
+    what follows from one first operation. After a line without success an impatient searcher may write `?` and give up,
+    and a distracted one may lose the thread: from there on it copies lines that it has already written, in no order.
 
     Args:
         problem: Numbers and target; meant for three numbers (a full search of four is thousands of tokens long).
         generator: Orders the branches, and decides about giving up; the operators of a last pair keep their order.
         impatience: Probability of giving up after a line, with the last expression tried as the (wrong) answer.
+        distraction: Probability of losing the thread after a line; it gives up after `LINES_ASTRAY` more on average.
 
     Returns:
         Reasoning and answer, such as ``7+3=10: 10+5=15< 10-5=5< 10*5=50>\n5*3=15: 15+7=22!</think>\n<answer>...``,
@@ -51,7 +58,10 @@ def countdown_trace(problem: Problem, generator: random.Random, *, impatience: f
                 if found := search([(value, expression), *rest]):
                     return found
                 written[-1] = written[-1].rstrip() + "\n"
-                if tried and generator.random() < impatience:
+                astray = generator.random() < distraction
+                if astray:
+                    written.extend(_lines_again("".join(written), generator))
+                if tried and (astray or generator.random() < impatience):
                     written[-1] = written[-1].rstrip() + " ?"
                     return tried
             elif value == problem.target:
@@ -66,6 +76,13 @@ def countdown_trace(problem: Problem, generator: random.Random, *, impatience: f
     if expression is None:
         return None
     return "".join(written) + f"</think>\n<answer>{expression[1:-1]}</answer>"
+
+
+def _lines_again(text: str, generator: random.Random) -> list[str]:
+    """Lines of `text` in random order, again and again; their number is geometric with mean `LINES_ASTRAY`."""
+    lines = text.splitlines(keepends=True)
+    count = 1 + int(generator.expovariate(1 / LINES_ASTRAY))
+    return generator.choices(lines, k=count)
 
 
 def _branches(items: Sequence[_Item], generator: random.Random) -> list[tuple[_Item, str, _Item]]:

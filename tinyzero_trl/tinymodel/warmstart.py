@@ -1,15 +1,15 @@
 """Warm start: supervised training of the embedded model on search traces, before any reinforcement learning.
 
 The embedded model is a Qwen2 of about one million parameters with few key-value heads, so that a laptop's CPU generates
-thousands of tokens per second. Its teacher is able but impatient: it searches well, and gives up after any line with
-probability `IMPATIENCE`, so that about half of the traces end in a wrong answer. So the model has good and bad habits,
-as larger base models have, and reinforcement learning has something to choose from: those who go on thinking win.
+thousands of tokens per second. Its teachers search well, but after any line without success they may give up
+(impatience), or lose the thread and copy old lines, often beyond any limit (distraction). So the model has good and
+bad habits, as larger base models have, and reinforcement learning has something to choose from: those who go on
+searching win, those who go on rambling do not. Lengths have the heavy tail that rollouts of real models have.
 """
 
 import random
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +32,31 @@ from tinyzero_trl.tinymodel.traces import countdown_trace, multiplication_trace
 
 MAX_POSITIONS = 1024
 BATCH_TRACES = 16
-STEPS = 2250
-IMPATIENCE = 0.12
+LONGEST_ROW = 528
+"""Prompt and trace, in tokens; longer traces are cut there, without an end."""
 _BUCKET_BATCHES = 16
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """Optimizer steps of `BATCH_TRACES` traces each, and the habits of the teacher who writes them.
+
+    `decay` is the share of the steps over which the learning rate falls to zero; `impatience` and `distraction` are
+    those of `countdown_trace`.
+    """
+
+    steps: int
+    learning_rate: float
+    decay: float
+    impatience: float
+    distraction: float
+
+
+# The first lesson is mostly arithmetic and search, the second mostly bad habits.
+LESSONS = (
+    Lesson(steps=2000, learning_rate=2e-3, decay=0.2, impatience=0.06, distraction=0.15),
+    Lesson(steps=700, learning_rate=1e-3, decay=0.7, impatience=0.2, distraction=0.12),
+)
 
 
 @dataclass(frozen=True)
@@ -43,7 +65,7 @@ class TinyTask:
 
     name: str
     share: float
-    write_trace: Callable[[Problem, random.Random], str | None]
+    write_trace: Callable[[Problem, random.Random, Lesson], str | None]
     train_size: int
     test_size: int
     generator_options: dict[str, Any]
@@ -56,9 +78,23 @@ class TinyTask:
 
 
 COUNTDOWN = TinyTask(
-    "countdown", 0.9, partial(countdown_trace, impatience=IMPATIENCE), 2400, 512, {"operands": (3,), "max_number": 12}
+    "countdown",
+    0.9,
+    lambda problem, generator, lesson: countdown_trace(
+        problem, generator, impatience=lesson.impatience, distraction=lesson.distraction
+    ),
+    2200,
+    1024,
+    {"operands": (3,), "max_number": 12},
 )
-MULTIPLICATION = TinyTask("multiplication", 0.1, multiplication_trace, 3000, 512, {"digits": (2,)})
+MULTIPLICATION = TinyTask(
+    "multiplication",
+    0.1,
+    lambda problem, generator, lesson: multiplication_trace(problem, generator),
+    3000,
+    512,
+    {"digits": (2,)},
+)
 
 TASKS = (COUNTDOWN, MULTIPLICATION)
 
@@ -82,7 +118,7 @@ def build_model(tokenizer: PreTrainedTokenizerFast, *, seed: int) -> Qwen2ForCau
     return Qwen2ForCausalLM(config)
 
 
-def traces(*, seed: int) -> Iterator[dict[str, str]]:
+def traces(*, lesson: Lesson, seed: int) -> Iterator[dict[str, str]]:
     """An endless stream of `prompt` and `completion`: fresh traces of the training problems of both tasks.
 
     Held-out problems never occur; problems that the integer search cannot solve are passed over.
@@ -93,18 +129,18 @@ def traces(*, seed: int) -> Iterator[dict[str, str]]:
     while True:
         [task] = generator.choices(TASKS, shares)
         problem = generator.choice(problems[task.name])
-        completion = task.write_trace(problem, generator)
+        completion = task.write_trace(problem, generator, lesson)
         if completion is not None:
             yield {"prompt": str(get_task(task.name).render_prompt(problem, "base")), "completion": completion}
 
 
-def trace_dataset(batches: int, *, seed: int) -> Dataset:
+def trace_dataset(batches: int, *, lesson: Lesson, seed: int) -> Dataset:
     """`batches` x `BATCH_TRACES` rows in training order; a batch's traces are about equally long, to pad little.
 
     The first batches are the same however many are asked for.
     """
     generator = random.Random(seed)
-    stream = traces(seed=seed)
+    stream = traces(lesson=lesson, seed=seed)
     rows: list[dict[str, str]] = []
     while len(rows) < batches * BATCH_TRACES:
         bucket = sorted((next(stream) for _ in range(_BUCKET_BATCHES * BATCH_TRACES)), key=_length)
@@ -118,41 +154,60 @@ def _length(row: dict[str, str]) -> int:
     return len(row["completion"])
 
 
+def shortened(lessons: Sequence[Lesson], steps: int) -> list[Lesson]:
+    """The same lessons in about `steps` optimizer steps, each with its share of them.
+
+    Raises:
+        ValueError: not even one step for each lesson.
+    """
+    if steps < len(lessons):
+        raise ValueError(f"steps: {steps} is below {len(lessons)}, one for each lesson; give more, or leave it out")
+    total = sum(lesson.steps for lesson in lessons)
+    return [replace(lesson, steps=max(1, round(lesson.steps * steps / total))) for lesson in lessons]
+
+
 def warm_start(
-    out: str | Path,
-    *,
-    steps: int = STEPS,
-    learning_rate: float = 2e-3,
-    seed: int = 0,
-    show_progress: bool = True,
+    out: str | Path, *, lessons: Sequence[Lesson] = LESSONS, seed: int = 0, show_progress: bool = True
 ) -> Path:
     """Train the embedded model from scratch and save model and tokenizer to `out`.
 
     Args:
         out: Folder to write, loadable with `AutoModelForCausalLM.from_pretrained`.
-        steps: Optimizer steps of `BATCH_TRACES` traces, about 130 tokens each.
-        learning_rate: Of AdamW, after a warm-up of 100 steps; constant, so that fewer steps give an earlier stage of
-            the same model.
+        lessons: What is taught, one after the other, by which teacher.
         seed: Decides weights, traces and their order.
-        show_progress: Whether to draw a progress bar.
-
-    Raises:
-        ValueError: fewer than one step.
+        show_progress: Whether to draw progress bars.
     """
-    if steps < 1:
-        raise ValueError(f"steps: {steps} is below 1; give the optimizer steps to train for, such as {STEPS}")
     tokenizer = build_tokenizer()
+    model = build_model(tokenizer, seed=seed)
+    for number, lesson in enumerate(lessons):
+        teach(model, tokenizer, lesson, out, seed=seed + number, show_progress=show_progress)
+    model.save_pretrained(out)
+    tokenizer.save_pretrained(out)
+    return Path(out)
+
+
+def teach(
+    model: Qwen2ForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    lesson: Lesson,
+    out: str | Path,
+    *,
+    seed: int,
+    show_progress: bool,
+) -> None:
+    """One lesson, to the model itself: AdamW, with a warm-up over 100 steps and a linear decay in the end."""
     arguments = SFTConfig(
         output_dir=str(out),
-        max_steps=steps,
+        max_steps=lesson.steps,
         per_device_train_batch_size=BATCH_TRACES,
         train_sampling_strategy="sequential",
-        learning_rate=learning_rate,
-        lr_scheduler_type="constant_with_warmup",
-        warmup_steps=100,
+        learning_rate=lesson.learning_rate,
+        lr_scheduler_type="warmup_stable_decay",
+        lr_scheduler_kwargs={"num_decay_steps": max(1, round(lesson.decay * lesson.steps)), "decay_type": "linear"},
+        warmup_steps=min(100, lesson.steps // 5),
         weight_decay=0.01,
         max_grad_norm=1.0,
-        max_length=MAX_POSITIONS,
+        max_length=LONGEST_ROW,
         completion_only_loss=True,
         gradient_checkpointing=False,
         bf16=False,
@@ -164,14 +219,12 @@ def warm_start(
         disable_tqdm=not show_progress,
     )
     trainer = SFTTrainer(
-        model=build_model(tokenizer, seed=seed),
+        model=model,
         args=arguments,
-        train_dataset=trace_dataset(steps, seed=seed),
+        train_dataset=trace_dataset(lesson.steps, lesson=lesson, seed=seed),
         processing_class=tokenizer,
     )
     trainer.train()
-    trainer.save_model(str(out))
-    return Path(out)
 
 
 @dataclass(frozen=True)
@@ -185,7 +238,7 @@ class HeldOut:
     truncated_frac: float
 
 
-def held_out(model_path: str | Path, *, problems: int = 256, max_completion_length: int = 256) -> list[HeldOut]:
+def held_out(model_path: str | Path, *, problems: int = 512, max_completion_length: int = 512) -> list[HeldOut]:
     """Measure a model on the first held-out problems of each tiny task."""
     model = AutoModelForCausalLM.from_pretrained(model_path)
     tokenizer = AutoTokenizer.from_pretrained(model_path)

@@ -1,0 +1,40 @@
+"""A run that is killed or stopped and started again ends as if nothing had happened, bit for bit.
+
+A handful of kills here; `python tests/integration/killing.py --help` says how to have more of them.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from training import ROOT
+
+KILLING = Path(__file__).with_name("killing.py")
+
+
+def hit(folder: Path, *arguments: str) -> dict:
+    """What `killing.py` reports; it fails if a run that was hit ends otherwise than the one in peace."""
+    variables = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, str(KILLING), str(folder), *arguments]
+    done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, f"{done.stdout[-500:]}\n{done.stderr[-3000:]}"
+    report: dict = json.loads(done.stdout.splitlines()[-1])
+    assert report["windows"] > 1, "windows that never move would prove nothing"
+    return report
+
+
+@pytest.mark.slow
+def test_a_run_killed_at_random_moments_ends_as_one_in_peace(tmp_path: Path) -> None:
+    report = hit(tmp_path, "--kills", "6", "--strategy", "signal")
+    assert sum(report["hit"].values()) == 6
+
+
+@pytest.mark.slow
+def test_two_ranks_stop_together_when_one_is_told_to_and_end_as_ranks_in_peace(tmp_path: Path) -> None:
+    report = hit(tmp_path, "--kills", "4", "--ranks", "2", "--by", "SIGTERM")
+    assert (sum(report["hit"].values()), report["ranks"]) == (4, 2)
+    logs = [log.read_text() for log in tmp_path.glob("killed_*.0.log")]
+    assert any("to go on, give the same command with --resume auto" in log for log in logs)
