@@ -12,7 +12,6 @@ from dataclasses import dataclass, field, fields, make_dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from transformers.integrations import get_reporting_integration_callbacks
 from trl import GRPOConfig, ModelConfig
@@ -129,15 +128,6 @@ class AdaptiveGRPOConfig(_WindowFields, GRPOConfig):
             values["phases"] = _json_phases(values["phases"])
         values["phases"] = values["phases"] or ()
         return WindowConfig(**values)
-
-    @property
-    def device(self) -> torch.device:
-        """Where this process trains: on a CPU without the number that accelerate gives each rank.
-
-        `torch.load` knows no `cpu:0`, so that a run of several CPU processes could not be resumed.
-        """
-        device = super().device
-        return torch.device("cpu") if device.type == "cpu" else device
 
     def _check_numbers(self) -> None:
         for name, least in _LEAST_COUNTS.items():

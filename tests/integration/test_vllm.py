@@ -69,8 +69,9 @@ def test_the_window_travels_with_every_request_to_a_server(tmp_path: Path, monke
     ("way", "ranks", "engines"),
     [
         pytest.param("cpu", 1, {}, id="one-process"),
-        pytest.param("ddp", 2, {"vllm_tensor_parallel_size": 2}, id="tensor-parallel"),
-        pytest.param("zero3", 2, {}, id="zero3", marks=pytest.mark.deepspeed),
+        pytest.param(
+            "zero3", 2, {"vllm_tensor_parallel_size": 2}, id="zero3-tensor-parallel", marks=pytest.mark.deepspeed
+        ),
         pytest.param("fsdp2", 2, {}, id="fsdp2"),
     ],
 )
