@@ -37,7 +37,7 @@ test: $(INSTALLED)
 	$(BIN)/mypy
 	$(BIN)/python -m pytest
 
-# What `make test` skips without them: vLLM and DeepSpeed, on the CPU. Installs another gigabyte into .venv.
+# What `make test` skips without them: vLLM and DeepSpeed, on the CPU. Installs two more gigabytes.
 test-engines: $(ENGINES)
 	$(BIN)/python -m pytest -m "vllm or deepspeed"
 
