@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
-from fixed_rollouts import GROUP_SIZE, LONGEST_COMPLETION, PROMPTS, tiny_tokenizer
+from fixed_rollouts import GROUP_SIZE, LONGEST_COMPLETION, PROMPTS, tiny_model_path, tiny_tokenizer
 from windows_by_ranks import GLOBAL_BATCH, MODEL, PlacedRollouts, Windows, finished_in_an_odd_number
 
 from tinyzero_trl import AdaptiveGRPOConfig
@@ -21,6 +21,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "rows": {"loss_type": "grpo", "beta": 0.0, "gradient_checkpointing": False},
     "kl": {"loss_type": "dapo", "beta": 0.1, "num_iterations": 2, "gradient_checkpointing": True},
 }
+MODELS = {"rows": MODEL, "kl": tiny_model_path(tied_embeddings=True)}
 
 
 class GeneratesInEvaluation(PlacedRollouts):
@@ -36,7 +37,7 @@ def train(name: str, folder: Path, ranks: int, resume_from: Path | None = None) 
     """What happened at each step, from the start or from a checkpoint; the final weights go to `folder`."""
     windows = Windows()
     trainer = GeneratesInEvaluation(
-        MODEL,
+        MODELS[name],
         finished_in_an_odd_number,
         AdaptiveGRPOConfig(
             output_dir=str(folder),

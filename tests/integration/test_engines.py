@@ -6,10 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-from engine_training import RESUMED_FROM, SETTINGS, STEPS, train_and_resume
+from engine_training import MODELS, RESUMED_FROM, SETTINGS, STEPS, train_and_resume
 from ranks import launch
 from transformers import AutoModelForCausalLM
-from windows_by_ranks import MODEL
 
 RANKS = 2
 TOLERANCE = 1e-5  # of a parameter relative to its largest entry, in fp32
@@ -66,6 +65,6 @@ def test_an_engine_trains_and_resumes_as_one_process_does(
             assert resumed["losses"] == pytest.approx(whole["losses"], abs=TOLERANCE)
             assert (tmp_path / name / "whole" / f"checkpoint-{RESUMED_FROM}").is_dir()
         trained = weights(tmp_path / name / "whole")
-        assert distance(trained, weights(MODEL)) > 1000 * TOLERANCE, "hardly moved, so equality proves nothing"
+        assert distance(trained, weights(MODELS[name])) > 1000 * TOLERANCE, "hardly moved, so equality proves nothing"
         assert distance(trained, weights(home / name / "whole")) < TOLERANCE
         assert distance(weights(tmp_path / name / "resumed"), trained) < TOLERANCE
