@@ -9,16 +9,20 @@ Every field of the recipe can be given on the command line. The same program tra
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from datasets import Dataset
 from safetensors import SafetensorError
-from transformers import AutoTokenizer, TrainerCallback
+from transformers import TrainerCallback
 from trl import ModelConfig, get_peft_config
 
 from tinyzero_trl import AdaptiveGRPOConfig, AdaptiveGRPOTrainer
 from tinyzero_trl.checkpoints import checkpoint_to_resume
+from tinyzero_trl.checks import check_run
 from tinyzero_trl.config import TaskConfig, parse_recipe
+from tinyzero_trl.console import one_line
 from tinyzero_trl.data import load_split, to_dataset, train_test_problems
+from tinyzero_trl.files import unless_it_fails
 from tinyzero_trl.guarded import NonFiniteError
 from tinyzero_trl.launch import check_engine, check_launch
 from tinyzero_trl.loading import model_init_kwargs
@@ -57,16 +61,18 @@ def build_trainer(
     training.model_init_kwargs = model_init_kwargs(model, training)
     rewards, training.reward_weights = reward_functions(task.task, task.shaping(training.max_completion_length))
     train, held_out = load_problems(task)
-    return AdaptiveGRPOTrainer(
-        path,
-        rewards,
-        training,
-        train_dataset=train,
-        eval_dataset=held_out,
-        processing_class=AutoTokenizer.from_pretrained(path, revision=model.model_revision, padding_side="left"),
-        peft_config=get_peft_config(model),
-        callbacks=callbacks,
-    )
+    tokenizer = check_run(path, task, training, model, train)
+    with unless_it_fails(Path(str(training.output_dir))):
+        return AdaptiveGRPOTrainer(
+            path,
+            rewards,
+            training,
+            train_dataset=train,
+            eval_dataset=held_out,
+            processing_class=tokenizer,
+            peft_config=get_peft_config(model),
+            callbacks=callbacks,
+        )
 
 
 def main() -> int:
@@ -83,7 +89,7 @@ def main() -> int:
         trainer = build_trainer(task, training, model, callbacks=[stop])
         check_disk(training, trainer.model)
         check_engine(trainer)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:  # ImportError: a library that the recipe asks for
         return say_error(error, status=2)
     try:
         start_run(trainer, task, model)
@@ -98,7 +104,7 @@ def main() -> int:
 
 def say_error(error: Exception, status: int) -> int:
     """One line, and the exit status to leave with."""
-    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    print(f"error: {one_line(error)}", file=sys.stderr)
     return status
 
 

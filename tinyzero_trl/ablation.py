@@ -26,9 +26,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from tinyzero_trl.files import read_mapping, shortened
 from tinyzero_trl.records import CONFIG, is_finished, write_atomically
+from tinyzero_trl.redaction import SECRET_FIELDS
 
 DEFAULT_LAUNCH = (
     *("accelerate", "launch", "--config_file", "configs/accelerate/cpu.yaml"),
@@ -38,6 +38,7 @@ ARGUMENTS = "arguments.json"
 LOG = "train.log"
 
 _FIELDS = {"output", "seeds", "launch", "common", "runs"}
+_NUL = "\0"
 _SET_BY_GRID = {"seed", "output_dir", "config"}
 
 
@@ -64,21 +65,17 @@ def read_grid(path: str | os.PathLike[str]) -> list[PlannedRun]:
         ValueError: an unknown or missing field, a wrong type, an unfit name, a missing recipe.
         OSError: the file cannot be read.
     """
-    try:
-        grid = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
-    _check_mapping(grid, str(path))
+    grid = read_mapping(path)
     if unknown := set(grid) - _FIELDS:
         known = ", ".join(sorted(_FIELDS))
         raise ValueError(f"{path}: unknown field {min(unknown, key=str)!r}; the fields are {known}")
     if missing := {"output", "seeds", "runs"} - set(grid):
-        raise ValueError(f"{path}: field {min(missing)!r} is missing")
+        raise ValueError(f"{path}: field {min(missing)!r} is missing; a grid needs output, seeds and runs")
     _check_mapping(grid["runs"], "runs")
     launch = _launch(grid.get("launch", list(DEFAULT_LAUNCH)))
-    common = grid.get("common") or {}
+    common, output = grid.get("common") or {}, _output(grid["output"])
     return [
-        _planned(name, run, seed, common, Path(str(grid["output"])), launch)
+        _planned(name, run, seed, common, output, launch)
         for seed in _seeds(grid["seeds"])
         for name, run in grid["runs"].items()
     ]
@@ -156,15 +153,24 @@ def _check_same_settings(run: PlannedRun) -> None:
     """A run of other settings must neither pass for this one nor be continued as this one."""
     file = run.folder / ARGUMENTS
     begun = (run.folder / CONFIG).exists()
-    if begun and file.exists() and json.loads(file.read_text(encoding="utf-8")) != list(run.arguments):
+    if begun and file.exists() and _arguments(file) != list(run.arguments):
         raise ValueError(f"{run.folder} holds a run of other settings ({file}): name another output, or remove it")
+
+
+def _arguments(file: Path) -> Any:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
+        return None  # a damaged file vouches for no settings
 
 
 def _planned(
     name: str, run: Any, seed: int, common: Mapping[str, Any], output: Path, launch: tuple[str, ...]
 ) -> PlannedRun:
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", str(name)):
-        raise ValueError(f"runs: {name!r} is no name for a folder; use letters, digits, '.', '_' and '-'")
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", str(name)):
+        raise ValueError(
+            f"runs: {shortened(name)} is no name for a folder; use up to 100 letters, digits, '.', '_' and '-'"
+        )
     field = f"runs.{name}"
     _check_mapping(run, field)
     if unknown := set(run) - {"recipe", "overrides"}:
@@ -186,28 +192,42 @@ def _planned(
 def _option(key: Any, value: Any) -> list[str]:
     """One override as command line arguments; a list of plain values becomes several, a nested one JSON."""
     if not re.fullmatch(r"[a-z][a-z0-9_]*", str(key)):
-        raise ValueError(f"override {key!r} is no field name")
+        raise ValueError(f"override {key!r} is no field name; write it as in a recipe, such as learning_rate")
+    if str(key) in SECRET_FIELDS:
+        raise ValueError(f"override {key!r} would be written to {ARGUMENTS}; set HF_TOKEN in the environment instead")
     if value is None:
         raise ValueError(f"override {key!r} has no value; a command line cannot unset a field, change the recipe")
     values = value if isinstance(value, list) else [value]
     if isinstance(value, dict) or any(isinstance(entry, list | dict) for entry in values):
         values = [json.dumps(value)]
-    return [f"--{key}", *(str(entry).lower() if isinstance(entry, bool) else str(entry) for entry in values)]
+    texts = [str(entry).lower() if isinstance(entry, bool) else str(entry) for entry in values]
+    if any(_NUL in text for text in texts):
+        raise ValueError(f"override {key!r} = {shortened(value)} holds a NUL character; remove it")
+    return [f"--{key}", *texts]
 
 
 def _seeds(seeds: Any) -> list[int]:
-    whole = isinstance(seeds, list) and all(isinstance(seed, int) and not isinstance(seed, bool) for seed in seeds)
+    whole = isinstance(seeds, list) and all(type(seed) is int and 0 <= seed < 2**32 for seed in seeds)
     if not whole or not seeds or len(set(seeds)) < len(seeds):
-        raise ValueError(f"seeds = {seeds!r}: give a list of different whole numbers, such as [0, 1, 2]")
+        raise ValueError(f"seeds = {seeds!r}: give a list of different whole numbers of 0 or more, such as [0, 1, 2]")
     return seeds
 
 
+def _output(output: Any) -> Path:
+    if not isinstance(output, str) or not output:
+        raise ValueError(f"output = {output!r} is no folder; name one, such as runs/windows")
+    if (file := next((each for each in (Path(output), *Path(output).parents) if each.is_file()), None)) is not None:
+        raise ValueError(f"output = {output!r}: {str(file)!r} is a file; name a folder")
+    return Path(output)
+
+
 def _launch(launch: Any) -> tuple[str, ...]:
-    if not isinstance(launch, list) or not launch or not all(isinstance(part, str) for part in launch):
+    fit = isinstance(launch, list) and all(isinstance(part, str) and _NUL not in part for part in launch)
+    if not fit or not launch:
         raise ValueError(f"launch = {launch!r}: give a list of arguments, such as {list(DEFAULT_LAUNCH)}")
     return tuple(launch)
 
 
 def _check_mapping(value: Any, field: str) -> None:
     if not isinstance(value, dict) or (field == "runs" and not value):
-        raise ValueError(f"{field} = {value!r}: expected a mapping of names to values")
+        raise ValueError(f"{field} = {value!r}: expected a mapping of names to values; see recipes/ablation_tiny.yaml")

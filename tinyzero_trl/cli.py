@@ -10,12 +10,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tinyzero_trl.console import OneLineParser, one_line, path, progress_bar
 from tinyzero_trl.tasks.prompts import TEMPLATES
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of every subcommand; a subcommand's function is its `run` default."""
-    parser = argparse.ArgumentParser(prog="tinyzero-trl", description=__doc__.splitlines()[0])
+    parser = OneLineParser(prog="tinyzero-trl", description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for register in _REGISTER:
         register(commands)
@@ -37,7 +38,7 @@ def _register_data(commands: Any) -> None:
     multiplication = tasks.add_parser("multiplication", help="the product of two numbers", formatter_class=defaults)
     multiplication.add_argument("--digits", type=int, nargs="+", default=[3], help="digit counts, a same share each")
     for task in (countdown, multiplication):
-        task.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the two files")
+        task.add_argument("--out", type=path, required=True, metavar="DIR", help="folder for the two files")
         task.add_argument("--train-size", type=int, default=327_680, help="problems in train.parquet")
         task.add_argument("--test-size", type=int, default=1024, help="problems in test.parquet")
         task.add_argument("--seed", type=int, default=0, help="the same seed gives the same problems")
@@ -46,7 +47,6 @@ def _register_data(commands: Any) -> None:
 
 
 def _run_data(args: argparse.Namespace) -> None:
-    from tinyzero_trl.console import progress_bar
     from tinyzero_trl.data import train_test_problems
     from tinyzero_trl.dataset_files import write_splits
 
@@ -60,8 +60,8 @@ def _run_data(args: argparse.Namespace) -> None:
     with progress_bar("rows written", total) as advance:
         splits = {"train": train, "test": test}
         paths = write_splits(out, splits, task=task, template=template, progress=advance)
-    for path, problems in zip(paths, splits.values(), strict=True):
-        print(f"{path}: {len(problems)} problems")
+    for file, problems in zip(paths, splits.values(), strict=True):
+        print(f"{file}: {len(problems)} problems")
 
 
 def _register_eval(commands: Any) -> None:
@@ -89,7 +89,7 @@ def _register_eval(commands: Any) -> None:
     add("--task", help="countdown or multiplication; left out, that of the model's run, else countdown")
     add("--template", help="base, qwen-instruct or chat; left out, that of the model's run, else base")
     add("--batch-size", type=int, default=64, metavar="ROWS", help="rows generated side by side")
-    add("--out", type=Path, metavar="DIR", help="folder for the files; left out, one under evaluations/")
+    add("--out", type=path, metavar="DIR", help="folder for the files; left out, one under evaluations/")
     parser.set_defaults(run=_run_eval)
 
 
@@ -108,7 +108,7 @@ def _register_ablate(commands: Any) -> None:
         "ablate",
         help="train a grid of recipes, overrides and seeds from one YAML file; what is finished stays",
     )
-    parser.add_argument("grid", type=Path, metavar="FILE.yaml", help="the grid: output, seeds, common, runs")
+    parser.add_argument("grid", type=path, metavar="FILE.yaml", help="the grid: output, seeds, common, runs")
     parser.add_argument("--shard", metavar="I/N", help="only this machine's share of the seeds, such as 1/2")
     parser.add_argument("--dry-run", action="store_true", help="print the commands and run nothing")
     parser.set_defaults(run=_run_ablate)
@@ -118,7 +118,7 @@ def _run_ablate(args: argparse.Namespace) -> None:
     from tinyzero_trl.ablation import read_grid, run_grid, shard_of
 
     runs = read_grid(args.grid)
-    runs = shard_of(runs, args.shard) if args.shard else runs
+    runs = runs if args.shard is None else shard_of(runs, args.shard)
     if args.dry_run:
         for run in runs:
             print(shlex.join([*run.launch, *run.arguments]))
@@ -131,8 +131,8 @@ def _run_ablate(args: argparse.Namespace) -> None:
 
 def _register_report(commands: Any) -> None:
     parser = commands.add_parser("report", help="one HTML page, pictures and tables from run directories")
-    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="output_dir of a training run")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the report")
+    parser.add_argument("runs", type=path, nargs="+", metavar="RUN", help="output_dir of a training run")
+    parser.add_argument("--out", type=path, required=True, metavar="DIR", help="folder for the report")
     parser.add_argument("--baseline", metavar="NAME", help="policy to compare with; left out, the largest fixed window")
     parser.set_defaults(run=_run_report)
 
@@ -149,15 +149,17 @@ def _register_warmstart(commands: Any) -> None:
         help="rebuild the embedded model: supervised training on search traces",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--out", type=Path, default=Path("runs/warmstart"), metavar="DIR", help="folder to write")
+    parser.add_argument("--out", type=path, default=Path("runs/warmstart"), metavar="DIR", help="folder to write")
     parser.add_argument("--steps", type=int, help="optimizer steps in all; left out, those of the shipped model")
     parser.add_argument("--seed", type=int, default=0, help="decides weights and traces")
     parser.set_defaults(run=_run_warmstart)
 
 
 def _run_warmstart(args: argparse.Namespace) -> None:
+    from tinyzero_trl.progress import quiet_without_terminal
     from tinyzero_trl.tinymodel.warmstart import LESSONS, held_out, shortened, warm_start
 
+    quiet_without_terminal()
     lessons = LESSONS if args.steps is None else shortened(LESSONS, args.steps)
     folder = warm_start(args.out, lessons=lessons, seed=args.seed, show_progress=sys.stderr.isatty())
     for measured in held_out(folder):
@@ -177,7 +179,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         args.run(args)
     except (ValueError, OSError) as error:
-        print(f"tinyzero-trl {args.command}: {error}", file=sys.stderr)
+        print(f"tinyzero-trl {args.command}: {one_line(error)}", file=sys.stderr)
         return 2
     return 0
 

@@ -9,41 +9,22 @@ import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, make_dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import yaml
-from transformers.integrations import get_reporting_integration_callbacks
 from trl import GRPOConfig, ModelConfig
 
-from tinyzero_trl.batching import LOSS_NORMALISERS
+from tinyzero_trl.files import read_mapping, shortened
 from tinyzero_trl.generation import choose_engine
+from tinyzero_trl.limits import check_choices, check_numbers, check_schedule
 from tinyzero_trl.recipe_parser import RecipeParser
 from tinyzero_trl.rewards import CosineShaping
 from tinyzero_trl.tasks import get_task
 from tinyzero_trl.windows import WindowConfig
 
 FORK_INITIAL_WINDOW = 1024
-_LEAST_COUNTS = {
-    "max_completion_length": 1,
-    "num_generations": 2,
-    "num_generations_eval": 1,
-    "num_iterations": 1,
-    "per_device_train_batch_size": 1,
-    "per_device_eval_batch_size": 1,
-    "gradient_accumulation_steps": 1,
-    "steps_per_generation": 1,
-    "generation_batch_size": 1,
-    "max_tokens_per_micro_batch": 1,
-    "max_skipped_steps": 0,
-    "seed": 0,
-}
-_OPTIONAL_COUNTS = (
-    "num_generations_eval",
-    "steps_per_generation",
-    "generation_batch_size",
-    "max_tokens_per_micro_batch",
-)
 
 
 def _flat(window_field: Any) -> tuple[str, Any, Any]:
@@ -99,12 +80,16 @@ class AdaptiveGRPOConfig(_WindowFields, GRPOConfig):
 
     def __post_init__(self) -> None:
         """Check the window and what TRL would find out too late, then let TRL check the rest."""
-        self._check_numbers()
-        self._check_choices()
+        check_numbers(self)
+        check_choices(self)
         self._choose_engine()
         self.window_config()
         super().__post_init__()
-        self._check_schedule()
+        check_schedule(self)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is pickled into `training_args.bin`, and pushed with a model, holds no token."""
+        return {**self.__dict__, "hub_token": None}
 
     @property
     def optimizer_steps_per_rollout(self) -> int:
@@ -129,25 +114,6 @@ class AdaptiveGRPOConfig(_WindowFields, GRPOConfig):
         values["phases"] = values["phases"] or ()
         return WindowConfig(**values)
 
-    def _check_numbers(self) -> None:
-        for name, least in _LEAST_COUNTS.items():
-            value = getattr(self, name)
-            if value is None and name in _OPTIONAL_COUNTS:
-                continue
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ValueError(f"{name}: {value!r} is no whole number of {least} or more; change it")
-        for name in ("learning_rate", "beta", "epsilon", "temperature"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
-                raise ValueError(f"{name}: {value!r} is no finite number of 0 or more; change it")
-        if self.temperature == 0:
-            raise ValueError(
-                f"temperature: {self.temperature!r} gives every completion of a group the same text; "
-                "set it above 0, such as 1.0"
-            )
-        if self.max_steps == 0:
-            raise ValueError("max_steps: 0 trains by num_train_epochs; set it to 1 or more, or leave it out")
-
     def _choose_engine(self) -> None:
         if self.engine is None:
             return
@@ -156,51 +122,14 @@ class AdaptiveGRPOConfig(_WindowFields, GRPOConfig):
         on_cpu = self.engine == "auto" and self.use_cpu
         self.use_vllm = not on_cpu and choose_engine(self.engine) == "vllm"
 
-    def _check_schedule(self) -> None:
-        assert self.steps_per_generation is not None, "TRL sets it"
-        if self.steps_per_generation % self.gradient_accumulation_steps:
-            raise ValueError(
-                f"steps_per_generation: {self.steps_per_generation} is not a multiple of gradient_accumulation_steps "
-                f"{self.gradient_accumulation_steps}, so that one optimizer step would mix two windows; make it one"
-            )
-        for what in ("eval", "save"):
-            steps = getattr(self, f"{what}_steps")
-            if getattr(self, f"{what}_strategy") == "steps" and not steps > 0:
-                raise ValueError(f"{what}_steps: {steps!r} is not above 0; change it, or set {what}_strategy to 'no'")
-        per_rollout = self.optimizer_steps_per_rollout
-        if self.save_strategy == "best" and per_rollout > 1 and self.eval_steps and self.eval_steps % per_rollout:
-            raise ValueError(
-                f"eval_steps: {self.eval_steps!r} is not a multiple of the {per_rollout} optimizer steps per rollout, "
-                "between which nothing is saved (save_strategy best); make it one"
-            )
-
-    def _check_choices(self) -> None:
-        if not isinstance(self.output_dir, str | None):
-            raise ValueError(f"output_dir: {self.output_dir!r} is no text; name a folder")
-        for name, choices in (("loss_type", LOSS_NORMALISERS), ("vllm_mode", ("colocate", "server"))):
-            if (value := getattr(self, name)) not in choices:
-                raise ValueError(f"{name}: {value!r} is unknown; choose one of {', '.join(choices)}")
-        try:
-            get_reporting_integration_callbacks(self.report_to)
-        except ValueError as error:
-            raise ValueError(f"report_to: {error}") from None
-        if self.stop_at_answer and self.mask_truncated_completions:
-            raise ValueError(
-                "stop_at_answer: true ends completions without an end token, and mask_truncated_completions would "
-                "leave all of them out; set one of the two to false"
-            )
-        if self.restore_callback_states_from_checkpoint:
-            raise ValueError(
-                "restore_callback_states_from_checkpoint: true would build the window policy anew; leave it out, "
-                "window and records are restored from every checkpoint"
-            )
-
 
 def _json_phases(text: str) -> Any:
     try:
         return json.loads(text)
-    except ValueError:
-        raise ValueError(f"window_phases: {text!r} is not JSON; write pairs such as [[0, 512], [100, 1024]]") from None
+    except (ValueError, RecursionError):
+        raise ValueError(
+            f"window_phases: {shortened(text)} is not JSON; write pairs such as [[0, 512], [100, 1024]]"
+        ) from None
 
 
 _GENERATOR_OPTIONS = {
@@ -249,7 +178,11 @@ class TaskConfig:
         for name in ("train_size", "test_size", "eval_size"):
             if (value := getattr(self, name)) < 1:
                 raise ValueError(f"{name}: {value!r} is below 1; set it to 1 or more")
-
+        if self.problem_seed < 0:
+            raise ValueError(f"problem_seed: {self.problem_seed!r} is negative; use 0 or more")
+        for name in (each.name for each in fields(self) if each.name.startswith("cosine_")):
+            if not math.isfinite(value := getattr(self, name)):
+                raise ValueError(f"{name}: {value!r} is no finite number; change it")
         for task, names in _GENERATOR_OPTIONS.items():
             for name in names if task != self.task else ():
                 if (value := getattr(self, name)) is not None:
@@ -284,17 +217,30 @@ def parse_recipe(
     parser = RecipeParser(types, allow_abbrev=False)
     given = sys.argv[1:] if arguments is None else arguments
     arguments = [part for text in given for part in (text.split("=", 1) if text.startswith("--config=") else [text])]
+    if arguments[-1:] == ["--config"]:
+        raise ValueError("config: names no recipe; give --config PATH.yaml")
     try:
+        for name, value in pairwise(arguments):
+            if name == "--config":
+                read_mapping(value)
         task, training, model, unknown = parser.parse_args_and_config(arguments, return_remaining_strings=True)
     except (OSError, yaml.YAMLError, IndexError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"config: the recipe cannot be read ({reason}); give --config PATH.yaml") from error
+    except TypeError as error:  # a mapping whose names TRL hands on as they are
+        raise ValueError(f"config: a field holds what it does not know ({error}); correct it") from error
     if unknown:
         name = unknown[0].removeprefix("--").split("=")[0]
         raise ValueError(f"{name}: unknown field on the command line; {parser.hint(name)}")
     task.recipe = task.recipe or _recipe_name(arguments)
-    if not isinstance(model.model_name_or_path, str):
-        raise ValueError(f"model_name_or_path: {model.model_name_or_path!r} is no text; give a folder or a Hub id")
-    if Path(training.output_dir).is_file():
-        raise ValueError(f"output_dir: {training.output_dir!r} is a file; name a folder")
+    if training.reward_weights is not None:
+        raise ValueError(f"reward_weights: {training.reward_weights!r} would be replaced; choose with reward_shaping")
+    for name in ("load_in_8bit", "load_in_4bit"):
+        if getattr(model, name):
+            raise ValueError(f"{name}: true has no effect, policies are trained in {model.dtype}; remove it")
+    if not model.model_name_or_path:
+        raise ValueError(f"model_name_or_path: {model.model_name_or_path!r} names no model; give a folder or a Hub id")
+    if not training.output_dir or Path(training.output_dir).is_file():
+        reason = "is a file" if training.output_dir else "names nothing"
+        raise ValueError(f"output_dir: {training.output_dir!r} {reason}; name a folder")
     return task, training, model

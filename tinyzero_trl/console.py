@@ -1,7 +1,35 @@
-"""Progress bars of the command line: on a terminal only, so that logs and pipes stay quiet."""
+"""The command line's parser, errors of one line, and progress bars for terminals alone."""
 
+import argparse
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NoReturn
+
+
+def one_line(error: Exception) -> str:
+    """What went wrong, on one line; a refusal of the file system names the path first and what to look at."""
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return f"{str(error.filename)!r}: {error.strerror.lower()}; check the path and what lies there"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """Says in one line what is wrong with a command line, and takes no abbreviations, as recipes take none."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**{"allow_abbrev": False, **settings})
+
+    def error(self, message: str) -> NoReturn:
+        """End with exit status 2, without the usage that argparse puts in front."""
+        self.exit(2, f"{self.prog}: {' '.join(message.split())}; see {self.prog} --help\n")
+
+
+def path(text: str) -> Path:
+    """The type of an option that names a file or folder: an empty one would mean the current folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("'' names nothing (an unset variable?)")
+    return Path(text)
 
 
 @contextmanager

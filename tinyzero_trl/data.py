@@ -6,6 +6,7 @@ TinyZero's trains with any template.
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,18 +43,29 @@ def train_test_problems(
     generate = get_task(task).generate
     for field, size in (("train_size", train_size), ("test_size", test_size)):
         if size < 1:
-            raise ValueError(f"{field}: {size} must be at least 1")
+            raise ValueError(f"{field}: {size} must be at least 1; ask for more problems")
     if seed < 0:
         raise ValueError(f"seed: {seed} is negative; use 0 or more")
-    test = generate(test_size, seed=2 * seed, progress=progress, **generator_options)
-    train = generate(
-        train_size,
-        seed=2 * seed + 1,
-        exclude={problem.key for problem in test},
-        progress=progress,
-        **generator_options,
-    )
+    with _asked_for_as("test_size"):
+        test = generate(test_size, seed=2 * seed, progress=progress, **generator_options)
+    with _asked_for_as("train_size"):
+        train = generate(
+            train_size,
+            seed=2 * seed + 1,
+            exclude={problem.key for problem in test},
+            progress=progress,
+            **generator_options,
+        )
     return train, test
+
+
+@contextmanager
+def _asked_for_as(field: str) -> Iterator[None]:
+    """A complaint of the generator about its `count`, under the name that the count was given by."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(str(error).replace("count:", f"{field}:", 1)) from None
 
 
 def load_split(
@@ -99,7 +111,7 @@ def read_problems(source: str, *, task: str, split: str = "train", limit: int | 
     """
     to_problem = get_task(task).to_problem
     if limit is not None and limit < 1:
-        raise ValueError(f"limit: {limit} must be at least 1")
+        raise ValueError(f"limit: {limit} must be at least 1; leave it out to read every row")
     problems: list[Problem] = []
     for name, numbers, targets in _columns(source, split):
         remaining = None if limit is None else limit - len(problems)
@@ -116,12 +128,16 @@ def read_problems(source: str, *, task: str, split: str = "train", limit: int | 
 
 def _columns(source: str, split: str) -> Iterator[Columns]:
     path = Path(source)
+    if not source:
+        raise ValueError("dataset: '' names nothing; give a file, a folder or the id (owner/name) of a Hub data set")
     if path.is_file():
         yield _read_file(path)
     elif path.is_dir():
         yield from map(_read_file, _files_of_split(path, split))
     elif path.suffix in _FORMATS or source.count("/") != 1 or source.startswith((".", "/", "~")):
-        raise ValueError(f"dataset: {source!r} is no file or folder here, nor the id (owner/name) of a Hub data set")
+        raise ValueError(
+            f"dataset: {source!r} is no file or folder here, nor the id (owner/name) of a Hub data set; check the path"
+        )
     else:
         yield _read_hub(source, split)
 
@@ -153,7 +169,7 @@ def _parse_json(path: Path, text: bytes) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: is no valid JSON: {_one_line(error)}") from None
+        raise ValueError(f"{path}: is no valid JSON: {_one_line(error)}; mend or replace it") from None
 
 
 def _read_rows(path: Path, rows: Any) -> Columns:
@@ -170,8 +186,8 @@ def _read_parquet(path: Path) -> Columns:
     try:
         numbers = _numbers_column(path, pyarrow.parquet.read_schema(path).names)
         table = pyarrow.parquet.read_table(path, columns=[numbers, "target"], partitioning=None)
-    except pyarrow.ArrowException as error:
-        raise ValueError(f"{path}: is no readable parquet file: {_one_line(error)}") from None
+    except (pyarrow.ArrowException, OSError) as error:  # damage inside a page is an OSError
+        raise ValueError(f"{path}: is no readable parquet file: {_one_line(error)}; write it anew") from None
     return str(path), table[numbers].to_pylist(), table["target"].to_pylist()
 
 

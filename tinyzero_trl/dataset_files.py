@@ -2,10 +2,11 @@
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tinyzero_trl.files import made_folder
 from tinyzero_trl.tasks import Problem, get_task
 
 if TYPE_CHECKING:
@@ -32,7 +33,10 @@ def write_splits(
         OSError: if the folder cannot be made or written.
     """
     paths = [folder / f"{split}.parquet" for split in splits]
-    with _made_folder(folder), ExitStack() as partial_files:
+    for path in paths:
+        if path.is_dir():  # replacing it would fail after others had been replaced
+            raise ValueError(f"{path} is a folder; remove it or name another one with --out")
+    with made_folder(folder), ExitStack() as partial_files:
         partial_paths = [partial_files.enter_context(_partial(path)) for path in paths]
         for partial_path, (split, problems) in zip(partial_paths, splits.items(), strict=True):
             _write_parquet(partial_path, problems, split, task, template, progress)
@@ -97,20 +101,6 @@ def _row(problem: Problem, index: int, split: str, task: str, template: str) -> 
         "extra_info": {"split": split, "index": index},
         "difficulty": room.difficulty(problem),
     }
-
-
-@contextmanager
-def _made_folder(folder: Path) -> Iterator[None]:
-    """The folder exists inside; a folder made for nothing is removed again."""
-    made = not folder.exists()
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        yield
-    except BaseException:
-        if made:
-            with suppress(OSError):
-                folder.rmdir()
-        raise
 
 
 @contextmanager

@@ -221,9 +221,15 @@ def _encode(tokenizer: Any, prompt: Prompt) -> list[int]:
             "template: 'chat' needs a tokenizer with a chat template, and the model's has none; use the "
             "template base or qwen-instruct, or another model"
         )
-    return tokenizer.apply_chat_template(list(prompt), add_generation_prompt=True, tokenize=True, return_dict=True)[
-        "input_ids"
-    ]
+    try:
+        return tokenizer.apply_chat_template(list(prompt), add_generation_prompt=True, tokenize=True, return_dict=True)[
+            "input_ids"
+        ]
+    except Exception as error:  # a chat template is a program of the model's author, run in Jinja's sandbox
+        raise ValueError(
+            f"template: 'chat' fails in the model's own chat template ({' '.join(str(error).split())}); use the "
+            "template base or qwen-instruct, or another model"
+        ) from error
 
 
 def _padded_left(prompt_ids: Sequence[list[int]], pad: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,19 +1,28 @@
-"""How a recipe's model is loaded: precision and attention."""
+"""How models and tokenizers are loaded: precision, attention, no remote code, no pickle, errors of one line."""
 
 import logging
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.utils import is_flash_attn_2_available
+from transformers.utils import logging as transformers_logging
 from trl import ModelConfig
 
 from tinyzero_trl.config import AdaptiveGRPOConfig
 
 logger = logging.getLogger(__name__)
 
+SAFE: dict[str, Any] = {"trust_remote_code": False, "use_safetensors": True}
+"""What every `from_pretrained` of weights is called with: a model folder is data, and no program."""
+
 
 def model_init_kwargs(model: ModelConfig, training: AdaptiveGRPOConfig) -> dict[str, Any]:
-    """Keyword arguments of `from_pretrained`; remote code stays off.
+    """Keyword arguments of `from_pretrained`; remote code and pickled weights stay off.
 
     Without `attn_implementation`, FlashAttention 2 is taken where it is installed and the model runs in half
     precision, and Transformers' own choice (sdpa) otherwise; the choice is logged once.
@@ -29,5 +38,89 @@ def model_init_kwargs(model: ModelConfig, training: AdaptiveGRPOConfig) -> dict[
         "dtype": model.dtype,
         "attn_implementation": attention,
         "revision": model.model_revision,
-        "trust_remote_code": False,
+        **SAFE,
     }
+
+
+def load_model_config(path: str, **settings: Any) -> Any:
+    """The configuration of a model folder or Hub id, without its weights.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    return load(AutoConfig.from_pretrained, path, trust_remote_code=False, **settings)
+
+
+def load_tokenizer(path: str, **settings: Any) -> Any:
+    """The tokenizer of a model folder or Hub id.
+
+    Raises:
+        ValueError: if there is none that knows a word.
+    """
+    tokenizer = load(AutoTokenizer.from_pretrained, path, trust_remote_code=False, **settings)
+    if not tokenizer("1 + 2")["input_ids"]:  # what Transformers makes of a folder without a tokenizer's files
+        raise ValueError(f"model: {path!r} has no tokenizer; copy tokenizer.json and tokenizer_config.json beside it")
+    return tokenizer
+
+
+def check_model(path: str, config: Any, tokenizer: Any, **settings: Any) -> None:
+    """Find out whether the weights fit their configuration and the tokenizer, without reading the weights.
+
+    Transformers starts missing weights at random and goes on; nobody wants such a model trained or measured.
+
+    Raises:
+        ValueError: weights that are damaged, pickled, missing or of other shapes, or a token without an embedding.
+    """
+    largest, embedded = max(tokenizer.get_vocab().values()), config.get_text_config().vocab_size
+    if largest >= embedded:
+        raise ValueError(
+            f"model: {path!r} embeds {embedded} tokens and its tokenizer knows a token {largest}; "
+            "give a folder whose model and tokenizer belong together"
+        )
+    if is_deepspeed_zero3_enabled():  # loads in its own way, and says itself what it misses
+        return
+    loading = {**SAFE, **settings, "device_map": "meta", "output_loading_info": True, "ignore_mismatched_sizes": True}
+    with _silent_transformers():
+        _, found = load(AutoModelForCausalLM.from_pretrained, path, **loading)
+    for problem, weights in (("lacks", found["missing_keys"]), ("has other shapes for", found["mismatched_keys"])):
+        if weights:
+            raise ValueError(
+                f"model: {path!r} {problem} {len(weights)} weights of its config.json, such as {_first(weights)}; "
+                "give a folder that was saved whole"
+            )
+
+
+def _first(weights: Iterable[Any]) -> str:
+    """The first name; a weight of another shape comes with its shapes."""
+    return min(weight if isinstance(weight, str) else weight[0] for weight in weights)
+
+
+@contextmanager
+def _silent_transformers() -> Iterator[None]:
+    """No bar and no table: what is found is said in one line of our own."""
+    verbosity, had_bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity(logging.CRITICAL)
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if had_bars:
+            transformers_logging.enable_progress_bar()
+
+
+def load(loader: Any, path: str, **settings: Any) -> Any:
+    """Call one of transformers' loaders, its many-line errors turned into one line with the remedy.
+
+    Raises:
+        ValueError: whatever the loader raises: a damaged folder may bring about anything.
+    """
+    remedy = "give a folder with a saved model (safetensors) and its tokenizer, a Hub id, or 'embedded'"
+    is_path = not path or path.startswith((".", "/", "~")) or path.count("/") > 1 or Path(path).is_file()
+    if is_path and not Path(path or "?").is_dir():
+        raise ValueError(f"model: {path!r} is no folder; {remedy}")
+    try:
+        return loader(path, **settings)
+    except Exception as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise ValueError(f"model: {path!r} cannot be loaded ({reason}); {remedy}") from error

@@ -2,15 +2,22 @@
 
 import argparse
 import difflib
+import json
 import re
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args, get_type_hints
 
 from trl import TrlParser
+
+from tinyzero_trl.redaction import shown
 
 _TYPES: dict[str, tuple[tuple[type, ...], str]] = {
     "int": ((int,), "not a whole number"),
     "float": ((int, float), "not a number"),
     "string_to_bool": ((bool,), "neither true nor false"),
+}
+_MAPPINGS = {
+    *("model_init_kwargs", "generation_kwargs", "chat_template_kwargs"),
+    *("lr_scheduler_kwargs", "gradient_checkpointing_kwargs"),
 }
 
 
@@ -30,14 +37,36 @@ class RecipeParser(TrlParser):
         actions = {action.dest: action for action in self._actions}
         for name, value in recipe.items():
             if name not in actions:
-                raise ValueError(f"{name}: unknown field in the recipe (value {value!r}); {self.hint(name)}")
+                value = shown(name, value)
+                raise ValueError(f"{name}: unknown field in the recipe (value {value}); {self.hint(name)}")
             _check_type(name, value, actions[name])
+            _check_text(name, value, pure=name in self._text_fields())
         return super().set_defaults_with_config(**recipe)
+
+    def _text_fields(self) -> set[str]:
+        """Fields that are text and nothing else, though a command line can spell numbers for them."""
+        hints = {name: hint for kind in self.dataclass_types for name, hint in get_type_hints(kind).items()}
+        text = {name for name, hint in hints.items() if set(get_args(hint) or (hint,)) <= {str, type(None)}}
+        return text - {"window_phases", "scale_rewards"}  # the one may be pairs, the other was once a truth value
 
     def hint(self, name: str) -> str:
         """What to do about a field that does not exist."""
         close = difflib.get_close_matches(name, [action.dest for action in self._actions], n=1)
         return f"did you mean {close[0]}?" if close else "remove it"
+
+
+def _check_text(name: str, value: Any, pure: bool) -> None:
+    if name in _MAPPINGS and value is not None and not isinstance(value, dict):
+        try:
+            is_mapping = isinstance(json.loads(value), dict)
+        except (TypeError, ValueError, RecursionError):
+            is_mapping = False
+        if not is_mapping:
+            raise ValueError(f"{name}: {shown(name, value)} is no mapping; write it as in {{name: value}}")
+    if pure and value is not None and not isinstance(value, str):
+        raise ValueError(f"{name}: {shown(name, value)} is no text; put it in quotes, or change it")
+    if isinstance(value, str) and "\0" in value:
+        raise ValueError(f"{name}: {shown(name, value)} holds a NUL character; remove it")
 
 
 def _check_type(name: str, value: Any, action: argparse.Action) -> None:

@@ -22,6 +22,8 @@ import yaml
 from numpy.typing import NDArray
 
 from tinyzero_trl.environment import describe_environment
+from tinyzero_trl.files import check_figures, is_finite_number, read_mapping, shortened
+from tinyzero_trl.redaction import without_secrets
 
 CONFIG = "config.yaml"
 ENVIRONMENT = "environment.json"
@@ -58,13 +60,13 @@ class RunRecords:
             _drop_torn_line(lines)
 
     def write_config(self, config: Mapping[str, Any]) -> None:
-        """Write the resolved configuration; values YAML has no type for are written as text."""
-        text = yaml.safe_dump(_plain(config), sort_keys=False, allow_unicode=True)
+        """Write the resolved configuration without its secrets; values YAML has no type for are written as text."""
+        text = yaml.safe_dump(without_secrets(_plain(config)), sort_keys=False, allow_unicode=True)
         write_atomically(self.path / CONFIG, text)
 
     def write_environment(self, devices: Sequence[str] = (), **facts: Any) -> None:
         """Write versions, platform, git commit, the names of the devices in use, and further `facts`."""
-        environment = describe_environment() | {"devices": list(devices)} | facts
+        environment = without_secrets(_plain(describe_environment() | {"devices": list(devices)} | facts))
         write_atomically(self.path / ENVIRONMENT, _json(environment, indent=2) + "\n")
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
@@ -162,18 +164,16 @@ def read_run(path: str | os.PathLike[str]) -> Run:
     folder = Path(path)
     if not (folder / CONFIG).is_file():
         raise ValueError(f"{folder} is no run directory: it has no {CONFIG}; give the output_dir of a training run")
-    config = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
-    if not isinstance(config, dict):
-        raise ValueError(f"{folder / CONFIG} holds no mapping of fields to values; write it with RunRecords")
+    config = read_mapping(folder / CONFIG)
     samples = sorted((folder / COMPLETIONS).glob("step_*.jsonl"))
     return Run(
         path=folder,
         config=config,
         environment=_read_object(folder / ENVIRONMENT) or {},
         summary=_read_object(folder / SUMMARY),
-        metrics=list(_read_lines(folder / METRICS)),
-        evals=list(_read_lines(folder / EVAL)),
-        completions=[row for file in samples for row in _read_lines(file)],
+        metrics=_read_figures(folder / METRICS),
+        evals=_read_figures(folder / EVAL),
+        completions=[row for file in samples for row in _read_samples(file)],
     )
 
 
@@ -242,12 +242,37 @@ def _read_lines(file: Path) -> Iterator[dict[str, Any]]:
     for number, line in enumerate(lines, start=1):
         try:
             record = json.loads(line)
-            if not isinstance(record["step"], int):
+            if not isinstance(record, dict) or type(record["step"]) is not int or record["step"] < 0:
                 raise TypeError
-        except (ValueError, TypeError, KeyError) as error:
-            message = f"{file}, line {number}: not a record (a JSON object with a whole `step`): {line[:60]!r}"
-            raise ValueError(message) from error
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            raise ValueError(
+                f"{file}, line {number}: not a record (a JSON object with a whole `step`): {shortened(line)}; "
+                "mend or remove the line"
+            ) from error
         yield record
+
+
+def _read_figures(file: Path) -> list[dict[str, Any]]:
+    """Lines of figures alone, in the order of their steps; an accuracy comes with what it cost."""
+    lines = list(_read_lines(file))
+    for number, line in enumerate(lines, start=1):
+        where = f"{file}, line {number}"
+        check_figures(where, line, ("tokens", "time_s") if "eval/acc" in line else ())
+        for name in ("tokens", "time_s", "eval/acc"):
+            if line.get(name, 0) < 0:
+                raise ValueError(f"{where}: {name!r} is {line[name]}, below 0; mend or remove the line")
+        if line.get("eval/acc", 0) > 1:
+            raise ValueError(f"{where}: 'eval/acc' is {line['eval/acc']}, above 1; mend or remove the line")
+        if number > 1 and line["step"] < (before := lines[number - 2]["step"]):
+            raise ValueError(f"{where}: step {line['step']} comes after step {before}; put the lines in order")
+    return lines
+
+
+def _read_samples(file: Path) -> Iterator[dict[str, Any]]:
+    for number, row in enumerate(_read_lines(file), start=1):
+        if not is_finite_number(reward := row.get("reward", 0)):
+            raise ValueError(f"{file}, line {number}: 'reward' is {shortened(reward)}, no finite number; mend it")
+        yield row
 
 
 def _read_object(file: Path) -> dict[str, Any] | None:
@@ -255,8 +280,8 @@ def _read_object(file: Path) -> dict[str, Any] | None:
         return None
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{file} is not JSON: {error}") from error
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file} is not JSON: {error}; mend or remove it") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{file} holds no JSON object")
+        raise ValueError(f"{file} holds no JSON object; mend or remove it")
     return content

@@ -13,12 +13,13 @@ HEAVY = ("torch", "transformers", "trl")
 # The rooms from the ground up; a room may import those before it.
 ROOMS = [
     *("tasks", "windows", "environment", "console"),
+    *("files", "redaction"),
     *("metrics", "records"),
     *("dataset_files", "data", "batching", "rewards", "collectives", "pass_metrics"),
     *("decoding", "generation", "sampling"),
-    *("recipe_parser", "config"),
+    *("recipe_parser", "limits", "config"),
     *("exact_loss", "callbacks", "trackers", "card", "checkpoints", "loading", "tinymodel"),
-    "vllm_on_cpu",
+    *("vllm_on_cpu", "checks"),
     *("guarded", "safe_points", "progress", "recording"),
     *("report", "ablation", "evaluation", "trainer"),
     *("launch", "run", "cli"),

@@ -23,6 +23,8 @@ from tinyzero_trl.metrics import describe
 from tinyzero_trl.records import read_run
 
 HERE = Path(__file__).parent
+PLANTED = ("hf_plantedinarecipe0", "hf_plantedintheenvironment0", "9f" * 19 + "00")
+"""Secrets: a token in a recipe, one in the environment, and W&B's key there."""
 
 
 def call(command: list[str], **environment: str) -> subprocess.CompletedProcess:
@@ -191,11 +193,14 @@ def tracked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     workshop = tmp_path_factory.mktemp("trackers")
     names = ["tensorboard", *(name for name in ("wandb", "trackio") if importlib.util.find_spec(name))]
     settings = {"window_strategy": "fixed", "max_steps": 3, "eval_steps": 2, "save_strategy": "no", "report_to": names}
-    recipe = write_recipe(workshop, **settings)
+    recipe = write_recipe(workshop, hub_token=PLANTED[0], **settings)
     offline = {"WANDB_MODE": "offline", "WANDB_DIR": str(workshop), "WANDB_SILENT": "true", "PWD": str(workshop)}
     offline |= {"TRACKIO_DIR": str(workshop / "trackio"), "HF_HUB_OFFLINE": "1"}
+    offline |= {"HF_TOKEN": PLANTED[1], "WANDB_API_KEY": PLANTED[2]}
     done = call([sys.executable, str(PROGRAM), "--config", str(recipe)], **offline)
     assert done.returncode == 0, done.stderr[-3000:]
+    (workshop / "output").write_text(done.stdout + done.stderr)
+    recipe.unlink()  # the one file that may hold a token
     assert "Held-out accuracy, 11 problems" in done.stdout
     return workshop
 
@@ -213,6 +218,17 @@ def test_a_fixed_window_stays_and_the_last_step_is_evaluated(tracked: Path) -> N
     run = read_run(tracked / "run")
     assert {line["adaptive_window/current_window"] for line in run.metrics} == {LONGEST}
     assert [line["step"] for line in run.evals] == [0, 2, 3]
+
+
+@pytest.mark.slow
+def test_no_file_and_no_output_of_a_run_holds_a_secret(tracked: Path) -> None:
+    files = [file for file in tracked.rglob("*") if file.is_file()]
+    names = {file.name for file in files}
+    assert {"config.yaml", "environment.json", "README.md", "training_args.bin", "output"} <= names
+    for file in files:
+        content = file.read_bytes()
+        for secret in PLANTED:
+            assert secret.encode() not in content, f"{secret} in {file.relative_to(tracked)}"
 
 
 @pytest.mark.slow

@@ -60,8 +60,8 @@ def parse(tmp_path: Path):
         ({"save_strategy": False}, r"save_strategy: False is unknown; choose one of .*YAML reads a bare no as false"),
         ({"eval_strategy": "stepz"}, r"eval_strategy: 'stepz' is unknown; choose one of no, steps, epoch"),
         ({"dtype": "float33"}, r"dtype: 'float33' is unknown; choose one of auto, bfloat16, float16, float32"),
-        ({"model_name_or_path": 5}, r"model_name_or_path: 5 is no text; give a folder or a Hub id"),
-        ({"output_dir": 5}, r"output_dir: 5 is no text; name a folder"),
+        ({"model_name_or_path": 5}, r"model_name_or_path: 5 is no text; put it in quotes, or change it"),
+        ({"output_dir": 5}, r"output_dir: 5 is no text; put it in quotes, or change it"),
         # ranges
         ({"temperature": 0.0}, r"temperature: 0.0 gives every completion of a group the same text; set it above 0"),
         ({"temperature": float("nan")}, r"temperature: nan is no finite number of 0 or more"),
@@ -78,7 +78,7 @@ def parse(tmp_path: Path):
         ({"save_steps": -5}, r"save_steps: -5 is not above 0; change it, or set save_strategy to 'no'"),
         ({"loss_type": "dapoo"}, r"loss_type: 'dapoo' is unknown; choose one of grpo"),
         ({"vllm_mode": "colocated"}, r"vllm_mode: 'colocated' is unknown; choose one of colocate, server"),
-        ({"report_to": "wandbb"}, r"report_to: wandbb is not supported, only .*wandb"),
+        ({"report_to": "wandbb"}, r"report_to: 'wandbb' cannot be used .wandbb is not supported, only .*wandb"),
         ({"window_epsilon": 2}, r"window_epsilon: 2 is above 1; set it to 1 or less"),
         ({"window_min": 0}, r"window_min: 0 is below 1; set it to 1 or more"),
         ({"window_max": 0}, r"window_max: 0 is not a positive whole number"),
@@ -134,7 +134,7 @@ def test_the_command_line_is_judged_as_the_recipe_is(parse, arguments: list[str]
 
 
 def test_a_recipe_without_a_model_is_refused(parse) -> None:
-    with pytest.raises(ValueError, match=r"^model_name_or_path: None is no text"):
+    with pytest.raises(ValueError, match=r"^model_name_or_path: None names no model; give a folder"):
         parse(without=("model_name_or_path",))
 
 

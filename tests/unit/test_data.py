@@ -277,7 +277,7 @@ def test_a_file_in_the_way_is_reported(tmp_path, capsys):
     sizes = ["--train-size", "5", "--test-size", "5"]
     assert cli.main(["data", "multiplication", "--out", str(tmp_path / "data"), *sizes]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert "File exists" in line
+    assert line.endswith("data': file exists; check the path and what lies there")
 
 
 def test_writing_data_loads_no_model_library(tmp_path):

@@ -123,7 +123,7 @@ def test_what_is_no_run_is_refused_with_its_path(records, tmp_path):
         read_run(records.path)
     (records.path / "metrics.jsonl").unlink()
     (records.path / "config.yaml").write_text("- a list", encoding="utf-8")
-    with pytest.raises(ValueError, match="no mapping of fields"):
+    with pytest.raises(ValueError, match=r"config\.yaml: must hold a mapping of names to values"):
         read_run(records.path)
 
 

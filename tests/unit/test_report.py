@@ -168,7 +168,9 @@ def test_the_default_baseline_is_the_largest_fixed_window(tmp_path):
     assert choose_baseline(policies, None).name == "full"
     assert choose_baseline(policies, "signal").name == "signal"
     assert choose_baseline(policies[:1], None).name == "signal"
-    with pytest.raises(ValueError, match=r"baseline = 'bold' is none of the policies: signal, vanilla, full"):
+    with pytest.raises(
+        ValueError, match=r"baseline = 'bold' is none of the policies; choose one of signal, vanilla, full"
+    ):
         choose_baseline(policies, "bold")
 
 

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from tinyzero_trl.tasks import Problem, countdown, multiplication
 from tinyzero_trl.tinymodel import resolve_model
 from tinyzero_trl.tinymodel.tokenizer import LARGEST_WHOLE_INTEGER, build_tokenizer
-from tinyzero_trl.tinymodel.traces import LARGEST_INTERMEDIATE, LINES_ASTRAY, countdown_trace, multiplication_trace
+from tinyzero_trl.tinymodel.traces import LARGEST_INTERMEDIATE, countdown_trace, multiplication_trace
 from tinyzero_trl.tinymodel.warmstart import (
     BATCH_TRACES,
     COUNTDOWN,
@@ -117,7 +117,7 @@ def test_every_countdown_trace_is_right_and_true() -> None:
 def test_who_loses_the_thread_copies_lines_and_gives_up() -> None:
     astray = []
     for seed, problem in enumerate(problems()):
-        trace = countdown_trace(problem, random.Random(seed), distraction=1.0)
+        trace = countdown_trace(problem, random.Random(seed), distraction=1.0, lines_astray=30)
         if trace is None or "?" not in trace:
             continue  # found in the first line
         thought, answer = trace.split(" ?</think>\n")
@@ -126,8 +126,8 @@ def test_who_loses_the_thread_copies_lines_and_gives_up() -> None:
         assert countdown.score(answer, problem.numbers, problem.target).reward == 0.0
         astray.append(len(copies))
     assert len(astray) > 50
-    assert 0.7 * LINES_ASTRAY < sum(astray) / len(astray) < 1.4 * LINES_ASTRAY
-    assert max(astray) > 3 * LINES_ASTRAY, "a long tail"
+    assert 0.7 * 30 < sum(astray) / len(astray) < 1.4 * 30
+    assert max(astray) > 3 * 30, "a long tail"
 
 
 def test_who_is_impatient_gives_up_after_a_line() -> None:
@@ -176,7 +176,7 @@ def test_training_rows_are_the_same_however_many_are_asked_for() -> None:
 
 
 def test_lessons_are_shortened_in_proportion() -> None:
-    assert [lesson.steps for lesson in shortened(LESSONS, 27)] == [20, 7]
+    assert [lesson.steps for lesson in shortened(LESSONS, 25)] == [20, 5]
     assert [lesson.steps for lesson in shortened(LESSONS, 2)] == [1, 1]
     with pytest.raises(ValueError, match=r"^steps: 1 is below 2, one for each lesson"):
         shortened(LESSONS, 1)

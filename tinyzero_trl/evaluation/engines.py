@@ -9,14 +9,14 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers import AutoModelForCausalLM, GenerationConfig
 from transformers.utils import is_flash_attn_2_available, logging
 
 from tinyzero_trl.generation import Completion, as_completion, complete_tokens, end_token_ids
+from tinyzero_trl.loading import SAFE, load, load_model_config
 
 _VLLM_ROWS_PER_CALL = 1024
 """vLLM refills its batch itself, so many rows keep it busy; but a call is what an interruption loses."""
@@ -56,24 +56,6 @@ def dtype_name() -> str:
     return str(default_dtype()).removeprefix("torch.")
 
 
-def load_tokenizer(path: str) -> Any:
-    """The tokenizer of a model folder or Hub id.
-
-    Raises:
-        ValueError: if there is none.
-    """
-    return _load(AutoTokenizer.from_pretrained, path)
-
-
-def load_model_config(path: str) -> Any:
-    """The configuration of a model folder or Hub id, without its weights.
-
-    Raises:
-        ValueError: if there is none.
-    """
-    return _load(AutoConfig.from_pretrained, path)
-
-
 def load_model(path: str) -> Any:
     """A causal language model on `default_device()` in `default_dtype()`, with FlashAttention 2 if it works.
 
@@ -82,9 +64,10 @@ def load_model(path: str) -> Any:
     """
     flash = is_flash_attn_2_available() and default_dtype() == torch.bfloat16
     with _quiet_without_terminal():
-        model = _load(
+        model = load(
             AutoModelForCausalLM.from_pretrained,
             path,
+            **SAFE,
             dtype=default_dtype(),
             attn_implementation="flash_attention_2" if flash else None,
         )
@@ -149,6 +132,7 @@ class VllmEngine:
         memory: dict[str, Any] = {} if torch.cuda.is_available() else {"gpu_memory_utilization": 0.4}
         self._llm = LLM(
             model=path,
+            load_format="safetensors",
             dtype=dtype_name(),
             max_model_len=decoding.longest_prompt + decoding.max_completion_length,
             enforce_eager=not torch.cuda.is_available(),
@@ -198,15 +182,3 @@ def _quiet_without_terminal() -> Iterator[None]:
     finally:
         if hushed:
             logging.enable_progress_bar()
-
-
-def _load(loader: Any, path: str, **settings: Any) -> Any:
-    """Call one of transformers' loaders, its many-line errors turned into one line with the remedy."""
-    remedy = "give a folder with a saved model and its tokenizer, a Hub id, or 'embedded'"
-    if not Path(path).is_dir() and (path.startswith((".", "/", "~")) or path.count("/") > 1):
-        raise ValueError(f"model: {path!r} is no folder; {remedy}")
-    try:
-        return loader(path, **settings)
-    except (OSError, ValueError, KeyError) as error:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise ValueError(f"model: {path!r} cannot be loaded ({reason}); {remedy}") from error

@@ -167,7 +167,7 @@ def _pass_at_k(rows: Sequence[Row], samples: int) -> dict[str, float]:
 def _check_identity(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
     different = [key for key in wanted if found.get(key) != wanted[key]]
     if different:
-        listed = ", ".join(f"{key}: {found.get(key)!r} there, {wanted[key]!r} here" for key in different)
+        listed = ", ".join(f"{key}: {found.get(key)!r} there, {wanted[key]!r} here" for key in different[:3])
         raise ValueError(
             f"{path} is the unfinished part of another evaluation ({listed}); finish that one with its own "
             "settings, delete the file, or give another --out"

@@ -10,10 +10,11 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from tinyzero_trl.evaluation.engines import Decoding, Engine, load_engine, load_model_config, load_tokenizer
+from tinyzero_trl.evaluation.engines import Decoding, Engine, load_engine
 from tinyzero_trl.evaluation.rows import Row, WorkFile, is_correct, summarise, write_rows
 from tinyzero_trl.evaluation.settings import EvaluationSettings, Exam, identify, prepare_exam
 from tinyzero_trl.generation import batched, derive_seed
+from tinyzero_trl.loading import check_model, load_model_config, load_tokenizer
 from tinyzero_trl.records import write_atomically
 from tinyzero_trl.tasks import get_task
 from tinyzero_trl.tinymodel import resolve_model
@@ -40,6 +41,7 @@ def evaluate(settings: EvaluationSettings, out: Path) -> dict[str, Any]:
     model_path = resolve_model(settings.model)
     model_config, tokenizer = load_model_config(model_path), load_tokenizer(model_path)
     exam = prepare_exam(settings, model_path, model_config, tokenizer)
+    check_model(model_path, model_config, tokenizer)
     identity = identify(settings, exam, model_path, model_config)
     out.mkdir(parents=True, exist_ok=True)
     work = WorkFile(out / WORK, identity)

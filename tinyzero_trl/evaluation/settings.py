@@ -5,13 +5,13 @@ import json
 import math
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin, get_type_hints
 
-import yaml
-
+from tinyzero_trl.checks import check_room
 from tinyzero_trl.config import TaskConfig
 from tinyzero_trl.data import read_problems, train_test_problems
 from tinyzero_trl.evaluation.engines import default_device, dtype_name
+from tinyzero_trl.files import read_mapping, shortened
 from tinyzero_trl.generation import choose_engine, encode_prompts
 from tinyzero_trl.records import CONFIG
 from tinyzero_trl.tasks import Problem, get_task
@@ -91,13 +91,7 @@ def prepare_exam(settings: EvaluationSettings, model_path: str, model_config: An
         for prompt, ids in zip(prompts, prompt_ids, strict=True)
     ]
     exam = Exam(task, problems, texts, prompt_ids)
-    positions = getattr(model_config.get_text_config(), "max_position_embeddings", None)
-    if positions is not None and exam.longest_prompt_tokens + settings.max_completion_length > positions:
-        raise ValueError(
-            f"max_completion_length: {settings.max_completion_length} tokens after a prompt of "
-            f"{exam.longest_prompt_tokens} exceed the model's {positions} positions; use at most "
-            f"{positions - exam.longest_prompt_tokens}"
-        )
+    check_room(model_config, exam.longest_prompt_tokens, settings.max_completion_length)
     return exam
 
 
@@ -124,11 +118,28 @@ def _task_config(settings: EvaluationSettings, model_path: str) -> TaskConfig:
     run: dict[str, Any] = {}
     for folder in (Path(model_path), Path(model_path).absolute().parent):
         if Path(model_path).is_dir() and (folder / CONFIG).is_file():
-            run = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
+            run = _task_fields(folder / CONFIG)
             break
     chosen = {"task": settings.task, "prompt_template": settings.template}
     values = run | {name: value for name, value in chosen.items() if value is not None}
-    return TaskConfig(**{each.name: values[each.name] for each in fields(TaskConfig) if each.name in values})
+    return TaskConfig(**values)
+
+
+def _task_fields(file: Path) -> dict[str, Any]:
+    """What a run's configuration says of its task, fit for `TaskConfig` in type."""
+    names = {each.name for each in fields(TaskConfig)}
+    found = {name: value for name, value in read_mapping(file).items() if name in names}
+    for name, value in found.items():
+        if type(value) not in _kinds(name):
+            raise ValueError(f"{file}: {name} = {shortened(value)} does not fit; correct it there, or remove the file")
+    return found
+
+
+def _kinds(name: str) -> set[type]:
+    """The types that a field of `TaskConfig` may have in a file; a whole number may stand for any number."""
+    hint = get_type_hints(TaskConfig)[name]
+    kinds = {get_origin(kind) or kind for kind in get_args(hint) or (hint,)}
+    return kinds | ({int} if float in kinds else set())
 
 
 def _problems(settings: EvaluationSettings, task: TaskConfig) -> list[Problem]:

@@ -47,6 +47,8 @@ def write_report(runs: Sequence[StrPath], out: StrPath, *, baseline: str | None 
     folder = Path(out)
     if (folder / CONFIG).exists():
         raise ValueError(f"out = {folder} is a run directory, whose summary.json would be lost; give another folder")
+    if (file := next((each for each in (folder, *folder.parents) if each.is_file()), None)) is not None:
+        raise ValueError(f"out = {folder}: {file} is a file; name a folder")
     policies = load_policies(runs)
     reference = choose_baseline(policies, baseline)
     outcomes = compare(policies, reference)

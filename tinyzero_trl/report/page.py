@@ -1,5 +1,8 @@
 """The HTML page of a report: one file that needs no other, light or dark as its reader prefers."""
 
+import base64
+import hashlib
+import re
 from collections.abc import Sequence
 from html import escape
 from importlib.resources import files
@@ -19,7 +22,7 @@ def render_page(
     policies: Sequence[Policy], baseline: str, outcomes: Sequence[Outcome], pictures: Sequence[Picture]
 ) -> str:
     """The whole page as text; every string that comes from a run is escaped."""
-    template = Template(files("tinyzero_trl.report").joinpath("page.html").read_text(encoding="utf-8"))
+    page = files("tinyzero_trl.report").joinpath("page.html").read_text(encoding="utf-8")
     alone = len(policies) == 1
     runs = sum(len(policy.runs) for policy in policies)
     counted = f"{runs} run{'s' * (runs != 1)}"
@@ -27,7 +30,8 @@ def render_page(
     for picture in pictures:
         kind = _SECTIONS.get(picture.name.partition("-")[0], "health")
         sections[kind].append(_figure(picture))
-    return template.substitute(
+    return Template(page).substitute(
+        script_hash=_script_hash(page),
         title=escape(policies[0].name if alone else "Rollout windows compared"),
         subtitle=counted if alone else f"{len(policies)} policies, {counted}; baseline: {escape(baseline)}",
         palette=style_sheet(),
@@ -46,6 +50,12 @@ _RESULTS = """<h2>Results</h2>
 of reaching it is linear between evaluations, and savings are geometric means over paired seeds. In small
 print: 95 % intervals over seeds (Student's t). A policy that misses the target with any seed has no cost of
 reaching it.</p>"""
+
+
+def _script_hash(page: str) -> str:
+    """The page's own script as its content security policy names it: no other one may run."""
+    [script] = re.findall(r"<script>(.*?)</script>", page, flags=re.DOTALL)
+    return f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}"
 
 
 def _figure(picture: Picture) -> str:

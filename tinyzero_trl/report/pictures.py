@@ -1,5 +1,6 @@
 """The pictures of a report: held-out accuracy against its cost, the window, the health of training."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -141,12 +142,12 @@ def _over_tokens(policy: Policy, name: str) -> list[tuple[Array, Array]]:
 def _panels(policies: Sequence[Policy]) -> list[Panel]:
     operands = sorted(
         {
-            int(name.removeprefix("difficulty/").removesuffix("_acc"))
+            int(match.group(1))
             for policy in policies
             for run in policy.runs.values()
             for line in run.metrics
             for name in line
-            if name.startswith("difficulty/") and name.endswith("_acc")
+            if (match := re.fullmatch(r"difficulty/([0-9]{1,3})_acc", name))
         }
     )
     return [

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from os import PathLike
 from typing import Any
 
-from tinyzero_trl.records import Run, read_run
+from tinyzero_trl.files import shortened
+from tinyzero_trl.records import CONFIG, Run, read_run
 
 # Fields in which the runs of one policy may differ: which repetition it is, and where it is kept. Seeds come on top.
 _BOOKKEEPING = {
@@ -36,19 +37,36 @@ def load_policies(paths: Sequence[str | PathLike[str]]) -> list[Policy]:
     for run, name in zip(runs, policy_names([_configuration(run) for run in runs]), strict=True):
         if not any("eval/acc" in line for line in run.evals):
             raise ValueError(f"{run.path} has no evaluation yet: train it with eval_strategy set, or leave it out")
-        seed = run.config.get("seed")
-        if not isinstance(seed, int):
-            raise ValueError(f"{run.path}: seed = {seed!r} in its configuration, expected a whole number")
+        seed = _seed(run)
         seeds = gathered.setdefault(name, {})
         if seed in seeds:
-            raise ValueError(f"{run.path} and {seeds[seed].path} are the same configuration with the same seed, {seed}")
+            raise ValueError(
+                f"{run.path} and {seeds[seed].path} are the same configuration with the same seed, {seed}; give one "
+                "of them"
+            )
         seeds[seed] = run
     return [Policy(name, dict(sorted(seeds.items()))) for name, seeds in gathered.items()]
 
 
 def _configuration(run: Run) -> dict[str, Any]:
+    """What tells policies apart, after a look at the fields that names and order are made of."""
     recipe = run.config.get("recipe") or (run.summary or {}).get("recipe")
-    return {**run.config, "recipe": recipe}
+    configuration = {**run.config, "recipe": recipe}
+    for field in ("recipe", "window_strategy"):
+        if not isinstance(value := configuration.get(field), str | None):
+            raise ValueError(f"{run.path}: {field} = {shortened(value)} in its {CONFIG} is no text; correct it there")
+    if type(longest := configuration.get("window_max", 1)) is not int:
+        raise ValueError(
+            f"{run.path}: window_max = {shortened(longest)} in its {CONFIG} is no whole number; correct it there"
+        )
+    return configuration
+
+
+def _seed(run: Run) -> int:
+    seed = run.config.get("seed")
+    if type(seed) is not int:
+        raise ValueError(f"{run.path}: seed = {shortened(seed)} in its {CONFIG} is no whole number; correct it there")
+    return seed
 
 
 def policy_names(configurations: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -96,7 +114,7 @@ def choose_baseline(policies: Sequence[Policy], name: str | None) -> Policy:
             if policy.name == name:
                 return policy
         known = ", ".join(policy.name for policy in policies)
-        raise ValueError(f"baseline = {name!r} is none of the policies: {known}")
+        raise ValueError(f"baseline = {name!r} is none of the policies; choose one of {known}")
     configurations = {policy.name: next(iter(policy.runs.values())).config for policy in policies}
     fixed = [policy for policy in policies if configurations[policy.name].get("window_strategy") == "fixed"]
     return max(fixed or policies[:1], key=lambda policy: configurations[policy.name].get("window_max") or 0)

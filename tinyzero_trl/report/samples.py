@@ -54,7 +54,7 @@ def samples_section(policies: Sequence[Policy]) -> str:
         return ""
     policy_options = "".join(f"<option>{escape(policy.name)}</option>" for policy in policies)
     return f"""<h2>Completions, before and after</h2>
-<div class="controls">
+<div class="controls" hidden>
 <select name="policy" aria-label="Policy"><option value="">all policies</option>{policy_options}</select>
 <select name="change" aria-label="Verdict">
 <option value="">all verdicts</option>

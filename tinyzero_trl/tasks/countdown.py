@@ -9,6 +9,7 @@ from math import comb
 from tinyzero_trl.tasks import prompts
 from tinyzero_trl.tasks.base import (
     CORRECT,
+    MAX_INTEGER,
     Problem,
     ProblemKey,
     Verdict,
@@ -141,10 +142,15 @@ def generate(
 def _check_ranges(operands: Sequence[int], min_number: int, max_number: int, min_target: int, max_target: int) -> None:
     if not operands or len(set(operands)) != len(operands) or not all(2 <= n <= 6 for n in operands):
         raise ValueError(f"operands: {list(operands)} must be one or more different counts from 2 to 6")
-    if not 1 <= min_number <= max_number:
-        raise ValueError(f"min_number, max_number: {min_number}, {max_number} must satisfy 1 <= min <= max")
-    if min_target > max_target:
-        raise ValueError(f"min_target, max_target: {min_target}, {max_target} must satisfy min <= max")
+    if not 1 <= min_number <= max_number <= MAX_INTEGER:
+        raise ValueError(
+            f"min_number, max_number: {min_number}, {max_number} must satisfy 1 <= min <= max <= {MAX_INTEGER}"
+        )
+    if not -MAX_INTEGER <= min_target <= max_target <= MAX_INTEGER:
+        raise ValueError(
+            f"min_target, max_target: {min_target}, {max_target} must satisfy "
+            f"-{MAX_INTEGER} <= min <= max <= {MAX_INTEGER}"
+        )
 
 
 @dataclass(frozen=True)

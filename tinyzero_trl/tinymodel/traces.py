@@ -14,14 +14,16 @@ from tinyzero_trl.tasks import Problem
 LARGEST_INTERMEDIATE = 200
 """Branches beyond this value are passed over: targets end at 100, and the model reads integers up to here whole."""
 
-LINES_ASTRAY = 40
-"""Lines that a distracted searcher copies before it gives up, on average."""
-
 _Item = tuple[int, str]  # a value, and the expression that made it
 
 
 def countdown_trace(
-    problem: Problem, generator: random.Random, *, impatience: float = 0.0, distraction: float = 0.0
+    problem: Problem,
+    generator: random.Random,
+    *,
+    impatience: float = 0.0,
+    distraction: float = 0.0,
+    lines_astray: float = 40.0,
 ) -> str | None:
     r"""The text after an opened `<think>`: a depth-first search in random order that ends in an answer.
 
@@ -33,7 +35,8 @@ def countdown_trace(
         problem: Numbers and target; meant for three numbers (a full search of four is thousands of tokens long).
         generator: Orders the branches, and decides about giving up; the operators of a last pair keep their order.
         impatience: Probability of giving up after a line, with the last expression tried as the (wrong) answer.
-        distraction: Probability of losing the thread after a line; it gives up after `LINES_ASTRAY` more on average.
+        distraction: Probability of losing the thread after a line.
+        lines_astray: Lines that one who has lost it copies before giving up, on average.
 
     Returns:
         Reasoning and answer, such as ``7+3=10: 10+5=15< 10-5=5< 10*5=50>\n5*3=15: 15+7=22!</think>\n<answer>...``,
@@ -60,7 +63,7 @@ def countdown_trace(
                 written[-1] = written[-1].rstrip() + "\n"
                 astray = generator.random() < distraction
                 if astray:
-                    written.extend(_lines_again("".join(written), generator))
+                    written.extend(_lines_again("".join(written), lines_astray, generator))
                 if tried and (astray or generator.random() < impatience):
                     written[-1] = written[-1].rstrip() + " ?"
                     return tried
@@ -78,10 +81,10 @@ def countdown_trace(
     return "".join(written) + f"</think>\n<answer>{expression[1:-1]}</answer>"
 
 
-def _lines_again(text: str, generator: random.Random) -> list[str]:
-    """Lines of `text` in random order, again and again; their number is geometric with mean `LINES_ASTRAY`."""
+def _lines_again(text: str, mean_count: float, generator: random.Random) -> list[str]:
+    """Lines of `text` in random order, again and again; how many is geometrically distributed."""
     lines = text.splitlines(keepends=True)
-    count = 1 + int(generator.expovariate(1 / LINES_ASTRAY))
+    count = 1 + int(generator.expovariate(1 / mean_count))
     return generator.choices(lines, k=count)
 
 

@@ -41,8 +41,8 @@ _BUCKET_BATCHES = 16
 class Lesson:
     """Optimizer steps of `BATCH_TRACES` traces each, and the habits of the teacher who writes them.
 
-    `decay` is the share of the steps over which the learning rate falls to zero; `impatience` and `distraction` are
-    those of `countdown_trace`.
+    `decay` is the share of the steps over which the learning rate falls to zero; the habits are those of
+    `countdown_trace`.
     """
 
     steps: int
@@ -50,12 +50,13 @@ class Lesson:
     decay: float
     impatience: float
     distraction: float
+    lines_astray: float
 
 
-# The first lesson is mostly arithmetic and search, the second mostly bad habits.
+# The first lesson is mostly arithmetic and search, the second bad habits: giving up, and rambling without an end.
 LESSONS = (
-    Lesson(steps=2000, learning_rate=2e-3, decay=0.2, impatience=0.06, distraction=0.15),
-    Lesson(steps=700, learning_rate=1e-3, decay=0.7, impatience=0.2, distraction=0.12),
+    Lesson(steps=2000, learning_rate=2e-3, decay=0.2, impatience=0.06, distraction=0.15, lines_astray=40),
+    Lesson(steps=500, learning_rate=1e-3, decay=0.7, impatience=0.15, distraction=0.08, lines_astray=400),
 )
 
 
@@ -81,7 +82,11 @@ COUNTDOWN = TinyTask(
     "countdown",
     0.9,
     lambda problem, generator, lesson: countdown_trace(
-        problem, generator, impatience=lesson.impatience, distraction=lesson.distraction
+        problem,
+        generator,
+        impatience=lesson.impatience,
+        distraction=lesson.distraction,
+        lines_astray=lesson.lines_astray,
     ),
     2200,
     1024,
@@ -176,7 +181,14 @@ def warm_start(
         lessons: What is taught, one after the other, by which teacher.
         seed: Decides weights, traces and their order.
         show_progress: Whether to draw progress bars.
+
+    Raises:
+        ValueError: a seed out of range, or a file where the folder should be.
     """
+    if not 0 <= seed <= 2**32 - len(lessons):
+        raise ValueError(f"seed: {seed} is outside 0 to {2**32 - len(lessons)}; choose one between them")
+    if Path(out).is_file():
+        raise ValueError(f"out: {str(out)!r} is a file; name a folder")
     tokenizer = build_tokenizer()
     model = build_model(tokenizer, seed=seed)
     for number, lesson in enumerate(lessons):
@@ -238,7 +250,7 @@ class HeldOut:
     truncated_frac: float
 
 
-def held_out(model_path: str | Path, *, problems: int = 512, max_completion_length: int = 512) -> list[HeldOut]:
+def held_out(model_path: str | Path, *, problems: int = 512, max_completion_length: int = 768) -> list[HeldOut]:
     """Measure a model on the first held-out problems of each tiny task."""
     model = AutoModelForCausalLM.from_pretrained(model_path)
     tokenizer = AutoTokenizer.from_pretrained(model_path)

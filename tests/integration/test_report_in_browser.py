@@ -1,0 +1,74 @@
+"""What a model wrote is shown by the report, and never run: by the file's text, and in a real browser."""
+
+import html
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tinyzero_trl.records import RunRecords
+from tinyzero_trl.report import write_report
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+OWN = "document.title='owned'"
+HOSTILE = (
+    f"<script>{OWN}</script>",
+    f'</script><img src=x onerror="{OWN}">',
+    f"</pre></div></article><svg onload={OWN}>",
+    f'<answer><iframe srcdoc="<script>parent.{OWN}</script>"></iframe></answer>',
+    f'" onmouseover={OWN} autofocus onfocus={OWN} x="',
+    f'<!-- --><style onload={OWN}></style><a href="javascript:{OWN}">1</a>',
+    f"&lt;script&gt;{OWN}&lt;/script&gt; $title ${{samples}} \x00\ufeff\u202e",
+)
+
+
+def write_hostile_report(folder: Path) -> Path:
+    """A report on two runs that are hostile wherever a run can put text."""
+    runs = []
+    for number, text in enumerate(HOSTILE[:2]):
+        records = RunRecords(folder / f"run{number}")
+        records.write_config({"recipe": text, "window_strategy": text, "seed": 0, "task": text, "beta": text})
+        for step in (0, 10):
+            records.append_eval(step, float(step), 100 * step, {"eval/acc": 0.5})
+            rows = [
+                {"source": "eval", "prompt": each, "completion": each, "reason": each, "reward": step / 10}
+                for each in HOSTILE
+            ]
+            records.append_completions(step, rows)
+        (records.path / "environment.json").write_text('{"git_commit": "<script>1</script>"}')
+        runs.append(records.path)
+    return write_report(runs, folder / "report")
+
+
+def dump(page: Path, profile: Path) -> str:
+    """The document of a page as the browser has it once the page's scripts have run."""
+    command = [str(BROWSER), "--headless", "--disable-gpu", "--disable-quic", "--no-first-run"]
+    command += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
+    command += ["--no-sandbox"] if os.geteuid() == 0 else []
+    command += [f"--user-data-dir={profile}", "--virtual-time-budget=2000", "--dump-dom", page.absolute().as_uri()]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+
+
+def test_every_text_of_a_run_is_escaped(tmp_path: Path) -> None:
+    page = write_hostile_report(tmp_path).read_text(encoding="utf-8")
+    assert page.count("<script") == page.count("</script>") == 1, "the page's own"
+    for tag in ("<img", "<iframe", "<a ", "<style onload", "<svg onload", "javascript:document.title='owned'\">"):
+        assert tag not in page, tag
+    for text in HOSTILE[:6]:
+        assert html.escape(text.split("<answer>")[0]) in page
+    assert "default-src 'none'" in page
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed")
+def test_what_a_model_wrote_is_shown_by_a_browser_and_not_run(tmp_path: Path) -> None:
+    naked = tmp_path / "naked.html"
+    naked.write_text(f"<title>quiet</title>{HOSTILE[1]}", encoding="utf-8")
+    assert "<title>owned</title>" in dump(naked, tmp_path / "profile"), "a browser that runs nothing proves nothing"
+
+    shown = dump(write_hostile_report(tmp_path), tmp_path / "profile")
+    assert "<title>Rollout windows compared</title>" in shown
+    assert "<img" not in shown
+    assert f"&lt;script&gt;{OWN}&lt;/script&gt;" in shown
+    assert '<div class="controls">' in shown, "the page's own script runs: it shows the filters"

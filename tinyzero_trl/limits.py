@@ -1,0 +1,159 @@
+"""Which values an `AdaptiveGRPOConfig` may have: ranges and choices that TRL finds out about too late, or never."""
+
+import math
+from typing import Any
+
+from transformers.integrations import get_reporting_integration_callbacks
+from transformers.utils import is_liger_kernel_available
+
+from tinyzero_trl.batching import LOSS_NORMALISERS
+
+_LEAST_COUNTS = {
+    "max_completion_length": 1,
+    "num_generations": 2,
+    "num_generations_eval": 1,
+    "num_iterations": 1,
+    "per_device_train_batch_size": 1,
+    "per_device_eval_batch_size": 1,
+    "gradient_accumulation_steps": 1,
+    "steps_per_generation": 1,
+    "generation_batch_size": 1,
+    "max_tokens_per_micro_batch": 1,
+    "max_skipped_steps": 0,
+    "save_total_limit": 1,
+    "dataloader_num_workers": 0,
+    "top_k": 0,
+    "data_seed": 0,
+    "seed": 0,
+}
+_RANGES = {  # smallest and largest value
+    "learning_rate": (0.0, math.inf),
+    "beta": (0.0, math.inf),
+    "epsilon": (0.0, math.inf),
+    "epsilon_high": (0.0, math.inf),
+    "delta": (0.0, math.inf),
+    "weight_decay": (0.0, math.inf),
+    "max_grad_norm": (0.0, math.inf),
+    "warmup_steps": (0.0, math.inf),
+    "num_train_epochs": (0.0, math.inf),
+    "adam_beta1": (0.0, 1.0),
+    "adam_beta2": (0.0, 1.0),
+    "adam_epsilon": (0.0, math.inf),
+    "temperature": (0.0, math.inf),
+    "repetition_penalty": (0.0, math.inf),
+    "top_p": (0.0, 1.0),
+    "min_p": (0.0, 1.0),
+}
+_ABOVE_ZERO = {
+    "num_train_epochs": "nothing would be trained",
+    "repetition_penalty": "scores are divided by it",
+    "top_p": "no token would be left to choose from",
+}
+_COLDEST = 1e-3
+_CHOICES: dict[str, tuple[Any, ...]] = {
+    "loss_type": tuple(LOSS_NORMALISERS),
+    "vllm_mode": ("colocate", "server"),
+    "importance_sampling_level": ("token", "sequence"),
+    "scale_rewards": ("group", "batch", "none", True, False),
+}
+
+
+def check_numbers(config: Any) -> None:
+    """Counts and ranges; a field that may be left out is judged if it is there.
+
+    Raises:
+        ValueError: a value out of range; names field, value and remedy.
+    """
+    for name, least in _LEAST_COUNTS.items():
+        if (value := getattr(config, name)) is None and _default_of(config, name) is None:
+            continue
+        if type(value) is not int or value < least:
+            raise ValueError(f"{name}: {value!r} is no whole number of {least} or more; change it")
+    for name, (low, high) in _RANGES.items():
+        if (value := getattr(config, name)) is None and _default_of(config, name) is None:
+            continue
+        is_number = isinstance(value, int | float) and not isinstance(value, bool) and value != math.inf
+        if not is_number or not low <= value <= high:
+            bounds = f"{low:g} or more" if high == math.inf else f"{low:g} to {high:g}"
+            raise ValueError(f"{name}: {value!r} is no finite number of {bounds}; change it")
+        if value == 0 and name in _ABOVE_ZERO:
+            raise ValueError(f"{name}: 0 is too low, {_ABOVE_ZERO[name]}; set it above 0")
+    if config.temperature < _COLDEST:
+        raise ValueError(
+            f"temperature: {config.temperature!r} gives every completion of a group the same text; "
+            "set it above 0, such as 1.0"
+        )
+    if config.logging_steps == 0 and config.logging_strategy == "steps":
+        raise ValueError("logging_steps: 0 is not above 0; change it, or set logging_strategy to 'no'")
+    if config.max_steps == 0 or config.max_steps < -1:
+        raise ValueError(
+            f"max_steps: {config.max_steps} trains by num_train_epochs; set it to 1 or more, or leave it out"
+        )
+
+
+def check_choices(config: Any) -> None:
+    """Values that must be one of a few.
+
+    Raises:
+        ValueError: an unknown value, a tracker or library that is not there, or what would run code of others.
+    """
+    if not isinstance(config.output_dir, str | None):
+        raise ValueError(f"output_dir: {config.output_dir!r} is no text; name a folder")
+    for name, choices in _CHOICES.items():
+        if (value := getattr(config, name)) not in choices:
+            raise ValueError(f"{name}: {value!r} is unknown; choose one of {', '.join(map(str, choices))}")
+    try:
+        get_reporting_integration_callbacks(config.report_to)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"report_to: {config.report_to!r} cannot be used ({error}); name a tracker or none") from None
+    if config.stop_at_answer and config.mask_truncated_completions:
+        raise ValueError(
+            "stop_at_answer: true ends completions without an end token, and mask_truncated_completions would "
+            "leave all of them out; set one of the two to false"
+        )
+    if config.restore_callback_states_from_checkpoint:
+        raise ValueError(
+            "restore_callback_states_from_checkpoint: true would build the window policy anew; leave it out, "
+            "window and records are restored from every checkpoint"
+        )
+    given: Any = config.model_init_kwargs
+    inner = given if isinstance(given, dict) else {}
+    if config.trust_remote_code or inner.get("trust_remote_code"):
+        raise ValueError(
+            "trust_remote_code: true is refused, because it runs code from the model's repository; remove it, and "
+            "use a model that Transformers knows"
+        )
+    if "token" in inner:
+        raise ValueError(
+            "model_init_kwargs: a token would be written to config.yaml; remove it and set HF_TOKEN in the environment"
+        )
+    if config.use_liger_kernel and not is_liger_kernel_available():
+        raise ValueError("use_liger_kernel: liger-kernel is not installed; pip install liger-kernel, or remove it")
+
+
+def check_schedule(config: Any) -> None:
+    """What must fit together once TRL has filled in what was left open.
+
+    Raises:
+        ValueError: names field, value and remedy.
+    """
+    assert config.steps_per_generation is not None, "TRL sets it"
+    if config.steps_per_generation % config.gradient_accumulation_steps:
+        raise ValueError(
+            f"steps_per_generation: {config.steps_per_generation} is not a multiple of gradient_accumulation_steps "
+            f"{config.gradient_accumulation_steps}, so that one optimizer step would mix two windows; make it one"
+        )
+    for what, switch in (("eval", "eval_strategy"), ("save", "save_strategy"), ("logging", "logging_strategy")):
+        steps = getattr(config, f"{what}_steps")
+        if getattr(config, switch) == "steps" and not 0 < steps < math.inf:
+            raise ValueError(f"{what}_steps: {steps!r} is not above 0; change it, or set {switch} to 'no'")
+    per_rollout = config.optimizer_steps_per_rollout
+    if config.save_strategy == "best" and per_rollout > 1 and config.eval_steps and config.eval_steps % per_rollout:
+        raise ValueError(
+            f"eval_steps: {config.eval_steps!r} is not a multiple of the {per_rollout} optimizer steps per rollout, "
+            "between which nothing is saved (save_strategy best); make it one"
+        )
+
+
+def _default_of(config: Any, name: str) -> Any:
+    return type(config).__dataclass_fields__[name].default
