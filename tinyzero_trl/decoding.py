@@ -85,6 +85,7 @@ def shrinking_batches(model: Any, row_ends: StoppingCriteria | None = None) -> I
     ends rows in either case.
     """
     in_step = is_deepspeed_zero3_enabled() or is_fsdp_managed_module(model)
+    of_instance, inherited = vars(model).get("generate"), model.generate  # Trainer gives an FSDP2 model its own
 
     def generate(*args: Any, **kwargs: Any) -> Any:
         shrinkable = not in_step and not args and kwargs.keys() == _SHRINKABLE_ARGUMENTS
@@ -92,13 +93,16 @@ def shrinking_batches(model: Any, row_ends: StoppingCriteria | None = None) -> I
             return generate_while_any_unfinished(model, **kwargs, row_ends=row_ends)
         if row_ends:
             kwargs["stopping_criteria"] = StoppingCriteriaList([row_ends])
-        return type(model).generate(model, *args, **kwargs)
+        return inherited(*args, **kwargs)
 
     model.generate = generate
     try:
         yield
     finally:
-        del model.generate
+        if of_instance is None:
+            del model.generate
+        else:
+            model.generate = of_instance
 
 
 def can_shrink(generation_config: GenerationConfig) -> bool:

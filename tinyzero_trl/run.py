@@ -1,9 +1,7 @@
 """The beginning and the end of a training run: what is written down before, and what is made of it after."""
 
-import os
 import shutil
 import tempfile
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,24 +16,6 @@ from tinyzero_trl.report import write_pictures
 from tinyzero_trl.trainer import AdaptiveGRPOTrainer
 
 PROBE_BYTES = 1 << 16
-
-
-def check_launch(environment: Mapping[str, str] = os.environ) -> None:
-    """Refuse to go on alone where `accelerate launch` was asked for several processes and started one.
-
-    It does so for `--cpu --num_processes 2` and for the type MULTI_CPU: the address of a meeting point is set then, but
-    nobody else will come.
-
-    Raises:
-        ValueError: this process has been told where to meet others, and not how many they are.
-    """
-    sizes = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
-    is_launched = "ACCELERATE_MIXED_PRECISION" in environment
-    if is_launched and "MASTER_ADDR" in environment and not any(size in environment for size in sizes):
-        raise ValueError(
-            "num_processes: accelerate was asked for several processes and started one; on CPUs use "
-            "ACCELERATE_USE_CPU=1 accelerate launch --multi_gpu --num_processes N, or ask for one"
-        )
 
 
 def check_disk(training: AdaptiveGRPOConfig, model: nn.Module | None = None) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate.utils import gather_object
+from accelerate.utils import gather_object, set_seed
 from transformers import PrinterCallback, ProgressCallback, StopStringCriteria, TrainerCallback
 
 from tinyzero_trl.callbacks import AdaptiveWindowCallback, Evaluation, Rollout
@@ -24,6 +24,7 @@ from tinyzero_trl.records import CONFIG
 from tinyzero_trl.rewards import completion_text
 from tinyzero_trl.safe_points import SaveBetweenRollouts
 from tinyzero_trl.sampling import EpochOrder
+from tinyzero_trl.vllm_on_cpu import adapt_vllm_to_cpu
 from tinyzero_trl.windows import RolloutObservation
 
 SAMPLED_COMPLETIONS = 8
@@ -90,7 +91,11 @@ class AdaptiveGRPOTrainer(GuardedTrainer):
         # First whether a step is saved, which decides what is logged. The policy comes before those who listen to
         # rollouts: they see the window of the next one.
         ours = [SaveBetweenRollouts(), self.window_callback, self.records_callback, RolloutProgressCallback()]
+        if args.use_vllm and args.vllm_mode == "colocate" and args.device.type == "cpu":
+            adapt_vllm_to_cpu()
         super().__init__(model, reward_funcs, args, callbacks=[*ours, *callbacks], **kwargs)
+        if self.use_vllm:  # which has seeded this process with its own number, the same for every `seed`
+            set_seed(self._sampling_seed())
         self.remove_callback(ProgressCallback)
         self.remove_callback(PrinterCallback)
         stops_rows = args.stop_at_answer and not args.use_vllm
@@ -254,8 +259,13 @@ class AdaptiveGRPOTrainer(GuardedTrainer):
         """Sample with the run's seed, and give training its random state back."""
         devices = [self.accelerator.device] if self.accelerator.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):
-            torch.manual_seed(self.args.seed + self.accelerator.process_index)
+            torch.manual_seed(self._sampling_seed())
             yield
+
+    def _sampling_seed(self) -> int:
+        """The same for ranks that share an engine (tensor parallelism): each samples every token, so draws alike."""
+        ranks_per_engine = self.args.vllm_tensor_parallel_size if self.use_vllm else 1
+        return self.args.seed + self.accelerator.process_index // ranks_per_engine
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Write the project's own card in place of TRL's, from the records of the run."""

@@ -19,10 +19,10 @@ ROOMS = [
     *("decoding", "generation", "sampling"),
     *("recipe_parser", "limits", "config"),
     *("exact_loss", "callbacks", "trackers", "card", "checkpoints", "loading", "tinymodel"),
-    "checks",
+    *("vllm_on_cpu", "checks"),
     *("guarded", "safe_points", "progress", "recording"),
     *("report", "ablation", "evaluation", "trainer"),
-    *("run", "cli"),
+    *("launch", "run", "cli"),
 ]
 
 

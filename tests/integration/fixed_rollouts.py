@@ -39,7 +39,7 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
 
 
 @functools.cache
-def tiny_model_path() -> str:
+def tiny_model_path(tied_embeddings: bool = False) -> str:
     """TRL loads the reference model by path, so the policy must have one too."""
     path = tempfile.mkdtemp(prefix="tiny-qwen2-")
     atexit.register(shutil.rmtree, path)
@@ -53,6 +53,7 @@ def tiny_model_path() -> str:
         num_key_value_heads=1,
         max_position_embeddings=64,
         initializer_range=0.2,
+        tie_word_embeddings=tied_embeddings,
         pad_token_id=0,
         eos_token_id=1,
         bos_token_id=None,

@@ -7,16 +7,33 @@ import sys
 from pathlib import Path
 from typing import Any
 
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+
 
 def run_on_ranks(ranks: int, script_name: str, *arguments: str) -> Any:
     """What `script_name`, started by torchrun on `ranks` processes, printed as JSON on its last line."""
-    script = Path(__file__).with_name(script_name)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks)]
-    environment = os.environ | {"ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1"}
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(script.parents[2]), os.environ.get("PYTHONPATH"))))
+    launch = ["torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks)]
+    output = _run([*launch, str(HERE / script_name), *arguments], ACCELERATE_USE_CPU="1")
+    return json.loads(output.splitlines()[-1])
+
+
+def launch(way: str, ranks: int, script_name: str, *arguments: str, **environment: str) -> None:
+    """Start `script_name` as users do, by `accelerate launch` with the shipped file for `way`, in float32."""
+    options = ["--config_file", str(ROOT / "configs" / "accelerate" / f"{way}.yaml"), "--num_processes", str(ranks)]
+    options += ["--mixed_precision", "no", "--main_process_port", "0"]
+    # With it set accelerate runs DDP where DeepSpeed was asked for; the recipes' use_cpu does not do that.
+    if way == "ddp":
+        environment["ACCELERATE_USE_CPU"] = "1"
+    _run(["accelerate.commands.launch", *options, str(HERE / script_name), *arguments], **environment)
+
+
+def _run(module_and_arguments: list[str], **environment: str) -> str:
+    variables = os.environ | {"OMP_NUM_THREADS": "1", **environment}
+    variables["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     launched = subprocess.Popen(
-        [*launch, str(script), *arguments],
-        env=environment,
+        [sys.executable, "-m", *module_and_arguments],
+        env=variables,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -27,4 +44,4 @@ def run_on_ranks(ranks: int, script_name: str, *arguments: str) -> Any:
         # torchrun ends its workers when it is asked to, not when it is killed.
         launched.terminate()
     assert launched.returncode == 0, errors[-3000:]
-    return json.loads(output.splitlines()[-1])
+    return output

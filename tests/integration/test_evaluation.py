@@ -5,7 +5,6 @@ import json
 import os
 import re
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -278,8 +277,10 @@ def test_a_terminal_shows_the_running_accuracy(
 
 
 @pytest.mark.vllm
-@pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed")
-def test_vllm_writes_what_transformers_writes(settings: EvaluationSettings, tmp_path: Path) -> None:
+def test_vllm_writes_what_transformers_writes(
+    settings: EvaluationSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")  # GiB
     greedy = replace(settings, temperature=0.0, n=1)
     for engine in ("transformers", "vllm"):
         evaluate(replace(greedy, engine=engine), tmp_path / engine)

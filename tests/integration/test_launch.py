@@ -10,13 +10,17 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import mean
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import torch
+from accelerate import DistributedType
 from training import LONGEST, PROGRAM, ROOT, write_recipe
 
+from tinyzero_trl.launch import check_engine, check_launch
 from tinyzero_trl.metrics import describe
 from tinyzero_trl.records import read_run
-from tinyzero_trl.run import check_launch
 
 HERE = Path(__file__).parent
 PLANTED = ("hf_plantedinarecipe0", "hf_plantedintheenvironment0", "9f" * 19 + "00")
@@ -76,24 +80,75 @@ def test_one_process_where_several_were_asked_for_is_refused() -> None:
     check_launch({**launched, **meeting, "OMPI_COMM_WORLD_SIZE": "2"})
 
 
+def launch_alone(tmp_path: Path, *options: str, **environment: str) -> subprocess.CompletedProcess:
+    """The program, launched with these options."""
+    command = [sys.executable, "-m", "accelerate.commands.launch", *options, "--mixed_precision", "no", "--quiet"]
+    return call([*command, str(PROGRAM), "--config", str(write_recipe(tmp_path))], **environment)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("way", [["--cpu", "--num_processes", "2"]], ids=" ".join)
 def test_a_launch_that_falls_back_to_one_process_says_so(tmp_path: Path, way: list[str]) -> None:
-    launch = [
-        sys.executable,
-        "-m",
-        "accelerate.commands.launch",
-        *way,
-        "--num_machines",
-        "1",
-        "--mixed_precision",
-        "no",
-    ]
-    launch += ["--dynamo_backend", "no", "--quiet"]
-    done = call([*launch, str(PROGRAM), "--config", str(write_recipe(tmp_path))])
+    done = launch_alone(tmp_path, *way, "--num_machines", "1", "--dynamo_backend", "no")
     assert done.returncode != 0
     assert "error: num_processes: accelerate was asked for several processes and started one" in done.stderr
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("way", "engine"), [("fsdp2", "FSDP"), pytest.param("zero2", "DEEPSPEED", marks=pytest.mark.deepspeed)]
+)
+def test_a_launch_that_falls_back_to_another_engine_says_so(tmp_path: Path, way: str, engine: str) -> None:
+    file = ROOT / "configs" / "accelerate" / f"{way}.yaml"
+    options = ["--config_file", str(file), "--num_processes", "1", "--main_process_port", "0"]
+    done = launch_alone(tmp_path, *options, ACCELERATE_USE_CPU="1")
+    assert done.returncode != 0
+    assert f"error: distributed_type: {engine} was asked for and MULTI_CPU runs; " in done.stderr
+    assert not list((tmp_path / "run").glob("*")), "Trainer makes the folder, nobody else writes into it"
+
+
+def watched(engine: DistributedType, **plugin: Any) -> Any:
+    """As much of a trainer as is looked at before it starts."""
+    fsdp_plugin = SimpleNamespace(**plugin) if plugin else None
+    return SimpleNamespace(
+        accelerator=SimpleNamespace(
+            distributed_type=engine, num_processes=2, state=SimpleNamespace(fsdp_plugin=fsdp_plugin)
+        ),
+        args=SimpleNamespace(learning_rate=1e-6),
+        beta=0.1,
+        model=torch.nn.Linear(2, 2, dtype=torch.bfloat16),
+        ref_model=torch.nn.Linear(2, 2),
+    )
+
+
+def test_an_engine_is_the_one_that_was_asked_for() -> None:
+    check_engine(watched(DistributedType.MULTI_GPU), {})
+    check_engine(watched(DistributedType.FSDP), {"ACCELERATE_USE_FSDP": "true"})
+    check_engine(watched(DistributedType.DEEPSPEED), {"ACCELERATE_USE_DEEPSPEED": "true"})
+    with pytest.raises(ValueError, match=r"^distributed_type: FSDP was asked for and NO runs; "):
+        check_engine(watched(DistributedType.NO), {"ACCELERATE_USE_FSDP": "true"})
+    with pytest.raises(ValueError, match=r"^distributed_type: DEEPSPEED was asked for and MULTI_CPU runs; "):
+        check_engine(watched(DistributedType.MULTI_CPU), {"ACCELERATE_USE_DEEPSPEED": "true"})
+
+
+def test_a_reference_model_without_weights_is_refused() -> None:
+    trainer = watched(DistributedType.FSDP, fsdp_version=2, cpu_ram_efficient_loading=True)
+    with pytest.raises(ValueError, match=r"^fsdp_cpu_ram_efficient_loading: true .* reference model that beta 0\.1"):
+        check_engine(trainer, {})
+    check_engine(watched(DistributedType.FSDP, fsdp_version=2, cpu_ram_efficient_loading=False), {})
+    trainer.ref_model = None
+    check_engine(trainer, {})
+
+
+def test_half_precision_weights_are_warned_of_where_nothing_keeps_float32_copies(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    check_engine(watched(DistributedType.DEEPSPEED), {})
+    assert not caplog.records
+    check_engine(watched(DistributedType.MULTI_GPU), {})
+    [record] = caplog.records
+    assert record.message.startswith("dtype: ") and "1e-06" in record.message
 
 
 @pytest.mark.slow

@@ -79,7 +79,9 @@ class WatchedTrainer(AdaptiveGRPOTrainer):
         batch = Batch(
             training=self.model.training,
             window=self.window_callback.window,
-            engine_limit=self.generation_config.max_new_tokens,
+            engine_limit=(
+                self.vllm_generation.max_completion_length if self.use_vllm else self.generation_config.max_new_tokens
+            ),
             normaliser=self.max_completion_length,
             prompts=list(prompts),
             ids=completion_ids_list,
@@ -121,10 +123,10 @@ def write_recipe(workshop: Path, name: str = "run", **overrides: Any) -> Path:
     return recipe
 
 
-def train(recipe: Path) -> WatchedTrainer:
+def train(recipe: Path, trainer_class: type[WatchedTrainer] = WatchedTrainer) -> WatchedTrainer:
     """What the program's `main` does, with a trainer that is watched."""
     module = program()
-    module.AdaptiveGRPOTrainer = WatchedTrainer
+    module.AdaptiveGRPOTrainer = trainer_class
     task, training, model = parse_recipe(["--config", str(recipe)])
     checkpoint = checkpoint_to_resume(training.resume, str(training.output_dir))
     training.eval_on_start = checkpoint is None

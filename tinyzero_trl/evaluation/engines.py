@@ -128,6 +128,8 @@ class VllmEngine:
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
         from vllm import LLM
 
+        # of the machine's memory on a CPU, which is never as free as a GPU's
+        memory: dict[str, Any] = {} if torch.cuda.is_available() else {"gpu_memory_utilization": 0.4}
         self._llm = LLM(
             model=path,
             load_format="safetensors",
@@ -135,6 +137,7 @@ class VllmEngine:
             max_model_len=decoding.longest_prompt + decoding.max_completion_length,
             enforce_eager=not torch.cuda.is_available(),
             disable_log_stats=True,
+            **memory,
         )
         self._tokenizer = tokenizer
         self._ends = end_token_ids(tokenizer, _generation_config(path))

@@ -1,0 +1,68 @@
+"""Whether what runs is what `accelerate launch` was asked for. accelerate falls back to less without a word."""
+
+import logging
+import os
+from collections.abc import Mapping
+
+import torch
+from accelerate import DistributedType
+
+from tinyzero_trl.trainer import AdaptiveGRPOTrainer
+
+logger = logging.getLogger(__name__)
+
+
+def check_launch(environment: Mapping[str, str] = os.environ) -> None:
+    """Refuse to go on alone where `accelerate launch` was asked for several processes and started one.
+
+    It does so for `--cpu --num_processes 2` and for the type MULTI_CPU: the address of a meeting point is set then, but
+    nobody else will come.
+
+    Raises:
+        ValueError: this process has been told where to meet others, and not how many they are.
+    """
+    sizes = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
+    is_launched = "ACCELERATE_MIXED_PRECISION" in environment
+    if is_launched and "MASTER_ADDR" in environment and not any(size in environment for size in sizes):
+        raise ValueError(
+            "num_processes: accelerate was asked for several processes and started one; on CPUs use "
+            "ACCELERATE_USE_CPU=1 accelerate launch --multi_gpu --num_processes N, or ask for one"
+        )
+
+
+def check_engine(trainer: AdaptiveGRPOTrainer, environment: Mapping[str, str] = os.environ) -> None:
+    """Refuse an engine other than the one asked for, and one that would train towards the wrong weights.
+
+    Args:
+        trainer: knows what runs.
+        environment: says what `accelerate launch` was asked for.
+
+    Raises:
+        ValueError: FSDP or DeepSpeed was asked for, and accelerate fell back to something else without a word, as it
+            does on CPUs; or FSDP2 would compare with a reference model that only one rank has loaded.
+    """
+    accelerator = trainer.accelerator
+    running = accelerator.distributed_type
+    for engine, remedy in (
+        (DistributedType.FSDP, "accelerate runs FSDP on GPUs alone: take configs/accelerate/ddp.yaml here"),
+        (DistributedType.DEEPSPEED, "unset ACCELERATE_USE_CPU and give --use_cpu true to the program"),
+    ):
+        asked = environment.get(f"ACCELERATE_USE_{engine.value}", "false").lower() == "true"
+        if asked and running != engine:
+            raise ValueError(f"distributed_type: {engine.value} was asked for and {running.value} runs; {remedy}")
+    plugin = getattr(accelerator.state, "fsdp_plugin", None)
+    loads_on_first_rank = plugin and plugin.fsdp_version == 2 and plugin.cpu_ram_efficient_loading
+    # TRL 1.16 shards the reference model as it is on each rank, and hands nothing on.
+    if loads_on_first_rank and trainer.ref_model is not None and accelerator.num_processes > 1:
+        raise ValueError(
+            f"fsdp_cpu_ram_efficient_loading: true leaves the reference model that beta {trainer.beta} needs without "
+            "weights on all ranks but the first; set it to false in the accelerate file, or beta to 0"
+        )
+    keeps_float32 = running in (DistributedType.FSDP, DistributedType.DEEPSPEED)
+    trained = {weight.dtype for weight in trainer.model.parameters() if weight.requires_grad}
+    if trained & {torch.bfloat16, torch.float16} and not keeps_float32:
+        logger.warning(
+            "dtype: the weights themselves are in half precision, which rounds steps of learning_rate "
+            f"{trainer.args.learning_rate} away; give --dtype float32 (bf16 still computes in half precision), or "
+            "launch with DeepSpeed or FSDP2, which keep float32 copies"
+        )
