@@ -18,7 +18,7 @@ ROOMS = [
     *("recipe_parser", "config"),
     *("exact_loss", "callbacks", "trackers", "card", "checkpoints", "loading", "tinymodel"),
     *("progress", "recording"),
-    *("report", "ablation", "evaluation", "trainer"),
+    *("report", "ablation", "evaluation", "planning", "doctor", "trainer"),
     *("run", "cli"),
 ]
 
