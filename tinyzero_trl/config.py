@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from huggingface_hub.utils import HFValidationError, validate_repo_id
 from transformers.integrations import get_reporting_integration_callbacks
 from trl import GRPOConfig, ModelConfig
 
@@ -105,6 +106,10 @@ class AdaptiveGRPOConfig(_WindowFields, GRPOConfig):
         values["phases"] = values["phases"] or ()
         return WindowConfig(**values)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What is pickled into `training_args.bin`, which checkpoints hold and the Hub gets: no token."""
+        return {**self.__dict__, "hub_token": None}
+
     def _check_numbers(self) -> None:
         for name, least in _LEAST_COUNTS.items():
             value = getattr(self, name)
@@ -146,6 +151,11 @@ class AdaptiveGRPOConfig(_WindowFields, GRPOConfig):
             get_reporting_integration_callbacks(self.report_to)
         except ValueError as error:
             raise ValueError(f"report_to: {error}") from None
+        if self.hub_model_id is not None:
+            try:
+                validate_repo_id(self.hub_model_id)
+            except HFValidationError as error:
+                raise ValueError(f"hub_model_id: {error} Give name, or owner/name") from None
         if self.restore_callback_states_from_checkpoint:
             raise ValueError(
                 "restore_callback_states_from_checkpoint: true would build the window policy anew; leave it out, "

@@ -16,7 +16,7 @@ ROOMS = [
     *("metrics", "records"),
     *("dataset_files", "data", "batching", "rewards", "collectives", "pass_metrics", "generation", "sampling"),
     *("recipe_parser", "config"),
-    *("exact_loss", "callbacks", "trackers", "card", "checkpoints", "loading", "tinymodel"),
+    *("exact_loss", "hub", "callbacks", "trackers", "card", "checkpoints", "loading", "tinymodel"),
     *("progress", "recording"),
     *("report", "ablation", "evaluation", "planning", "doctor", "trainer"),
     *("run", "cli"),
