@@ -18,7 +18,7 @@ from tinyzero_trl.checkpoints import checkpoint_to_resume
 from tinyzero_trl.config import TaskConfig, parse_recipe
 from tinyzero_trl.data import load_split, to_dataset, train_test_problems
 from tinyzero_trl.loading import model_init_kwargs
-from tinyzero_trl.progress import quiet_without_terminal
+from tinyzero_trl.progress import log_to_stderr, quiet_without_terminal
 from tinyzero_trl.rewards import reward_functions
 from tinyzero_trl.run import check_launch, finish_run, start_run
 from tinyzero_trl.tinymodel import resolve_model
@@ -63,6 +63,7 @@ def build_trainer(task: TaskConfig, training: AdaptiveGRPOConfig, model: ModelCo
 
 def main() -> int:
     """Parse, build, train, evaluate, write down."""
+    log_to_stderr()
     quiet_without_terminal()
     try:
         check_launch()

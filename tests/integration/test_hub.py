@@ -41,6 +41,7 @@ def test_a_run_is_on_the_hub_whole_although_the_hub_hung_up_twice(tmp_path: Path
     assert done.returncode == 0, done.stderr[-3000:]
     run = tmp_path / "run"
     assert "Hub: the repository cannot be reached (RemoteProtocolError" in done.stderr
+    assert done.stderr.count("attention: sdpa") == 1
     assert hub.commits[-1] == "End of training"
     pushed = {name: content for name, content in hub.files.items() if not name.startswith("last-checkpoint/")}
     assert pushed.keys() == files_of(run).keys()

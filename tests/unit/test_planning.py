@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tinyzero_trl.planning import LOST_LEARNING_RATE
+from tinyzero_trl.loading import LOST_LEARNING_RATE
 from tinyzero_trl.planning.batches import batch_plan
 from tinyzero_trl.planning.memory import GIB, ModelShape, Workload, layer_activation_bytes, memory_plan, with_remedies
 

@@ -13,13 +13,12 @@ import yaml
 from trl import ModelConfig
 
 from tinyzero_trl.config import AdaptiveGRPOConfig, parse_recipe
+from tinyzero_trl.loading import LOST_LEARNING_RATE
 from tinyzero_trl.planning.batches import BatchPlan, batch_plan
 from tinyzero_trl.planning.memory import GIB, WAYS, MemoryPlan, ModelShape, Workload, memory_plan, with_remedies
 from tinyzero_trl.planning.shape import model_shape
 from tinyzero_trl.windows import make_policy
 
-# Adam moves a weight by about the learning rate; a bfloat16 weight of 0.02 moves by no less than half its spacing.
-LOST_LEARNING_RATE = 0.02 * 2**-9
 _ON_ONE_GPU, _ON_SEVERAL = ("single_gpu",), ("ddp", "zero1", "zero2", "zero3", "fsdp2")
 
 
