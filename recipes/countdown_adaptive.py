@@ -26,7 +26,7 @@ from tinyzero_trl.files import unless_it_fails
 from tinyzero_trl.guarded import NonFiniteError
 from tinyzero_trl.launch import check_engine, check_launch
 from tinyzero_trl.loading import model_init_kwargs
-from tinyzero_trl.progress import quiet_without_terminal
+from tinyzero_trl.progress import log_to_stderr, quiet_without_terminal
 from tinyzero_trl.rewards import reward_functions
 from tinyzero_trl.run import check_disk, finish_run, start_run
 from tinyzero_trl.safe_points import EXIT_STOPPED_BY_SIGNAL, StopOnSignal
@@ -77,6 +77,7 @@ def build_trainer(
 
 def main() -> int:
     """Parse, build, train, evaluate, write down. What each exit status means is said in docs/survival.md."""
+    log_to_stderr()
     quiet_without_terminal()
     stop = StopOnSignal()
     stop.listen()

@@ -66,13 +66,13 @@ def _facts(run: Run) -> list[tuple[str, Any]]:
         ("code", (run.environment or {}).get("git_commit")),
     ]
     if run.evals:
-        last = run.evals[-1]
-        facts += [
-            (
-                "held-out accuracy",
-                f"{last['eval/acc']:.1%} (95 % interval {last['eval/acc_low']:.1%} to {last['eval/acc_high']:.1%}, "
-                f"{int(last['eval/n'])} problems, step {last['step']})",
-            ),
-            ("rollout tokens", f"{last['tokens']:,}"),
-        ]
+        first, last = run.evals[0], run.evals[-1]
+        if first["step"] == 0 and first is not last:
+            facts.append(("held-out accuracy before training", _accuracy(first)))
+        facts += [("held-out accuracy", _accuracy(last)), ("rollout tokens", f"{last['tokens']:,}")]
     return [(name, value) for name, value in facts if value is not None]
+
+
+def _accuracy(line: dict[str, Any]) -> str:
+    interval = f"95 % interval {line['eval/acc_low']:.1%} to {line['eval/acc_high']:.1%}"
+    return f"{line['eval/acc']:.1%} ({interval}, {int(line['eval/n'])} problems, step {line['step']})"

@@ -51,7 +51,7 @@ def _run_data(args: argparse.Namespace) -> None:
     from tinyzero_trl.dataset_files import write_splits
 
     options = vars(args).copy()
-    for name in ("command", "run"):
+    for name in ("command", "run", "fields"):
         del options[name]
     task, out, template = options.pop("task"), options.pop("out"), options.pop("template")
     total = args.train_size + args.test_size
@@ -96,7 +96,7 @@ def _register_eval(commands: Any) -> None:
 def _run_eval(args: argparse.Namespace) -> None:
     from tinyzero_trl.evaluation import EvaluationSettings, default_out, evaluate, format_result
 
-    options = {name: value for name, value in vars(args).items() if name not in ("command", "run", "out")}
+    options = {name: value for name, value in vars(args).items() if name not in ("command", "run", "out", "fields")}
     out = getattr(args, "out", default_out(args.model, args.data))
     result = evaluate(EvaluationSettings(**options), out)
     print(format_result(result))
@@ -170,12 +170,70 @@ def _run_warmstart(args: argparse.Namespace) -> None:
     print(folder)
 
 
-_REGISTER: list = [_register_data, _register_eval, _register_ablate, _register_report, _register_warmstart]
+def _register_plan(commands: Any) -> None:
+    parser = commands.add_parser(
+        "plan",
+        help="what a recipe asks of so many GPUs: batches, passes, memory, and what to change where it does not fit",
+        epilog="Every field of the recipe can be given as well: --any_field value.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--config", required=True, metavar="R.yaml", help="the recipe")
+    add("--gpus", type=int, required=True, metavar="N", help="GPUs over all machines")
+    add("--nodes", type=int, default=1, metavar="M", help="machines that share them")
+    add("--gpu-memory-gib", type=float, default=80.0, metavar="GIB", help="memory of one GPU")
+    add("--launch", metavar="FILE", help="launch file of accelerate, or zero2 and the like; left out, every way")
+    add("--prompt-tokens", type=int, default=256, metavar="N", help="length of a prompt")
+    parser.set_defaults(run=_run_plan, takes_fields=True)
+
+
+def _run_plan(args: argparse.Namespace) -> None:
+    from rich.console import Console
+
+    from tinyzero_trl.planning import Machines, plan_recipe
+    from tinyzero_trl.planning.table import print_plan
+
+    machines = Machines(args.gpus, args.nodes, args.gpu_memory_gib, args.launch)
+    plan = plan_recipe(["--config", args.config, *args.fields], machines, prompt_tokens=args.prompt_tokens)
+    print_plan(plan, Console(highlight=False, width=None if sys.stdout.isatty() else 120))
+
+
+def _register_doctor(commands: Any) -> None:
+    parser = commands.add_parser("doctor", help="what works on this machine, and the command that mends the rest")
+    parser.set_defaults(run=_run_doctor)
+
+
+def _run_doctor(args: argparse.Namespace) -> None:
+    from rich.console import Console
+
+    from tinyzero_trl.console import progress_bar
+    from tinyzero_trl.doctor import PATIENTS, examine_all
+    from tinyzero_trl.doctor.table import print_findings
+
+    with progress_bar("tried", len(PATIENTS)) as advance:
+        findings = examine_all(advance)
+    print_findings(findings, Console(highlight=False, width=None if sys.stdout.isatty() else 160))
+
+
+_REGISTER: list = [
+    _register_data,
+    _register_eval,
+    _register_ablate,
+    _register_report,
+    _register_warmstart,
+    _register_plan,
+    _register_doctor,
+]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one subcommand; bad input ends with exit status 2 and one line on standard error."""
-    args = build_parser().parse_args(arguments)
+    parser = build_parser()
+    args, further = parser.parse_known_args(arguments)
+    if further and not hasattr(args, "takes_fields"):
+        parser.error(f"unrecognized arguments: {' '.join(further)}")
+    args.fields = further
     try:
         args.run(args)
     except (ValueError, OSError) as error:

@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+from huggingface_hub.utils import HFValidationError, validate_repo_id
 from transformers.integrations import get_reporting_integration_callbacks
 from transformers.utils import is_liger_kernel_available
 
@@ -106,6 +107,11 @@ def check_choices(config: Any) -> None:
         get_reporting_integration_callbacks(config.report_to)
     except (TypeError, ValueError) as error:
         raise ValueError(f"report_to: {config.report_to!r} cannot be used ({error}); name a tracker or none") from None
+    if config.hub_model_id is not None:
+        try:
+            validate_repo_id(config.hub_model_id)
+        except HFValidationError as error:
+            raise ValueError(f"hub_model_id: {error} Give name, or owner/name") from None
     if config.stop_at_answer and config.mask_truncated_completions:
         raise ValueError(
             "stop_at_answer: true ends completions without an end token, and mask_truncated_completions would "

@@ -1,5 +1,7 @@
 """What a person sees while training runs: one bar with reward, window and truncation, or a few plain lines."""
 
+import logging
+import os
 import sys
 from typing import Any
 
@@ -18,6 +20,15 @@ def quiet_without_terminal() -> None:
     if not sys.stderr.isatty():
         datasets.disable_progress_bars()
         transformers_logging.disable_progress_bar()
+
+
+def log_to_stderr() -> None:
+    """Show what this package logs: everything from the first process, warnings from the others."""
+    is_first = os.environ.get("RANK", "0") == "0"
+    log = logging.getLogger("tinyzero_trl")
+    log.setLevel(logging.INFO if is_first else logging.WARNING)
+    if not log.handlers:
+        log.addHandler(logging.StreamHandler())
 
 
 class RolloutProgressCallback(RolloutCallback):

@@ -68,14 +68,21 @@ def resolved_config(task: TaskConfig, training: AdaptiveGRPOConfig, model: Model
 
 
 def finish_run(trainer: AdaptiveGRPOTrainer) -> None:
-    """Evaluate if the last step has not been, save the model, and write summary, pictures and model card."""
+    """Evaluate if the last step has not been, save the model, write summary, pictures and card, and push if asked."""
     folder = Path(str(trainer.args.output_dir))
     evaluated = trainer.is_world_process_zero() and _evaluated_at(folder, trainer.state.global_step)
     if not trainer.accelerator.gather_for_metrics([evaluated], use_gather_object=True)[0]:
         trainer.evaluate()
-    trainer.save_model(str(folder))
-    if not trainer.is_world_process_zero():
-        return
+    trainer.wait_for_pushes()
+    trainer.save_model(str(folder), _internal_call=True)  # else it pushes, before there are pictures and a card
+    if trainer.is_world_process_zero():
+        _write_result(folder)
+    if trainer.args.push_to_hub:
+        trainer.push_to_hub()
+
+
+def _write_result(folder: Path) -> None:
+    """Summary, pictures and model card, and what a person wants to know of them."""
     summary = summarise(read_run(folder))
     RunRecords(folder).write_summary(summary)
     plots = write_pictures(folder)

@@ -17,6 +17,7 @@ from tinyzero_trl.card import write_model_card
 from tinyzero_trl.config import AdaptiveGRPOConfig
 from tinyzero_trl.decoding import shrinking_batches
 from tinyzero_trl.guarded import GuardedTrainer
+from tinyzero_trl.hub import PatientPushTrainer
 from tinyzero_trl.metrics import evaluation_metrics, ratio_metrics
 from tinyzero_trl.progress import RolloutProgressCallback
 from tinyzero_trl.recording import RecordsCallback
@@ -42,10 +43,11 @@ class _ScoredRows:
     samples: list[dict[str, Any]]
 
 
-class AdaptiveGRPOTrainer(GuardedTrainer):
+class AdaptiveGRPOTrainer(PatientPushTrainer, GuardedTrainer):
     """GRPO whose rollouts are as long as a window policy allows.
 
-    What it changes of `trl.GRPOTrainer`, besides the savings of `ExactLossTrainer` and the caution of `GuardedTrainer`:
+    What it changes of `trl.GRPOTrainer`, besides the savings of `ExactLossTrainer`, the caution of `GuardedTrainer` and
+    the pushes of `PatientPushTrainer`:
 
     - before each training rollout the engine's completion limit is set to the policy's window; before evaluation it
       is set back to `max_completion_length`, which also stays the normaliser of every loss;

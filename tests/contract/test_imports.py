@@ -18,10 +18,10 @@ ROOMS = [
     *("dataset_files", "data", "batching", "rewards", "collectives", "pass_metrics"),
     *("decoding", "generation", "sampling"),
     *("recipe_parser", "limits", "config"),
-    *("exact_loss", "callbacks", "trackers", "card", "checkpoints", "loading", "tinymodel"),
+    *("exact_loss", "hub", "callbacks", "trackers", "card", "checkpoints", "loading", "tinymodel"),
     *("vllm_on_cpu", "checks"),
     *("guarded", "safe_points", "progress", "recording"),
-    *("report", "ablation", "evaluation", "trainer"),
+    *("report", "ablation", "evaluation", "planning", "doctor", "trainer"),
     *("launch", "run", "cli"),
 ]
 

@@ -11,6 +11,7 @@ from trl.trainer.utils import RepeatSampler
 
 from tinyzero_trl.exact_loss import ExactLossTrainer
 from tinyzero_trl.guarded import GuardedTrainer
+from tinyzero_trl.hub import PatientPushTrainer
 from tinyzero_trl.trainer import AdaptiveGRPOTrainer
 
 PINNED = {
@@ -29,6 +30,10 @@ PINNED = {
     "evaluate": ["self", "eval_dataset", "ignore_keys", "metric_key_prefix"],
     "_get_train_sampler": ["self", "dataset"],
     "create_model_card": ["self", "model_name", "dataset_name", "tags"],
+    "init_hf_repo": ["self", "token"],
+    "_push_from_checkpoint": ["self", "checkpoint_folder"],
+    "_finish_current_push": ["self"],
+    "push_to_hub": ["self", "commit_message", "blocking", "token", "revision", "kwargs"],
 }
 LEADING = {"_get_per_token_logps_and_entropies": ["self", "model", "input_ids", "attention_mask", "logits_to_keep"]}
 PASSED_ON = {"_generate_single_turn"}  # with whatever arguments it has
@@ -51,7 +56,7 @@ def test_per_token_log_probabilities_start_with_the_arguments_that_are_passed_on
 def test_nothing_else_of_the_parents_is_overridden() -> None:
     """Whoever wraps another method pins its signature above."""
     theirs = {name for base in GRPOTrainer.__mro__ for name in vars(base)}
-    for ours in (ExactLossTrainer, GuardedTrainer, AdaptiveGRPOTrainer):
+    for ours in (ExactLossTrainer, GuardedTrainer, PatientPushTrainer, AdaptiveGRPOTrainer):
         overridden = {name for name, value in vars(ours).items() if callable(value) and name in theirs}
         assert {name for name in overridden if not name.startswith("__")} <= PINNED.keys() | LEADING.keys() | PASSED_ON
 
@@ -77,6 +82,11 @@ def test_nothing_else_of_the_parents_is_overridden() -> None:
         # Callback state travels in trainer_state.json.
         (Trainer._save_checkpoint, ["self.state.stateful_callbacks", "ExportableState"]),
         (GRPOTrainer._save_checkpoint, ["self.create_model_card("]),
+        # A failed push in the background is silent, because nobody asks the jobs; saving pushes unless it is internal.
+        (Trainer._push_from_checkpoint, ["self.push_in_progress = PushInProgress(push_jobs)", "self.hub_model_id"]),
+        (Trainer.push_to_hub, ["self.save_model(_internal_call=True)", "self._finish_current_push()"]),
+        (Trainer.save_model, ["if self.args.push_to_hub and not _internal_call:"]),
+        (Trainer.init_hf_repo, ["self.hub_model_id = repo_url.repo_id"]),
     ],
     ids=lambda value: getattr(value, "__qualname__", ""),
 )

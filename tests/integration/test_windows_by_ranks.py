@@ -1,21 +1,70 @@
-"""One process and two choose the same windows."""
+"""One process, two, and one on each of two machines choose the same windows and have the same losses."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
 from ranks import run_on_ranks
 
 STRATEGIES = ["success", "signal"]
+HERE = Path(__file__).parent
 
 
-def windows_on(ranks: int) -> list[dict[str, list[int]]]:
-    """The windows that each rank's policy chose, by strategy."""
-    chosen: list[dict[str, list[int]]] = run_on_ranks(ranks, "windows_by_ranks.py", *STRATEGIES)
-    assert len(chosen) == ranks, "a launch that falls back to one process would prove nothing"
-    return chosen
+@pytest.fixture(scope="module")
+def alone() -> dict[str, dict[str, list[float]]]:
+    """Windows and losses of one process, by strategy."""
+    [results] = run_on_ranks(1, "windows_by_ranks.py", *STRATEGIES)
+    for strategy, seen in results.items():
+        assert len(set(seen["windows"])) > 2, f"{strategy} hardly moved ({seen['windows']}), so equality proves nothing"
+        assert len(seen["losses"]) == len(seen["windows"])
+    return dict(results)
+
+
+def assert_same(alone: dict[str, Any], together: list[dict[str, Any]]) -> None:
+    assert len(together) == 2, "a launch that falls back to one process would prove nothing"
+    for ranks in together:
+        for strategy, seen in ranks.items():
+            assert seen["windows"] == alone[strategy]["windows"]
+            # Transformers rounds what it logs to four digits after the first.
+            assert seen["losses"] == pytest.approx(alone[strategy]["losses"], rel=1e-3, abs=1e-5)
 
 
 @pytest.mark.slow
-def test_one_process_and_two_choose_the_same_windows() -> None:
-    [alone], together = windows_on(1), windows_on(2)
-    assert together == [alone, alone]
-    for strategy, windows in alone.items():
-        assert len(set(windows)) > 2, f"{strategy} hardly moved ({windows}), so equality proves nothing"
+def test_one_process_and_two_are_the_same_run(alone: dict[str, Any]) -> None:
+    assert_same(alone, run_on_ranks(2, "windows_by_ranks.py", *STRATEGIES))
+
+
+@pytest.mark.slow
+def test_two_machines_with_a_launcher_each_are_the_same_run(alone: dict[str, Any]) -> None:
+    """As recipes/slurm/ starts them: an `accelerate launch` on each machine, meeting at the address of the first."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    environment = os.environ | {"ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parents[1])}
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines", "2"]
+    launch += ["--num_processes", "2", "--main_process_ip", "127.0.0.1", "--main_process_port", port]
+    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--rdzv_backend", "static"]
+    script = [str(HERE / "windows_by_ranks.py"), *STRATEGIES]
+    machines = [
+        subprocess.Popen(
+            [*launch, "--machine_rank", str(rank), *script],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    try:
+        answers = [machine.communicate(timeout=300) for machine in machines]
+    finally:
+        for machine in machines:
+            machine.terminate()
+    for machine, (_, errors) in zip(machines, answers, strict=True):
+        assert machine.returncode == 0, errors[-3000:]
+    assert_same(alone, json.loads(answers[0][0].splitlines()[-1]))

@@ -1,4 +1,4 @@
-"""Train on rollouts that depend on their place in the global batch alone, and print the windows; run under torchrun.
+"""Train on rollouts that depend on their place in the global batch alone; print windows and losses. Run under torchrun.
 
 However many ranks share the batch, the policy must see the same completions and choose the same windows.
 """
@@ -49,7 +49,7 @@ def finished_in_an_odd_number(completion_ids: list[list[int]], **_: Any) -> list
     return [float(ids[-1] == 1 and len(ids) % 2 == 1) for ids in completion_ids]
 
 
-def train(strategy: str) -> list[int]:
+def train(strategy: str) -> dict[str, list[float]]:
     ranks = int(os.environ["WORLD_SIZE"])
     windows = Windows()
     trainer = PlacedRollouts(
@@ -73,6 +73,7 @@ def train(strategy: str) -> list[int]:
             window_epsilon=0.3,
             window_memory_rollouts=6,
             window_probe_every=4,
+            logging_steps=1,
             save_strategy="no",
             report_to=[],
             use_cpu=True,
@@ -83,7 +84,8 @@ def train(strategy: str) -> list[int]:
         callbacks=[windows],
     )
     trainer.train()
-    return windows.seen
+    losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
+    return {"windows": windows.seen, "losses": losses}
 
 
 if __name__ == "__main__":

@@ -176,7 +176,7 @@ def test_training_rows_are_the_same_however_many_are_asked_for() -> None:
 
 
 def test_lessons_are_shortened_in_proportion() -> None:
-    assert [lesson.steps for lesson in shortened(LESSONS, 25)] == [20, 5]
+    assert [lesson.steps for lesson in shortened(LESSONS, 27)] == [20, 7]
     assert [lesson.steps for lesson in shortened(LESSONS, 2)] == [1, 1]
     with pytest.raises(ValueError, match=r"^steps: 1 is below 2, one for each lesson"):
         shortened(LESSONS, 1)

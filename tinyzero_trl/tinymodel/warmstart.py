@@ -53,10 +53,10 @@ class Lesson:
     lines_astray: float
 
 
-# The first lesson is mostly arithmetic and search, the second bad habits: giving up, and rambling without an end.
+# The first lesson is mostly arithmetic and search, the second bad habits: giving up and rambling.
 LESSONS = (
     Lesson(steps=2000, learning_rate=2e-3, decay=0.2, impatience=0.06, distraction=0.15, lines_astray=40),
-    Lesson(steps=500, learning_rate=1e-3, decay=0.7, impatience=0.15, distraction=0.08, lines_astray=400),
+    Lesson(steps=700, learning_rate=1e-3, decay=0.7, impatience=0.2, distraction=0.12, lines_astray=40),
 )
 
 
@@ -250,7 +250,7 @@ class HeldOut:
     truncated_frac: float
 
 
-def held_out(model_path: str | Path, *, problems: int = 512, max_completion_length: int = 768) -> list[HeldOut]:
+def held_out(model_path: str | Path, *, problems: int = 512, max_completion_length: int = 512) -> list[HeldOut]:
     """Measure a model on the first held-out problems of each tiny task."""
     model = AutoModelForCausalLM.from_pretrained(model_path)
     tokenizer = AutoTokenizer.from_pretrained(model_path)

@@ -1,0 +1,105 @@
+"""Every shipped recipe gives a plan, on a configuration of its architecture that is made here."""
+
+from pathlib import Path
+
+import pytest
+from transformers import Qwen2Config
+
+from tinyzero_trl.cli import main
+from tinyzero_trl.planning import Machines, plan_recipe
+
+ROOT = Path(__file__).parents[2]
+RECIPES = sorted(set((ROOT / "recipes").glob("*.yaml")) - set((ROOT / "recipes").glob("ablation*.yaml")))
+# hidden, intermediate, layers, heads, key-value heads, tied embeddings: as published; then the published count
+QWEN = {
+    "0.5": ((896, 4864, 24, 14, 2, True), 494_032_768),
+    "1.5": ((1536, 8960, 28, 12, 2, False), 1_777_088_000),
+    "3": ((2048, 11008, 36, 16, 2, True), 3_085_938_688),
+}
+
+
+def size_of(recipe: Path) -> str | None:
+    if "tiny" in recipe.stem:
+        return None
+    return "0.5" if "0.5b" in recipe.stem else "3" if "3b" in recipe.stem or "multiply" in recipe.stem else "1.5"
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    folder = tmp_path_factory.mktemp("models")
+    for name, ((hidden, intermediate, layers, heads, kv_heads, tied), _) in QWEN.items():
+        Qwen2Config(
+            vocab_size=151_936,
+            hidden_size=hidden,
+            intermediate_size=intermediate,
+            num_hidden_layers=layers,
+            num_attention_heads=heads,
+            num_key_value_heads=kv_heads,
+            tie_word_embeddings=tied,
+        ).save_pretrained(folder / name)
+    return {name: str(folder / name) for name in QWEN}
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.stem)
+def test_every_recipe_fits_where_it_is_made_for(recipe: Path, models: dict[str, str]) -> None:
+    size = size_of(recipe)
+    given = ["--model_name_or_path", models[size]] if size else []
+    gpus, gib = {None: (1, 8), "0.5": (1, 24), "1.5": (4, 80), "3": (4, 80)}[size]
+    launch = {None: "single_gpu", "0.5": "single_gpu", "1.5": "zero2", "3": "zero3"}[size]
+    plan = plan_recipe(["--config", str(recipe), *given], Machines(gpus, gpu_memory_gib=gib, launch=launch))
+    assert plan.fits, (plan.complaints, [memory.remedies for memory in plan.memory])
+    assert plan.warnings == []
+    assert plan.shape.parameters == (QWEN[size][1] if size else 1_050_752)
+    if size in ("1.5", "3"):
+        assert (plan.batch.prompts, plan.batch.completions) == (256, 1024)
+    assert plan.batch.first_window <= plan.batch.last_window
+
+
+def test_the_command_prints_the_plan(models: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["plan", "--config", str(ROOT / "recipes" / "countdown_3b_base.yaml"), "--gpus", "16", "--nodes", "2"]
+    arguments += ["--gpu-memory-gib", "24", "--model_name_or_path", models["3"], "--gradient_accumulation_steps", "8"]
+    assert main(arguments) == 0
+    printed = capsys.readouterr().out
+    for part in ("3,085,938,688 parameters", "16 GPUs of 24 GiB on 2 machines", "256 x 4 = 1024", "zero3", "peak"):
+        assert part in printed
+    assert "ddp does not fit; would do: " in printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--gpus", "0"], "gpus: 0 is below 1"),
+        (["--gpus", "3", "--nodes", "2"], "gpus: 3 over all machines do not divide among 2 nodes"),
+        (["--gpus", "1", "--launch", "zero9"], "launch: 'zero9' is no launch file"),
+        (["--gpus", "1", "--num_generation", "4"], "num_generation: unknown field"),
+        (["--gpus", "1", "--prompt-tokens", "0"], "prompt_tokens: 0 is below 1"),
+        (["--gpus", "1", "--model_name_or_path", "{here}"], "model_name_or_path: no configuration of"),
+        # TRL's own check, with the planned number of processes
+        (["--gpus", "3", "--num_generations", "5"], "5"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_bad_input_is_one_line_and_status_2(
+    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [word.format(here=tmp_path) for word in arguments]
+    assert main(["plan", "--config", str(ROOT / "recipes" / "countdown_tiny.yaml"), *arguments]) == 2
+    [line] = capsys.readouterr().err.strip().splitlines()
+    assert message in line
+
+
+def test_contradictions_and_lost_steps_are_said(models: dict[str, str]) -> None:
+    recipe = ROOT / "recipes" / "countdown_adaptive.yaml"
+    given = ["--config", str(recipe), "--model_name_or_path", models["1.5"], "--vllm_tensor_parallel_size", "8"]
+    given += ["--vllm_max_model_length", "4000"]
+    plan = plan_recipe(given, Machines(4))
+    assert not plan.fits
+    text = "\n".join(plan.complaints)
+    for part in ("8 does not divide the 4 GPUs", "8 does not divide the model's 12 heads", "4000 is less than 4352"):
+        assert part in text
+    [warning] = plan.warnings
+    assert warning.startswith("ddp: weights and moments stay in half precision, where steps of 1e-06")
+    launches = {path.stem: str(path) for path in (ROOT / "configs" / "accelerate").glob("*.yaml")}
+    ways = {name: Machines(4, launch=path).ways()[0] for name, path in launches.items()}
+    assert ways.pop("cpu") == "single_gpu" and ways.pop("multi_node_zero3") == "zero3"
+    assert all(name == way for name, way in ways.items())

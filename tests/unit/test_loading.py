@@ -1,0 +1,61 @@
+"""FlashAttention where it is installed and the weights are in half precision, Transformers' choice otherwise."""
+
+import logging
+from pathlib import Path
+
+import pytest
+from trl import ModelConfig
+
+from tinyzero_trl import loading
+from tinyzero_trl.config import AdaptiveGRPOConfig
+
+
+@pytest.fixture
+def attention(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path):
+    """The attention that is chosen, and what the log says of it."""
+
+    def choose(dtype: str, installed: bool, cuda: bool = True, asked: str | None = None) -> tuple[str | None, str]:
+        monkeypatch.setattr(loading, "is_flash_attn_2_available", lambda: installed)
+        monkeypatch.setattr("torch.cuda.is_available", lambda: cuda)
+        training = AdaptiveGRPOConfig(output_dir=str(tmp_path), use_cpu=True, bf16=dtype == "mixed")
+        model = ModelConfig("model", dtype="float32" if dtype == "mixed" else dtype, attn_implementation=asked)
+        caplog.clear()
+        with caplog.at_level(logging.INFO, logger="tinyzero_trl.loading"):
+            chosen = loading.model_init_kwargs(model, training)["attn_implementation"]
+        [line] = [each for each in caplog.messages if each.startswith("attention: ")]
+        return chosen, line
+
+    return choose
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_flash_attention_is_taken_where_it_can_be(attention, dtype: str) -> None:
+    assert attention(dtype, installed=True) == ("flash_attention_2", "attention: flash_attention_2")
+    for installed, cuda in ((False, True), (True, False)):
+        chosen, line = attention(dtype, installed=installed, cuda=cuda)
+        assert chosen is None and line.startswith("attention: sdpa")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "mixed"])
+def test_weights_in_full_precision_keep_sdpa(attention, dtype: str) -> None:
+    """Generation runs outside autocast, where FlashAttention refuses float32."""
+    assert attention(dtype, installed=True)[0] is None
+
+
+def test_what_is_asked_for_is_given(attention) -> None:
+    assert attention("bfloat16", installed=True, asked="eager") == ("eager", "attention: eager")
+    assert attention("float32", installed=False, asked="flash_attention_2")[0] == "flash_attention_2"
+
+
+def test_weights_that_would_not_move_are_warned_of(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    training = AdaptiveGRPOConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False, learning_rate=1e-6)
+    loading.model_init_kwargs(ModelConfig("model", dtype="bfloat16"), training)
+    assert "learning_rate: 1e-06 is lost in bfloat16 weights" in caplog.text
+    caplog.clear()
+    loading.model_init_kwargs(ModelConfig("model", dtype="float32"), training)
+    loading.model_init_kwargs(ModelConfig("model", dtype="bfloat16", use_peft=True), training)
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    loading.model_init_kwargs(ModelConfig("model", dtype="bfloat16"), training)
+    assert "is lost" not in caplog.text

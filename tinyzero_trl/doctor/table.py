@@ -1,0 +1,39 @@
+"""The doctor's findings on a terminal."""
+
+import platform
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from tinyzero_trl.doctor import Finding
+from tinyzero_trl.environment import describe_environment
+
+
+def print_findings(findings: Sequence[Finding], console: Console) -> None:
+    """Print versions and devices, what works, and the commands that mend the rest."""
+    environment = describe_environment()
+    versions = "  ".join(f"{name} {found}" for name, found in environment["versions"].items())
+    console.print(f"Python {platform.python_version()}  {versions}")
+    console.print(f"{environment['platform']}, {environment['cpu_count']} CPUs, {_devices()}\n")
+    table = Table("", "works", "version", "checked, or why not", box=None)
+    for found in findings:
+        works = "[green]yes[/green]" if found.works else "[red]no[/red]"
+        table.add_row(found.patient.name, works, found.version or "", escape(found.told))
+    console.print(table)
+    ill = [found for found in findings if not found.works]
+    console.print("\nWhat mends the rest:" if ill else "\nEverything works.")
+    for found in ill:
+        console.print(f"  {found.patient.name}: {escape(found.mend or '')}", soft_wrap=True)
+
+
+def _devices() -> str:
+    """The GPUs with their memory; asking them must not end the report."""
+    try:
+        import torch
+
+        cards = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
+        return ", ".join(f"{card.name} ({card.total_memory / 2**30:.0f} GiB)" for card in cards) or "no GPU"
+    except Exception as error:
+        return f"GPUs unknown ({type(error).__name__}: {error})"

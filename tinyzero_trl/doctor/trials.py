@@ -1,0 +1,162 @@
+"""What the doctor tries, in an interpreter of its own: each trial returns what it checked, or raises."""
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from tinyzero_trl.doctor import MARK
+
+
+class IllError(Exception):
+    """It does not work: why, and what mends it if that is no matter of installing."""
+
+    def __init__(self, why: str, mend: str | None = None) -> None:
+        super().__init__(why)
+        self.mend = mend
+
+
+def _embedded_model() -> Any:
+    from transformers import AutoModelForCausalLM
+
+    from tinyzero_trl.evaluation.engines import default_device
+    from tinyzero_trl.tinymodel import EMBEDDED, resolve_model
+
+    model: Any = AutoModelForCausalLM.from_pretrained(resolve_model(EMBEDDED))
+    return model.to(default_device())
+
+
+def _transformers() -> str:
+    import torch
+
+    model = _embedded_model()
+    prompt = torch.tensor([[2, 3, 4]], device=model.device)
+    output = model.generate(prompt, max_new_tokens=4, min_new_tokens=4, do_sample=False)
+    if output.shape != (1, 7):
+        raise IllError(f"generate returned the shape {tuple(output.shape)}")
+    return f"the embedded model generated on {model.device}"
+
+
+def _continuous_batching() -> str:
+    from transformers import GenerationConfig
+    from transformers.generation import ContinuousBatchingConfig
+
+    model = _embedded_model().eval()
+    answers = model.generate_batch(
+        [[2, 3, 4], [2, 3]],
+        generation_config=GenerationConfig(max_new_tokens=2, do_sample=False, eos_token_id=-1, pad_token_id=0),
+        continuous_batching_config=ContinuousBatchingConfig(num_blocks=8, max_batch_tokens=64, block_size=32),
+        progress_bar=False,
+    )
+    lengths = [len(answer.generated_tokens) for answer in answers.values()]
+    if lengths != [2, 2]:
+        raise IllError(f"two prompts, two tokens each, gave answers of {lengths} tokens")
+    return f"the embedded model generated on {model.device}"
+
+
+def _vllm() -> str:
+    from vllm import LLM  # noqa: F401, I001  (also loads the compiled operators)
+    from vllm.platforms import current_platform
+    from trl.import_utils import is_vllm_available
+
+    if not is_vllm_available():
+        raise IllError("it is imported, but TRL does not take this version")
+    device = str(current_platform.device_type)
+    if not device:
+        raise IllError("it is imported, but finds no device that it was built for")
+    return f"imported, TRL takes it, its device is {device}; no engine was started"
+
+
+def _deepspeed() -> str:
+    from deepspeed.accelerator import get_accelerator
+
+    device = str(get_accelerator().device_name())
+    missing = [tool for tool in ("g++", "ninja") if shutil.which(tool) is None]
+    if device == "cpu" and missing:
+        why = f"it is imported, but {missing[0]}, with which it builds its operators, is not there"
+        raise IllError(why, f"install {' and '.join(missing)}")
+    return f"imported, its device is {device}; nothing was trained"
+
+
+def _fsdp2() -> str:
+    import torch
+    from torch import distributed
+    from torch.distributed.fsdp import fully_shard
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    backend = "nccl" if device == "cuda" else "gloo"
+    distributed.init_process_group(backend, store=distributed.HashStore(), rank=0, world_size=1)
+    layer = torch.nn.Linear(4, 4, device=device)
+    fully_shard(layer)
+    layer(torch.ones(2, 4, device=device)).sum().backward()
+    distributed.destroy_process_group()
+    if layer.weight.grad is None:
+        raise IllError("a sharded layer got no gradient")
+    return f"a sharded layer was propagated on {device}"
+
+
+def _flash_attn() -> str:
+    import torch
+    from flash_attn import flash_attn_func
+    from transformers.utils import is_flash_attn_2_available
+
+    if not torch.cuda.is_available():
+        raise IllError("it needs a CUDA device", "nothing; attention is sdpa here")
+    heads = torch.ones(1, 8, 2, 64, device="cuda", dtype=torch.bfloat16)  # (B, positions, heads, head size)
+    if not torch.isfinite(flash_attn_func(heads, heads, heads, causal=True)).all():
+        raise IllError("the attention that it computed is not finite")
+    if not is_flash_attn_2_available():
+        raise IllError("it runs, but Transformers does not take this version")
+    return "attention was computed in bfloat16 on cuda"
+
+
+def _peft() -> str:
+    from peft import LoraConfig, get_peft_model
+
+    model = get_peft_model(_embedded_model(), LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"]))
+    trained, total = model.num_parameters(only_trainable=True), model.num_parameters()
+    if not 0 < trained < total:
+        raise IllError(f"an adapter trains {trained} of {total} weights")
+    return f"an adapter of {trained:,} weights was put on the embedded model"
+
+
+def _wandb() -> str:
+    import wandb
+
+    mode = os.environ.get("WANDB_MODE")
+    if mode in ("offline", "disabled"):
+        return f"imported; WANDB_MODE is {mode}"
+    if not wandb.api.api_key:
+        raise IllError("it is imported, but nobody is logged in", "wandb login, or WANDB_MODE=offline")
+    return "imported, a key is there; the server was not asked"
+
+
+TRIALS: dict[str, Callable[[], str]] = {
+    "transformers": _transformers,
+    "continuous batching": _continuous_batching,
+    "vLLM": _vllm,
+    "DeepSpeed": _deepspeed,
+    "FSDP2": _fsdp2,
+    "flash-attn": _flash_attn,
+    "peft": _peft,
+    "W&B": _wandb,
+}
+
+
+def main(name: str) -> int:
+    """Try `name` and print one marked line of JSON; the status is 0 if it works."""
+    mend, status = None, 1
+    try:
+        told, status = TRIALS[name](), 0
+    except IllError as error:
+        told, mend = str(error), error.mend
+    except (Exception, SystemExit) as error:
+        told = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    print(f"\n{MARK}{json.dumps({'told': told, 'mend': mend})}", flush=True)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

@@ -1,0 +1,79 @@
+"""The shape of a model from its configuration: built on the meta device, so that no weight is read or made."""
+
+from pathlib import Path
+from typing import Any
+
+import httpx
+import torch
+from huggingface_hub import HfApi
+from transformers import AutoConfig, AutoModelForCausalLM
+from trl import ModelConfig, get_peft_config
+
+from tinyzero_trl.planning.memory import ModelShape
+from tinyzero_trl.tinymodel import resolve_model
+
+HUB_TIMEOUT_S = 10
+
+
+def model_shape(model: ModelConfig) -> ModelShape:
+    """The shape of a recipe's model, counted as Transformers counts; with `use_peft`, the adapter trains alone.
+
+    The configuration comes from a local folder, the local cache of the Hub, or the Hub.
+
+    Raises:
+        ValueError: no configuration of a causal language model can be had, or peft is asked for and missing.
+    """
+    name = str(model.model_name_or_path)
+    try:
+        config = _configuration(resolve_model(name), model.model_revision)
+        with torch.device("meta"):
+            built: Any = AutoModelForCausalLM.from_config(config)
+    except (OSError, ValueError, httpx.HTTPError) as error:
+        raise ValueError(
+            f"model_name_or_path: no configuration of {name!r} here or on the Hub ({_first_line(error)}); give "
+            "--model_name_or_path a local folder that holds the model's config.json"
+        ) from None
+    parameters = built.num_parameters()
+    ends = (built.get_input_embeddings(), built.get_output_embeddings())
+    embeddings = {id(each): each for part in ends if part is not None for each in part.parameters()}
+    text = config.get_text_config()
+    heads = text.num_attention_heads
+    return ModelShape(
+        parameters=parameters,
+        trained_parameters=_adapter_parameters(built, model) if model.use_peft else parameters,
+        outside_layers=sum(each.numel() for each in embeddings.values()),
+        layers=text.num_hidden_layers,
+        hidden=text.hidden_size,
+        intermediate=getattr(text, "intermediate_size", 4 * text.hidden_size),
+        heads=heads,
+        kv_heads=getattr(text, "num_key_value_heads", None) or heads,
+        head_dim=getattr(text, "head_dim", None) or text.hidden_size // heads,
+        vocabulary=text.vocab_size,
+    )
+
+
+def _configuration(name: str, revision: str) -> Any:
+    """From here if it is here; the Hub is asked once, because a download would try for half a minute."""
+    options: dict[str, Any] = {"revision": revision, "trust_remote_code": False}
+    try:
+        return AutoConfig.from_pretrained(name, local_files_only=True, **options)
+    except OSError:
+        if Path(name).exists():
+            raise
+    HfApi().model_info(name, revision=revision, timeout=HUB_TIMEOUT_S)
+    return AutoConfig.from_pretrained(name, **options)
+
+
+def _adapter_parameters(built: Any, model: ModelConfig) -> int:
+    try:
+        adapter = get_peft_config(model)
+        from peft import get_peft_model
+    except (ImportError, ValueError) as error:
+        raise ValueError(f"use_peft: peft cannot be used ({_first_line(error)}); pip install -e '.[peft]'") from None
+    with torch.device("meta"):
+        adapted: Any = get_peft_model(built, adapter)
+    return int(adapted.num_parameters(only_trainable=True))
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
