@@ -4,6 +4,7 @@ An engine is loaded from a folder or Hub id for a given room (longest prompt + l
 token ids and seeds into completions. vLLM is imported when it is asked for, and never otherwise.
 """
 
+import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -86,12 +87,20 @@ def load_tokenizer(path: str) -> Any:
 
 
 def load_model_config(path: str) -> Any:
-    """The configuration of a model folder or Hub id, without its weights.
+    """The configuration of a model folder or Hub id, without its weights; of an adapter's folder that of its base.
 
     Raises:
         ValueError: if there is none.
     """
-    return _load(AutoConfig.from_pretrained, path)
+    return _load(AutoConfig.from_pretrained, _base_of_adapter(path) or path)
+
+
+def _base_of_adapter(path: str) -> str | None:
+    """The model that the adapter in a folder was trained on; None if the folder holds a whole model."""
+    adapter = Path(path) / "adapter_config.json"
+    if not adapter.is_file() or (Path(path) / "config.json").is_file():
+        return None
+    return str(json.loads(adapter.read_text(encoding="utf-8"))["base_model_name_or_path"])
 
 
 def load_model(path: str) -> Any:
@@ -160,6 +169,11 @@ class VllmEngine:
     rows_per_call = _VLLM_ROWS_PER_CALL
 
     def __init__(self, path: str, tokenizer: Any, decoding: Decoding) -> None:
+        if _base_of_adapter(path):
+            raise ValueError(
+                f"model: {path!r} is an adapter, and vLLM takes whole models here; merge it into its base "
+                "(docs/scaling.md), or use --engine transformers"
+            )
         # one process schedules requests in the same order every time, vLLM's condition for reproducibility
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
