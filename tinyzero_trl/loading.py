@@ -15,6 +15,7 @@ from transformers.utils import logging as transformers_logging
 from trl import ModelConfig
 
 from tinyzero_trl.config import AdaptiveGRPOConfig
+from tinyzero_trl.files import read_mapping
 
 logger = logging.getLogger(__name__)
 
@@ -54,12 +55,27 @@ def model_init_kwargs(model: ModelConfig, training: AdaptiveGRPOConfig) -> dict[
 
 
 def load_model_config(path: str, **settings: Any) -> Any:
-    """The configuration of a model folder or Hub id, without its weights.
+    """The configuration of a model folder or Hub id, without its weights; of an adapter's folder that of its base.
 
     Raises:
         ValueError: if there is none.
     """
-    return load(AutoConfig.from_pretrained, path, trust_remote_code=False, **settings)
+    return load(AutoConfig.from_pretrained, base_of_adapter(path) or path, trust_remote_code=False, **settings)
+
+
+def base_of_adapter(path: str) -> str | None:
+    """The model that the adapter in a folder was trained on; None if the folder holds a whole model.
+
+    Raises:
+        ValueError: if the adapter does not name it.
+    """
+    adapter = Path(path) / "adapter_config.json"
+    if not adapter.is_file() or (Path(path) / "config.json").is_file():
+        return None
+    base = read_mapping(adapter).get("base_model_name_or_path")
+    if not isinstance(base, str):
+        raise ValueError(f"model: {str(adapter)!r} names no base_model_name_or_path; copy the adapter's folder whole")
+    return base
 
 
 def load_tokenizer(path: str, **settings: Any) -> Any:
@@ -82,6 +98,7 @@ def check_model(path: str, config: Any, tokenizer: Any, **settings: Any) -> None
     Raises:
         ValueError: weights that are damaged, pickled, missing or of other shapes, or a token without an embedding.
     """
+    path = base_of_adapter(path) or path
     largest, embedded = max(tokenizer.get_vocab().values()), config.get_text_config().vocab_size
     if largest >= embedded:
         raise ValueError(

@@ -48,7 +48,7 @@ def test_two_machines_with_a_launcher_each_are_the_same_run(alone: dict[str, Any
     environment = os.environ | {"ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parents[1])}
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines", "2"]
     launch += ["--num_processes", "2", "--main_process_ip", "127.0.0.1", "--main_process_port", port]
-    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--rdzv_backend", "static"]
+    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--rdzv_backend", "static", "--same_network"]
     script = [str(HERE / "windows_by_ranks.py"), *STRATEGIES]
     machines = [
         subprocess.Popen(

@@ -123,6 +123,11 @@ class VllmEngine:
     rows_per_call = _VLLM_ROWS_PER_CALL
 
     def __init__(self, path: str, tokenizer: Any, decoding: Decoding) -> None:
+        if _base_of_adapter(path):
+            raise ValueError(
+                f"model: {path!r} is an adapter, and vLLM takes whole models here; merge it into its base "
+                "(docs/scaling.md), or use --engine transformers"
+            )
         # one process schedules requests in the same order every time, vLLM's condition for reproducibility
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
