@@ -20,19 +20,21 @@ from typing import Any
 
 import psutil
 import torch
-from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM, TrainerCallback
+from datasets import Dataset
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM, TrainerCallback
+from trl import ModelConfig
 
 from tinyzero_trl import AdaptiveGRPOConfig, AdaptiveGRPOTrainer
-from tinyzero_trl.data import to_dataset
+from tinyzero_trl.config import TaskConfig
 from tinyzero_trl.environment import describe_environment
-from tinyzero_trl.records import RunRecords, write_atomically
+from tinyzero_trl.records import write_atomically
 from tinyzero_trl.report import write_report
-from tinyzero_trl.rewards import reward_functions
-from tinyzero_trl.tasks import countdown
-from tinyzero_trl.tinymodel import resolve_model
+from tinyzero_trl.run import start_run
 
 LARGEST_GROWTH = 1.05
 MEASURED_EVERY = 50
+VOCABULARY, END = 12, 1
 
 
 class Meter(TrainerCallback):
@@ -50,31 +52,42 @@ class Meter(TrainerCallback):
             self.measured.append({"rollout": state.global_step, "memory_mb": memory / 1e6, "policy_bytes": len(policy)})
 
 
-def smallest_model(folder: Path) -> Path:
-    """A random Qwen2 with one layer and the embedded model's tokenizer."""
-    tokenizer = AutoTokenizer.from_pretrained(resolve_model("embedded"))
+def odd_and_finished(completion_ids: list[list[int]], **_: Any) -> list[float]:
+    """A verdict that chance earns, at any length: the completion has ended, and the sum of its tokens is odd."""
+    return [float(ids[-1] == END and sum(ids) % 2 == 1) for ids in completion_ids]
+
+
+def smallest_tokenizer() -> PreTrainedTokenizerFast:
+    """A dozen words, so that a random model ends its completions now and then."""
+    words = {"<pad>": 0, "<end>": END} | {f"w{index}": index for index in range(2, VOCABULARY)}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="w2"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<end>", unk_token="w2", padding_side="left"
+    )
+
+
+def smallest_model(folder: Path) -> str:
+    """Save a random Qwen2 with one layer."""
     torch.manual_seed(0)
     config = Qwen2Config(
-        vocab_size=len(tokenizer),
+        vocab_size=VOCABULARY,
         hidden_size=16,
         intermediate_size=16,
         num_hidden_layers=1,
         num_attention_heads=1,
         num_key_value_heads=1,
+        pad_token_id=0,
+        eos_token_id=END,
         bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
     )
     Qwen2ForCausalLM(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    return str(folder)
 
 
 def train(folder: Path, rollouts: int, strategy: str) -> list[dict[str, float]]:
     """Train in `folder / "run"` and return what the meter saw."""
     model, meter = smallest_model(folder / "model"), Meter()
-    rewards, weights = reward_functions("countdown", None)
-    problems = countdown.generate(2400 + 8, seed=0, operands=(3,))
     config = AdaptiveGRPOConfig(
         output_dir=str(folder / "run"),
         max_completion_length=16,
@@ -84,8 +97,7 @@ def train(folder: Path, rollouts: int, strategy: str) -> list[dict[str, float]]:
         num_generations=4,
         per_device_train_batch_size=8,
         max_steps=rollouts,
-        learning_rate=1e-4,
-        reward_weights=weights,
+        learning_rate=1e-5,
         eval_strategy="steps",
         eval_steps=rollouts // 4,
         per_device_eval_batch_size=8,
@@ -99,17 +111,18 @@ def train(folder: Path, rollouts: int, strategy: str) -> list[dict[str, float]]:
         use_cpu=True,
         bf16=False,
     )
+    prompts = [f"w{first} w{second}" for first in range(2, VOCABULARY) for second in range(2, VOCABULARY)]
     trainer = AdaptiveGRPOTrainer(
-        str(model),
-        rewards,
+        model,
+        [odd_and_finished],
         config,
-        train_dataset=to_dataset(problems[8:], task="countdown", template="base"),
-        eval_dataset=to_dataset(problems[:8], task="countdown", template="base"),
-        processing_class=AutoTokenizer.from_pretrained(model, padding_side="left"),
+        train_dataset=Dataset.from_dict({"prompt": prompts[8:]}),
+        eval_dataset=Dataset.from_dict({"prompt": prompts[:8]}),
+        processing_class=smallest_tokenizer(),
         callbacks=[meter],
     )
     meter.trainer = trainer
-    RunRecords(folder / "run").write_config({"window_strategy": strategy, "seed": config.seed, "recipe": "long_run"})
+    start_run(trainer, TaskConfig(recipe="long_run"), ModelConfig(model_name_or_path=model))
     trainer.train()
     return meter.measured
 

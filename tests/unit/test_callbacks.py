@@ -10,7 +10,7 @@ from transformers import TrainerControl, TrainerState
 
 from tinyzero_trl.callbacks import AdaptiveWindowCallback, Evaluation, Rollout, SavedInCheckpoints
 from tinyzero_trl.metrics import describe, evaluation_metrics, rollout_metrics
-from tinyzero_trl.recording import RecordsCallback
+from tinyzero_trl.recording import LOG_HISTORY_LINES, RecordsCallback
 from tinyzero_trl.windows import RolloutObservation, WindowConfig
 
 CONFIG = WindowConfig(initial=50, min=10, max=100, update_frequency=1, min_change=1, min_samples=1, epsilon=0.5)
@@ -197,6 +197,27 @@ def test_a_run_that_finishes_or_earns_something_is_not_warned(tmp_path: Path, re
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         run.fire("on_rollout_end", rollout=rollout(0, 50, rewards, truncated))
+
+
+def test_what_trainer_keeps_of_its_logs_is_bounded(tmp_path: Path) -> None:
+    """It would grow with every step, in memory and in every checkpoint."""
+    run = Run(tmp_path).begin()
+    for step in range(LOG_HISTORY_LINES + 20):
+        run.state.log_history.append({"step": step})
+        run.step()
+    assert len(run.state.log_history) == LOG_HISTORY_LINES
+    assert run.state.log_history[-1] == {"step": LOG_HISTORY_LINES + 19}
+    assert len(run.lines()) == LOG_HISTORY_LINES + 20
+
+
+def test_skipped_steps_are_counted_over_a_resume(tmp_path: Path) -> None:
+    run = Run(tmp_path).begin()
+    run.fire("on_policy_update", figures={"faults/step_skipped": 1.0})
+    again = Run(tmp_path)
+    again.records.load_state_dict(run.records.state_dict())
+    again.state.global_step = 1
+    again.fire("on_policy_update", figures={"faults/step_skipped": 1.0})
+    assert again.records._line["faults/skipped_steps"] == 2
 
 
 def test_other_ranks_decide_alike_and_write_nothing(tmp_path: Path) -> None:

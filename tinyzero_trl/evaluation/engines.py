@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, GenerationConfig
 from transformers.utils import is_flash_attn_2_available, logging
 
 from tinyzero_trl.generation import Completion, as_completion, complete_tokens, end_token_ids
-from tinyzero_trl.loading import SAFE, load, load_model_config
+from tinyzero_trl.loading import SAFE, base_of_adapter, load, load_model_config
 
 _VLLM_ROWS_PER_CALL = 1024
 """vLLM refills its batch itself, so many rows keep it busy; but a call is what an interruption loses."""
@@ -123,7 +123,7 @@ class VllmEngine:
     rows_per_call = _VLLM_ROWS_PER_CALL
 
     def __init__(self, path: str, tokenizer: Any, decoding: Decoding) -> None:
-        if _base_of_adapter(path):
+        if base_of_adapter(path):
             raise ValueError(
                 f"model: {path!r} is an adapter, and vLLM takes whole models here; merge it into its base "
                 "(docs/scaling.md), or use --engine transformers"
