@@ -36,6 +36,8 @@ class ExactLossTrainer(GRPOTrainer):
       for every `loss_type`. All passes but the last are propagated here: one at a time in memory.
     - `_get_per_token_logps_and_entropies` without gradient (old and reference log-probabilities): the same
       ordering, cutting and trimming. Masked tokens get 0.
+    - In the first optimizer step on a rollout the policy is the old one: its own log-probabilities stand in for those
+      that were computed in other passes, so that every importance ratio is exactly 1 and not 1 up to rounding.
     - `_prepare_inputs`: rows are dealt out by length among the micro-batches of one optimizer step; not for
       `bnpo`, where it matters which rows share a micro-batch.
     - The loss's own metrics (`entropy`, `kl`, `clip_ratio/*`, ...) are weighted by tokens over an optimizer
@@ -59,6 +61,7 @@ class ExactLossTrainer(GRPOTrainer):
         self._pass_logps: Tensor | None = None
         self._log_ratios: list[Tensor] = []
         self._log_ratios_step = -1
+        self._rollout_step = -1
         self._say_which_rows_stay()
 
     def pop_log_ratios(self) -> Tensor:
@@ -99,6 +102,8 @@ class ExactLossTrainer(GRPOTrainer):
             return super()._compute_loss(model, inputs)
         if self._log_ratios_step != self.state.global_step:
             self._log_ratios, self._log_ratios_step = [], self.state.global_step
+        if self.state.global_step == self._rollout_step:
+            inputs = {name: value for name, value in inputs.items() if name != "old_per_token_logps"}
         rows = _measure(inputs)
         plan = self._plan(rows, inputs["advantages"])
         self._count(rows, plan)
@@ -218,9 +223,12 @@ class ExactLossTrainer(GRPOTrainer):
         buffered = self._buffered_inputs
         inputs = super()._prepare_inputs(generation_batch)
         step_size, steps = self.args.gradient_accumulation_steps, self.args.steps_per_generation
+        if self._buffered_inputs is buffered:
+            return inputs
+        self._rollout_step = self.state.global_step
         # Micro-batches of one optimizer step lie side by side in the buffer only if it holds whole steps.
         is_regroupable = step_size > 1 and steps % step_size == 0 and self.loss_type != "bnpo"
-        if self._buffered_inputs is buffered or not is_regroupable or self._indivisible_because:
+        if not is_regroupable or self._indivisible_because:
             return inputs
         if _is_multimodal(inputs):
             return inputs

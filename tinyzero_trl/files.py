@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -26,18 +26,29 @@ def read_mapping(path: str | os.PathLike[str]) -> dict[str, Any]:
     return content
 
 
-def check_figures(where: str, record: Mapping[str, Any], needed: tuple[str, ...] = ()) -> None:
-    """Refuse a record that was not written by a run: every figure is a finite number, and `needed` ones are there.
+def checked_figures(file: Path, records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Records of figures alone, in the order of their steps; an accuracy is a share and comes with what it cost.
 
     Raises:
-        ValueError: names the place, the figure and its value.
+        ValueError: names file, line, figure and value.
     """
-    for name in needed:
-        if name not in record:
-            raise ValueError(f"{where}: {name!r} is missing; give a run whose records are whole")
-    for name, value in record.items():
-        if not is_finite_number(value):
-            raise ValueError(f"{where}: {name!r} is {shortened(value)}, no finite number; mend or remove the line")
+    lines = list(records)
+    for number, line in enumerate(lines, start=1):
+        where = f"{file}, line {number}"
+        for name in ("tokens", "time_s") if "eval/acc" in line else ():
+            if name not in line:
+                raise ValueError(f"{where}: {name!r} is missing; give a run whose records are whole")
+        for name, value in line.items():
+            if not is_finite_number(value):
+                raise ValueError(f"{where}: {name!r} is {shortened(value)}, no finite number; mend or remove the line")
+        for name in ("tokens", "time_s", "eval/acc"):
+            if line.get(name, 0) < 0:
+                raise ValueError(f"{where}: {name!r} is {line[name]}, below 0; mend or remove the line")
+        if line.get("eval/acc", 0) > 1:
+            raise ValueError(f"{where}: 'eval/acc' is {line['eval/acc']}, above 1; mend or remove the line")
+        if number > 1 and line["step"] < (before := lines[number - 2]["step"]):
+            raise ValueError(f"{where}: step {line['step']} comes after step {before}; put the lines in order")
+    return lines
 
 
 def is_finite_number(value: Any) -> bool:

@@ -1,6 +1,7 @@
 """No optimizer step on broken numbers, and no checkpoint that is only half there."""
 
 import json
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -86,7 +87,8 @@ class GuardedTrainer(ExactLossTrainer):
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
         """The norm, of gradients that are gone if the step is to be skipped."""
         grad_norm = super()._get_grad_norm(model, grad_norm=grad_norm)
-        sound = (bool(self._losses_are_sound), bool(torch.as_tensor(grad_norm).isfinite()), self._rewards_are_sound)
+        norm_is_sound = grad_norm is None or math.isfinite(float(grad_norm))  # None: DeepSpeed has yet to measure it
+        sound = (bool(self._losses_are_sound), norm_is_sound, self._rewards_are_sound)
         self._losses_are_sound.fill_(True)
         [broken] = collectives.summed_over_ranks(self.accelerator, [tuple(float(not each) for each in sound)])
         faults = [name for name, ranks in zip(_FAULTS, broken, strict=True) if ranks]

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-from transformers.integrations import is_deepspeed_zero3_enabled
+from transformers.integrations import is_deepspeed_zero3_enabled, is_fsdp_enabled
 from transformers.utils import is_flash_attn_2_available
 from transformers.utils import logging as transformers_logging
 from trl import ModelConfig
@@ -77,7 +77,7 @@ def check_model(path: str, config: Any, tokenizer: Any, **settings: Any) -> None
             f"model: {path!r} embeds {embedded} tokens and its tokenizer knows a token {largest}; "
             "give a folder whose model and tokenizer belong together"
         )
-    if is_deepspeed_zero3_enabled():  # loads in its own way, and says itself what it misses
+    if is_deepspeed_zero3_enabled() or is_fsdp_enabled():  # they load in ways of their own
         return
     loading = {**SAFE, **settings, "device_map": "meta", "output_loading_info": True, "ignore_mismatched_sizes": True}
     with _silent_transformers():

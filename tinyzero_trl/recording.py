@@ -14,6 +14,8 @@ from tinyzero_trl.records import RunRecords
 from tinyzero_trl.trackers import Trackers
 from tinyzero_trl.windows import WindowPolicy
 
+LOG_HISTORY_LINES = 100
+
 
 @dataclass
 class _Clock:
@@ -118,6 +120,8 @@ class RecordsCallback(SavedInCheckpoints):
         **kwargs: Any,
     ) -> None:
         """Write the step's line together with TRL's own figures, under TRL's names."""
+        # The records hold it all; Trainer would keep it in memory as well, and in every checkpoint.
+        del state.log_history[:-LOG_HISTORY_LINES]
         if self._line and logs and "loss" in logs:
             self._write_line(state, {name: value for name, value in logs.items() if isinstance(value, int | float)})
 

@@ -22,7 +22,7 @@ import yaml
 from numpy.typing import NDArray
 
 from tinyzero_trl.environment import describe_environment
-from tinyzero_trl.files import check_figures, is_finite_number, read_mapping, shortened
+from tinyzero_trl.files import checked_figures, is_finite_number, read_mapping, shortened
 from tinyzero_trl.redaction import without_secrets
 
 CONFIG = "config.yaml"
@@ -171,8 +171,8 @@ def read_run(path: str | os.PathLike[str]) -> Run:
         config=config,
         environment=_read_object(folder / ENVIRONMENT) or {},
         summary=_read_object(folder / SUMMARY),
-        metrics=_read_figures(folder / METRICS),
-        evals=_read_figures(folder / EVAL),
+        metrics=checked_figures(folder / METRICS, _read_lines(folder / METRICS)),
+        evals=checked_figures(folder / EVAL, _read_lines(folder / EVAL)),
         completions=[row for file in samples for row in _read_samples(file)],
     )
 
@@ -250,22 +250,6 @@ def _read_lines(file: Path) -> Iterator[dict[str, Any]]:
                 "mend or remove the line"
             ) from error
         yield record
-
-
-def _read_figures(file: Path) -> list[dict[str, Any]]:
-    """Lines of figures alone, in the order of their steps; an accuracy comes with what it cost."""
-    lines = list(_read_lines(file))
-    for number, line in enumerate(lines, start=1):
-        where = f"{file}, line {number}"
-        check_figures(where, line, ("tokens", "time_s") if "eval/acc" in line else ())
-        for name in ("tokens", "time_s", "eval/acc"):
-            if line.get(name, 0) < 0:
-                raise ValueError(f"{where}: {name!r} is {line[name]}, below 0; mend or remove the line")
-        if line.get("eval/acc", 0) > 1:
-            raise ValueError(f"{where}: 'eval/acc' is {line['eval/acc']}, above 1; mend or remove the line")
-        if number > 1 and line["step"] < (before := lines[number - 2]["step"]):
-            raise ValueError(f"{where}: step {line['step']} comes after step {before}; put the lines in order")
-    return lines
 
 
 def _read_samples(file: Path) -> Iterator[dict[str, Any]]:

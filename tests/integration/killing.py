@@ -118,6 +118,8 @@ def start(recipe: Path, ranks: int, aim: Aim | None, report: Path) -> list[int]:
                 take_aim(aim, report)
             sys.argv = ["countdown_adaptive.py", "--config", str(recipe)]
             status = program().main()
+        except SystemExit as stopped:
+            status = int(stopped.code or 0)
         except BaseException:
             sys.excepthook(*sys.exc_info())
         finally:

@@ -18,6 +18,7 @@ HOSTILE = (
     f'</script><img src=x onerror="{OWN}">',
     f"</pre></div></article><svg onload={OWN}>",
     f'<answer><iframe srcdoc="<script>parent.{OWN}</script>"></iframe></answer>',
+    f"<img src=y onerror={OWN}> so <answer>1</answer><img src=y onerror={OWN}>",
     f'" onmouseover={OWN} autofocus onfocus={OWN} x="',
     f'<!-- --><style onload={OWN}></style><a href="javascript:{OWN}">1</a>',
     f"&lt;script&gt;{OWN}&lt;/script&gt; $title ${{samples}} \x00\ufeff\u202e",
@@ -56,7 +57,7 @@ def test_every_text_of_a_run_is_escaped(tmp_path: Path) -> None:
     assert page.count("<script") == page.count("</script>") == 1, "the page's own"
     for tag in ("<img", "<iframe", "<a ", "<style onload", "<svg onload", "javascript:document.title='owned'\">"):
         assert tag not in page, tag
-    for text in HOSTILE[:6]:
+    for text in HOSTILE[:7]:
         assert html.escape(text.split("<answer>")[0]) in page
     assert "default-src 'none'" in page
 

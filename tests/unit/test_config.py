@@ -75,6 +75,12 @@ def parse(tmp_path: Path):
         ({"num_iterations": 0}, r"num_iterations: 0 is no whole number of 1 or more"),
         ({"seed": -1}, r"seed: -1 is no whole number of 0 or more"),
         ({"max_steps": 0}, r"max_steps: 0 trains by num_train_epochs; set it to 1 or more"),
+        ({"max_skipped_steps": -1}, r"max_skipped_steps: -1 is no whole number of 0 or more"),
+        (
+            {"save_strategy": "best", "eval_strategy": "steps", "eval_steps": 3, "num_iterations": 2}
+            | {"metric_for_best_model": "eval/acc"},
+            r"eval_steps: 3 is not a multiple of the 2 optimizer steps per rollout, between which nothing is saved",
+        ),
         ({"save_steps": -5}, r"save_steps: -5 is not above 0; change it, or set save_strategy to 'no'"),
         ({"loss_type": "dapoo"}, r"loss_type: 'dapoo' is unknown; choose one of grpo"),
         ({"vllm_mode": "colocated"}, r"vllm_mode: 'colocated' is unknown; choose one of colocate, server"),

@@ -5,7 +5,7 @@ from collections import Counter
 from fractions import Fraction
 
 import pytest
-from arithmetic_oracle import is_right, values_by_pairs
+from arithmetic_oracle import LAST_ANSWER, is_right, values_by_pairs
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
@@ -82,6 +82,50 @@ def test_extraction_agrees_with_the_oracle_on_broken_tags(completion):
 @example("<answer>\x00</answer>")
 def test_every_text_gets_a_verdict(completion):
     assert countdown.score(completion, [1, 2, 3], 6).reward in (0.0, 1.0)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.sampled_from([*FRAGMENTS, "\n", "\u2003", "\x85"]), max_size=14).map("".join))
+@example("<answer>1<answer>2</answer>3</answer>")
+def test_the_answer_is_the_last_closed_one(completion):
+    closed = LAST_ANSWER.findall(completion)
+    assert countdown.extract_answer(completion) == (closed[-1].strip() if closed else None)
+
+
+@settings(max_examples=60, deadline=None)
+@given(answers(), st.integers(1, 1900))
+def test_parentheses_around_an_answer_change_no_verdict(answer, depth):
+    text, numbers, target = answer
+    nested = f"<answer>{'(' * depth}{text}{')' * depth}</answer>"
+    expected = is_right(f"<answer>{text}</answer>", numbers, target)
+    assert countdown.score(nested, numbers, target).reward == float(expected)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "\u0661+\u0662",
+        "\uff11\uff0b\uff12",
+        "1+\u00b2",
+        "1\u22122+4",
+        "1\u20622",
+        "1\u00d73",
+        "\u2160+\u2161",
+        "1+2\u200b",
+        "0x1+2",
+    ],
+    ids=ascii,
+)
+def test_only_ascii_arithmetic_is_read(answer):
+    for numbers, target in (([1, 2], 3), ([1, 2, 4], 3), ([1, 2], 2), ([1, 3], 3)):
+        assert countdown.score(f"<answer>{answer}</answer>", numbers, target).reward == 0.0
+
+
+def test_arithmetic_is_exact_at_the_largest_numbers():
+    largest = 10**18
+    for off in (-1, 0, 1):
+        verdict = countdown.score(f"<answer>{largest} / 3 * 3</answer>", [largest, 3, 3], largest + off)
+        assert verdict.reward == float(off == 0)
 
 
 MEGABYTE = 1_000_000

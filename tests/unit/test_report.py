@@ -319,3 +319,46 @@ def test_unfit_input_ends_with_one_line_and_status_2(tmp_path, capsys):
         assert error.count("\n") == 1
     assert main(["report", str(run), "--out", str(run)]) == 2
     assert "is a run directory" in capsys.readouterr().err
+
+
+def test_text_can_be_read_on_every_ground_in_light_and_dark(report):
+    """WCAG's contrast: 4.5 for text, 3 for lines."""
+    page = (report / "index.html").read_text(encoding="utf-8")
+    light, dark, *_ = re.findall(r":root \{ (--page.*?) \}", page)
+    for face, own in ((0, light), (1, dark)):
+        colours = {name: faces[face] for name, faces in COLOURS.items()} | dict(re.findall(r"--(\w+): (#\w{6})", own))
+        for ground in ("page", "card", "wash"):
+            for text in ("ink", "muted", "good", "bad"):
+                assert contrast(colours[text], colours[ground]) >= 4.5, (text, ground, face)
+        for line in (name for name in colours if name.startswith(("series", "baseline"))):
+            assert contrast(colours[line], colours["card"]) >= 2.8, (line, face)
+
+
+def contrast(one, other):
+    def luminance(colour):
+        parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+        red, green, blue = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+        return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+    darker, lighter = sorted((luminance(one), luminance(other)))
+    return (lighter + 0.05) / (darker + 0.05)
+
+
+def test_figures_that_cannot_move_are_told_in_a_sentence(tmp_path):
+    quiet = train(tmp_path / "quiet")
+    lines = read_run(quiet).metrics
+    idle = {"actor/is_ratio/mean": 1.0, "actor/is_log_ratio/mean": 0.0, "actor/is_clip/outside_frac": 0.0}
+    (quiet / "metrics.jsonl").write_text("".join(json.dumps(line | idle) + "\n" for line in lines))
+    page = write_report([quiet], tmp_path / "out").read_text(encoding="utf-8")
+    assert "importance ratios were exactly 1" in page
+    assert not {"kl.png", "ratios.png", "clip.png"} & {file.name for file in (tmp_path / "out" / "plots").iterdir()}
+    moving = write_report([train(tmp_path / "moving")], tmp_path / "other")
+    assert "importance ratios were exactly 1" not in moving.read_text(encoding="utf-8")
+    assert (tmp_path / "other" / "plots" / "kl.png").exists()
+
+
+def test_a_lone_run_says_what_it_is(tmp_path):
+    run = train(tmp_path / "run", task="countdown", model_name_or_path="embedded", seed=3)
+    page = write_report([run], tmp_path / "out").read_text(encoding="utf-8")
+    assert "countdown; trained from the embedded model; window policy fixed; up to 512 tokens; seed 3" in page
+    assert "all policies" not in page

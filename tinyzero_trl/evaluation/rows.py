@@ -165,7 +165,7 @@ def _pass_at_k(rows: Sequence[Row], samples: int) -> dict[str, float]:
 
 
 def _check_identity(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    different = [key for key in wanted if found.get(key) != wanted[key]]
+    different = sorted((key for key in wanted if found.get(key) != wanted[key]), key=lambda key: key not in found)
     if different:
         listed = ", ".join(f"{key}: {found.get(key)!r} there, {wanted[key]!r} here" for key in different[:3])
         raise ValueError(

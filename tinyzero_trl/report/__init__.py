@@ -3,7 +3,8 @@
 policies      run directories -> policies, told apart by their configuration
 compare       what each policy costs and earns against a baseline
 style         palette, PNG and themed SVG
-pictures      what is drawn
+panels        which figures of training health are drawn
+pictures      how they are drawn
 samples       the browser of sampled completions
 page          the page around all of it
 """

@@ -10,6 +10,7 @@ from string import Template
 
 from tinyzero_trl.metrics import Interval
 from tinyzero_trl.report.compare import Outcome, accuracy_curve
+from tinyzero_trl.report.panels import is_on_policy
 from tinyzero_trl.report.policies import Policy
 from tinyzero_trl.report.samples import samples_section
 from tinyzero_trl.report.style import Picture, colour_names, style_sheet
@@ -25,7 +26,6 @@ def render_page(
     page = files("tinyzero_trl.report").joinpath("page.html").read_text(encoding="utf-8")
     alone = len(policies) == 1
     runs = sum(len(policy.runs) for policy in policies)
-    counted = f"{runs} run{'s' * (runs != 1)}"
     sections: dict[str, list[str]] = {"accuracy": [], "window": [], "health": []}
     for picture in pictures:
         kind = _SECTIONS.get(picture.name.partition("-")[0], "health")
@@ -33,7 +33,10 @@ def render_page(
     return Template(page).substitute(
         script_hash=_script_hash(page),
         title=escape(policies[0].name if alone else "Rollout windows compared"),
-        subtitle=counted if alone else f"{len(policies)} policies, {counted}; baseline: {escape(baseline)}",
+        subtitle=_described(policies[0])
+        if alone
+        else f"{len(policies)} policies, {runs} runs; baseline: {escape(baseline)}",
+        note=_ON_POLICY if is_on_policy(policies) else "",
         palette=style_sheet(),
         tiles=_single_tiles(outcomes[0], policies[0]) if alone else _comparison_tiles(outcomes, baseline),
         legend="" if alone else _legend(policies, baseline),
@@ -44,12 +47,29 @@ def render_page(
     )
 
 
+_ON_POLICY = """<p class="muted note">Each rollout served one optimizer step, so the policy that learned was the policy
+that wrote: importance ratios were exactly 1, its drift and the share of clipped tokens 0 throughout.</p>"""
+
 _RESULTS = """<h2>Results</h2>
 <div class="card scroll">{table}</div>
 <p class="muted note">The target of each seed is the final accuracy of the baseline with that seed; the cost
 of reaching it is linear between evaluations, and savings are geometric means over paired seeds. In small
 print: 95 % intervals over seeds (Student's t). A policy that misses the target with any seed has no cost of
 reaching it.</p>"""
+
+
+def _described(policy: Policy) -> str:
+    """What one run, or the seeds of one policy, trained: task, model and window, as far as they are recorded."""
+    run = next(iter(policy.runs.values()))
+    config, model = run.config, run.config.get("model_name_or_path")
+    facts = [
+        ("", config.get("task")),
+        ("trained from ", "the embedded model" if model == "embedded" else model),
+        ("window policy ", config.get("window_strategy")),
+        ("up to ", config.get("window_max") and f"{config['window_max']} tokens"),
+        ("seed " if len(policy.runs) == 1 else "seeds ", ", ".join(map(str, policy.runs))),
+    ]
+    return escape("; ".join(f"{what}{value}" for what, value in facts if value is not None))
 
 
 def _script_hash(page: str) -> str:

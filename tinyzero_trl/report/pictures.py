@@ -1,37 +1,26 @@
 """The pictures of a report: held-out accuracy against its cost, the window, the health of training."""
 
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from matplotlib.ticker import EngFormatter, PercentFormatter
+from matplotlib.ticker import EngFormatter, MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
 from tinyzero_trl.metrics import mean_interval
 from tinyzero_trl.records import Run
 from tinyzero_trl.report.compare import accuracy_curve
+from tinyzero_trl.report.panels import Panel, is_on_policy, panels_of
 from tinyzero_trl.report.policies import Policy
 from tinyzero_trl.report.style import COLOURS, MUTED, Canvas, LineStyle, Picture, colour_names, house_style
 
 Array = NDArray[np.float64]
-Figure = Callable[[Mapping[str, Any]], float | None]  # a line of metrics.jsonl -> what to draw, if it holds it
 
 _MOST_POINTS = 160  # of a line: a run of 5,000 records shows its course, and the page stays small
 _SEED: dict[str, Any] = {"linewidth": 0.7, "alpha": 0.45}  # one seed among several
 _STYLES: tuple[LineStyle, ...] = ("-", "--", ":", "-.")
-
-
-class Panel(NamedTuple):
-    """One picture of training health: figures of every policy over training steps, one line style each."""
-
-    name: str
-    title: str
-    caption: str
-    y_label: str
-    figures: dict[str, Figure]
 
 
 def draw_pictures(policies: Sequence[Policy], baseline: str, folders: Sequence[Path]) -> list[Picture]:
@@ -41,7 +30,8 @@ def draw_pictures(policies: Sequence[Policy], baseline: str, folders: Sequence[P
     with house_style():
         canvases = [_accuracy_over_tokens(policies, palette), _accuracy_over_time(policies, palette)]
         canvases += [_window(policy, palette[policy.name], single=len(policies) == 1) for policy in policies]
-        canvases += [_health(panel, policies, palette) for panel in _panels(policies)]
+        moving = [panel for panel in panels_of(policies) if panel.idle is None or not is_on_policy(policies)]
+        canvases += [_health(panel, policies, palette) for panel in moving]
         return [canvas.finish(palette, folders) for canvas in canvases if canvas.axes.has_data()]
 
 
@@ -49,7 +39,8 @@ def _accuracy_over_tokens(policies: Sequence[Policy], palette: Mapping[str, str]
     canvas = Canvas(
         *("accuracy", "Held-out accuracy against rollout tokens"),
         "Share of unseen problems solved at full length, against the tokens generated so far. "
-        "Thin lines are seeds, the band is the 95 % interval.",
+        + ("Thin lines are seeds, the" if any(len(p.runs) > 1 for p in policies) else "The")
+        + " band is the 95 % interval.",
         *("rollout tokens", "held-out accuracy"),
     )
     curves = {p.name: [(c.tokens, c.accuracy) for c in map(accuracy_curve, p.runs.values())] for p in policies}
@@ -139,78 +130,6 @@ def _over_tokens(policy: Policy, name: str) -> list[tuple[Array, Array]]:
     return curves
 
 
-def _panels(policies: Sequence[Policy]) -> list[Panel]:
-    operands = sorted(
-        {
-            int(match.group(1))
-            for policy in policies
-            for run in policy.runs.values()
-            for line in run.metrics
-            for name in line
-            if (match := re.fullmatch(r"difficulty/([0-9]{1,3})_acc", name))
-        }
-    )
-    return [
-        Panel(
-            *("truncation", "Truncated completions"),
-            "Completions that the window cut. Near 0 the window is slack; near 100 % little is learned.",
-            "share of completions",
-            {"truncated": _figure("completion/truncated_frac")},
-        ),
-        Panel(
-            *("difficulty", "Accuracy by number of operands"),
-            "Training accuracy under the window, by the size of the problem.",
-            "share correct",
-            {f"{count} operands": _figure(f"difficulty/{count}_acc") for count in operands},
-        ),
-        Panel(
-            *("groups", "Groups without reward variance"),
-            "Groups whose rewards are all equal teach nothing: all correct, or all wrong.",
-            "share of groups",
-            {
-                "no variance": _figure("group/zero_variance_frac"),
-                "all correct": _figure("group/all_correct_frac"),
-                "all wrong": _figure("group/all_wrong_frac"),
-            },
-        ),
-        Panel(
-            *("kl", "Drift of the policy"),
-            "KL divergence within a step from the policy that rolled out, mean(r - 1 - log r) over tokens, "
-            "and from the reference model where one is kept.",
-            "KL (nats per token)",
-            {"from the rollout": _drift, "from the reference": _figure("kl")},
-        ),
-        Panel(
-            *("ratios", "Importance ratios"),
-            "New over old probability of the sampled tokens; 1 while the policy is the one that sampled.",
-            "importance ratio",
-            {"mean": _figure("actor/is_ratio/mean"), "95 % quantile": _figure("actor/is_ratio/p95")},
-        ),
-        Panel(
-            *("clip", "Tokens outside the trust region"),
-            "Tokens whose ratio has left the clip range; a share that keeps growing asks for a smaller step.",
-            "share of tokens",
-            {"outside": _figure("actor/is_clip/outside_frac")},
-        ),
-        Panel(
-            *("seconds", "Seconds per rollout and update"),
-            "Where the wall-clock of a step goes.",
-            "seconds",
-            {"rollout": _figure("time/rollout_s"), "update": _figure("time/optimize_s")},
-        ),
-    ]
-
-
-def _figure(name: str) -> Figure:
-    return lambda line: line.get(name)
-
-
-def _drift(line: Mapping[str, Any]) -> float | None:
-    """Schulman's k3 estimate of KL(old, new), never negative; exact from the two logged means."""
-    mean, log_mean = line.get("actor/is_ratio/mean"), line.get("actor/is_log_ratio/mean")
-    return None if mean is None or log_mean is None else max(0.0, mean - 1 - log_mean)
-
-
 def _health(panel: Panel, policies: Sequence[Policy], palette: Mapping[str, str]) -> Canvas:
     canvas = Canvas(panel.name, panel.title, panel.caption, "training step", panel.y_label)
     drawn: dict[str, LineStyle] = {}
@@ -224,9 +143,12 @@ def _health(panel: Panel, policies: Sequence[Policy], palette: Mapping[str, str]
                 x, y = thinned(steps, values, points)
                 canvas.axes.plot(x, y, color=palette[policy.name], linestyle=style, linewidth=1.4)
                 drawn[label] = style
-    if panel.y_label.startswith("share"):
-        canvas.axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    canvas.axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if panel.name != "ratios":  # all others count from zero
         canvas.axes.set_ylim(bottom=0)
+    if panel.y_label.startswith("share"):
+        canvas.axes.set_ylim(top=max(0.05, canvas.axes.get_ylim()[1]))
+        canvas.axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     canvas.key(drawn)
     return canvas
 

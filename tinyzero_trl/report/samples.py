@@ -46,16 +46,18 @@ def before_and_after(run: Run) -> list[tuple[Row | None, Row | None]]:
 def samples_section(policies: Sequence[Policy]) -> str:
     """The section's HTML; empty if no run sampled any completion. One run speaks for each policy."""
     cards = [
-        _card(policy.name, before, after)
+        _card(policy.name, before, after, named=len(policies) > 1)
         for policy in policies
         for before, after in before_and_after(next(iter(policy.runs.values())))
     ]
     if not cards:
         return ""
     policy_options = "".join(f"<option>{escape(policy.name)}</option>" for policy in policies)
+    choose_policy = f"""<select name="policy" aria-label="Policy">
+<option value="">all policies</option>{policy_options}</select>"""
     return f"""<h2>Completions, before and after</h2>
 <div class="controls" hidden>
-<select name="policy" aria-label="Policy"><option value="">all policies</option>{policy_options}</select>
+{choose_policy if len(policies) > 1 else ""}
 <select name="change" aria-label="Verdict">
 <option value="">all verdicts</option>
 <option value="learned">wrong before, correct after</option>
@@ -63,18 +65,20 @@ def samples_section(policies: Sequence[Policy]) -> str:
 <option value="kept">correct before and after</option>
 <option value="unsolved">wrong before and after</option></select>
 </div>
+<p class="muted none" hidden>No completion of this kind was sampled.</p>
 {"".join(cards)}"""
 
 
-def _card(policy: str, before: Row | None, after: Row | None) -> str:
+def _card(policy: str, before: Row | None, after: Row | None, *, named: bool) -> str:
     kind = _CHANGES[_correct(before), _correct(after)] if before and after else ""
     prompts = [str(row.get("prompt", "")) for row in (before, after) if row]
     same = len(set(prompts)) == 1
+    name = f'<span class="muted">{escape(policy)}</span>' if named else ""
     head = f'<pre class="prompt">{escape(prompts[0])}</pre>' if same else ""
     sides = "".join(_side(label, row, same) for label, row in (("before", before), ("after", after)) if row)
     return (
         f'<article class="card samples" data-policy="{escape(policy)}" data-change="{kind}">'
-        f'<span class="muted">{escape(policy)}</span>{head}'
+        f"{name}{head}"
         f'<div class="sides">{sides}</div></article>\n'
     )
 
@@ -85,7 +89,7 @@ def _side(label: str, row: Row, prompt_shown: bool) -> str:
     if "length" in row:
         facts.append(f"{row['length']} tokens")
     if row.get("truncated"):
-        facts.append("cut by the window")
+        facts.append("cut at the full length" if row.get("source") == "eval" else "cut by the window")
     prompt = "" if prompt_shown else f'<pre class="prompt">{escape(str(row.get("prompt", "")))}</pre>'
     return (
         f'<div><span class="verdict {mark}">{sign} {escape(str(row.get("reason", mark)))}</span> '

@@ -22,7 +22,7 @@ from matplotlib.lines import Line2D
 # name of the CSS variable: (light, dark)
 COLOURS = {
     "ink": ("#1d2733", "#e6ebf2"),
-    "muted": ("#66717f", "#9aa6b5"),
+    "muted": ("#5b6673", "#9aa6b5"),
     "grid": ("#e4e8ed", "#2c3642"),
     "baseline": ("#7a8593", "#aab4c0"),
     "series-0": ("#0072b2", "#56aee2"),

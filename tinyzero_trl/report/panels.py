@@ -1,0 +1,110 @@
+"""Which figures of training health a report draws: every panel's title, caption, unit and figures."""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from tinyzero_trl.report.policies import Policy
+
+Figure = Callable[[Mapping[str, Any]], float | None]  # a line of metrics.jsonl -> what to draw, if it holds it
+
+
+class Panel(NamedTuple):
+    """One picture of training health: figures of every policy over training steps, one line style each."""
+
+    name: str
+    title: str
+    caption: str
+    y_label: str
+    figures: dict[str, Figure]
+    idle: float | None = None  # what the figures are throughout while each rollout serves one optimizer step
+
+
+def panels_of(policies: Sequence[Policy]) -> list[Panel]:
+    """Every panel; one whose figures no record holds is not drawn."""
+    operands = sorted(
+        {
+            int(match.group(1))
+            for policy in policies
+            for run in policy.runs.values()
+            for line in run.metrics
+            for name in line
+            if (match := re.fullmatch(r"difficulty/([0-9]{1,3})_acc", name))
+        }
+    )
+    return [
+        Panel(
+            *("truncation", "Truncated completions"),
+            "Completions that the window cut. Near 0 the window is slack; near 100 % little is learned.",
+            "share of completions",
+            {"truncated": _figure("completion/truncated_frac")},
+        ),
+        Panel(
+            *("difficulty", "Accuracy by number of operands"),
+            "Training accuracy under the window, by the size of the problem"
+            + (f" (all have {operands[0]} operands)." if len(operands) == 1 else "."),
+            "share correct",
+            {f"{count} operands": _figure(f"difficulty/{count}_acc") for count in operands},
+        ),
+        Panel(
+            *("groups", "Groups without reward variance"),
+            "Groups whose rewards are all equal teach nothing: all correct, or all wrong.",
+            "share of groups",
+            {
+                "no variance": _figure("group/zero_variance_frac"),
+                "all correct": _figure("group/all_correct_frac"),
+                "all wrong": _figure("group/all_wrong_frac"),
+            },
+        ),
+        Panel(
+            *("kl", "Drift of the policy"),
+            "KL divergence within a step from the policy that rolled out, mean(r - 1 - log r) over tokens, "
+            "and from the reference model where one is kept.",
+            "KL (nats per token)",
+            {"from the rollout": _drift, "from the reference": _figure("kl")},
+            idle=0.0,
+        ),
+        Panel(
+            *("ratios", "Importance ratios"),
+            "New over old probability of the sampled tokens; 1 while the policy is the one that sampled.",
+            "importance ratio",
+            {"mean": _figure("actor/is_ratio/mean"), "95 % quantile": _figure("actor/is_ratio/p95")},
+            idle=1.0,
+        ),
+        Panel(
+            *("clip", "Tokens outside the trust region"),
+            "Tokens whose ratio has left the clip range; a share that keeps growing asks for a smaller step.",
+            "share of tokens",
+            {"outside": _figure("actor/is_clip/outside_frac")},
+            idle=0.0,
+        ),
+        Panel(
+            *("seconds", "Seconds per rollout and update"),
+            "Where the wall-clock of a step goes.",
+            "seconds",
+            {"rollout": _figure("time/rollout_s"), "update": _figure("time/optimize_s")},
+        ),
+    ]
+
+
+def _figure(name: str) -> Figure:
+    return lambda line: line.get(name)
+
+
+def _drift(line: Mapping[str, Any]) -> float | None:
+    """Schulman's k3 estimate of KL(old, new), never negative; exact from the two logged means."""
+    mean, log_mean = line.get("actor/is_ratio/mean"), line.get("actor/is_log_ratio/mean")
+    return None if mean is None or log_mean is None else max(0.0, mean - 1 - log_mean)
+
+
+def is_on_policy(policies: Sequence[Policy]) -> bool:
+    """Whether every update saw only completions of the very policy that it updated: then these figures never move."""
+    lines = [line for policy in policies for run in policy.runs.values() for line in run.metrics]
+    off = [
+        abs(value - panel.idle)
+        for panel in panels_of(policies)
+        for figure in panel.figures.values()
+        for line in lines
+        if panel.idle is not None and (value := figure(line)) is not None
+    ]
+    return bool(off) and max(off) < 1e-9
