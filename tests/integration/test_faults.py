@@ -16,11 +16,8 @@ def figures(folder: Path | str, name: str) -> list[float]:
     return [record[name] for record in map(json.loads, lines) if name in record]
 
 
-@pytest.mark.parametrize("fault", ["loss", "gradient norm"])
-@pytest.mark.parametrize("max_grad_norm", [0.0, 1.0])
+@pytest.mark.parametrize(("fault", "max_grad_norm"), [("loss", 0.0), ("loss", 1.0), ("gradient norm", 1.0)])
 def test_a_step_on_a_broken_number_moves_nothing_and_the_next_one_does(fault: str, max_grad_norm: float) -> None:
-    if fault == "gradient norm" and not max_grad_norm:
-        pytest.skip("the fault is put in where gradients are clipped")
     run = train(fault, at=(2,), max_grad_norm=max_grad_norm)
     assert run["moved"] == [True, False, True, True]
     assert figures(run["folder"], "faults/step_skipped") == [0, 1, 0, 0]
