@@ -58,10 +58,10 @@ def build_trainer(
 ) -> AdaptiveGRPOTrainer:
     """Everything that a run needs; downloads and loads, but does not train."""
     path = resolve_model(str(model.model_name_or_path))
-    training.model_init_kwargs = model_init_kwargs(model, training)
     rewards, training.reward_weights = reward_functions(task.task, task.shaping(training.max_completion_length))
     train, held_out = load_problems(task)
     tokenizer = check_run(path, task, training, model, train)
+    training.model_init_kwargs = model_init_kwargs(model, training)
     with unless_it_fails(Path(str(training.output_dir))):
         return AdaptiveGRPOTrainer(
             path,

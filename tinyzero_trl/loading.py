@@ -37,7 +37,8 @@ def model_init_kwargs(model: ModelConfig, training: AdaptiveGRPOConfig) -> dict[
     attention = model.attn_implementation
     if attention is None and half and torch.cuda.is_available() and is_flash_attn_2_available():
         attention = "flash_attention_2"
-    logger.info("attention: %s", attention or "sdpa (Transformers' default)")
+    if model.attn_implementation is None:
+        logger.info("attention: %s", attention or "sdpa (Transformers' default)")
     if half and not model.use_peft and training.learning_rate < LOST_LEARNING_RATE and not _keeps_float32_weights():
         logger.warning(
             "learning_rate: %g is lost in %s weights of which no float32 copy is kept; set dtype: float32 (bf16: true "

@@ -28,7 +28,19 @@ def log_to_stderr() -> None:
     log = logging.getLogger("tinyzero_trl")
     log.setLevel(logging.INFO if is_first else logging.WARNING)
     if not log.handlers:
-        log.addHandler(logging.StreamHandler())
+        log.addHandler(_StderrHandler())
+
+
+class _StderrHandler(logging.StreamHandler):
+    """Writes to what `sys.stderr` is at the time."""
+
+    @property
+    def stream(self) -> Any:
+        return sys.stderr
+
+    @stream.setter
+    def stream(self, value: Any) -> None:
+        pass
 
 
 class RolloutProgressCallback(RolloutCallback):
