@@ -14,7 +14,9 @@ from tinyzero_trl.config import AdaptiveGRPOConfig
 def attention(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path):
     """The attention that is chosen, and what the log says of it."""
 
-    def choose(dtype: str, installed: bool, cuda: bool = True, asked: str | None = None) -> tuple[str | None, str | None]:
+    def choose(
+        dtype: str, installed: bool, cuda: bool = True, asked: str | None = None
+    ) -> tuple[str | None, str | None]:
         monkeypatch.setattr(loading, "is_flash_attn_2_available", lambda: installed)
         monkeypatch.setattr("torch.cuda.is_available", lambda: cuda)
         training = AdaptiveGRPOConfig(output_dir=str(tmp_path), use_cpu=True, bf16=dtype == "mixed")
