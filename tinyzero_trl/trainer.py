@@ -9,27 +9,24 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate.utils import gather_object, set_seed
-from transformers import PrinterCallback, ProgressCallback, StopStringCriteria, TrainerCallback
+from accelerate.utils import gather_object
+from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 
 from tinyzero_trl.callbacks import AdaptiveWindowCallback, Evaluation, Rollout
 from tinyzero_trl.card import write_model_card
 from tinyzero_trl.config import AdaptiveGRPOConfig
-from tinyzero_trl.decoding import shrinking_batches
-from tinyzero_trl.guarded import GuardedTrainer
 from tinyzero_trl.hub import PatientPushTrainer
 from tinyzero_trl.metrics import evaluation_metrics, ratio_metrics
 from tinyzero_trl.progress import RolloutProgressCallback
 from tinyzero_trl.recording import RecordsCallback
 from tinyzero_trl.records import CONFIG
 from tinyzero_trl.rewards import completion_text
+from tinyzero_trl.rollouts import RolloutTrainer
 from tinyzero_trl.safe_points import SaveBetweenRollouts
 from tinyzero_trl.sampling import EpochOrder
-from tinyzero_trl.vllm_on_cpu import adapt_vllm_to_cpu
 from tinyzero_trl.windows import RolloutObservation
 
 SAMPLED_COMPLETIONS = 8
-ANSWER_END = "</answer>"
 
 
 @dataclass
@@ -43,16 +40,14 @@ class _ScoredRows:
     samples: list[dict[str, Any]]
 
 
-class AdaptiveGRPOTrainer(PatientPushTrainer, GuardedTrainer):
+class AdaptiveGRPOTrainer(PatientPushTrainer, RolloutTrainer):
     """GRPO whose rollouts are as long as a window policy allows.
 
-    What it changes of `trl.GRPOTrainer`, besides the savings of `ExactLossTrainer`, the caution of `GuardedTrainer` and
-    the pushes of `PatientPushTrainer`:
+    What it changes of `trl.GRPOTrainer`, besides the savings of `ExactLossTrainer`, the caution of `GuardedTrainer`,
+    the engines of `RolloutTrainer` and the pushes of `PatientPushTrainer`:
 
     - before each training rollout the engine's completion limit is set to the policy's window; before evaluation it
       is set back to `max_completion_length`, which also stays the normaliser of every loss;
-    - with `args.stop_at_answer` a completion also ends with its answer, without an end token;
-    - `generate` lets finished completions leave its batch (`decoding`); vLLM does so by itself;
     - after each rollout, policy update and evaluation the events of `RolloutCallback` are fired;
     - evaluation samples with random numbers of its own, so that how often one evaluates changes no training step, and
       computes no loss unless that chooses the best model;
@@ -64,7 +59,6 @@ class AdaptiveGRPOTrainer(PatientPushTrainer, GuardedTrainer):
     even where `reward_weights` gives it no part in the gradient.
     """
 
-    args: AdaptiveGRPOConfig
     model: Any
     num_generations: int
 
@@ -87,21 +81,12 @@ class AdaptiveGRPOTrainer(PatientPushTrainer, GuardedTrainer):
         self.records_callback = RecordsCallback(
             self.window_callback.policy, success_threshold=window_config.success_threshold
         )
-        if args.stop_at_answer and args.use_vllm:
-            given: Any = args.generation_kwargs or {}
-            args.generation_kwargs = {**given, "stop": [ANSWER_END], "include_stop_str_in_output": True}
         # First whether a step is saved, which decides what is logged. The policy comes before those who listen to
         # rollouts: they see the window of the next one.
         ours = [SaveBetweenRollouts(), self.window_callback, self.records_callback, RolloutProgressCallback()]
-        if args.use_vllm and args.vllm_mode == "colocate" and args.device.type == "cpu":
-            adapt_vllm_to_cpu()
         super().__init__(model, reward_funcs, args, callbacks=[*ours, *callbacks], **kwargs)
-        if self.use_vllm:  # which has seeded this process with its own number, the same for every `seed`
-            set_seed(self._sampling_seed())
         self.remove_callback(ProgressCallback)
         self.remove_callback(PrinterCallback)
-        stops_rows = args.stop_at_answer and not args.use_vllm
-        self._answer_ends = StopStringCriteria(self._tokenizer, [ANSWER_END]) if stops_rows else None
 
     def _get_train_sampler(self, dataset: Any = None) -> EpochOrder:
         return EpochOrder(super()._get_train_sampler(dataset), lambda: int(self.state.epoch or 0))
@@ -122,27 +107,6 @@ class AdaptiveGRPOTrainer(PatientPushTrainer, GuardedTrainer):
         self._fire("on_rollout_end", rollout=rollout)
         return output
 
-    def _generate_single_turn(self, *args: Any, **kwargs: Any) -> Any:
-        with shrinking_batches(self.accelerator.unwrap_model(self.model_wrapped), self._answer_ends):
-            completion_ids, *others = super()._generate_single_turn(*args, **kwargs)
-        if self._answer_ends:
-            completion_ids = [self._without_padding_after_answer(ids) for ids in completion_ids]
-        return completion_ids, *others
-
-    def _without_padding_after_answer(self, ids: list[int]) -> list[int]:
-        """A row that ended without an end token is padded to its batch, and TRL takes the padding for tokens."""
-        kept = len(ids)
-        while kept and ids[kept - 1] == self._tokenizer.pad_token_id:
-            kept -= 1
-        return ids[:kept] if ANSWER_END in self._tokenizer.decode(ids) else ids
-
-    def _set_completion_limit(self, tokens: int) -> None:
-        """Limit completions on the engine in use. `self.max_completion_length` is a loss normaliser and stays."""
-        if self.use_vllm:
-            self.vllm_generation.max_completion_length = tokens
-        else:
-            self.generation_config.max_new_tokens = tokens
-
     def _calculate_rewards(
         self,
         inputs: list[dict[str, Any]],
@@ -157,10 +121,8 @@ class AdaptiveGRPOTrainer(PatientPushTrainer, GuardedTrainer):
         )
         rewards = rewards_per_func[:, 0].nan_to_num(0.0, posinf=0.0, neginf=0.0).tolist()  # no number, no success
         lengths = [len(ids) for ids in completion_ids_list]
-        # TRL also takes a padding token for an end, but one that the model sampled ends nothing.
         truncated = [
-            (not ids or ids[-1] not in self.eos_token_ids)
-            and not (self.args.stop_at_answer and ANSWER_END in completion_text(completion))
+            self._is_truncated(ids, completion)
             for ids, completion in zip(completion_ids_list, completions, strict=True)
         ]
         difficulties = [int(row.get("difficulty", 0)) for row in inputs]
@@ -263,11 +225,6 @@ class AdaptiveGRPOTrainer(PatientPushTrainer, GuardedTrainer):
         with torch.random.fork_rng(devices=devices):
             torch.manual_seed(self._sampling_seed())
             yield
-
-    def _sampling_seed(self) -> int:
-        """The same for ranks that share an engine (tensor parallelism): each samples every token, so draws alike."""
-        ranks_per_engine = self.args.vllm_tensor_parallel_size if self.use_vllm else 1
-        return self.args.seed + self.accelerator.process_index // ranks_per_engine
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Write the project's own card in place of TRL's, from the records of the run."""
