@@ -4,14 +4,18 @@
     metrics.jsonl       one object per rollout              eval.jsonl        one object per evaluation
     completions/step_000040.jsonl   sampled completions     summary.json      the result of a finished run
 
+A run that is kept may have its lines compressed: `gzip metrics.jsonl`.
+
 Every line is flushed when it is written, so a killed run loses at most the line being written; such a torn
 last line is dropped on reading and on resuming. Whole files are replaced atomically. The JSON is strict: a
 figure that is not finite is left out, as one without samples is.
 """
 
+import gzip
 import json
 import math
 import os
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -235,10 +239,15 @@ def _drop_torn_line(file: Path) -> None:
 
 
 def _read_lines(file: Path) -> Iterator[dict[str, Any]]:
-    """The objects of a JSONL file, none if it is missing; a torn last line is skipped."""
-    if not file.exists():
+    """The objects of a JSONL file or of the same with .gz, none if both are missing; a torn last line is skipped."""
+    packed = file.with_name(f"{file.name}.gz")
+    if not file.exists() and not packed.exists():
         return
-    *lines, _torn = file.read_text(encoding="utf-8", errors="replace").split("\n")
+    try:
+        content = file.read_bytes() if file.exists() else gzip.decompress(packed.read_bytes())
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise ValueError(f"{packed} is no whole gzip file ({error}); copy it anew") from error
+    *lines, _torn = content.decode("utf-8", errors="replace").split("\n")
     for number, line in enumerate(lines, start=1):
         try:
             record = json.loads(line)

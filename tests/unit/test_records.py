@@ -1,5 +1,6 @@
 """The run directory: what is written is what is read, through torn lines, resumes and figures that are not finite."""
 
+import gzip
 import json
 import subprocess
 import sys
@@ -41,6 +42,21 @@ def test_a_run_reads_back_as_it_was_written(records):
     assert run.environment["processes"] == 2
     assert "numpy" in run.environment["versions"]
     assert records.last_metrics() == run.metrics[-1]
+
+
+def test_a_run_whose_lines_were_compressed_reads_the_same(records):
+    fill(records, range(3))
+    whole = read_run(records.path)
+    for name in ("metrics.jsonl", "eval.jsonl"):
+        file = records.path / name
+        (records.path / f"{name}.gz").write_bytes(gzip.compress(file.read_bytes()))
+        file.unlink()
+    assert read_run(records.path) == whole
+    packed = records.path / "metrics.jsonl.gz"
+    for damaged in (packed.read_bytes()[:-9], b"plain text"):
+        packed.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"metrics.jsonl.gz is no whole gzip file \(.*\); copy it anew"):
+            read_run(records.path)
 
 
 def test_figures_that_are_not_finite_are_absent_and_the_json_is_strict(records):
