@@ -1,6 +1,7 @@
 """The command line's parser, errors of one line, and progress bars for terminals alone."""
 
 import argparse
+import errno
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +11,8 @@ from typing import Any, NoReturn
 def one_line(error: Exception) -> str:
     """What went wrong, on one line; a refusal of the file system names the path first and what to look at."""
     if isinstance(error, OSError) and error.filename and error.strerror:
-        return f"{str(error.filename)!r}: {error.strerror.lower()}; check the path and what lies there"
+        remedy = "free some space" if error.errno == errno.ENOSPC else "check the path and what lies there"
+        return f"{str(error.filename)!r}: {error.strerror.lower()}; {remedy}"
     return " ".join(str(error).split()) or type(error).__name__
 
 

@@ -82,6 +82,6 @@ def test_a_disk_that_fills_up_ends_a_run_with_status_1_and_a_checkpoint_to_go_on
         assert start(full, recipe) == 1
     errors = capsys.readouterr().err.splitlines()
     [line] = [line for line in errors if line.startswith("error: ")]
-    assert line == f"error: [Errno 28] No space left on device: '{tmp_path / 'run' / 'metrics.jsonl'}'"
+    assert line == f"error: '{tmp_path / 'run' / 'metrics.jsonl'}': no space left on device; free some space"
     assert checkpoint_to_resume("auto", tmp_path / "run") == str(tmp_path / "run" / "checkpoint-3")
     assert start(monkeypatch, recipe) == 0
