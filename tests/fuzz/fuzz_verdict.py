@@ -76,9 +76,9 @@ def _check_nothing_lenient(completion: str, answer: str) -> None:
 
 
 def _judged(score, completion: str, numbers: list[int], target: int, right: bool | None) -> None:
-    started_s = time.perf_counter()
+    started_s = time.process_time()
     reward, reason = score(completion, numbers, target)
-    assert time.perf_counter() - started_s < SLOWEST_S, f"slow: {len(completion)} characters"
+    assert time.process_time() - started_s < SLOWEST_S, f"slow: {len(completion)} characters"
     assert (reward, reason == "correct") in ((1.0, True), (0.0, False)), (reward, reason)
     assert right is None or reward == right, f"{completion!r} from {numbers} for {target}: {reward}, {reason}"
 
