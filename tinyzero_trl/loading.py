@@ -127,13 +127,23 @@ def _first(weights: Iterable[Any]) -> str:
 @contextmanager
 def _silent_transformers() -> Iterator[None]:
     """No bar and no table: what is found is said in one line of our own."""
-    verbosity, had_bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity(logging.CRITICAL)
+    try:
+        with without_bars():
+            yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+
+
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """Transformers draws no loading bar within it."""
+    had_bars = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
     try:
         yield
     finally:
-        transformers_logging.set_verbosity(verbosity)
         if had_bars:
             transformers_logging.enable_progress_bar()
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from datasets import Dataset
 from fixed_rollouts import GROUP_SIZE, LONGEST_COMPLETION, PROMPTS, tiny_model_path, tiny_tokenizer
-from windows_by_ranks import GLOBAL_BATCH, MODEL, PlacedRollouts, Windows, finished_in_an_odd_number
+from windows_by_ranks import GLOBAL_BATCH, MODEL, MOVING_WINDOW, PlacedRollouts, Windows, finished_in_an_odd_number
 
 from tinyzero_trl import AdaptiveGRPOConfig
 
@@ -54,15 +54,7 @@ def train(name: str, folder: Path, ranks: int, resume_from: Path | None = None) 
             adam_epsilon=1e-3,  # below it, Adam divides rounding by its own size
             max_grad_norm=0.05,
             window_strategy="success",
-            window_initial=8,
-            window_min=4,
-            window_min_samples=4,
-            window_growth_delta=4,
-            window_shrink_delta=4,
-            window_min_change=2,
-            window_length_tolerance=2,
-            window_update_frequency=1,
-            window_epsilon=0.3,
+            **MOVING_WINDOW,
             save_strategy="steps",
             save_steps=RESUMED_FROM,
             logging_steps=1,

@@ -21,6 +21,20 @@ GLOBAL_BATCH, STEPS = 16, 12
 MODEL = tiny_model_path()  # before there are ranks: afterwards only the first would save it
 
 
+MOVING_WINDOW: dict[str, Any] = {
+    "window_initial": 8,
+    "window_min": 4,
+    "window_min_samples": 4,
+    "window_growth_delta": 4,
+    "window_shrink_delta": 4,
+    "window_min_change": 2,
+    "window_length_tolerance": 2,
+    "window_update_frequency": 1,
+    "window_epsilon": 0.3,
+}
+"""Settings under which a window of a few tokens moves at almost every rollout."""
+
+
 class Windows(RolloutCallback):
     """Keeps the window of every rollout."""
 
@@ -62,15 +76,7 @@ def train(strategy: str) -> dict[str, list[float]]:
             max_completion_length=LONGEST_COMPLETION,
             max_steps=STEPS,
             window_strategy=strategy,
-            window_initial=8,
-            window_min=4,
-            window_min_samples=4,
-            window_growth_delta=4,
-            window_shrink_delta=4,
-            window_min_change=2,
-            window_length_tolerance=2,
-            window_update_frequency=1,
-            window_epsilon=0.3,
+            **MOVING_WINDOW,
             window_memory_rollouts=6,
             window_probe_every=4,
             logging_steps=1,

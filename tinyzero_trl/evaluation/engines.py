@@ -6,17 +6,17 @@ token ids and seeds into completions. vLLM is imported when it is asked for, and
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from transformers import AutoModelForCausalLM, GenerationConfig
-from transformers.utils import is_flash_attn_2_available, logging
+from transformers.utils import is_flash_attn_2_available
 
 from tinyzero_trl.generation import Completion, as_completion, complete_tokens, end_token_ids
-from tinyzero_trl.loading import SAFE, base_of_adapter, load, load_model_config
+from tinyzero_trl.loading import SAFE, base_of_adapter, load, load_model_config, without_bars
 
 _VLLM_ROWS_PER_CALL = 1024
 """vLLM refills its batch itself, so many rows keep it busy; but a call is what an interruption loses."""
@@ -63,7 +63,8 @@ def load_model(path: str) -> Any:
         ValueError: if it cannot be loaded.
     """
     flash = is_flash_attn_2_available() and default_dtype() == torch.bfloat16
-    with _quiet_without_terminal():
+    # bars would be drawn wherever standard error goes; here they are for terminals
+    with nullcontext() if sys.stderr.isatty() else without_bars():
         model = load(
             AutoModelForCausalLM.from_pretrained,
             path,
@@ -174,16 +175,3 @@ def _generation_config(path: str) -> GenerationConfig:
         return GenerationConfig.from_pretrained(path)
     except OSError:
         return GenerationConfig.from_model_config(load_model_config(path))
-
-
-@contextmanager
-def _quiet_without_terminal() -> Iterator[None]:
-    """Transformers draws its loading bars wherever standard error goes; here they are for terminals."""
-    hushed = not sys.stderr.isatty() and logging.is_progress_bar_enabled()
-    if hushed:
-        logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if hushed:
-            logging.enable_progress_bar()
