@@ -139,24 +139,30 @@ def longest_first(rows: Iterable[Row]) -> list[Row]:
     return sorted(rows, key=lambda row: (-row.completion_tokens, -row.prompt_tokens, row.index))
 
 
-def cut(rows: Sequence[Row], *, max_tokens: int | None, max_rows: int | None = None) -> list[MicroBatch]:
+def cut(
+    rows: Sequence[Row], *, max_tokens: int | None, max_rows: int | None = None, padded: bool = True
+) -> list[MicroBatch]:
     """Cut rows, longest first, into micro-batches of at most `max_tokens` positions and `max_rows` rows.
 
-    A row longer than the budget gets a micro-batch of its own; None sets no limit.
+    A row longer than the budget gets a micro-batch of its own; None sets no limit. Without `padded`, rows lie end to
+    end and take no more positions than they have tokens.
     """
     micro_batches: list[list[Row]] = []
-    prompt_width = completion_width = 0
+    prompt_width = completion_width = tokens = 0
     for row in longest_first(rows):
         # The first row of a micro-batch has its longest completion; only the prompt can still widen it.
         widest_prompt = max(prompt_width, row.prompt_tokens)
+        row_tokens = row.prompt_tokens + row.completion_tokens
         count = len(micro_batches[-1]) + 1 if micro_batches else 0
-        fits = max_tokens is None or count * (widest_prompt + completion_width) <= max_tokens
-        if micro_batches and fits and (max_rows is None or count <= max_rows):
+        positions = count * (widest_prompt + completion_width) if padded else tokens + row_tokens
+        fits = (max_tokens is None or positions <= max_tokens) and (max_rows is None or count <= max_rows)
+        if micro_batches and fits:
             micro_batches[-1].append(row)
-            prompt_width = widest_prompt
+            prompt_width, tokens = widest_prompt, tokens + row_tokens
         else:
             micro_batches.append([row])
             prompt_width, completion_width = row.prompt_tokens, max(1, row.completion_tokens)
+            tokens = row_tokens
     return [MicroBatch(tuple(part)) for part in micro_batches]
 
 

@@ -58,6 +58,13 @@ class AdaptiveGRPOConfig(_WindowFields, GRPOConfig):
     skip_zero_advantage_rows: bool = field(
         default=True, metadata={"help": "leave out rows that cannot move the policy, wherever that is exact"}
     )
+    padding_free: bool | None = field(
+        default=None,
+        metadata={
+            "help": "take the rows of a pass end to end, without padding; left out: where the model attends by "
+            "FlashAttention. With another attention true is exact, but slow: its mask grows with the square of the pass"
+        },
+    )
     engine: str | None = field(
         default=None,
         metadata={

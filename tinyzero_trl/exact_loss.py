@@ -36,6 +36,8 @@ class ExactLossTrainer(GRPOTrainer):
       for every `loss_type`. All passes but the last are propagated here: one at a time in memory.
     - `_get_per_token_logps_and_entropies` without gradient (old and reference log-probabilities): the same
       ordering, cutting and trimming. Masked tokens get 0.
+    - Both kinds of pass take their rows end to end, without any padding, where `args.padding_free` says so or, if it is
+      None, where the model attends by FlashAttention. Their budget then counts tokens.
     - In the first optimizer step on a rollout the policy is the old one: its own log-probabilities stand in for those
       that were computed in other passes, so that every importance ratio is exactly 1 and not 1 up to rounding.
     - `_prepare_inputs`: rows are dealt out by length among the micro-batches of one optimizer step; not for
@@ -49,12 +51,13 @@ class ExactLossTrainer(GRPOTrainer):
     trimmed where positions are rotary. Every rank makes the same number of passes: each runs collectives.
     """
 
-    args: Any  # a GRPOConfig with `max_tokens_per_micro_batch` and `skip_zero_advantage_rows`
+    args: Any  # a GRPOConfig with `max_tokens_per_micro_batch`, `skip_zero_advantage_rows` and `padding_free`
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         config = self.accelerator.unwrap_model(self.model).config.get_text_config()
         self._has_rotary_positions = getattr(config, "rope_parameters", None) is not None
+        self._is_padding_free = self._wants_no_padding(config)
         self._indivisible_because = self._why_indivisible()
         self._pass_metrics = PassMetrics(is_sequence_level=self.importance_sampling_level == "sequence")
         self._compute_counts = ComputeCounts()
@@ -76,6 +79,16 @@ class ExactLossTrainer(GRPOTrainer):
         """What this rank's training passes were spent on since the last call."""
         counts, self._compute_counts = self._compute_counts, ComputeCounts()
         return counts
+
+    def _wants_no_padding(self, model_config: Any) -> bool:
+        """Positions that start again must be enough to part the rows, and no loss of a router may see them as one."""
+        wanted = self.args.padding_free
+        if wanted is None:
+            wanted = "flash" in (model_config._attn_implementation or "")
+        possible = self._has_rotary_positions and not self.aux_loss_enabled
+        if self.args.padding_free and not possible:
+            logger.warning("padding_free has no effect: it takes rotary positions, and no router_aux_loss_coef.")
+        return wanted and possible
 
     def _why_indivisible(self) -> str | None:
         """The first setting under which the loss of a micro-batch is no weighted sum of the losses of its parts."""
@@ -124,7 +137,7 @@ class ExactLossTrainer(GRPOTrainer):
         if self._indivisible_because:
             return [MicroBatch(tuple(rows))]
         moving = self._moving_rows(rows, advantages)
-        return self._in_step(batching.cut(moving, max_tokens=self.args.max_tokens_per_micro_batch), rows)
+        return self._in_step(self._cut(moving), rows)
 
     def _moving_rows(self, rows: Sequence[Row], advantages: Tensor) -> Sequence[Row]:
         if not self.args.skip_zero_advantage_rows:
@@ -166,8 +179,12 @@ class ExactLossTrainer(GRPOTrainer):
             rows=len(rows),
             rows_skipped=len(rows) - computed,
             tokens=sum(part.tokens for part in plan),
-            positions=sum(part.positions for part in plan),
+            positions=sum(part.tokens if self._is_padding_free else part.positions for part in plan),
         )
+
+    def _cut(self, rows: Sequence[Row], max_rows: int | None = None) -> list[MicroBatch]:
+        budget = self.args.max_tokens_per_micro_batch
+        return batching.cut(rows, max_tokens=budget, max_rows=max_rows, padded=not self._is_padding_free)
 
     def _in_step(self, plan: Sequence[MicroBatch], rows: Sequence[Row]) -> list[MicroBatch]:
         """The plan with as many passes as that of the rank that needs most, at least one."""
@@ -186,11 +203,17 @@ class ExactLossTrainer(GRPOTrainer):
         **options: Any,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         parent = super()._get_per_token_logps_and_entropies
+        compute_entropy = options.pop("compute_entropy", False)
+        is_text = not any(option is not None and option is not False for option in options.values())
+        score = self._packed_scores if self._is_padding_free and is_text else parent
         if torch.is_grad_enabled():
-            outputs = parent(model, input_ids, attention_mask, logits_to_keep, batch_size, **options)
+            outputs = score(
+                model, input_ids, attention_mask, logits_to_keep, compute_entropy=compute_entropy, **options
+            )
             self._pass_logps = outputs[0].detach()
             return outputs
-        if any(option is not None and option is not False for option in options.values()):
+        if compute_entropy or not is_text:
+            options["compute_entropy"] = compute_entropy
             return parent(model, input_ids, attention_mask, logits_to_keep, batch_size, **options)
         inputs = {
             "prompt_ids": input_ids[:, :-logits_to_keep],
@@ -200,18 +223,46 @@ class ExactLossTrainer(GRPOTrainer):
         }
         rows = _measure(inputs)
         scored = [row for row in rows if row.completion_tokens]
-        budget = self.args.max_tokens_per_micro_batch
-        plan = batching.cut(scored, max_tokens=budget, max_rows=None if budget else batch_size)
+        plan = self._cut(scored, max_rows=None if self.args.max_tokens_per_micro_batch else batch_size)
         logps = torch.zeros(input_ids.size(0), logits_to_keep, device=input_ids.device)
         for part in self._in_step(plan, rows):
             taken = self._take(inputs, part)
             ids = torch.cat([taken["prompt_ids"], taken["completion_ids"]], dim=1)
             mask = torch.cat([taken["prompt_mask"], taken["completion_mask"]], dim=1)
             width = taken["completion_ids"].size(1)
-            part_logps, _, _ = parent(model, ids, mask, width)
+            part_logps, _, _ = score(model, ids, mask, width)
             if not part.is_filler:
                 logps[part.indices, :width] = part_logps.to(logps.dtype)
         return logps, None, None
+
+    def _packed_scores(
+        self,
+        model: nn.Module,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        logits_to_keep: int,
+        *,
+        compute_entropy: bool = False,
+        **_: Any,
+    ) -> tuple[Tensor, Tensor | None, None]:
+        """The parent's log-probabilities and entropies (B, C), from one row (1, T) of all tokens; 0 where none is.
+
+        Positions that start again tell Transformers' attention where a row of the batch begins.
+        """
+        is_token = attention_mask.bool()
+        labels = input_ids.masked_fill(~is_token, -100)
+        labels[:, :-logits_to_keep] = -100
+        positions = attention_mask.cumsum(1) - 1
+        ids, labels, positions = (values[is_token][None] for values in (input_ids, labels, positions))
+        with self.accelerator.autocast():
+            outputs = model(input_ids=ids, position_ids=positions, labels=labels, fused_lm_head=True)
+
+        def unpacked(values: Tensor) -> Tensor:
+            of_every_token = nn.functional.pad(values, (1, 0))  # TRL's head gives none for the first
+            rows = values.new_zeros(input_ids.shape).masked_scatter(is_token, of_every_token)
+            return rows[:, -logits_to_keep:]
+
+        return unpacked(outputs.log_probs), unpacked(outputs.entropy) if compute_entropy else None, None
 
     def _take(self, inputs: Mapping[str, Any], part: MicroBatch) -> dict[str, Any]:
         multiple_of = self.args.pad_to_multiple_of or 1

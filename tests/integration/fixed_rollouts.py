@@ -27,6 +27,7 @@ PROMPTS = ["w1 w2", "w3 w4 w5 w6 w7", "w8", "w9 w10 w11 w12 w13 w14 w15 w16"]
 class LeanConfig(GRPOConfig):
     max_tokens_per_micro_batch: int | None = None
     skip_zero_advantage_rows: bool = True
+    padding_free: bool | None = None
 
 
 def tiny_tokenizer() -> PreTrainedTokenizerFast:

@@ -49,6 +49,10 @@ def test_every_loss_type_ends_at_the_parameters_of_stock_trl(loss_type):
         pytest.param({"off_policy_mask_threshold": 0.01}, id="off-policy-mask"),
         pytest.param({"pad_to_multiple_of": 8}, id="padded-to-a-multiple"),
         pytest.param({"gradient_checkpointing": True}, id="gradient-checkpointing"),
+        pytest.param({"padding_free": True}, id="padding-free"),
+        pytest.param({"padding_free": True, "beta": 0.1, "loss_type": "grpo"}, id="padding-free-with-reference"),
+        pytest.param({"padding_free": True, "with_tools": True, "loss_type": "bnpo"}, id="padding-free-tool-mask"),
+        pytest.param({"padding_free": True, "entropy_coef": 0.1}, id="padding-free-entropy-bonus"),
         pytest.param({"entropy_coef": 0.1}, id="entropy-bonus"),
         pytest.param({"top_entropy_quantile": 0.5}, id="entropy-quantile"),
         # Adam divides a gradient that is all rounding by its own size, unless epsilon is well above rounding.
@@ -109,6 +113,38 @@ def test_counts_and_log_ratios_cover_the_latest_rows():
     assert log_ratios.shape == (trained_tokens,)
     assert 0.0 < log_ratios.std() < 0.5, "the third step on the same rows must have left the old policy a little"
     assert trainer.pop_log_ratios().numel() == 0
+
+
+def test_without_padding_a_pass_is_one_row_of_tokens_alone():
+    widths = []
+
+    class Watched(ExactLossTrainer):
+        def _packed_scores(self, model, input_ids, attention_mask, *args, **kwargs):
+            handle = model.register_forward_pre_hook(
+                lambda _, args, inputs: widths.append((tuple(inputs["input_ids"].shape), int(attention_mask.sum()))),
+                with_kwargs=True,
+            )
+            scores = super()._packed_scores(model, input_ids, attention_mask, *args, **kwargs)
+            handle.remove()
+            return scores
+
+    trainer = train(Watched, loss_type="grpo", num_iterations=3, max_tokens_per_micro_batch=60, padding_free=True)
+    counts = trainer.pop_compute_counts()
+    assert counts.positions == counts.tokens > 0
+    assert widths and all(shape == (1, tokens) for shape, tokens in widths)
+    assert max(tokens for _, tokens in widths) <= 60
+    padded = train(ExactLossTrainer, loss_type="grpo", num_iterations=3, max_tokens_per_micro_batch=60)
+    assert padded.pop_compute_counts().tokens == counts.tokens
+
+
+def test_flash_attention_alone_packs_unasked(monkeypatch):
+    for attention, packs in (("flash_attention_2", True), ("kernels-community/flash-attn2", True), ("sdpa", False)):
+        trainer = train(ExactLossTrainer, loss_type="grpo", optimizer_steps=1)
+        config = trainer.model.config
+        monkeypatch.setattr(config, "_attn_implementation_internal", attention)
+        assert trainer._wants_no_padding(config) is packs
+        monkeypatch.setattr(trainer, "_has_rotary_positions", False)
+        assert trainer._wants_no_padding(config) is False, "absolute positions cannot start again"
 
 
 def test_log_ratios_are_zero_where_the_policy_is_its_own_reference():

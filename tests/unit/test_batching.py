@@ -63,19 +63,22 @@ def test_moving_rows_are_those_with_an_advantage_and_a_trained_token():
 
 
 @quick
-@given(lengths, st.one_of(st.none(), st.integers(1, 300)), st.one_of(st.none(), st.integers(1, 8)))
-def test_cut_holds_every_row_once_within_both_limits(figures, max_tokens, max_rows):
+@given(lengths, st.one_of(st.none(), st.integers(1, 300)), st.one_of(st.none(), st.integers(1, 8)), st.booleans())
+def test_cut_holds_every_row_once_within_both_limits(figures, max_tokens, max_rows, padded):
+    def size(part: MicroBatch) -> int:
+        return part.positions if padded else part.tokens
+
     rows = rows_of(figures)
-    plan = batching.cut(rows, max_tokens=max_tokens, max_rows=max_rows)
+    plan = batching.cut(rows, max_tokens=max_tokens, max_rows=max_rows, padded=padded)
     placed = [row for part in plan for row in part.rows]
     assert placed == batching.longest_first(rows)
     for part in plan:
         assert max_rows is None or len(part.rows) <= max_rows
-        assert max_tokens is None or part.positions <= max_tokens or len(part.rows) == 1
+        assert max_tokens is None or size(part) <= max_tokens or len(part.rows) == 1
     # Greedy: the first row of a part would not have fitted into the part before it.
     for before, after in itertools.pairwise(plan):
         widened = MicroBatch((*before.rows, after.rows[0]))
-        too_long = max_tokens is not None and widened.positions > max_tokens
+        too_long = max_tokens is not None and size(widened) > max_tokens
         assert too_long or (max_rows is not None and len(widened.rows) > max_rows)
 
 

@@ -15,13 +15,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from tinyzero_trl.tasks import Problem, countdown, multiplication
 from tinyzero_trl.tinymodel import resolve_model
 from tinyzero_trl.tinymodel.tokenizer import LARGEST_WHOLE_INTEGER, build_tokenizer
-from tinyzero_trl.tinymodel.traces import LARGEST_INTERMEDIATE, countdown_trace, multiplication_trace
+from tinyzero_trl.tinymodel.traces import LARGEST_INTERMEDIATE, MOST_DOTS, countdown_trace, multiplication_trace
 from tinyzero_trl.tinymodel.warmstart import (
     BATCH_TRACES,
     COUNTDOWN,
     LESSONS,
     build_model,
     shortened,
+    tokenized,
     trace_dataset,
     traces,
     warm_start,
@@ -114,20 +115,38 @@ def test_every_countdown_trace_is_right_and_true() -> None:
     assert written > 0.9 * len(problems()), "nearly every problem has a solution in whole numbers"
 
 
-def test_who_loses_the_thread_copies_lines_and_gives_up() -> None:
-    astray = []
-    for seed, problem in enumerate(problems()):
-        trace = countdown_trace(problem, random.Random(seed), distraction=1.0, lines_astray=30)
-        if trace is None or "?" not in trace:
+def test_who_is_bewildered_by_four_numbers_writes_dots_and_no_answer() -> None:
+    dots = []
+    for seed, problem in enumerate(countdown.generate(100, seed=6, operands=(4,), max_number=12)):
+        trace = countdown_trace(problem, random.Random(seed), bewilderment=1.0)
+        if trace is None or "</think>" in trace:
             continue  # found in the first line
-        thought, answer = trace.split(" ?</think>\n")
-        first, *copies = thought.split("\n")
-        assert copies and set(copies) == {first}, "there is nothing else to copy after one line"
-        assert countdown.score(answer, problem.numbers, problem.target).reward == 0.0
-        astray.append(len(copies))
-    assert len(astray) > 50
-    assert 0.7 * 30 < sum(astray) / len(astray) < 1.4 * 30
-    assert max(astray) > 3 * 30, "a long tail"
+        searched, stuck = trace.rsplit("\n", 1)
+        assert searched.count(":") == 2 and "\n" not in searched, "after the first line, which follows two operations"
+        assert stuck == "." * len(stuck)
+        assert len(encode(stuck)) == len(stuck), "each is a token"
+        assert countdown.score(trace, problem.numbers, problem.target).reward == 0.0
+        dots.append(len(stuck))
+    assert len(dots) > 80
+    assert min(dots) < 10 < 100 < max(dots) <= MOST_DOTS
+
+
+def test_three_numbers_bewilder_nobody() -> None:
+    for problem in problems():
+        bewildered, clear = (countdown_trace(problem, random.Random(2), bewilderment=odds) for odds in (1.0, 0.0))
+        assert bewildered == clear
+
+
+def test_an_end_follows_an_answer_alone() -> None:
+    end = tokenizer().eos_token_id
+    answered, stuck = (
+        tokenized({"prompt": "7+3", "completion": text}, tokenizer=tokenizer())
+        for text in ("=10!</think>\n<answer>7+3</answer>", "=10!\n.....")
+    )
+    assert answered["input_ids"][-1] == end and answered["completion_mask"] == [0] * 3 + [1] * (
+        len(answered["input_ids"]) - 3
+    )
+    assert end not in stuck["input_ids"] and decode(stuck["input_ids"]) == "7+3=10!\n....."
 
 
 def test_who_is_impatient_gives_up_after_a_line() -> None:
@@ -176,7 +195,7 @@ def test_training_rows_are_the_same_however_many_are_asked_for() -> None:
 
 
 def test_lessons_are_shortened_in_proportion() -> None:
-    assert [lesson.steps for lesson in shortened(LESSONS, 27)] == [20, 7]
+    assert [lesson.steps for lesson in shortened(LESSONS, 28)] == [20, 8]
     assert [lesson.steps for lesson in shortened(LESSONS, 2)] == [1, 1]
     with pytest.raises(ValueError, match=r"^steps: 1 is below 2, one for each lesson"):
         shortened(LESSONS, 1)

@@ -69,14 +69,16 @@ def test_the_window_at_most_doubles_toward_a_measured_optimum() -> None:
     assert windows == [100, 1024, 328, 656, 900, 900, 900]
 
 
-def test_an_unknown_tail_makes_it_grow_and_a_known_one_does_not() -> None:
-    batch = [*MIXED, *[Wanted(None, False, 9)] * 4]
-    unknown = policy(probe_every=8, initial=256)
-    assert unknown.window == 256
-    unknown.observe(observed(0, 256, batch))
-    assert unknown.state_dict()["settled_window"] == 320  # cut, and nobody was followed beyond 256
-    see(unknown, batch, 6)
-    assert unknown.state_dict()["settled_window"] <= 300  # the probe followed the ramblers and found nothing
+def test_an_unknown_tail_is_probed_until_it_is_known_and_moves_nothing() -> None:
+    """One completion a rollout goes on beyond the window, four must be followed there: so four probes in a row."""
+    batch = [*MIXED, Wanted(None, False, 9)]
+    seen = policy(probe_every=12, memory_rollouts=12, initial=310)
+    windows, settled = [], []
+    for _ in range(12):
+        windows += see(seen, batch, 1)
+        settled.append(seen.state_dict()["settled_window"])
+    assert [step for step, window in enumerate(windows) if window == 1024] == [1, 2, 3, 4]
+    assert settled[:4] == [310] * 4 and set(settled[4:]) == {300}
 
 
 def test_without_any_success_it_grows_while_something_is_cut_and_holds_otherwise() -> None:

@@ -14,6 +14,9 @@ from tinyzero_trl.tasks import Problem
 LARGEST_INTERMEDIATE = 200
 """Branches beyond this value are passed over: targets end at 100, and the model reads integers up to here whole."""
 
+MOST_DOTS = 256
+"""Enough to learn from that dots do not end."""
+
 _Item = tuple[int, str]  # a value, and the expression that made it
 
 
@@ -22,21 +25,20 @@ def countdown_trace(
     generator: random.Random,
     *,
     impatience: float = 0.0,
-    distraction: float = 0.0,
-    lines_astray: float = 40.0,
+    bewilderment: float = 0.0,
 ) -> str | None:
     r"""The text after an opened `<think>`: a depth-first search in random order that ends in an answer.
 
-    Every result is followed by what it says about the target: `<` too small, `>` too large, `!` found. A line holds
-    what follows from one first operation. After a line without success an impatient searcher may write `?` and give up,
-    and a distracted one may lose the thread: from there on it copies lines that it has already written, in no order.
+    Every result is followed by what it says about the target: `<` too small, `>` too large, `!` found. A line ends
+    where two numbers are left. After a line without success an impatient searcher may write `?` and give up; one who is
+    bewildered by more than three numbers may get stuck and write dots for ever.
 
     Args:
-        problem: Numbers and target; meant for three numbers (a full search of four is thousands of tokens long).
+        problem: Numbers and target. A full search of three numbers is about 200 tokens long, one of four 3,000.
         generator: Orders the branches, and decides about giving up; the operators of a last pair keep their order.
         impatience: Probability of giving up after a line, with the last expression tried as the (wrong) answer.
-        distraction: Probability of losing the thread after a line.
-        lines_astray: Lines that one who has lost it copies before giving up, on average.
+        bewilderment: Probability of getting stuck after a line, where there are more than three numbers. What is
+            written of the dots ends somewhere before `MOST_DOTS`, without an answer.
 
     Returns:
         Reasoning and answer, such as ``7+3=10: 10+5=15< 10-5=5< 10*5=50>\n5*3=15: 15+7=22!</think>\n<answer>...``,
@@ -44,9 +46,10 @@ def countdown_trace(
     """
     written: list[str] = []
     tried = ""
+    stuck = False
 
     def search(items: list[_Item]) -> str | None:
-        nonlocal tried
+        nonlocal tried, stuck
         for first, operator, second in _branches(items, generator):
             value = _apply(first[0], operator, second[0])
             if value is None or value > LARGEST_INTERMEDIATE:
@@ -61,10 +64,10 @@ def countdown_trace(
                 if found := search([(value, expression), *rest]):
                     return found
                 written[-1] = written[-1].rstrip() + "\n"
-                astray = generator.random() < distraction
-                if astray:
-                    written.extend(_lines_again("".join(written), lines_astray, generator))
-                if tried and (astray or generator.random() < impatience):
+                stuck = stuck or (len(problem.numbers) > 3 and generator.random() < bewilderment)
+                if stuck:
+                    return None
+                if tried and generator.random() < impatience:
                     written[-1] = written[-1].rstrip() + " ?"
                     return tried
             elif value == problem.target:
@@ -76,16 +79,11 @@ def countdown_trace(
         return None
 
     expression = search([(number, str(number)) for number in problem.numbers])
+    if stuck:
+        return "".join(written) + "." * round(MOST_DOTS ** generator.uniform(0.25, 1))
     if expression is None:
         return None
     return "".join(written) + f"</think>\n<answer>{expression[1:-1]}</answer>"
-
-
-def _lines_again(text: str, mean_count: float, generator: random.Random) -> list[str]:
-    """Lines of `text` in random order, again and again; how many is geometrically distributed."""
-    lines = text.splitlines(keepends=True)
-    count = 1 + int(generator.expovariate(1 / mean_count))
-    return generator.choices(lines, k=count)
 
 
 def _branches(items: Sequence[_Item], generator: random.Random) -> list[tuple[_Item, str, _Item]]:

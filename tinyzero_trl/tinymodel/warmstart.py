@@ -10,6 +10,7 @@ searching win, those who go on rambling do not. Lengths have the heavy tail that
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from tinyzero_trl.tasks import Problem, get_task
 from tinyzero_trl.tinymodel.tokenizer import build_tokenizer
 from tinyzero_trl.tinymodel.traces import countdown_trace, multiplication_trace
 
-MAX_POSITIONS = 1024
+MAX_POSITIONS = 2048
 BATCH_TRACES = 16
 LONGEST_ROW = 528
 """Prompt and trace, in tokens; longer traces are cut there, without an end."""
@@ -49,14 +50,14 @@ class Lesson:
     learning_rate: float
     decay: float
     impatience: float
-    distraction: float
-    lines_astray: float
+    bewilderment: float
+    operands: tuple[int, ...]
 
 
 # The first lesson is mostly arithmetic and search, the second bad habits: giving up and rambling.
 LESSONS = (
-    Lesson(steps=2000, learning_rate=2e-3, decay=0.2, impatience=0.06, distraction=0.15, lines_astray=40),
-    Lesson(steps=700, learning_rate=1e-3, decay=0.7, impatience=0.2, distraction=0.12, lines_astray=40),
+    Lesson(steps=2000, learning_rate=2e-3, decay=0.2, impatience=0.06, bewilderment=0, operands=(3,)),
+    Lesson(steps=800, learning_rate=1e-3, decay=0.7, impatience=0.2, bewilderment=0.3, operands=(3, 4)),
 )
 
 
@@ -82,15 +83,11 @@ COUNTDOWN = TinyTask(
     "countdown",
     0.9,
     lambda problem, generator, lesson: countdown_trace(
-        problem,
-        generator,
-        impatience=lesson.impatience,
-        distraction=lesson.distraction,
-        lines_astray=lesson.lines_astray,
+        problem, generator, impatience=lesson.impatience, bewilderment=lesson.bewilderment
     ),
-    2200,
-    1024,
-    {"operands": (3,), "max_number": 12},
+    4400,
+    2048,
+    {"operands": (3, 4), "max_number": 12},
 )
 MULTIPLICATION = TinyTask(
     "multiplication",
@@ -129,7 +126,12 @@ def traces(*, lesson: Lesson, seed: int) -> Iterator[dict[str, str]]:
     Held-out problems never occur; problems that the integer search cannot solve are passed over.
     """
     generator = random.Random(seed)
-    problems = {task.name: task.split()[0] for task in TASKS}
+    problems = {
+        task.name: [
+            problem for problem in task.split()[0] if task is not COUNTDOWN or len(problem.numbers) in lesson.operands
+        ]
+        for task in TASKS
+    }
     shares = [task.share for task in TASKS]
     while True:
         [task] = generator.choices(TASKS, shares)
@@ -153,6 +155,14 @@ def trace_dataset(batches: int, *, lesson: Lesson, seed: int) -> Dataset:
         generator.shuffle(starts)
         rows += [row for start in starts for row in bucket[start : start + BATCH_TRACES]]
     return Dataset.from_list(rows[: batches * BATCH_TRACES])
+
+
+def tokenized(row: dict[str, str], *, tokenizer: PreTrainedTokenizerFast) -> dict[str, list[int]]:
+    """A row as `SFTTrainer` takes it. An end token follows an answer alone: who is stuck does not come to an end."""
+    prompt, completion = (tokenizer(row[part])["input_ids"] for part in ("prompt", "completion"))
+    if row["completion"].endswith("</answer>"):
+        completion.append(tokenizer.eos_token_id)
+    return {"input_ids": prompt + completion, "completion_mask": [0] * len(prompt) + [1] * len(completion)}
 
 
 def _length(row: dict[str, str]) -> int:
@@ -233,7 +243,9 @@ def teach(
     trainer = SFTTrainer(
         model=model,
         args=arguments,
-        train_dataset=trace_dataset(lesson.steps, lesson=lesson, seed=seed),
+        train_dataset=trace_dataset(lesson.steps, lesson=lesson, seed=seed).map(
+            partial(tokenized, tokenizer=tokenizer), remove_columns=["prompt", "completion"]
+        ),
         processing_class=tokenizer,
     )
     trainer.train()

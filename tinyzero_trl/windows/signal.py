@@ -13,11 +13,11 @@ window.
 
 Estimates. Completions are cut by windows that this policy chose, so plain averages would call every window
 long enough. `survival` treats a cut as right-censoring instead. Everything up to the window of a rollout is
-known exactly; beyond it the estimates live on the rollouts that ran longer: one rollout in `probe_every` runs
-at `max`, the second rollout of a run among them. When fewer than `min_samples` completions were followed
-beyond the window although more than slack x S(max) of them go on there, the tail is unknown and the window
-grows by `growth_delta`; likewise while fewer than `min_samples` successes are remembered and something is
-cut. Small batches thus keep longer windows.
+known exactly; beyond it the estimates live on the probes, single rollouts at `max`: one rollout in
+`probe_every`, the second of a run among them. When fewer than `min_samples` completions were followed beyond
+the window although more than slack x S(max) of them go on there, the tail is unknown: the window waits, and
+the next rollout is a probe too. Small batches thus probe more often. While fewer than `min_samples` successes
+are remembered and something is cut, the window grows by `growth_delta`.
 
 Steps. Toward a measured optimum the window at most doubles, because a window that is too short loses the very
 successes to learn from, and shrinks by at most `shrink_delta`, because one too long costs tokens alone.
@@ -91,26 +91,29 @@ class SignalWindow(WindowPolicy):
         self._rollouts += 1
         self._probed, self._probing = self._probing, False
         self._probes += self._probed
+        tail_unknown = False
         if observation.lengths:
             self._memory.append(RolloutTally.of(observation, self.config.success_threshold))
-            self._settled_window = self._moved()
+            tail_unknown = self._step()
         # An engine may clamp a probe; it still was the probe, or every further rollout would be one.
         full_length = self._probed or observation.window >= self._largest
         self._since_probe = 0 if full_length else self._since_probe + 1
-        due = self._since_probe >= self.config.probe_every - 1
+        due = tail_unknown or self._since_probe >= self.config.probe_every - 1
         self._probing = due and self._settled_window < self._largest
 
-    def _moved(self) -> int:
-        """The settled window after one bounded step."""
+    def _step(self) -> bool:
+        """Move the settled window by one bounded step; or leave it and return True, where the tail is unknown."""
         window, points = self._clip(self._settled_window), self._points()
         here, full, few = _at(points, window), points[-1], self.config.min_samples
         if sum(tally.successes for tally in self._memory) < few or full.success == 0:
-            return self._clip(window + self.config.growth_delta) if here.unfinished > 0 else window
+            self._settled_window = self._clip(window + self.config.growth_delta) if here.unfinished > 0 else window
+            return False
         matters = here.unfinished > self.config.slack * full.success
         if window < self._largest and here.followed < few and matters:
-            return self._clip(window + self.config.growth_delta)
+            return True
         best = most_signal_per_token(points, self.config.slack).window
-        return self._clip(max(window - self.config.shrink_delta, min(best, 2 * window)))
+        self._settled_window = self._clip(max(window - self.config.shrink_delta, min(best, 2 * window)))
+        return False
 
     def _points(self) -> list[Point]:
         """Estimates at every length worth considering, from `min` to `max`."""

@@ -1,0 +1,118 @@
+"""Attention over a cache that no decoding step copies.
+
+For every token, Transformers copies the whole cache twice: to append the token's keys and values, and, where query
+heads share them (GQA) and rows are padded, to repeat them for every query head. With hundreds of long rows these copies
+are most of a rollout. Here the cache has room to append in place, and the query heads of a group stand where query
+positions do: a decoding step has one position, so their attention is the same computation, up to its rounding.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache
+from transformers.cache_utils import DynamicLayer
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+GROUPED_DECODING = "sdpa_grouped_decoding"
+"""The name of `grouped_decoding` among Transformers' attention implementations."""
+
+ROOM_TOKENS = 128
+"""Tokens for which a cache makes room at a time."""
+
+
+class RoomyLayer(DynamicLayer):
+    """A dynamic cache layer whose `keys` and `values` (B, H, L, D) are the used part of tensors with room behind it."""
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        """Start empty and without room."""
+        super().lazy_initialization(key_states, value_states)
+        assert self.keys is not None and self.values is not None
+        self._room = (self.keys, self.values)
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Append `key_states` and `value_states` (B, H, new, D) and return all keys and values."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        assert self.keys is not None and self.values is not None
+        length = self.get_seq_length()
+        end = length + key_states.size(-2)
+        # Whoever selects rows puts other tensors in place of `keys` and `values`.
+        is_view = length > 0 and self.keys.data_ptr() == self._room[0].data_ptr()
+        if not is_view or end > self._room[0].size(-2):
+            self._room = (_with_room(self.keys, key_states, end), _with_room(self.values, value_states, end))
+        for room, states in zip(self._room, (key_states, value_states), strict=True):
+            room[:, :, length:end] = states
+        keys, values = (room[:, :, :end] for room in self._room)
+        self.keys, self.values = keys, values
+        return keys, values
+
+
+def _with_room(old: Tensor, new: Tensor, tokens: int) -> Tensor:
+    """A tensor for `tokens` and `ROOM_TOKENS` more, that begins with `old`."""
+    batch, heads, _, width = new.shape
+    room = new.new_empty(batch, heads, tokens + ROOM_TOKENS, width)
+    if old.numel():
+        room[:, :, : old.size(-2)] = old
+    return room
+
+
+def roomy_cache(model: Any) -> DynamicCache:
+    """The cache that `generate` would make for `model`, of layers with room where they are plain dynamic ones."""
+    cache = DynamicCache(config=model.config)
+    cache.layers = [RoomyLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    return cache
+
+
+def grouped_decoding(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Transformers' SDPA attention, which for a single query position repeats no shared keys and values.
+
+    Args:
+        module: the attention layer.
+        query: (B, heads, Q, D).
+        key: (B, shared heads, L, D); each serves heads / shared heads successive query heads.
+        value: like `key`.
+        attention_mask: (B, 1, Q, L) or None.
+        scaling: of the products, 1 / sqrt(D) if None.
+        **kwargs: what else the model gives `sdpa_attention_forward`.
+
+    Returns:
+        The attended values, (B, Q, heads, D), and None.
+    """
+    batch, heads, positions, width = query.shape
+    shared = key.size(1)
+    masks_heads = attention_mask is not None and attention_mask.size(1) != 1
+    if positions > 1 or shared == heads or masks_heads:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
+    grouped = query.reshape(batch, shared, heads // shared, width)
+    attended = scaled_dot_product_attention(grouped, key, value, attn_mask=attention_mask, scale=scaling)
+    return attended.reshape(batch, 1, heads, width), None
+
+
+AttentionInterface.register(GROUPED_DECODING, grouped_decoding)
+AttentionMaskInterface.register(GROUPED_DECODING, sdpa_mask)
+
+
+@contextmanager
+def decoding_attention(model: Any) -> Iterator[None]:
+    """Within it, `model` attends by `grouped_decoding` if it attends by Transformers' SDPA outside."""
+    if model.config._attn_implementation != "sdpa":
+        yield
+        return
+    model.set_attn_implementation(GROUPED_DECODING)
+    try:
+        yield
+    finally:
+        model.set_attn_implementation("sdpa")
