@@ -2,8 +2,8 @@
 
     python benchmarks/rollout_engines.py --out results/rollout_engines.json
 
-The engines: `generate` with its growing cache, as TRL calls it; the same with finished rows leaving the batch (ours,
-`tinyzero_trl.decoding`); `generate` with a static cache; Transformers' continuous batching; and vLLM, where it is
+The engines: `generate` with its growing cache, as TRL calls it; the same with finished rows leaving the batch and no
+copies of the cache (ours, `tinyzero_trl.decoding`); `generate` with a static cache; Transformers' continuous batching; and vLLM, where it is
 installed beside a CUDA device. All sample at temperature 1 with seeds of their own, so they write different completions
 of the same distribution: compare tokens per second. Each takes one round to warm up, then `--rounds` measured ones in
 turn; the figures are medians.
@@ -34,7 +34,7 @@ def main() -> None:
     args = parse_arguments()
     path = resolve_model(args.model)
     tokenizer = AutoTokenizer.from_pretrained(path, padding_side="left")
-    problems = countdown.generate(args.rows // args.num_generations, seed=0, operands=(3,), max_number=12)
+    problems = countdown.generate(args.rows // args.num_generations, seed=0, operands=(3, 4), max_number=12)
     prompts = [countdown.render_prompt(problem, "base") for problem in problems for _ in range(args.num_generations)]
     prompt_ids = encode_prompts(tokenizer, prompts)
     available = engines(path, tokenizer, args.max_completion_length)

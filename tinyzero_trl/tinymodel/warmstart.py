@@ -1,10 +1,11 @@
 """Warm start: supervised training of the embedded model on search traces, before any reinforcement learning.
 
 The embedded model is a Qwen2 of about one million parameters with few key-value heads, so that a laptop's CPU generates
-thousands of tokens per second. Its teachers search well, but after any line without success they may give up
-(impatience), or lose the thread and copy old lines, often beyond any limit (distraction). So the model has good and
-bad habits, as larger base models have, and reinforcement learning has something to choose from: those who go on
-searching win, those who go on rambling do not. Lengths have the heavy tail that rollouts of real models have.
+thousands of tokens per second. Its teachers search three numbers well, but after any line without success they may give
+up (impatience). Of four numbers they make nothing, and often get stuck there for good (bewilderment). So the model has
+good and bad habits, as larger base models have: it can learn to go on searching where that wins, and on problems that
+are beyond it, it burns tokens to the limit, which no reward teaches it to stop. Lengths have the heavy tail that
+rollouts of real models have.
 """
 
 import random
@@ -43,7 +44,7 @@ class Lesson:
     """Optimizer steps of `BATCH_TRACES` traces each, and the habits of the teacher who writes them.
 
     `decay` is the share of the steps over which the learning rate falls to zero; the habits are those of
-    `countdown_trace`.
+    `countdown_trace`, `operands` the operand counts of the Countdown problems.
     """
 
     steps: int
@@ -54,7 +55,7 @@ class Lesson:
     operands: tuple[int, ...]
 
 
-# The first lesson is mostly arithmetic and search, the second bad habits: giving up and rambling.
+# The first lesson is arithmetic and search, the second bad habits: giving up, and dots in the face of four numbers.
 LESSONS = (
     Lesson(steps=2000, learning_rate=2e-3, decay=0.2, impatience=0.06, bewilderment=0, operands=(3,)),
     Lesson(steps=800, learning_rate=1e-3, decay=0.7, impatience=0.2, bewilderment=0.3, operands=(3, 4)),
