@@ -10,6 +10,7 @@ from trl import GRPOTrainer
 
 from tinyzero_trl import batching, collectives
 from tinyzero_trl.batching import ComputeCounts, MicroBatch, Row
+from tinyzero_trl.packing import packed_scores
 from tinyzero_trl.pass_metrics import PassMetrics
 
 logger = get_logger(__name__)
@@ -236,33 +237,12 @@ class ExactLossTrainer(GRPOTrainer):
         return logps, None, None
 
     def _packed_scores(
-        self,
-        model: nn.Module,
-        input_ids: Tensor,
-        attention_mask: Tensor,
-        logits_to_keep: int,
-        *,
-        compute_entropy: bool = False,
-        **_: Any,
+        self, model: nn.Module, *tensors: Any, compute_entropy: bool = False, **_: Any
     ) -> tuple[Tensor, Tensor | None, None]:
-        """The parent's log-probabilities and entropies (B, C), from one row (1, T) of all tokens; 0 where none is.
-
-        Positions that start again tell Transformers' attention where a row of the batch begins.
-        """
-        is_token = attention_mask.bool()
-        labels = input_ids.masked_fill(~is_token, -100)
-        labels[:, :-logits_to_keep] = -100
-        positions = attention_mask.cumsum(1) - 1
-        ids, labels, positions = (values[is_token][None] for values in (input_ids, labels, positions))
+        """The parent's scores of text, from one row without padding."""
         with self.accelerator.autocast():
-            outputs = model(input_ids=ids, position_ids=positions, labels=labels, fused_lm_head=True)
-
-        def unpacked(values: Tensor) -> Tensor:
-            of_every_token = nn.functional.pad(values, (1, 0))  # TRL's head gives none for the first
-            rows = values.new_zeros(input_ids.shape).masked_scatter(is_token, of_every_token)
-            return rows[:, -logits_to_keep:]
-
-        return unpacked(outputs.log_probs), unpacked(outputs.entropy) if compute_entropy else None, None
+            logps, entropies = packed_scores(model, *tensors)
+        return logps, entropies if compute_entropy else None, None
 
     def _take(self, inputs: Mapping[str, Any], part: MicroBatch) -> dict[str, Any]:
         multiple_of = self.args.pad_to_multiple_of or 1

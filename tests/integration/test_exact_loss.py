@@ -9,9 +9,10 @@ from ranks import run_on_ranks
 from transformers import Qwen2ForCausalLM
 from trl import GRPOTrainer
 
-from tinyzero_trl import batching
+from tinyzero_trl import batching, exact_loss
 from tinyzero_trl.batching import LOSS_NORMALISERS, ComputeCounts
 from tinyzero_trl.exact_loss import ExactLossTrainer
+from tinyzero_trl.packing import packed_scores
 
 TOLERANCE = 1e-5  # relative to the largest entry of each parameter, in fp32
 LOSS_TYPES = sorted(LOSS_NORMALISERS)
@@ -115,26 +116,27 @@ def test_counts_and_log_ratios_cover_the_latest_rows():
     assert trainer.pop_log_ratios().numel() == 0
 
 
-def test_without_padding_a_pass_is_one_row_of_tokens_alone():
-    widths = []
+def test_without_padding_a_pass_is_one_row_of_tokens_alone(monkeypatch):
+    shapes = []
 
-    class Watched(ExactLossTrainer):
-        def _packed_scores(self, model, input_ids, attention_mask, *args, **kwargs):
-            handle = model.register_forward_pre_hook(
-                lambda _, args, inputs: widths.append((tuple(inputs["input_ids"].shape), int(attention_mask.sum()))),
-                with_kwargs=True,
-            )
-            scores = super()._packed_scores(model, input_ids, attention_mask, *args, **kwargs)
+    def watched(model, input_ids, attention_mask, *args):
+        def note(module, args, inputs):
+            shapes.append((tuple(inputs["input_ids"].shape), int(attention_mask.sum())))
+
+        handle = model.register_forward_pre_hook(note, with_kwargs=True)
+        try:
+            return packed_scores(model, input_ids, attention_mask, *args)
+        finally:
             handle.remove()
-            return scores
 
-    trainer = train(Watched, loss_type="grpo", num_iterations=3, max_tokens_per_micro_batch=60, padding_free=True)
-    counts = trainer.pop_compute_counts()
+    monkeypatch.setattr(exact_loss, "packed_scores", watched)
+    settings = {"loss_type": "grpo", "num_iterations": 3, "max_tokens_per_micro_batch": 60}
+    counts = train(ExactLossTrainer, padding_free=True, **settings).pop_compute_counts()
     assert counts.positions == counts.tokens > 0
-    assert widths and all(shape == (1, tokens) for shape, tokens in widths)
-    assert max(tokens for _, tokens in widths) <= 60
-    padded = train(ExactLossTrainer, loss_type="grpo", num_iterations=3, max_tokens_per_micro_batch=60)
-    assert padded.pop_compute_counts().tokens == counts.tokens
+    assert shapes and all(shape == (1, tokens) for shape, tokens in shapes)
+    assert max(tokens for _, tokens in shapes) <= 60
+    padded = train(ExactLossTrainer, padding_free=False, **settings).pop_compute_counts()
+    assert padded.tokens == counts.tokens < padded.positions
 
 
 def test_flash_attention_alone_packs_unasked(monkeypatch):
