@@ -100,7 +100,7 @@ def test_the_windows_of_the_baselines() -> None:
     assert windows["countdown_cosine"].total_steps == load("countdown_cosine")["max_steps"]
     assert windows["countdown_phased"].phases[-1][1] == 4096
     assert windows["countdown_phased"].phases[-1][0] < load("countdown_phased")["max_steps"]
-    assert windows["countdown_adaptive"].strategy == "success"
+    assert windows["countdown_adaptive"].strategy == "signal"
 
 
 def test_the_documented_ways_of_launching_are_the_shipped_ones() -> None:
