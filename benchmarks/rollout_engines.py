@@ -3,10 +3,10 @@
     python benchmarks/rollout_engines.py --out results/rollout_engines.json
 
 The engines: `generate` with its growing cache, as TRL calls it; the same with finished rows leaving the batch and no
-copies of the cache (ours, `tinyzero_trl.decoding`); `generate` with a static cache; Transformers' continuous batching; and vLLM, where it is
-installed beside a CUDA device. All sample at temperature 1 with seeds of their own, so they write different completions
-of the same distribution: compare tokens per second. Each takes one round to warm up, then `--rounds` measured ones in
-turn; the figures are medians.
+copies of the cache (ours, `tinyzero_trl.decoding`); `generate` with a static cache; Transformers' continuous batching;
+and vLLM, where it is installed beside a CUDA device. All sample at temperature 1 with seeds of their own, so they write
+different completions of the same distribution: compare tokens per second. Each takes one round to warm up, then
+`--rounds` measured ones in turn; the figures are medians.
 """
 
 import argparse
