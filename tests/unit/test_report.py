@@ -91,6 +91,7 @@ def test_the_comparison_finds_the_known_answer(grid):
     full, bold, short = (outcomes[name] for name in ("full", "bold", "short"))
     assert bold.tokens_to_target_ratio == pytest.approx((0.5, 0.5, 0.5))
     assert bold.time_to_target_ratio == pytest.approx((0.5, 0.5, 0.5))
+    assert bold.tokens_ratio == bold.time_ratio == pytest.approx((1, 1, 1)), "of whole runs"
     assert (bold.tokens_to_target, full.tokens_to_target) == pytest.approx((4000, 8000))
     assert (bold.time_to_target_s, full.time_to_target_s) == pytest.approx((8, 16))
     assert bold.acc_difference == pytest.approx((0, 0, 0), abs=1e-12)
@@ -113,6 +114,15 @@ def test_pairs_are_made_of_the_seeds_that_both_have(tmp_path):
     assert (bold.seeds, bold.paired_seeds) == (2, 1)
     assert bold.tokens_to_target_ratio == (pytest.approx(0.5), None, None)
     assert (other.paired_seeds, other.acc_difference, other.time_to_target_ratio) == (0, None, None)
+
+
+def test_whole_runs_are_compared_even_where_the_target_is_missed(tmp_path):
+    runs = [train(tmp_path / f"a{seed}", seed=seed, recipe="full", steps=8) for seed in (0, 1)]
+    runs += [train(tmp_path / f"b{seed}", seed=seed, recipe="brief", steps=2 + 2 * seed) for seed in (0, 1)]
+    policies = load_policies(runs)
+    brief = compare(policies, policies[0])[1]
+    assert (brief.reached_target, brief.tokens_to_target_ratio) == (0, None)
+    assert brief.tokens_ratio.mean == brief.time_ratio.mean == pytest.approx(math.sqrt(0.25 * 0.5))
 
 
 def test_cost_to_reach_is_linear_between_evaluations():
@@ -180,7 +190,8 @@ def test_the_machine_readable_result_follows_the_contract(report):
     assert list(summary["policies"]) == ["full", "bold", "short"]
     bold = summary["policies"]["bold"]
     assert bold["seeds"] == 3
-    for name in ("final_acc", "acc_difference", "tokens_to_target_ratio", "time_to_target_ratio"):
+    ratios = ("tokens_ratio", "time_ratio", "tokens_to_target_ratio", "time_to_target_ratio")
+    for name in ("final_acc", "acc_difference", *ratios):
         assert list(bold[name]) == ["mean", "low", "high"]
     assert bold["tokens_to_target_ratio"]["high"] == pytest.approx(0.5)
     assert summary["policies"]["short"]["tokens_to_target_ratio"] is None

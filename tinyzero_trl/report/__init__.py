@@ -81,6 +81,8 @@ def _summary(outcomes: Sequence[Outcome], baseline: str) -> dict[str, Any]:
                 "seeds": outcome.seeds,
                 "final_acc": _object(outcome.final_acc),
                 "acc_difference": _object(outcome.acc_difference),
+                "tokens_ratio": _object(outcome.tokens_ratio),
+                "time_ratio": _object(outcome.time_ratio),
                 "tokens_to_target_ratio": _object(outcome.tokens_to_target_ratio),
                 "time_to_target_ratio": _object(outcome.time_to_target_ratio),
                 "paired_seeds": outcome.paired_seeds,
@@ -100,7 +102,10 @@ def _csv(outcomes: Sequence[Outcome]) -> str:
     rows: list[dict[str, Any]] = []
     for outcome in outcomes:
         row: dict[str, Any] = {"policy": outcome.name, "seeds": outcome.seeds}
-        for name in ("final_acc", "acc_difference", "tokens_to_target_ratio", "time_to_target_ratio"):
+        for name in (
+            *("final_acc", "acc_difference", "tokens_ratio", "time_ratio"),
+            *("tokens_to_target_ratio", "time_to_target_ratio"),
+        ):
             interval = getattr(outcome, name) or (None, None, None)
             row |= zip((f"{name}_{part}" for part in Interval._fields), interval, strict=True)
         for name in (

@@ -29,13 +29,15 @@ class Outcome:
 
     The target of a seed is the final accuracy of the baseline's run with that seed; `reached_target` counts
     the seeds that arrive there. Costs to target and their ratios are None unless every paired seed arrives:
-    leaving out those that fail would flatter the policy.
+    leaving out those that fail would flatter the policy. `tokens_ratio` and `time_ratio` are those of whole runs.
     """
 
     name: str
     seeds: int
     final_acc: Interval
     acc_difference: Interval | None
+    tokens_ratio: Interval | None
+    time_ratio: Interval | None
     tokens_to_target_ratio: Interval | None
     time_to_target_ratio: Interval | None
     tokens_to_target: float | None
@@ -92,6 +94,8 @@ def _outcome(policy: Policy, reference: Mapping[int, Curve]) -> Outcome:
         seeds=len(curves),
         final_acc=mean_interval([float(curve.accuracy[-1]) for curve in curves.values()]),
         acc_difference=paired_difference(ours, targets) if pairs else None,
+        tokens_ratio=_ratio([(float(curve.tokens[-1]), float(other.tokens[-1])) for curve, other in pairs]),
+        time_ratio=_ratio([(float(curve.elapsed_s[-1]), float(other.elapsed_s[-1])) for curve, other in pairs]),
         tokens_to_target_ratio=_ratio(tokens),
         time_to_target_ratio=_ratio(elapsed),
         tokens_to_target=_mean_if_all(tokens),

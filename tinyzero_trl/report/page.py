@@ -128,7 +128,8 @@ def _legend(policies: Sequence[Policy], baseline: str) -> str:
 
 def _results(outcomes: Sequence[Outcome], baseline: str) -> str:
     heads = (
-        *("policy", "seeds", "final accuracy", "difference (points)", "tokens to target", "tokens saved"),
+        *("policy", "seeds", "final accuracy", "difference (points)", "tokens", "time"),
+        *("tokens to target", "tokens saved"),
         *("time to target", "time saved"),
     )
     rows = []
@@ -141,6 +142,8 @@ def _results(outcomes: Sequence[Outcome], baseline: str) -> str:
                 str(outcome.seeds),
                 _cell(outcome.final_acc, "{:.1%}"),
                 "baseline" if itself else _cell(_points(outcome.acc_difference), "{:+.1f}"),
+                _count(outcome.tokens) if itself else _cell(outcome.tokens_ratio, "{:.2f} x"),
+                _duration(outcome.elapsed_s) if itself else _cell(outcome.time_ratio, "{:.2f} x"),
                 _NOTHING if outcome.tokens_to_target is None else _count(outcome.tokens_to_target),
                 "baseline" if itself else _cell(_saved(outcome.tokens_to_target_ratio), "{:z.0%}", missed),
                 _NOTHING if outcome.time_to_target_s is None else _duration(outcome.time_to_target_s),
