@@ -204,17 +204,12 @@ class ExactLossTrainer(GRPOTrainer):
         **options: Any,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         parent = super()._get_per_token_logps_and_entropies
-        compute_entropy = options.pop("compute_entropy", False)
-        is_text = not any(option is not None and option is not False for option in options.values())
-        score = self._packed_scores if self._is_padding_free and is_text else parent
+        score = self._packed_scores if self._is_padding_free and not _is_multimodal(options) else parent
         if torch.is_grad_enabled():
-            outputs = score(
-                model, input_ids, attention_mask, logits_to_keep, compute_entropy=compute_entropy, **options
-            )
+            outputs = score(model, input_ids, attention_mask, logits_to_keep, batch_size, **options)
             self._pass_logps = outputs[0].detach()
             return outputs
-        if compute_entropy or not is_text:
-            options["compute_entropy"] = compute_entropy
+        if any(option is not None and option is not False for option in options.values()):
             return parent(model, input_ids, attention_mask, logits_to_keep, batch_size, **options)
         inputs = {
             "prompt_ids": input_ids[:, :-logits_to_keep],
@@ -237,12 +232,11 @@ class ExactLossTrainer(GRPOTrainer):
         return logps, None, None
 
     def _packed_scores(
-        self, model: nn.Module, *tensors: Any, compute_entropy: bool = False, **_: Any
+        self, model: nn.Module, input_ids: Tensor, attention_mask: Tensor, logits_to_keep: int, *_: Any, **__: Any
     ) -> tuple[Tensor, Tensor | None, None]:
         """The parent's scores of text, from one row without padding."""
         with self.accelerator.autocast():
-            logps, entropies = packed_scores(model, *tensors)
-        return logps, entropies if compute_entropy else None, None
+            return *packed_scores(model, input_ids, attention_mask, logits_to_keep), None
 
     def _take(self, inputs: Mapping[str, Any], part: MicroBatch) -> dict[str, Any]:
         multiple_of = self.args.pad_to_multiple_of or 1
