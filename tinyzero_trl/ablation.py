@@ -9,10 +9,10 @@
       bold: {recipe: recipes/countdown_adaptive.yaml, overrides: {window_slack: 0.1}}
 
 `launch` may be left out; the one above is the default. A run is `LAUNCH --config RECIPE --field value ...`,
-always a list of arguments and never a shell line. The name of a run becomes its `recipe` field, by which
-reports call it. Paths are relative to the current directory. Seeds advance across all runs first, so that a
-grid that is stopped early can be compared. A run with a summary is finished and is not run again; one without
-continues as its recipe's `resume` field says.
+always a list of arguments and never a shell line; fields that do not exist are found before the first run. The
+name of a run becomes its `recipe` field, by which reports call it. Paths are relative to the current directory.
+Seeds advance across all runs first, so that a grid that is stopped early can be compared. A run with a summary
+is finished and is not run again; one without continues as its recipe's `resume` field says.
 """
 
 import json
@@ -97,6 +97,22 @@ def shard_of(runs: Sequence[PlannedRun], shard: str) -> list[PlannedRun]:
     if count > len(seeds):
         raise ValueError(f"shard = {shard!r}: the grid has {len(seeds)} seeds; use at most that many shards")
     return [run for run in runs if run.seed in seeds[position - 1 :: count]]
+
+
+def check_fields(runs: Sequence[PlannedRun]) -> None:
+    """Refuse fields that our training program does not know, and values of a wrong type; loads TRL for that.
+
+    Raises:
+        ValueError: names the run, the field and the value.
+    """
+    from tinyzero_trl import config
+
+    for run in runs:
+        if Path(run.launch[-1]).name == Path(DEFAULT_LAUNCH[-1]).name:  # another program has fields of its own
+            try:
+                config.check_fields(run.arguments[1], run.arguments[2:])
+            except ValueError as error:
+                raise ValueError(f"{run.label}: {error}") from error
 
 
 def run_grid(runs: Sequence[PlannedRun], say: Callable[[str], None]) -> list[PlannedRun]:

@@ -115,10 +115,11 @@ def _register_ablate(commands: Any) -> None:
 
 
 def _run_ablate(args: argparse.Namespace) -> None:
-    from tinyzero_trl.ablation import read_grid, run_grid, shard_of
+    from tinyzero_trl.ablation import check_fields, read_grid, run_grid, shard_of
 
     runs = read_grid(args.grid)
     runs = runs if args.shard is None else shard_of(runs, args.shard)
+    check_fields(runs)
     if args.dry_run:
         for run in runs:
             print(shlex.join([*run.launch, *run.arguments]))

@@ -212,6 +212,23 @@ def _recipe_name(arguments: Sequence[str]) -> str | None:
     return Path(arguments[list(arguments).index("--config") + 1]).stem if "--config" in arguments else None
 
 
+def _parser() -> RecipeParser:
+    types: Any = (TaskConfig, AdaptiveGRPOConfig, ModelConfig)
+    return RecipeParser(types, allow_abbrev=False)
+
+
+def check_fields(recipe: str, options: Sequence[str]) -> None:
+    """Existence and type of the fields of a recipe and of `--field value ...`; ranges and devices are not asked.
+
+    Raises:
+        ValueError: an unreadable recipe, an unknown field, or a wrong type.
+        OSError: the recipe cannot be read.
+    """
+    parser = _parser()
+    parser.set_defaults_with_config(**read_mapping(recipe))
+    parser.refuse(parser.parse_known_args(list(options))[1])
+
+
 def parse_recipe(
     arguments: Sequence[str] | None = None,
 ) -> tuple[TaskConfig, AdaptiveGRPOConfig, ModelConfig]:
@@ -220,8 +237,7 @@ def parse_recipe(
     Raises:
         ValueError: an unreadable recipe, an unknown field, a wrong type, an out-of-range or contradictory value.
     """
-    types: Any = (TaskConfig, AdaptiveGRPOConfig, ModelConfig)
-    parser = RecipeParser(types, allow_abbrev=False)
+    parser = _parser()
     given = sys.argv[1:] if arguments is None else arguments
     arguments = [part for text in given for part in (text.split("=", 1) if text.startswith("--config=") else [text])]
     if arguments[-1:] == ["--config"]:
@@ -236,9 +252,7 @@ def parse_recipe(
         raise ValueError(f"config: the recipe cannot be read ({reason}); give --config PATH.yaml") from error
     except TypeError as error:  # a mapping whose names TRL hands on as they are
         raise ValueError(f"config: a field holds what it does not know ({error}); correct it") from error
-    if unknown:
-        name = unknown[0].removeprefix("--").split("=")[0]
-        raise ValueError(f"{name}: unknown field on the command line; {parser.hint(name)}")
+    parser.refuse(unknown)
     task.recipe = task.recipe or _recipe_name(arguments)
     if training.reward_weights is not None:
         raise ValueError(f"reward_weights: {training.reward_weights!r} would be replaced; choose with reward_shaping")

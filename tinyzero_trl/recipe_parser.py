@@ -4,6 +4,7 @@ import argparse
 import difflib
 import json
 import re
+from collections.abc import Sequence
 from typing import Any, NoReturn, get_args, get_type_hints
 
 from trl import TrlParser
@@ -48,6 +49,16 @@ class RecipeParser(TrlParser):
         hints = {name: hint for kind in self.dataclass_types for name, hint in get_type_hints(kind).items()}
         text = {name for name, hint in hints.items() if set(get_args(hint) or (hint,)) <= {str, type(None)}}
         return text - {"window_phases", "scale_rewards"}  # the one may be pairs, the other was once a truth value
+
+    def refuse(self, unknown: Sequence[str]) -> None:
+        """Raise if a command line left anything over.
+
+        Raises:
+            ValueError: names its first unknown field.
+        """
+        if unknown:
+            name = unknown[0].removeprefix("--").split("=")[0]
+            raise ValueError(f"{name}: unknown field on the command line; {self.hint(name)}")
 
     def hint(self, name: str) -> str:
         """What to do about a field that does not exist."""

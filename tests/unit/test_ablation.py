@@ -206,3 +206,22 @@ def test_a_file_that_is_no_yaml_or_missing_ends_with_one_line(tmp_path, capsys):
     for path in (broken, tmp_path / "missing.yaml"):
         assert main(["ablate", str(path)]) == 2
         assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            {"window_slak": 0.1},
+            "bold, seed 0: window_slak: unknown field on the command line; did you mean window_slack?",
+        ),
+        ({"num_generations": 8.5}, "bold, seed 0: num_generations: invalid int value: '8.5'"),
+    ],
+)
+def test_fields_that_the_training_program_does_not_know_are_refused_before_the_first_run(
+    grid, capsys, tmp_path, overrides, message
+):
+    runs = {"full": {"recipe": "tiny.yaml"}, "bold": {"recipe": "tiny.yaml", "overrides": overrides}}
+    assert main(["ablate", str(grid(launch=None, runs=runs))]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
