@@ -13,7 +13,7 @@ from tinyzero_trl.cli import main
 from tinyzero_trl.records import RunRecords, read_run
 from tinyzero_trl.report import write_pictures, write_report
 from tinyzero_trl.report.compare import accuracy_curve, compare, cost_to_reach
-from tinyzero_trl.report.pictures import on_common_axis, thinned
+from tinyzero_trl.report.pictures import accuracy_and_cost, on_common_axis, thinned
 from tinyzero_trl.report.policies import choose_baseline, load_policies, policy_names
 from tinyzero_trl.report.samples import before_and_after
 from tinyzero_trl.report.style import COLOURS
@@ -201,6 +201,22 @@ def test_the_machine_readable_result_follows_the_contract(report):
     assert (rows["short"]["tokens_to_target_ratio_mean"], rows["short"]["reached_target"]) == ("", "1")
 
 
+def test_a_tile_says_what_a_policy_costs_where_the_target_is_missed(report):
+    text = " ".join(Page((report / "index.html").read_text(encoding="utf-8")).text)
+    assert "50% fewer rollout tokens for bold to reach the accuracy of full" in text
+    assert "1.00 x the tokens of full with short, at -20.0 points of accuracy (95 % interval: -12" in text
+
+
+def test_the_picture_of_costs_has_a_point_for_every_policy(grid):
+    policies = load_policies(grid)
+    axes = accuracy_and_cost(policies, dict.fromkeys((policy.name for policy in policies), "black")).axes
+    points = [tuple(container.lines[0].get_xydata()[0]) for container in axes.containers]
+    assert points == [pytest.approx((8000, accuracy)) for accuracy in (0.7, 0.7, 0.5)]
+    heights = [bar.get_segments()[0][:, 1] for bar in (container.lines[2][1] for container in axes.containers)]
+    half = 4.302653 * 0.1 / math.sqrt(3)
+    assert heights[0].tolist() == pytest.approx([0.7 - half, 0.7 + half])
+
+
 class Page(HTMLParser):
     """Collects text, tags and references, and checks that elements close in order."""
 
@@ -257,6 +273,7 @@ def test_a_single_run_gets_its_pictures_into_its_own_folder(tmp_path, capsys):
     run, out = train(tmp_path / "run"), tmp_path / "out"
     assert main(["report", str(run), "--out", str(out)]) == 0
     assert capsys.readouterr().out.strip() == str(out / "index.html")
+    assert not (out / "plots" / "accuracy-cost.png").exists()  # one point is no comparison
     for name in ("accuracy.png", "window.png"):
         assert (run / "plots" / name).read_bytes().startswith(PNG)
         assert (run / "plots" / name).read_bytes() == (out / "plots" / name).read_bytes()

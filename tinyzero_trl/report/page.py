@@ -104,7 +104,12 @@ def _comparison_tiles(outcomes: Sequence[Outcome], baseline: str) -> str:
         ratio = outcome.tokens_to_target_ratio
         if outcome.name == baseline:
             continue
-        if ratio is None:
+        if ratio is None and (points := _points(outcome.acc_difference)) and outcome.tokens_ratio:
+            text = f"the tokens of {baseline} with {outcome.name}, at {points.mean:+.1f} points of accuracy"
+            if points.low is not None:
+                text += f" (95 % interval: {points.low:+.1f} to {points.high:+.1f})"
+            tiles.append(_tile(f"{outcome.tokens_ratio.mean:.2f} x", text))
+        elif ratio is None:
             missed = f"of {outcome.name} reach the accuracy of {baseline}"
             tiles.append(_tile(f"{outcome.reached_target} of {outcome.paired_seeds} seeds", missed))
         else:

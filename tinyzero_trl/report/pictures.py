@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.ticker import EngFormatter, MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
-from tinyzero_trl.metrics import mean_interval
+from tinyzero_trl.metrics import Interval, mean_interval
 from tinyzero_trl.records import Run
 from tinyzero_trl.report.compare import accuracy_curve
 from tinyzero_trl.report.panels import Panel, is_on_policy, panels_of
@@ -29,6 +29,7 @@ def draw_pictures(policies: Sequence[Policy], baseline: str, folders: Sequence[P
     palette = {policy: COLOURS[colour][0] for policy, colour in names.items()}
     with house_style():
         canvases = [_accuracy_over_tokens(policies, palette), _accuracy_over_time(policies, palette)]
+        canvases += [accuracy_and_cost(policies, palette)] if len(policies) > 1 else []
         canvases += [_window(policy, palette[policy.name], single=len(policies) == 1) for policy in policies]
         moving = [panel for panel in panels_of(policies) if panel.idle is None or not is_on_policy(policies)]
         canvases += [_health(panel, policies, palette) for panel in moving]
@@ -61,6 +62,40 @@ def _accuracy_over_time(policies: Sequence[Policy], palette: Mapping[str, str]) 
     scaled = {name: [(c.elapsed_s / seconds, c.accuracy) for c in cs] for name, cs in curves.items()}
     _draw_accuracy(canvas, policies, scaled, palette)
     return canvas
+
+
+def accuracy_and_cost(policies: Sequence[Policy], palette: Mapping[str, str]) -> Canvas:
+    """One point per policy: where its runs ended, and what they took."""
+    canvas = Canvas(
+        *("accuracy-cost", "What each policy costs and earns"),
+        "Held-out accuracy at the end of training, against the tokens of the whole run; up and to the left is better. "
+        "Bars are 95 % intervals over seeds.",
+        *("rollout tokens of a run", "final held-out accuracy"),
+    )
+    for policy in policies:
+        curves = [accuracy_curve(run) for run in policy.runs.values()]
+        ends = [(curve.tokens[-1], curve.accuracy[-1]) for curve in curves]
+        tokens, accuracy = (mean_interval([float(value) for value in values]) for values in zip(*ends, strict=True))
+        canvas.axes.errorbar(
+            *(tokens.mean, accuracy.mean),
+            xerr=_reach(tokens),
+            yerr=_reach(accuracy),
+            color=palette[policy.name],
+            marker="o",
+            markersize=5,
+            elinewidth=1.1,
+        )
+    canvas.axes.xaxis.set_major_formatter(EngFormatter(sep=" "))
+    canvas.axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    canvas.axes.set_xlim(left=0)
+    return canvas
+
+
+def _reach(interval: Interval) -> list[list[float]] | None:
+    """How far an interval reaches below and above its mean, as (2, 1) error bars; None for a single seed."""
+    if interval.low is None or interval.high is None:
+        return None
+    return [[interval.mean - interval.low], [interval.high - interval.mean]]
 
 
 def _draw_accuracy(
