@@ -17,7 +17,7 @@ from transformers import TrainerCallback
 from trl import ModelConfig, get_peft_config
 
 from tinyzero_trl import AdaptiveGRPOConfig, AdaptiveGRPOTrainer
-from tinyzero_trl.checkpoints import checkpoint_to_resume
+from tinyzero_trl.checkpoints import checkpoint_to_resume, is_last
 from tinyzero_trl.checks import check_run
 from tinyzero_trl.config import TaskConfig, parse_recipe
 from tinyzero_trl.console import one_line
@@ -27,6 +27,7 @@ from tinyzero_trl.guarded import NonFiniteError
 from tinyzero_trl.launch import check_engine, check_launch
 from tinyzero_trl.loading import model_init_kwargs
 from tinyzero_trl.progress import log_to_stderr, quiet_without_terminal
+from tinyzero_trl.records import is_finished
 from tinyzero_trl.rewards import reward_functions
 from tinyzero_trl.run import check_disk, finish_run, start_run
 from tinyzero_trl.safe_points import EXIT_STOPPED_BY_SIGNAL, StopOnSignal
@@ -75,6 +76,16 @@ def build_trainer(
         )
 
 
+def is_over(training: AdaptiveGRPOConfig, checkpoint: str | None) -> bool:
+    """Whether the run in `output_dir` has trained to its end and told its result; says so."""
+    over = checkpoint is not None and is_last(checkpoint, training.max_steps, training.num_train_epochs)
+    if not over or training.push_to_hub or not is_finished(str(training.output_dir)):
+        return False
+    if training.process_index == 0:
+        print(f"{training.output_dir} is finished: for another run give another --output_dir, or --resume never")
+    return True
+
+
 def main() -> int:
     """Parse, build, train, evaluate, write down. What each exit status means is said in docs/survival.md."""
     log_to_stderr()
@@ -85,6 +96,8 @@ def main() -> int:
         check_launch()
         task, training, model = parse_recipe()
         checkpoint = checkpoint_to_resume(training.resume, str(training.output_dir))
+        if is_over(training, checkpoint):
+            return 0
         training.eval_on_start = checkpoint is None
         check_disk(training)
         trainer = build_trainer(task, training, model, callbacks=[stop])

@@ -33,6 +33,14 @@ def checkpoint_to_resume(resume: str, output_dir: str | Path) -> str | None:
     return str(whole[max(whole)]) if whole else None
 
 
+def is_last(checkpoint: str, max_steps: int, num_train_epochs: float) -> bool:
+    """Whether a whole checkpoint is that of a run's last step, so that nothing is left to train."""
+    state = json.loads((Path(checkpoint) / TRAINER_STATE).read_text(encoding="utf-8"))
+    if max_steps > 0:
+        return state["global_step"] >= max_steps
+    return (state.get("epoch") or 0) >= num_train_epochs
+
+
 def drop_later_checkpoints(output_dir: str | Path, step: int) -> None:
     """Remove the checkpoints of a run after `step`, where training starts again; -1 removes all.
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
+from transformers.integrations import get_reporting_integration_callbacks
 from trl import ModelConfig
 
 from tinyzero_trl.checkpoints import TRAINER_STATE, checkpoint_to_resume
@@ -26,10 +27,11 @@ def check_run(
     """Everything that is known of a run before its weights are read; returns the tokenizer, padding on the left.
 
     Raises:
-        ValueError: a model that cannot be loaded, prompts it has no template or no room for, too few problems for a
-            rollout, or a checkpoint of another recipe.
+        ValueError: a tracker that is not installed, a model that cannot be loaded, prompts it has no template or no
+            room for, too few problems for a rollout, or a checkpoint of another recipe.
     """
     check_problems(train, training)
+    check_trackers(training)
     config = load_model_config(path, revision=model.model_revision)
     tokenizer = load_tokenizer(path, revision=model.model_revision, padding_side="left")
     if checkpoint := checkpoint_to_resume(training.resume, str(training.output_dir)):
@@ -39,6 +41,19 @@ def check_run(
     check_room(config, max(map(len, prompts)), training.max_completion_length)
     check_model(path, config, tokenizer, revision=model.model_revision)
     return tokenizer
+
+
+def check_trackers(training: AdaptiveGRPOConfig) -> None:
+    """What `report_to` names must be installed; reading a recipe does not ask for it, training does.
+
+    Raises:
+        ValueError: it is not.
+    """
+    for tracker in get_reporting_integration_callbacks(training.report_to):
+        try:
+            tracker()
+        except (RuntimeError, ImportError) as error:
+            raise ValueError(f"report_to: {training.report_to} cannot be used ({error}); or give tensorboard") from None
 
 
 def check_room(model_config: Any, longest_prompt_tokens: int, max_completion_length: int) -> None:

@@ -57,6 +57,7 @@ def test_what_cannot_be_loaded_ends_with_status_2_and_one_line(
         (["--resume", str(tmp_path / "nowhere")], "resume: "),
         (["--dataset", str(tmp_path / "nowhere")], "dataset: "),
         (["--dataset", "generate", "--operands", "9"], "operands"),
+        (["--report_to", "comet_ml"], "report_to: ['comet_ml'] cannot be used (CometCallback requires comet-ml"),
         (["--model_name_or_path", str(tmp_path / "nowhere")], "nowhere"),
         (["--config", str(tmp_path / "nowhere.yaml")], "config: "),
     ):

@@ -2,12 +2,13 @@
 
 import json
 import shutil
+import sys
 from pathlib import Path
 from statistics import mean, median
 
 import pytest
 import torch
-from training import LONGEST, Batch, WatchedTrainer, train, write_recipe
+from training import LONGEST, Batch, WatchedTrainer, program, train, write_recipe
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tinyzero_trl import decoding
@@ -266,14 +267,34 @@ def test_a_run_resumed_from_a_checkpoint_ends_where_an_uninterrupted_one_does(
 
 
 @pytest.mark.slow
-def test_a_finished_run_started_again_stays_as_it_is(workshop: Path, trained: WatchedTrainer) -> None:
+def test_a_run_that_was_killed_after_its_last_step_tells_the_same_result(
+    workshop: Path, trained: WatchedTrainer
+) -> None:
     finished, copy = workshop / "success", workshop / "finished"
     shutil.copytree(finished, copy)
+    (copy / "summary.json").unlink()
     assert not hasattr(train(write_recipe(workshop, "finished")), "batches"), "nothing is left to generate"
     assert read_run(copy).metrics == read_run(finished).metrics
     assert read_run(copy).evals == read_run(finished).evals
     summaries = [json.loads((folder / "summary.json").read_text()) for folder in (copy, finished)]
     assert summaries[0] == {**summaries[1], "recipe": "finished"}
+
+
+@pytest.mark.slow
+def test_a_finished_run_is_left_alone_whatever_it_is_started_again_with(
+    workshop: Path, trained: WatchedTrainer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    finished, copy = workshop / "success", workshop / "changed"
+    shutil.copytree(finished, copy)
+    before = {file: file.read_bytes() for file in copy.rglob("*") if file.is_file()}
+    recipe = write_recipe(workshop, "changed", learning_rate=1.0, window_strategy="fixed")
+    monkeypatch.setattr(sys, "argv", ["countdown_adaptive.py", "--config", str(recipe)])
+    monkeypatch.setattr("tinyzero_trl.safe_points.StopOnSignal.listen", lambda self: None)
+    assert program().main() == 0
+    assert capsys.readouterr().out == (
+        f"{copy} is finished: for another run give another --output_dir, or --resume never\n"
+    )
+    assert {file: file.read_bytes() for file in copy.rglob("*") if file.is_file()} == before
 
 
 # --- other settings -----------------------------------------------------------------------------------------------

@@ -13,7 +13,9 @@ from tinyzero_trl.metrics import describe, evaluation_metrics, rollout_metrics
 from tinyzero_trl.recording import LOG_HISTORY_LINES, RecordsCallback
 from tinyzero_trl.windows import RolloutObservation, WindowConfig
 
-CONFIG = WindowConfig(initial=50, min=10, max=100, update_frequency=1, min_change=1, min_samples=1, epsilon=0.5)
+CONFIG = WindowConfig(
+    strategy="success", initial=50, min=10, max=100, update_frequency=1, min_change=1, min_samples=1, epsilon=0.5
+)
 SUCCESSES = (1.0, 0.0, 1.0, 0.0)
 
 

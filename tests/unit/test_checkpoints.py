@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tinyzero_trl.checkpoints import checkpoint_to_resume, drop_later_checkpoints, is_whole
+from tinyzero_trl.checkpoints import checkpoint_to_resume, drop_later_checkpoints, is_last, is_whole
 
 
 def write(folder: Path, state: str | None = None, step: int = 0) -> Path:
@@ -48,6 +48,14 @@ def test_never_and_a_path_are_taken_at_their_word(tmp_path: Path) -> None:
     assert checkpoint_to_resume(str(older), tmp_path / "run") == str(older)
     with pytest.raises(ValueError, match=r"^resume: 'always' holds no whole checkpoint"):
         checkpoint_to_resume("always", tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("max_steps", "epochs", "last"), [(8, 1, True), (7, 9, True), (9, 1, False), (-1, 1.5, True), (-1, 2, False)]
+)
+def test_the_last_checkpoint_is_known_by_steps_or_else_by_epochs(tmp_path, max_steps, epochs, last) -> None:
+    folder = write(tmp_path / "checkpoint-8", json.dumps({"global_step": 8, "epoch": 1.5}))
+    assert is_last(str(folder), max_steps, epochs) is last
 
 
 def test_what_is_later_than_the_start_of_a_run_is_forgotten(tmp_path: Path) -> None:

@@ -35,11 +35,20 @@ PHASES = ((0, 100), (10, 200))
         ({"phases": "0:100"}, r"window_phases: '0:100' is not a list of \[step, window\] pairs"),
         ({"phases": 7}, r"window_phases: 7 is not a list of \[step, window\] pairs"),
         ({"strategy": "cosine"}, r"window_total_steps: not set; strategy cosine needs"),
-        ({"target_success_rate": 0.97}, r"window_success_rate_margin: 0.05 puts target \+ margin at 1.02"),
-        ({"target_success_rate": 0.01}, r"window_success_rate_margin: 0.05 puts target - margin at -0.04"),
-        ({"growth_delta": 32}, r"window_growth_delta: 32 is below window_min_change 64"),
-        ({"shrink_delta": 10}, r"window_shrink_delta: 10 is below window_min_change 64"),
-        ({"mode": "rolling", "rolling_window": 5}, r"window_rolling_window: 5 is below window_min_samples 10"),
+        (
+            {"strategy": "success", "target_success_rate": 0.97},
+            r"window_success_rate_margin: 0.05 puts target \+ margin at 1.02",
+        ),
+        (
+            {"strategy": "success", "target_success_rate": 0.01},
+            r"window_success_rate_margin: 0.05 puts target - margin at -0.04",
+        ),
+        ({"strategy": "success", "growth_delta": 32}, r"window_growth_delta: 32 is below window_min_change 64"),
+        ({"strategy": "success", "shrink_delta": 10}, r"window_shrink_delta: 10 is below window_min_change 64"),
+        (
+            {"strategy": "success", "mode": "rolling", "rolling_window": 5},
+            r"window_rolling_window: 5 is below window_min_samples 10",
+        ),
         ({"strategy": "signal", "probe_every": 30}, r"window_probe_every: 30 exceeds window_memory_rollouts 24"),
     ],
 )

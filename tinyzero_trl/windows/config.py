@@ -31,7 +31,7 @@ class WindowConfig:
         ValueError: a value out of range, or two that contradict each other; names field, value and remedy.
     """
 
-    strategy: str = field(default="success", metadata={"help": f"one of {', '.join(STRATEGIES)}"})
+    strategy: str = field(default="signal", metadata={"help": f"one of {', '.join(STRATEGIES)}"})
     initial: int = _number(1024, "first window; `fixed` ignores it", low=1)
     min: int = _number(20, "smallest window", low=1)
     max: int | None = field(default=None, metadata={"help": "largest window, also what evaluation uses"})
