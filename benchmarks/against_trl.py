@@ -6,7 +6,7 @@ Both sample with `generate`. Where a completion ends and what it earns is laid d
 both train on the same lengths and rewards whatever the weights are:
 
 - long_tail: mean length 0.38 of the maximum, half of the groups without variance in their rewards;
-- flat: every completion at the maximum, every group mixed. Nothing can be saved here.
+- flat: every completion at the maximum, every group mixed. No row can be left out or trimmed here.
 
 Every measurement is a process of its own (a first step for warming up, then `--steps` measured ones), stock and ours
 alternating, `--rounds` times. Ratios are ours over stock within a round, their median over rounds; times are medians.

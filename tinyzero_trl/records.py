@@ -1,7 +1,7 @@
 """The run directory and its JSON lines: one schema, written and read here alone.
 
     config.yaml         the configuration as resolved       environment.json  versions, devices, commit
-    metrics.jsonl       one object per rollout              eval.jsonl        one object per evaluation
+    metrics.jsonl       one object per step                 eval.jsonl        one object per evaluation
     completions/step_000040.jsonl   sampled completions     summary.json      the result of a finished run
 
 A run that is kept may have its lines compressed: `gzip metrics.jsonl`.
