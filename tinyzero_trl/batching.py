@@ -207,7 +207,14 @@ def loss_weight(loss_type: str, part: MicroBatch, all_rows: Sequence[Row]) -> fl
             return 1.0
 
 
-def take(inputs: Mapping[str, Any], part: MicroBatch, *, trim_prompts: bool, multiple_of: int = 1) -> dict[str, Any]:
+def take(
+    inputs: Mapping[str, Any],
+    part: MicroBatch,
+    *,
+    trim_prompts: bool,
+    trim_completions: bool = True,
+    multiple_of: int = 1,
+) -> dict[str, Any]:
     """The rows of `part`, trimmed to its longest prompt and completion.
 
     Of the tensors with one row per completion, (B, P) ones named `prompt_*` lose padding on the left and
@@ -217,11 +224,14 @@ def take(inputs: Mapping[str, Any], part: MicroBatch, *, trim_prompts: bool, mul
         inputs: what TRL's trainer hands to its loss.
         part: rows measured in `inputs`.
         trim_prompts: False keeps the left padding, for models with absolute positions.
+        trim_completions: False keeps the right padding, for models whose positions depend on the width.
         multiple_of: widths are rounded up to a multiple of this, as far as `inputs` are wide.
     """
     prompt_width, completion_width = inputs["prompt_ids"].size(1), inputs["completion_ids"].size(1)
     prompt_kept = _round_up(part.prompt_width, multiple_of, prompt_width) if trim_prompts else prompt_width
-    completion_kept = _round_up(part.completion_width, multiple_of, completion_width)
+    completion_kept = (
+        _round_up(part.completion_width, multiple_of, completion_width) if trim_completions else completion_width
+    )
 
     def trim(name: str, value: Any) -> Any:
         if not isinstance(value, Tensor) or value.dim() < 2:

@@ -77,7 +77,7 @@ def _register_eval(commands: Any) -> None:
         "--data",
         required=True,
         metavar="FILE|DIR|HUB_ID",
-        help="problems: a parquet or JSON file, a folder, a Hub id, or 'generate' for the generator's own",
+        help="problems: a parquet or JSON file, a folder, a Hub id, or 'generate' for the held-out ones of its run",
     )
     add("--split", default="test", help="split of a folder or Hub data set")
     add("--limit", type=int, metavar="N", help="only the first N problems")

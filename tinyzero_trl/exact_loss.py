@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from trl import GRPOTrainer
 
 from tinyzero_trl import batching, collectives
+from tinyzero_trl.architectures import depends_on_width, is_plain_decoder
 from tinyzero_trl.batching import ComputeCounts, MicroBatch, Row
 from tinyzero_trl.packing import packed_scores
 from tinyzero_trl.pass_metrics import PassMetrics
@@ -49,15 +50,16 @@ class ExactLossTrainer(GRPOTrainer):
     Rows are left out (`args.skip_zero_advantage_rows`) only where that is exact: without a trained token, or with
     an advantage of exactly zero while `beta` is 0. Where the loss is no sum over rows (an entropy bonus, the
     router's auxiliary loss, an entropy quantile) micro-batches stay whole and are only trimmed. Left padding is
-    trimmed where positions are rotary. Every rank makes the same number of passes: each runs collectives.
+    trimmed, and rows are packed, for the models of `architectures` alone; nothing is trimmed where positions depend on
+    the width of the pass. Every rank makes the same number of passes: each runs collectives.
     """
 
     args: Any  # a GRPOConfig with `max_tokens_per_micro_batch`, `skip_zero_advantage_rows` and `padding_free`
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        config = self.accelerator.unwrap_model(self.model).config.get_text_config()
-        self._has_rotary_positions = getattr(config, "rope_parameters", None) is not None
+        config = self.accelerator.unwrap_model(self.model).config
+        self._is_plain, self._depends_on_width = is_plain_decoder(config), depends_on_width(config)
         self._is_padding_free = self._wants_no_padding(config)
         self._indivisible_because = self._why_indivisible()
         self._pass_metrics = PassMetrics(is_sequence_level=self.importance_sampling_level == "sequence")
@@ -86,9 +88,12 @@ class ExactLossTrainer(GRPOTrainer):
         wanted = self.args.padding_free
         if wanted is None:
             wanted = "flash" in (model_config._attn_implementation or "")
-        possible = self._has_rotary_positions and not self.aux_loss_enabled
+        possible = self._is_plain and not self.aux_loss_enabled
         if self.args.padding_free and not possible:
-            logger.warning("padding_free has no effect: it takes rotary positions, and no router_aux_loss_coef.")
+            kind = model_config.model_type
+            logger.warning(
+                f"padding_free has no effect: it takes a plain decoder (this is {kind!r}), and no router_aux_loss_coef."
+            )
         return wanted and possible
 
     def _why_indivisible(self) -> str | None:
@@ -239,8 +244,13 @@ class ExactLossTrainer(GRPOTrainer):
             return *packed_scores(model, input_ids, attention_mask, logits_to_keep), None
 
     def _take(self, inputs: Mapping[str, Any], part: MicroBatch) -> dict[str, Any]:
-        multiple_of = self.args.pad_to_multiple_of or 1
-        return batching.take(inputs, part, trim_prompts=self._has_rotary_positions, multiple_of=multiple_of)
+        return batching.take(
+            inputs,
+            part,
+            trim_prompts=self._is_plain,
+            trim_completions=not self._depends_on_width,
+            multiple_of=self.args.pad_to_multiple_of or 1,
+        )
 
     # -- the rows of an optimizer step ----------------------------------------------------------------------
 

@@ -51,7 +51,8 @@ class RolloutTrainer(GuardedTrainer):
             self.generation_config.max_new_tokens = tokens
 
     def _generate_single_turn(self, *args: Any, **kwargs: Any) -> Any:
-        with shrinking_batches(self.accelerator.unwrap_model(self.model_wrapped), self._answer_ends):
+        model = self.accelerator.unwrap_model(self.model_wrapped, keep_torch_compile=False)
+        with shrinking_batches(model, self._answer_ends):
             completion_ids, *others = super()._generate_single_turn(*args, **kwargs)
         if self._answer_ends:
             completion_ids = [self._without_padding_after_answer(ids) for ids in completion_ids]

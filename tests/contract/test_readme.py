@@ -4,10 +4,14 @@ import argparse
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
+from datasets import Dataset
 
+import tinyzero_trl
+from tinyzero_trl import AdaptiveGRPOConfig
 from tinyzero_trl.cli import build_parser
 from tinyzero_trl.config import parse_recipe
 
@@ -67,3 +71,25 @@ def test_every_field_that_the_readme_shows_in_yaml_exists() -> None:
     blocks = re.findall(r"^```yaml\n(.*?)^```", README, flags=re.DOTALL | re.MULTILINE)
     for block in blocks:
         assert isinstance(yaml.safe_load(block), dict), block
+
+
+def test_the_own_reward_of_the_readme_is_a_verdict_that_a_trainer_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The block is run as it stands, but for the trainer, which would load a model."""
+    [block] = re.findall(r"^```python\n(.*?)^```", README, flags=re.DOTALL | re.MULTILINE)
+    made: dict[str, Any] = {}
+
+    class Trainer:
+        def __init__(self, model: str, reward: Any, config: AdaptiveGRPOConfig, train_dataset: Dataset) -> None:
+            made.update(reward=reward, config=config, rows=train_dataset)
+
+        def train(self) -> None:
+            made["trained"] = True
+
+    monkeypatch.setattr(tinyzero_trl, "AdaptiveGRPOTrainer", Trainer)
+    monkeypatch.setattr("transformers.training_args.is_torch_bf16_gpu_available", lambda: True)  # TRL's default is bf16
+    exec(block, {})
+    assert made["trained"]
+    columns = made["rows"][:2]
+    assert made["reward"](completions=["So it is 4", "no"], **columns) == [1.0, 0.0]
+    assert made["config"].window_config().strategy == "signal"
+    assert made["config"].generation_batch_size == 256

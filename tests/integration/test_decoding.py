@@ -103,6 +103,9 @@ def test_what_it_cannot_shrink_goes_to_generate_as_it_is(
         {"use_cache": False},
         {"cache_implementation": "static"},
         {"num_beams": 2},
+        {"begin_suppress_tokens": [3]},
+        {"guidance_scale": 1.5},
+        {"exponential_decay_length_penalty": (4, 1.1)},
         {"num_return_sequences": 2},
         {"min_new_tokens": 3},
         {"stop_strings": ["</answer>"]},
@@ -111,6 +114,12 @@ def test_what_it_cannot_shrink_goes_to_generate_as_it_is(
     ],
     ids=str,
 )
-def test_only_plain_sampling_is_taken_apart(option: dict[str, Any]) -> None:
-    assert can_shrink(GenerationConfig(max_new_tokens=8, do_sample=True))
-    assert not can_shrink(GenerationConfig(**{"max_new_tokens": 8, "do_sample": True} | option))
+def test_only_plain_sampling_is_taken_apart(model: Any, option: dict[str, Any]) -> None:
+    plain = {"max_new_tokens": 8, "do_sample": True, "use_cache": True, "num_beams": 1, "min_new_tokens": 0}
+    assert can_shrink(model, GenerationConfig(**plain))
+    assert not can_shrink(model, GenerationConfig(**plain | option))
+    model.generation_config = GenerationConfig(
+        do_sample=True, **option
+    )  # `generate` takes from there what the other leaves open
+    left_open = {name: value for name, value in plain.items() if name not in option}
+    assert "max_new_tokens" in option or not can_shrink(model, GenerationConfig(**left_open))

@@ -145,7 +145,7 @@ def test_flash_attention_alone_packs_unasked(monkeypatch):
         config = trainer.model.config
         monkeypatch.setattr(config, "_attn_implementation_internal", attention)
         assert trainer._wants_no_padding(config) is packs
-        monkeypatch.setattr(trainer, "_has_rotary_positions", False)
+        monkeypatch.setattr(trainer, "_is_plain", False)
         assert trainer._wants_no_padding(config) is False, "absolute positions cannot start again"
 
 
