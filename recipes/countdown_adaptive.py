@@ -35,7 +35,7 @@ from tinyzero_trl.tinymodel import resolve_model
 
 
 def load_problems(task: TaskConfig) -> tuple[Dataset, Dataset]:
-    """Training and held-out problems; the held-out ones are numbered, so that each counts once."""
+    """Training and held-out problems."""
     if task.dataset == "generate":
         problems = train_test_problems(
             task.task,
@@ -50,8 +50,7 @@ def load_problems(task: TaskConfig) -> tuple[Dataset, Dataset]:
             load_split(task.dataset, task=task.task, template=task.prompt_template, split=split)
             for split in ("train", "test")
         )
-    held_out = held_out.select(range(min(task.eval_size, len(held_out))))
-    return train, held_out.add_column("index", list(range(len(held_out))))
+    return train, held_out.select(range(min(task.eval_size, len(held_out))))
 
 
 def build_trainer(

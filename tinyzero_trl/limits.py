@@ -8,6 +8,7 @@ from transformers.integrations import get_reporting_integration_callbacks
 from transformers.utils import is_liger_kernel_available
 
 from tinyzero_trl.batching import LOSS_NORMALISERS
+from tinyzero_trl.metrics import METRICS, describe
 
 _LEAST_COUNTS = {
     "max_completion_length": 1,
@@ -107,6 +108,9 @@ def check_choices(config: Any) -> None:
         get_reporting_integration_callbacks(config.report_to)
     except (TypeError, ValueError) as error:
         raise ValueError(f"report_to: {config.report_to!r} cannot be used ({error}); name a tracker or none") from None
+    if (best := config.metric_for_best_model) is not None and not _is_evaluated(best):
+        known = ", ".join(name for name in METRICS if name.startswith("eval/") and "{" not in name)
+        raise ValueError(f"metric_for_best_model: {best!r} is no figure of an evaluation; choose one of {known}")
     if config.hub_model_id is not None:
         try:
             validate_repo_id(config.hub_model_id)
@@ -137,6 +141,13 @@ def check_choices(config: Any) -> None:
         raise ValueError("use_liger_kernel: liger-kernel is not installed; pip install liger-kernel, or remove it")
 
 
+def _is_evaluated(name: str) -> bool:
+    """Whether it is a figure of ours, or may be one of TRL's, which depend on the reward functions."""
+    if name.startswith("eval/"):
+        return describe(name) is not None
+    return name.startswith(("eval_", "rewards/")) or name in ("loss", "reward")
+
+
 def check_schedule(config: Any) -> None:
     """What must fit together once TRL has filled in what was left open.
 
@@ -153,11 +164,17 @@ def check_schedule(config: Any) -> None:
         steps = getattr(config, f"{what}_steps")
         if getattr(config, switch) == "steps" and not 0 < steps < math.inf:
             raise ValueError(f"{what}_steps: {steps!r} is not above 0; change it, or set {switch} to 'no'")
-    per_rollout = config.optimizer_steps_per_rollout
-    if config.save_strategy == "best" and per_rollout > 1 and config.eval_steps and config.eval_steps % per_rollout:
+    if config.save_only_model and config.resume != "never" and config.save_strategy != "no":
+        raise ValueError(
+            f"save_only_model: true leaves out the optimizer, so that resume {config.resume!r} would go on with "
+            "another one; set save_only_model to false, or resume to never"
+        )
+    per_rollout, wants_best = config.optimizer_steps_per_rollout, config.load_best_model_at_end
+    wants_best = wants_best or config.save_strategy == "best"
+    if wants_best and per_rollout > 1 and config.eval_steps and config.eval_steps % per_rollout:
         raise ValueError(
             f"eval_steps: {config.eval_steps!r} is not a multiple of the {per_rollout} optimizer steps per rollout, "
-            "between which nothing is saved (save_strategy best); make it one"
+            "between which nothing is saved, the best model neither; make it one"
         )
 
 

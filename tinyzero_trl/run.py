@@ -76,14 +76,14 @@ def finish_run(trainer: AdaptiveGRPOTrainer) -> None:
     trainer.wait_for_pushes()
     trainer.save_model(str(folder), _internal_call=True)  # else it pushes, before there are pictures and a card
     if trainer.is_world_process_zero():
-        _write_result(folder)
+        _write_result(folder, trainer.state.best_global_step if trainer.args.load_best_model_at_end else None)
     if trainer.args.push_to_hub:
         trainer.push_to_hub()
 
 
-def _write_result(folder: Path) -> None:
+def _write_result(folder: Path, best_step: int | None) -> None:
     """Summary, pictures and model card, and what a person wants to know of them."""
-    summary = summarise(read_run(folder))
+    summary = summarise(read_run(folder), best_step)
     RunRecords(folder).write_summary(summary)
     plots = write_pictures(folder)
     write_model_card(folder)
@@ -98,8 +98,10 @@ def _write_result(folder: Path) -> None:
     )
 
 
-def summarise(run: Run) -> dict[str, Any]:
+def summarise(run: Run, best_step: int | None = None) -> dict[str, Any]:
     """The result of a finished run: accuracy before and after with 95 % intervals, tokens and seconds spent.
+
+    `best_step` is the step whose weights the run keeps, if they are not those of its end.
 
     Raises:
         ValueError: the run has no evaluation.
@@ -107,15 +109,17 @@ def summarise(run: Run) -> dict[str, Any]:
     if not run.evals:
         raise ValueError(f"{run.path} holds no evaluation; train it with eval_strategy: steps")
     first, last = run.evals[0], run.evals[-1]
+    kept = next((line for line in run.evals if line["step"] == best_step), last)
     before = first if first["step"] == 0 else None
     return {
         "recipe": run.config.get("recipe"),
         "seed": run.config["seed"],
         "window_strategy": run.config["window_strategy"],
         "steps": last["step"],
+        **({} if kept is last else {"best_step": best_step}),
         "problems": int(last["eval/n"]),
         "accuracy_before": _accuracy(before) if before else None,
-        "accuracy_after": _accuracy(last),
+        "accuracy_after": _accuracy(kept),
         "rollout_tokens": last["tokens"],
         "seconds": last["time/elapsed_s"],
     }

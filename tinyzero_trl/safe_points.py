@@ -20,24 +20,37 @@ from tinyzero_trl.callbacks import Evaluation, RolloutCallback
 EXIT_STOPPED_BY_SIGNAL = 75
 
 
-def is_between_rollouts(args: Any, state: TrainerState) -> bool:
-    """Whether the next optimizer step begins with a new rollout; `args` is an `AdaptiveGRPOConfig`."""
-    return bool(state.global_step % args.optimizer_steps_per_rollout == 0)
+class _BetweenRollouts(RolloutCallback):
+    """Knows where rollouts begin: at the step that training starts from, and regularly from there."""
+
+    def __init__(self) -> None:
+        self._first_step = 0
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """A run that is continued starts with a rollout, wherever the former one ended."""
+        self._first_step = state.global_step
+
+    def is_between_rollouts(self, args: Any, state: TrainerState) -> bool:
+        """Whether the next optimizer step begins with a new rollout; `args` is an `AdaptiveGRPOConfig`."""
+        return bool((state.global_step - self._first_step) % args.optimizer_steps_per_rollout == 0)
 
 
-class SaveBetweenRollouts(RolloutCallback):
+class SaveBetweenRollouts(_BetweenRollouts):
     """Puts a checkpoint off to the next point between two rollouts; the end of training is saved wherever it is.
 
     A step that is saved is logged as well: figures that TRL averages since its last line must not span a checkpoint.
     """
 
     def __init__(self) -> None:
+        super().__init__()
         self._is_due = False
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Hold back what is due in the middle of a rollout, and let it go at its end."""
         self._is_due |= control.should_save
-        control.should_save = self._is_due and (is_between_rollouts(args, state) or control.should_training_stop)
+        control.should_save = self._is_due and (self.is_between_rollouts(args, state) or control.should_training_stop)
         if control.should_save:
             self._is_due = False
             control.should_log = True
@@ -49,7 +62,7 @@ class SaveBetweenRollouts(RolloutCallback):
         control.should_log |= control.should_save
 
 
-class StopOnSignal(RolloutCallback):
+class StopOnSignal(_BetweenRollouts):
     """Ends a run in good order on SIGTERM and SIGINT, with a checkpoint to go on from.
 
     While training, a signal is acted on between two rollouts, once an evaluation under way is finished: the ranks
@@ -61,9 +74,9 @@ class StopOnSignal(RolloutCallback):
     SAME_SIGNAL_S = 2.0
 
     def __init__(self) -> None:
+        super().__init__()
         self.was_stopped = False  # on every rank alike
         self._is_training = False
-        self._first_step = 0
         self._received: signal.Signals | None = None
         self._received_at_s = 0.0
 
@@ -76,18 +89,19 @@ class StopOnSignal(RolloutCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """From here on there may be something to save."""
-        self._is_training, self._first_step = True, state.global_step
+        super().on_train_begin(args, state, control, **kwargs)
+        self._is_training = True
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Between two rollouts: save and stop if any rank was told to."""
-        if is_between_rollouts(args, state) and self._agree():
+        if self.is_between_rollouts(args, state) and self._agree():
             control.should_save = control.should_log = control.should_training_stop = True
 
     def on_evaluation_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, evaluation: Evaluation
     ) -> None:
         """The evaluation after a step comes before its checkpoint, so it is not too late to ask for one."""
-        if not self._is_training or not is_between_rollouts(args, state) or not self._agree():
+        if not self._is_training or not self.is_between_rollouts(args, state) or not self._agree():
             return
         if state.global_step == self._first_step:  # the evaluation before the first step
             self._say("stopped before the first step; start the same command again")

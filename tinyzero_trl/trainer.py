@@ -1,6 +1,7 @@
 """`AdaptiveGRPOTrainer`: TRL's GRPO with a rollout window. The one place that touches TRL's private methods."""
 
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,10 +11,12 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate.utils import gather_object
+from datasets import Dataset
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 
 from tinyzero_trl.callbacks import AdaptiveWindowCallback, Evaluation, Rollout
 from tinyzero_trl.card import write_model_card
+from tinyzero_trl.checkpoints import checkpoint_to_resume
 from tinyzero_trl.config import AdaptiveGRPOConfig
 from tinyzero_trl.hub import PatientPushTrainer
 from tinyzero_trl.metrics import evaluation_metrics, ratio_metrics
@@ -27,6 +30,7 @@ from tinyzero_trl.sampling import EpochOrder
 from tinyzero_trl.windows import RolloutObservation
 
 SAMPLED_COMPLETIONS = 8
+PROBLEM_NUMBER = "held_out_number"
 
 
 @dataclass
@@ -40,6 +44,21 @@ class _ScoredRows:
     samples: list[dict[str, Any]]
 
 
+def _whole_number(difficulty: Any) -> int:
+    """Operands of a problem, 0 where they are not counted: a column of a user's own may hold anything."""
+    return difficulty if type(difficulty) is int and difficulty > 0 else 0
+
+
+def _numbered(dataset: Any) -> Any:
+    """Evaluation problems with a number each, by which the one that is answered twice is known."""
+    if isinstance(dataset, dict):
+        names = ", ".join(map(str, dataset))
+        raise ValueError(f"eval_dataset: {names}: each evaluation is of one data set; give one of them, or join them")
+    if not isinstance(dataset, Dataset) or PROBLEM_NUMBER in dataset.column_names:
+        return dataset
+    return dataset.add_column(PROBLEM_NUMBER, list(range(len(dataset))))
+
+
 class AdaptiveGRPOTrainer(PatientPushTrainer, RolloutTrainer):
     """GRPO whose rollouts are as long as a window policy allows.
 
@@ -51,6 +70,8 @@ class AdaptiveGRPOTrainer(PatientPushTrainer, RolloutTrainer):
     - after each rollout, policy update and evaluation the events of `RolloutCallback` are fired;
     - evaluation samples with random numbers of its own, so that how often one evaluates changes no training step, and
       computes no loss unless that chooses the best model;
+    - training continues from the checkpoint that `args.resume` names, by default the newest whole one in `output_dir`:
+      what a former run has written there is never lost, but to `resume: never`;
     - the order of the problems depends on seed and epoch alone, and checkpoints are written between two rollouts, so
       that a resumed run continues as if nothing had happened;
     - the progress bar shows reward, window and truncation.
@@ -61,6 +82,7 @@ class AdaptiveGRPOTrainer(PatientPushTrainer, RolloutTrainer):
 
     model: Any
     num_generations: int
+    num_generations_eval: int
 
     def __init__(
         self,
@@ -68,10 +90,11 @@ class AdaptiveGRPOTrainer(PatientPushTrainer, RolloutTrainer):
         reward_funcs: Any,
         args: AdaptiveGRPOConfig,
         *,
-        callbacks: Sequence[TrainerCallback] = (),
+        callbacks: Sequence[TrainerCallback] | None = None,
         **kwargs: Any,
     ) -> None:
         assert args.max_completion_length is not None, "AdaptiveGRPOConfig checks it"
+        kwargs["eval_dataset"] = _numbered(kwargs.get("eval_dataset"))
         self._full_length_tokens = args.max_completion_length
         window_config = args.window_config()
         self._success_threshold = window_config.success_threshold
@@ -84,9 +107,22 @@ class AdaptiveGRPOTrainer(PatientPushTrainer, RolloutTrainer):
         # First whether a step is saved, which decides what is logged. The policy comes before those who listen to
         # rollouts: they see the window of the next one.
         ours = [SaveBetweenRollouts(), self.window_callback, self.records_callback, RolloutProgressCallback()]
-        super().__init__(model, reward_funcs, args, callbacks=[*ours, *callbacks], **kwargs)
+        super().__init__(model, reward_funcs, args, callbacks=[*ours, *(callbacks or ())], **kwargs)
         self.remove_callback(ProgressCallback)
         self.remove_callback(PrinterCallback)
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
+        """Train, from the checkpoint that `args.resume` stands for unless another is given.
+
+        An evaluation before the first step (`eval_on_start`) is that of a new run alone.
+
+        Raises:
+            ValueError: `args.resume` is a path without a whole checkpoint.
+        """
+        if resume_from_checkpoint is None:
+            resume_from_checkpoint = checkpoint_to_resume(self.args.resume, str(self.args.output_dir))
+        self.args.eval_on_start = self.args.eval_on_start and not resume_from_checkpoint
+        return super().train(resume_from_checkpoint, *args, **kwargs)
 
     def _get_train_sampler(self, dataset: Any = None) -> EpochOrder:
         return EpochOrder(super()._get_train_sampler(dataset), lambda: int(self.state.epoch or 0))
@@ -115,7 +151,9 @@ class AdaptiveGRPOTrainer(PatientPushTrainer, RolloutTrainer):
         completion_ids_list: list[list[int]],
     ) -> torch.Tensor:
         rewards_per_func = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
-        reasons = self._pending_extra_logs.get("reason", [""] * len(prompts))
+        reasons = self._pending_extra_logs.get("reason", [""] * len(prompts))[
+            : len(prompts)
+        ]  # the verdict's come first
         local = slice(
             self.accelerator.process_index * len(prompts), (self.accelerator.process_index + 1) * len(prompts)
         )
@@ -125,7 +163,7 @@ class AdaptiveGRPOTrainer(PatientPushTrainer, RolloutTrainer):
             self._is_truncated(ids, completion)
             for ids, completion in zip(completion_ids_list, completions, strict=True)
         ]
-        difficulties = [int(row.get("difficulty", 0)) for row in inputs]
+        difficulties = [_whole_number(row.get("difficulty")) for row in inputs]
         self._scored = _ScoredRows(
             lengths=lengths,
             truncated=truncated,
@@ -170,6 +208,7 @@ class AdaptiveGRPOTrainer(PatientPushTrainer, RolloutTrainer):
             rewards=scored.rewards,
             truncated=[bool(cut) for cut in truncated],
             groups=[row // self.num_generations for row in range(len(lengths))],
+            optimizer_steps=self.args.optimizer_steps_per_rollout,
         )
         return Rollout(
             observation=observation,
@@ -181,14 +220,17 @@ class AdaptiveGRPOTrainer(PatientPushTrainer, RolloutTrainer):
 
     # --- evaluation -------------------------------------------------------------------------------------------
 
-    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """Answer the evaluation problems at the full length; adds the `eval/` figures to TRL's own."""
+    def evaluate(self, eval_dataset: Any = None, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Answer the evaluation problems at the full length; adds the `eval/` figures to TRL's own.
+
+        Raises:
+            ValueError: several data sets, whose figures would have one name.
+        """
         self._evaluated = []
         started_at = time.perf_counter()
         with self._own_random_numbers():
-            metrics = super().evaluate(*args, **kwargs)
-        # The last batch is filled up with repeated problems when ranks do not divide it: each counts once.
-        rows = list({row["index"]: row for row in gather_object(self._evaluated)}.values())
+            metrics = super().evaluate(_numbered(eval_dataset), *args, **kwargs)
+        rows = self._each_once(gather_object(self._evaluated))
         figures = evaluation_metrics(
             rewards=[row["reward"] for row in rows],
             lengths=[row["length"] for row in rows],
@@ -198,7 +240,8 @@ class AdaptiveGRPOTrainer(PatientPushTrainer, RolloutTrainer):
         )
         evaluation = Evaluation(figures, time.perf_counter() - started_at, rows[:SAMPLED_COMPLETIONS])
         self._fire("on_evaluation_end", evaluation=evaluation)
-        return {**metrics, **figures}
+        best = self.args.metric_for_best_model  # Trainer looks for it under a prefix of its own
+        return {**metrics, **figures} | ({f"eval_{best}": figures[best]} if best in figures else {})
 
     def prediction_step(
         self, model: Any, inputs: Any, prediction_loss_only: bool, ignore_keys: list[str] | None = None
@@ -210,13 +253,23 @@ class AdaptiveGRPOTrainer(PatientPushTrainer, RolloutTrainer):
         return None, None, None
 
     def _evaluated_rows(self, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """The rows of this rank; a data set without a column `index` gets one that no other rank uses."""
+        """The rows of this rank; where problems have no numbers, as in a stream, every row counts."""
         assert self._scored is not None, "rewards are calculated in every evaluation batch"
         rank, seen = self.accelerator.process_index, len(self._evaluated)
         return [
-            {**sample, "index": problem.get("index", f"{rank}:{seen + row}")}
+            {**sample, "index": problem.get(PROBLEM_NUMBER, f"{rank}:{seen + row}")}
             for row, (problem, sample) in enumerate(zip(inputs, self._scored.samples, strict=True))
         ]
+
+    def _each_once(self, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The last batch is filled up with repeated problems when ranks do not divide it: here they are left out."""
+        counts: Counter[Any] = Counter()
+        kept = []
+        for row in rows:
+            counts[row["index"]] += 1
+            if counts[row["index"]] <= self.num_generations_eval:
+                kept.append(row)
+        return kept
 
     @contextmanager
     def _own_random_numbers(self) -> Iterator[None]:

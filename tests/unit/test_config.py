@@ -81,6 +81,14 @@ def parse(tmp_path: Path):
             | {"metric_for_best_model": "eval/acc"},
             r"eval_steps: 3 is not a multiple of the 2 optimizer steps per rollout, between which nothing is saved",
         ),
+        (
+            {"load_best_model_at_end": True, "eval_strategy": "steps", "eval_steps": 3, "save_steps": 3}
+            | {"num_iterations": 2, "metric_for_best_model": "eval/acc"},
+            r"eval_steps: 3 is not a multiple of the 2 optimizer steps per rollout, between which nothing is saved",
+        ),
+        ({"metric_for_best_model": "acc"}, r"metric_for_best_model: 'acc' is no figure .*; choose one of eval/acc, "),
+        ({"metric_for_best_model": "eval/accc"}, r"metric_for_best_model: 'eval/accc' is no figure of an evaluation"),
+        ({"save_only_model": True}, r"save_only_model: true leaves out the optimizer, so that resume 'auto' would go"),
         ({"save_steps": -5}, r"save_steps: -5 is not above 0; change it, or set save_strategy to 'no'"),
         ({"loss_type": "dapoo"}, r"loss_type: 'dapoo' is unknown; choose one of grpo"),
         ({"vllm_mode": "colocated"}, r"vllm_mode: 'colocated' is unknown; choose one of colocate, server"),

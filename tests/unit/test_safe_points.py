@@ -9,9 +9,10 @@ from transformers import TrainerControl, TrainerState
 from tinyzero_trl.safe_points import EXIT_STOPPED_BY_SIGNAL, SaveBetweenRollouts, StopOnSignal
 
 
-def steps_saved(due: set[int], *, per_rollout: int, last: int) -> list[int]:
+def steps_saved(due: set[int], *, per_rollout: int, last: int, start: int = 0) -> list[int]:
     callback, args, saved = SaveBetweenRollouts(), SimpleNamespace(optimizer_steps_per_rollout=per_rollout), []
-    for step in range(1, last + 1):
+    callback.on_train_begin(args, TrainerState(global_step=start), TrainerControl())
+    for step in range(start + 1, last + 1):
         control = TrainerControl(should_save=step in due, should_training_stop=step == last)
         callback.on_step_end(args, TrainerState(global_step=step), control)
         assert control.should_log == control.should_save, "what is saved is logged"
@@ -32,6 +33,11 @@ def steps_saved(due: set[int], *, per_rollout: int, last: int) -> list[int]:
 )
 def test_a_save_waits_for_the_end_of_its_rollout(due: set[int], per_rollout: int, expected: list[int]) -> None:
     assert steps_saved(due, per_rollout=per_rollout, last=10) == expected
+
+
+def test_rollouts_are_counted_from_where_training_starts() -> None:
+    """A run that ended in the middle of a rollout, at step 10, starts there with another one."""
+    assert steps_saved({12}, per_rollout=4, start=10, last=30) == [14]
 
 
 class Run:

@@ -1,5 +1,7 @@
 """The schedules: windows that follow the step alone."""
 
+from dataclasses import replace
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from windows_histories import observed
@@ -45,3 +47,11 @@ def test_a_schedule_follows_the_trainers_step_not_the_number_of_rollouts() -> No
         policy.observe(observed(step, policy.window, []))
         windows.append(policy.window)
     assert windows == [100, 100, 100, 300]
+
+
+def test_a_window_that_is_due_at_a_rollout_is_that_rollouts() -> None:
+    """An observation says how many steps are taken on its batch, so that the next rollout's step is known."""
+    policy = make_policy(WindowConfig(strategy="phased", initial=100, max=512, phases=((4, 300),)))
+    observation = observed(0, policy.window, [])
+    policy.observe(replace(observation, optimizer_steps=4))
+    assert policy.window == 300

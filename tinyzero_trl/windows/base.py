@@ -26,6 +26,7 @@ class RolloutObservation:
         truncated: (B,) True where the window cut the completion, so that its length is right-censored: the
             model would have written more. An end token exactly at the limit is not truncated.
         groups: (B,) the prompt that a completion belongs to, as any integer that is unique within the batch.
+        optimizer_steps: training steps that are taken on the batch, before the next one is generated.
 
     Raises:
         ValueError: the four sequences differ in length, or a number is negative.
@@ -37,14 +38,18 @@ class RolloutObservation:
     rewards: Sequence[float]
     truncated: Sequence[bool]
     groups: Sequence[int]
+    optimizer_steps: int = 1
 
     def __post_init__(self) -> None:
         """Reject what cannot be a batch."""
         sizes = {name: len(getattr(self, name)) for name in ("lengths", "rewards", "truncated", "groups")}
         if len(set(sizes.values())) != 1:
             raise ValueError(f"observation: {sizes} differ; give one entry per completion in each")
-        if self.step < 0 or self.window < 1:
-            raise ValueError(f"observation: step {self.step}, window {self.window}; give step >= 0 and window >= 1")
+        if self.step < 0 or self.window < 1 or self.optimizer_steps < 1:
+            raise ValueError(
+                f"observation: step {self.step}, window {self.window}, optimizer_steps {self.optimizer_steps}; give "
+                "step >= 0, window >= 1 and optimizer_steps >= 1"
+            )
         if min(self.lengths, default=0) < 0:
             raise ValueError(f"observation: length {min(self.lengths)} is negative; count completion tokens")
 

@@ -24,7 +24,7 @@ class _Schedule(WindowPolicy):
         return self._window_at(self._next_step)
 
     def _learn(self, observation: RolloutObservation) -> None:
-        self._next_step = observation.step + 1
+        self._next_step = observation.step + observation.optimizer_steps
 
     @abstractmethod
     def _window_at(self, step: int) -> float: ...
