@@ -62,7 +62,8 @@ class AdaptiveGRPOConfig(_WindowFields, GRPOConfig):
         default=None,
         metadata={
             "help": "take the rows of a pass end to end, without padding; left out: where the model attends by "
-            "FlashAttention. With another attention true is exact, but slow: its mask grows with the square of the pass"
+            "FlashAttention. With another attention true is exact, but slow: its mask grows with the square of the pass. "
+            "For the models of tinyzero_trl/architectures.py alone"
         },
     )
     engine: str | None = field(

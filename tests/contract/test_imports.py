@@ -15,7 +15,7 @@ ROOMS = [
     *("tasks", "windows", "environment", "console"),
     *("files", "redaction"),
     *("metrics", "records"),
-    *("dataset_files", "data", "batching", "packing", "rewards", "collectives", "pass_metrics"),
+    *("architectures", "dataset_files", "data", "batching", "packing", "rewards", "collectives", "pass_metrics"),
     *("attention", "decoding", "generation", "sampling"),
     *("recipe_parser", "limits", "config"),
     *("exact_loss", "hub", "callbacks", "trackers", "card", "checkpoints", "loading", "tinymodel"),
