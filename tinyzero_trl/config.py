@@ -62,8 +62,8 @@ class AdaptiveGRPOConfig(_WindowFields, GRPOConfig):
         default=None,
         metadata={
             "help": "take the rows of a pass end to end, without padding; left out: where the model attends by "
-            "FlashAttention. With another attention true is exact, but slow: its mask grows with the square of the pass. "
-            "For the models of tinyzero_trl/architectures.py alone"
+            "FlashAttention. With another attention it is exact, but slow: its mask grows with the square of a pass. "
+            "Elsewhere than in the models of tinyzero_trl/architectures.py it has no effect"
         },
     )
     engine: str | None = field(
