@@ -121,6 +121,11 @@ def check_choices(config: Any) -> None:
             "stop_at_answer: true ends completions without an end token, and mask_truncated_completions would "
             "leave all of them out; set one of the two to false"
         )
+    if config.stop_at_answer and config.use_transformers_continuous_batching:
+        raise ValueError(
+            "stop_at_answer: true has no effect on use_transformers_continuous_batching, which ends completions with "
+            "end tokens alone; set one of the two to false"
+        )
     if config.restore_callback_states_from_checkpoint:
         raise ValueError(
             "restore_callback_states_from_checkpoint: true would build the window policy anew; leave it out, "

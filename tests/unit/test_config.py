@@ -88,6 +88,10 @@ def parse(tmp_path: Path):
         ),
         ({"metric_for_best_model": "acc"}, r"metric_for_best_model: 'acc' is no figure .*; choose one of eval/acc, "),
         ({"metric_for_best_model": "eval/accc"}, r"metric_for_best_model: 'eval/accc' is no figure of an evaluation"),
+        (
+            {"stop_at_answer": True, "use_transformers_continuous_batching": True},
+            r"stop_at_answer: true has no effect on use_transformers_continuous_batching",
+        ),
         ({"save_only_model": True}, r"save_only_model: true leaves out the optimizer, so that resume 'auto' would go"),
         ({"save_steps": -5}, r"save_steps: -5 is not above 0; change it, or set save_strategy to 'no'"),
         ({"loss_type": "dapoo"}, r"loss_type: 'dapoo' is unknown; choose one of grpo"),
