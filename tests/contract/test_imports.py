@@ -20,7 +20,7 @@ ROOMS = [
     *("recipe_parser", "limits", "config"),
     *("exact_loss", "hub", "callbacks", "trackers", "card", "checkpoints", "loading", "tinymodel"),
     *("vllm_on_cpu", "checks"),
-    *("guarded", "rollouts", "safe_points", "progress", "recording"),
+    *("guarded", "rollouts", "scoring", "safe_points", "progress", "recording"),
     *("report", "ablation", "evaluation", "planning", "doctor", "trainer"),
     *("launch", "run", "cli"),
 ]

@@ -13,6 +13,7 @@ from tinyzero_trl.exact_loss import ExactLossTrainer
 from tinyzero_trl.guarded import GuardedTrainer
 from tinyzero_trl.hub import PatientPushTrainer
 from tinyzero_trl.rollouts import RolloutTrainer
+from tinyzero_trl.scoring import ScoringTrainer
 from tinyzero_trl.trainer import AdaptiveGRPOTrainer
 
 PINNED = {
@@ -28,6 +29,7 @@ PINNED = {
     "_get_grad_norm": ["self", "model", "grad_norm"],
     "_save_checkpoint": ["self", "model", "trial"],
     "_save_rng_state": ["self", "output_dir"],
+    "train": ["self", "resume_from_checkpoint", "trial", "ignore_keys_for_eval"],
     "evaluate": ["self", "eval_dataset", "ignore_keys", "metric_key_prefix"],
     "_get_train_sampler": ["self", "dataset"],
     "create_model_card": ["self", "model_name", "dataset_name", "tags"],
@@ -57,7 +59,14 @@ def test_per_token_log_probabilities_start_with_the_arguments_that_are_passed_on
 def test_nothing_else_of_the_parents_is_overridden() -> None:
     """Whoever wraps another method pins its signature above."""
     theirs = {name for base in GRPOTrainer.__mro__ for name in vars(base)}
-    for ours in (ExactLossTrainer, GuardedTrainer, RolloutTrainer, PatientPushTrainer, AdaptiveGRPOTrainer):
+    for ours in (
+        ExactLossTrainer,
+        GuardedTrainer,
+        RolloutTrainer,
+        ScoringTrainer,
+        PatientPushTrainer,
+        AdaptiveGRPOTrainer,
+    ):
         overridden = {name for name, value in vars(ours).items() if callable(value) and name in theirs}
         assert {name for name in overridden if not name.startswith("__")} <= PINNED.keys() | LEADING.keys() | PASSED_ON
 
