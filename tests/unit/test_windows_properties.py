@@ -141,8 +141,9 @@ def test_a_resumed_window_is_clipped_to_changed_bounds() -> None:
     ("values", "message"),
     [
         ({"rewards": [1.0]}, "^observation: .*'rewards': 1.* differ; give one entry per completion"),
-        ({"window": 0}, "^observation: step 0, window 0; give step >= 0 and window >= 1"),
+        ({"window": 0}, "^observation: step 0, window 0, optimizer_steps 1; give step >= 0, window >= 1 and"),
         ({"step": -1}, "^observation: step -1"),
+        ({"optimizer_steps": 0}, "^observation: step 0, window 8, optimizer_steps 0; give"),
         ({"lengths": [3, -1]}, "^observation: length -1 is negative"),
     ],
 )
