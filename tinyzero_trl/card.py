@@ -31,6 +31,7 @@ def render_card(run: Run) -> str:
         pipeline_tag="text-generation",
         base_model=base if is_on_hub else None,
     )
+    task = f" on {_one_line(config['task'])}" if config.get("task") else ""
     lines = [
         "---",
         metadata.to_yaml(),
@@ -38,7 +39,7 @@ def render_card(run: Run) -> str:
         "",
         f"# {_one_line(config.get('hub_model_id') or Path(str(config.get('output_dir', run.path))).name)}",
         "",
-        f"Trained from `{_one_line(base)}` on {_one_line(config['task'])} with GRPO under a rollout window.",
+        f"Trained from `{_one_line(base)}`{task} with GRPO under a rollout window.",
         "",
         "| | |",
         "| --- | --- |",

@@ -48,12 +48,14 @@ def check_disk(training: AdaptiveGRPOConfig, model: nn.Module | None = None) -> 
         )
 
 
-def start_run(trainer: AdaptiveGRPOTrainer, task: TaskConfig, model: ModelConfig) -> None:
-    """Write `config.yaml` and `environment.json`, on the main process."""
+def start_run(trainer: AdaptiveGRPOTrainer, task: TaskConfig | None = None, model: ModelConfig | None = None) -> None:
+    """Write `config.yaml` and `environment.json`, on the main process; without a recipe the trainer is enough."""
     if not trainer.is_world_process_zero():
         return
     records = RunRecords(str(trainer.args.output_dir))
-    records.write_config(resolved_config(task, trainer.args, model))
+    config = resolved_config(task, trainer.args, model)
+    name = trainer.accelerator.unwrap_model(trainer.model).config.name_or_path
+    records.write_config({"model_name_or_path": name, "recipe": Path(str(trainer.args.output_dir)).name} | config)
     records.write_environment(
         devices=[str(trainer.accelerator.device)],
         processes=trainer.accelerator.num_processes,
@@ -61,10 +63,11 @@ def start_run(trainer: AdaptiveGRPOTrainer, task: TaskConfig, model: ModelConfig
     )
 
 
-def resolved_config(task: TaskConfig, training: AdaptiveGRPOConfig, model: ModelConfig) -> dict[str, Any]:
+def resolved_config(task: TaskConfig | None, training: AdaptiveGRPOConfig, model: ModelConfig | None) -> dict[str, Any]:
     """Every field of a run under its flat name, defaults filled in, tokens left out."""
+    recipe = {**(asdict(task) if task else {}), **(model.__dict__ if model else {})}
     windows = {f"window_{name}": value for name, value in asdict(training.window_config()).items()}
-    return {**asdict(task), **model.__dict__, **training.to_dict(), **windows}
+    return {**recipe, **training.to_dict(), **windows}
 
 
 def finish_run(trainer: AdaptiveGRPOTrainer) -> None:

@@ -10,6 +10,9 @@ from datasets import Dataset
 from tiny_models import build_model, build_tokenizer
 
 from tinyzero_trl import AdaptiveGRPOConfig, AdaptiveGRPOTrainer
+from tinyzero_trl.records import read_run
+from tinyzero_trl.report import write_report
+from tinyzero_trl.run import finish_run, start_run
 
 PROMPTS = ["make 9 of 1 2 3", "make 10 of 1 2 3 4", "make 18 of 2 5 4", "make 65 of 7 8 9"]
 
@@ -79,6 +82,20 @@ def test_columns_and_reward_functions_may_be_anything(tmp_path: Path) -> None:
     assert rows and {row["reason"] for row in rows} <= {"even", "odd"}
     assert {row["difficulty"] for row in rows} == {0}
     assert run.evaluate()["eval/n"] == 8, "four problems, each answered twice, whatever the column `index` holds"
+
+
+@pytest.mark.slow
+def test_a_run_without_a_recipe_can_be_reported(tmp_path: Path) -> None:
+    run = trainer(tmp_path / "mine", max_steps=1, eval_on_start=True, save_strategy="no")
+    start_run(run)
+    run.train()
+    finish_run(run)
+    assert write_report([tmp_path / "mine"], tmp_path / "report").is_file()
+    found = read_run(tmp_path / "mine")
+    assert found.config["recipe"] == "mine"
+    assert found.config["window_strategy"] == "signal"
+    assert found.summary is not None and found.summary["steps"] == 1
+    assert (tmp_path / "mine" / "README.md").read_text().count("with GRPO under a rollout window") == 1
 
 
 def test_several_evaluation_sets_are_refused(tmp_path: Path) -> None:
