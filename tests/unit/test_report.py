@@ -212,6 +212,9 @@ def test_the_picture_of_costs_has_a_point_for_every_policy(grid):
     axes = accuracy_and_cost(policies, dict.fromkeys((policy.name for policy in policies), "black")).axes
     points = [tuple(container.lines[0].get_xydata()[0]) for container in axes.containers]
     assert points == [pytest.approx((8000, accuracy)) for accuracy in (0.7, 0.7, 0.5)]
+    assert [(label.get_text(), label.xy) for label in axes.texts] == list(
+        zip(("full", "bold", "short"), points, strict=True)
+    )
     heights = [bar.get_segments()[0][:, 1] for bar in (container.lines[2][1] for container in axes.containers)]
     half = 4.302653 * 0.1 / math.sqrt(3)
     assert heights[0].tolist() == pytest.approx([0.7 - half, 0.7 + half])

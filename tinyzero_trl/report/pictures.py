@@ -72,23 +72,28 @@ def accuracy_and_cost(policies: Sequence[Policy], palette: Mapping[str, str]) ->
         "Bars are 95 % intervals over seeds.",
         *("rollout tokens of a run", "final held-out accuracy"),
     )
-    for policy in policies:
-        curves = [accuracy_curve(run) for run in policy.runs.values()]
-        ends = [(curve.tokens[-1], curve.accuracy[-1]) for curve in curves]
-        tokens, accuracy = (mean_interval([float(value) for value in values]) for values in zip(*ends, strict=True))
+    ends = {policy.name: _ends(policy) for policy in policies}
+    for place, (name, (tokens, accuracy)) in enumerate(sorted(ends.items(), key=lambda end: end[1][0].mean)):
         canvas.axes.errorbar(
             *(tokens.mean, accuracy.mean),
             xerr=_reach(tokens),
             yerr=_reach(accuracy),
-            color=palette[policy.name],
+            color=palette[name],
             marker="o",
             markersize=5,
             elinewidth=1.1,
         )
+        canvas.label(name, (tokens.mean, accuracy.mean), after=place % 2 == 0)  # neighbours on different sides
     canvas.axes.xaxis.set_major_formatter(EngFormatter(sep=" "))
     canvas.axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     canvas.axes.set_xlim(left=0)
     return canvas
+
+
+def _ends(policy: Policy) -> tuple[Interval, Interval]:
+    """Tokens of a policy's whole runs, and accuracy at their ends."""
+    curves = [accuracy_curve(run) for run in policy.runs.values()]
+    return mean_interval([float(c.tokens[-1]) for c in curves]), mean_interval([float(c.accuracy[-1]) for c in curves])
 
 
 def _reach(interval: Interval) -> list[list[float]] | None:

@@ -101,6 +101,7 @@ class Canvas:
         self.axes: Axes = self.figure.add_subplot()
         self.axes.set_xlabel(x_label)
         self.axes.set_ylabel(y_label)
+        self._is_labelled = False
 
     def key(self, styles: dict[str, LineStyle]) -> None:
         """Explain line styles above the axes, such as {"mean": "-", "p95": "--"}, if there are several."""
@@ -108,10 +109,18 @@ class Canvas:
             lines = [Line2D([], [], color=MUTED, linestyle=style, label=name) for name, style in styles.items()]
             self.axes.legend(handles=lines, loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=len(lines))
 
+    def label(self, text: str, point: tuple[float, float], *, after: bool) -> None:
+        """Name a point beside it, on the right and above or on the left and below; the PNG then needs no legend."""
+        side, sign = ("left", 1) if after else ("right", -1)
+        self.axes.annotate(
+            *(text, point), xytext=(5 * sign, 6 * sign), textcoords="offset points", ha=side, va="center", fontsize=7
+        )
+        self._is_labelled = True
+
     def finish(self, legend: dict[str, str], folders: Sequence[Path]) -> Picture:
         """Write the PNG, with the legend {policy: colour}, into `folders`; the page has its own legend."""
         drawn = None
-        if len(legend) > 1:
+        if len(legend) > 1 and not self._is_labelled:
             lines = [Line2D([], [], color=colour, label=policy) for policy, colour in legend.items()]
             drawn = self.figure.legend(handles=lines, loc="outside upper left", ncols=2)
         first, *others = (folder / f"{self.name}.png" for folder in folders)
