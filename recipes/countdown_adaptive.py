@@ -75,8 +75,9 @@ def build_trainer(
         )
 
 
-def is_over(training: AdaptiveGRPOConfig, checkpoint: str | None) -> bool:
+def is_over(training: AdaptiveGRPOConfig) -> bool:
     """Whether the run in `output_dir` has trained to its end and told its result; says so."""
+    checkpoint = checkpoint_to_resume(training.resume, str(training.output_dir))
     over = checkpoint is not None and is_last(checkpoint, training.max_steps, training.num_train_epochs)
     if not over or training.push_to_hub or not is_finished(str(training.output_dir)):
         return False
@@ -94,10 +95,9 @@ def main() -> int:
     try:
         check_launch()
         task, training, model = parse_recipe()
-        checkpoint = checkpoint_to_resume(training.resume, str(training.output_dir))
-        if is_over(training, checkpoint):
+        if is_over(training):
             return 0
-        training.eval_on_start = checkpoint is None
+        training.eval_on_start = True
         check_disk(training)
         trainer = build_trainer(task, training, model, callbacks=[stop])
         check_disk(training, trainer.model)
@@ -106,7 +106,7 @@ def main() -> int:
         return say_error(error, status=2)
     try:
         start_run(trainer, task, model)
-        trainer.train(resume_from_checkpoint=checkpoint)
+        trainer.train()
         if stop.was_stopped:
             return 1 if trainer.checkpoint_error else EXIT_STOPPED_BY_SIGNAL
         finish_run(trainer)

@@ -10,20 +10,9 @@ from typing import Any
 
 PLAIN_DECODERS = frozenset(
     {
-        *(
-            "arcee",
-            "cohere",
-            "cohere2",
-            "ernie4_5",
-            "exaone4",
-            "gemma",
-            "gemma2",
-            "gemma3_text",
-            "glm",
-            "glm4",
-            "granite",
-        ),
-        *("granitemoe", "llama", "mistral", "mixtral", "nemotron", "olmo", "olmo2", "olmo3", "olmoe", "phi", "phi3"),
+        *("arcee", "cohere", "cohere2", "ernie4_5", "exaone4", "gemma", "gemma2", "gemma3_text", "glm", "glm4"),
+        *("granite", "granitemoe", "llama", "mistral", "mixtral", "nemotron", "olmo", "olmo2", "olmo3", "olmoe"),
+        *("phi", "phi3"),
         *("qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "seed_oss", "smollm3", "stablelm", "starcoder2"),
     }
 )

@@ -68,9 +68,10 @@ def _facts(run: Run) -> list[tuple[str, Any]]:
     ]
     if run.evals:
         first, last = run.evals[0], run.evals[-1]
+        kept = run.evaluation_at((run.summary or {}).get("best_step")) or last  # whose weights the card is beside
         if first["step"] == 0 and first is not last:
             facts.append(("held-out accuracy before training", _accuracy(first)))
-        facts += [("held-out accuracy", _accuracy(last)), ("rollout tokens", f"{last['tokens']:,}")]
+        facts += [("held-out accuracy", _accuracy(kept)), ("rollout tokens", f"{last['tokens']:,}")]
     return [(name, value) for name, value in facts if value is not None]
 
 

@@ -45,10 +45,10 @@ def generate_while_any_unfinished(
     processors_for: ProcessorsForRows | None = None,
     row_ends: StoppingCriteria | None = None,
 ) -> Tensor:
-    """What `model.generate` returns for these arguments, from less work where rows differ in length.
+    """What `model.generate` returns for these arguments, from less work where rows differ in length and may leave.
 
     Args:
-        model: a causal language model; with the settings it must pass `can_shrink`.
+        model: a causal language model of Transformers; where `can_shrink` says no, `generate` gets the whole batch.
         input_ids: prompts padded on the left, (B, P).
         attention_mask: 1 where there is a token, (B, P).
         generation_config: what it leaves open is filled from the model's own, as in `generate`.
@@ -58,6 +58,16 @@ def generate_while_any_unfinished(
     Returns:
         Prompts and completions, (B, P + C), padded on the right to the longest completion.
     """
+    generate = type(model).generate  # the class's own, also where `shrinking_batches` stands in for it
+    if not can_shrink(model, generation_config):
+        return generate(
+            model,
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            generation_config=generation_config,
+            logits_processor=processors_for(range(len(input_ids))) if processors_for else None,
+            stopping_criteria=StoppingCriteriaList([row_ends]) if row_ends else None,
+        )
     ends, pad = _end_tokens(model, generation_config, input_ids.device), _pad_token(model, generation_config)
     prompt_width = input_ids.size(1)
     limit = prompt_width + generation_config.max_new_tokens
@@ -69,7 +79,7 @@ def generate_while_any_unfinished(
         stage_config = copy.deepcopy(generation_config)
         stage_config.update(max_new_tokens=limit - input_ids.size(1), return_dict_in_generate=True)
         with decoding_attention(model):
-            stage = type(model).generate(  # the class's own, also where `shrinking_batches` stands in for it
+            stage = generate(
                 model,
                 input_ids=input_ids,
                 attention_mask=attention_mask,
@@ -100,8 +110,7 @@ def shrinking_batches(model: Any, row_ends: StoppingCriteria | None = None) -> I
     of_instance, inherited = vars(model).get("generate"), model.generate  # Trainer gives an FSDP2 model its own
 
     def generate(*args: Any, **kwargs: Any) -> Any:
-        shrinkable = not in_step and not args and kwargs.keys() == _SHRINKABLE_ARGUMENTS
-        if shrinkable and can_shrink(model, kwargs["generation_config"]):
+        if not in_step and not args and kwargs.keys() == _SHRINKABLE_ARGUMENTS:
             return generate_while_any_unfinished(model, **kwargs, row_ends=row_ends)
         if row_ends:
             kwargs["stopping_criteria"] = StoppingCriteriaList([row_ends])

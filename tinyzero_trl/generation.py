@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
-from tinyzero_trl.decoding import can_shrink, generate_while_any_unfinished
+from tinyzero_trl.decoding import generate_while_any_unfinished
 
 ENGINES = ("auto", "transformers", "vllm")
 
@@ -124,24 +124,13 @@ def complete_tokens(
         for rows in batched(by_length, batch_size):
             inputs = _padded_left([prompt_ids[row] for row in rows], pad, model.device)
             sampler = _RowSampler([seeds[row] for row in rows], temperature, model.device) if temperature > 0 else None
-            sequences = _sequences(model, *inputs, config, sampler)
+            sequences = generate_while_any_unfinished(  # (B, P + C)
+                model, *inputs, generation_config=config, processors_for=sampler.of_rows if sampler else None
+            )
             written = sequences[:, inputs[0].size(1) :]
             for row, ids in zip(rows, written.tolist(), strict=True):
                 completions[row] = as_completion(ids, ends, tokenizer, max_completion_length)
     return [completions[row] for row in range(len(prompt_ids))]
-
-
-def _sequences(
-    model: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor, config: GenerationConfig, sampler: Any
-) -> torch.Tensor:
-    """Prompts and completions, (B, P + C); `sampler` is a `_RowSampler` or None."""
-    if can_shrink(model, config):
-        processors_for = sampler.of_rows if sampler else None
-        return generate_while_any_unfinished(model, input_ids, attention_mask, config, processors_for=processors_for)
-    processors = sampler.of_rows(range(len(input_ids))) if sampler else None
-    return model.generate(
-        input_ids=input_ids, attention_mask=attention_mask, generation_config=config, logits_processor=processors
-    )
 
 
 def encode_prompts(tokenizer: Any, prompts: Sequence[Prompt]) -> list[list[int]]:

@@ -174,8 +174,8 @@ def check_schedule(config: Any) -> None:
             f"save_only_model: true leaves out the optimizer, so that resume {config.resume!r} would go on with "
             "another one; set save_only_model to false, or resume to never"
         )
-    per_rollout, wants_best = config.optimizer_steps_per_rollout, config.load_best_model_at_end
-    wants_best = wants_best or config.save_strategy == "best"
+    per_rollout = config.optimizer_steps_per_rollout
+    wants_best = config.load_best_model_at_end or config.save_strategy == "best"
     if wants_best and per_rollout > 1 and config.eval_steps and config.eval_steps % per_rollout:
         raise ValueError(
             f"eval_steps: {config.eval_steps!r} is not a multiple of the {per_rollout} optimizer steps per rollout, "

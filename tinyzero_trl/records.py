@@ -158,6 +158,10 @@ class Run:
         columns = np.array(pairs, dtype=np.float64).reshape(-1, 2)
         return columns[:, 0], columns[:, 1]
 
+    def evaluation_at(self, step: int | None) -> dict[str, Any] | None:
+        """The evaluation of a step, if it was evaluated."""
+        return next((line for line in self.evals if line["step"] == step), None)
+
 
 def read_run(path: str | os.PathLike[str]) -> Run:
     """Read a run directory, finished or not.

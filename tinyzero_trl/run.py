@@ -112,7 +112,7 @@ def summarise(run: Run, best_step: int | None = None) -> dict[str, Any]:
     if not run.evals:
         raise ValueError(f"{run.path} holds no evaluation; train it with eval_strategy: steps")
     first, last = run.evals[0], run.evals[-1]
-    kept = next((line for line in run.evals if line["step"] == best_step), last)
+    kept = run.evaluation_at(best_step) or last
     before = first if first["step"] == 0 else None
     return {
         "recipe": run.config.get("recipe"),
@@ -129,7 +129,7 @@ def summarise(run: Run, best_step: int | None = None) -> dict[str, Any]:
 
 
 def _evaluated_at(folder: Path, step: int) -> bool:
-    return any(line["step"] == step for line in read_run(folder).evals)
+    return read_run(folder).evaluation_at(step) is not None
 
 
 def _accuracy(line: dict[str, Any]) -> dict[str, float]:

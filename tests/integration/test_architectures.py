@@ -117,6 +117,7 @@ def test_what_is_no_plain_decoder_is_left_to_generate(kind: str, changes: dict[s
     with shrinking_batches(model):
         ours = model.generate(input_ids=ids, attention_mask=mask, generation_config=config)
     assert torch.equal(ours, stock)
+    assert torch.equal(generate_while_any_unfinished(model, ids, mask, config), stock), "evaluation calls it by itself"
 
 
 def test_positions_that_depend_on_the_width_are_known() -> None:

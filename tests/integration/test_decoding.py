@@ -118,8 +118,7 @@ def test_only_plain_sampling_is_taken_apart(model: Any, option: dict[str, Any]) 
     plain = {"max_new_tokens": 8, "do_sample": True, "use_cache": True, "num_beams": 1, "min_new_tokens": 0}
     assert can_shrink(model, GenerationConfig(**plain))
     assert not can_shrink(model, GenerationConfig(**plain | option))
-    model.generation_config = GenerationConfig(
-        do_sample=True, **option
-    )  # `generate` takes from there what the other leaves open
+    # `generate` takes from the model's own what the given one leaves open
+    model.generation_config = GenerationConfig(do_sample=True, **option)
     left_open = {name: value for name, value in plain.items() if name not in option}
     assert "max_new_tokens" in option or not can_shrink(model, GenerationConfig(**left_open))

@@ -262,6 +262,11 @@ def test_a_run_resumed_from_a_checkpoint_ends_where_an_uninterrupted_one_does(
     assert without_time(read_run(killed).metrics) == without_time(read_run(whole).metrics)
     assert without_time(read_run(killed).evals) == without_time(read_run(whole).evals)
     assert_same_weights(killed, whole)
+    folders = {"output_dir", "recipe", "logging_dir", "run_name"}
+    configs = [
+        {name: value for name, value in read_run(run).config.items() if name not in folders} for run in (killed, whole)
+    ]
+    assert configs[0] == configs[1], "a report takes runs of one policy by their configuration"
     times = [line["time/elapsed_s"] for line in read_run(killed).metrics]
     assert times == sorted(times)
 

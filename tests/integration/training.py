@@ -11,7 +11,6 @@ import yaml
 from tiny_models import save_tiny_model, write_problems
 
 from tinyzero_trl import AdaptiveGRPOTrainer
-from tinyzero_trl.checkpoints import checkpoint_to_resume
 from tinyzero_trl.config import parse_recipe
 from tinyzero_trl.run import finish_run, start_run
 from tinyzero_trl.tasks import countdown
@@ -128,11 +127,10 @@ def train(recipe: Path, trainer_class: type[WatchedTrainer] = WatchedTrainer) ->
     module = program()
     module.AdaptiveGRPOTrainer = trainer_class
     task, training, model = parse_recipe(["--config", str(recipe)])
-    checkpoint = checkpoint_to_resume(training.resume, str(training.output_dir))
-    training.eval_on_start = checkpoint is None
+    training.eval_on_start = True
     trainer = module.build_trainer(task, training, model)
     start_run(trainer, task, model)
-    trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.train()
     finish_run(trainer)
     return trainer
 

@@ -143,12 +143,15 @@ def test_weighted_parts_add_up_to_the_loss_of_the_whole(figures, max_tokens, mor
 
 
 @quick
-@given(lengths, st.data(), st.integers(1, 8), st.booleans())
-def test_taken_rows_keep_their_tokens_and_lose_only_padding(figures, data, multiple_of, trim_prompts):
+@given(lengths, st.data(), st.integers(1, 8), st.booleans(), st.booleans())
+def test_taken_rows_keep_their_tokens_and_lose_only_padding(figures, data, multiple_of, trim_prompts, trim_completions):
     batch, rows = padded_batch(figures), rows_of(figures)
     picked = data.draw(st.lists(st.sampled_from(rows), min_size=1, unique=True))
     part = MicroBatch(tuple(picked))
-    taken = batching.take(batch, part, trim_prompts=trim_prompts, multiple_of=multiple_of)
+    trims = {"prompt": trim_prompts, "completion": trim_completions}
+    taken = batching.take(
+        batch, part, trim_prompts=trim_prompts, trim_completions=trim_completions, multiple_of=multiple_of
+    )
     for side in ("prompt", "completion"):
         full, kept = batch[f"{side}_mask"], taken[f"{side}_mask"].bool()
         for place, row in enumerate(picked):
@@ -157,7 +160,7 @@ def test_taken_rows_keep_their_tokens_and_lose_only_padding(figures, data, multi
         limit = batch[f"{side}_ids"].size(1)
         longest = part.prompt_width if side == "prompt" else part.completion_width
         width = taken[f"{side}_ids"].size(1)
-        if side == "prompt" and not trim_prompts:
+        if not trims[side]:
             assert width == limit
         else:
             assert longest <= width < longest + multiple_of

@@ -5,7 +5,8 @@ from pathlib import Path
 import yaml
 
 from tinyzero_trl.card import write_model_card
-from tinyzero_trl.records import RunRecords
+from tinyzero_trl.records import RunRecords, read_run
+from tinyzero_trl.run import summarise
 
 EVAL = {"eval/acc": 0.625, "eval/acc_low": 0.5, "eval/acc_high": 0.75, "eval/n": 64.0}
 
@@ -48,6 +49,19 @@ def test_a_card_tells_base_task_window_and_accuracy(tmp_path: Path) -> None:
         "123,456",
     ):
         assert fact in body
+
+
+def test_summary_and_card_tell_the_accuracy_of_the_weights_that_are_kept(tmp_path: Path) -> None:
+    """With `load_best_model_at_end` those may be of an earlier step."""
+    card(tmp_path / "run")
+    records = RunRecords(tmp_path / "run")
+    records.append_eval(50, 2.0, 200_000, {**EVAL, "eval/acc": 0.25, "time/elapsed_s": 9.0})
+    ends, best = summarise(read_run(tmp_path / "run")), summarise(read_run(tmp_path / "run"), best_step=40)
+    assert (ends["accuracy_after"]["mean"], ends.get("best_step")) == (0.25, None)
+    assert (best["accuracy_after"]["mean"], best["best_step"], best["steps"]) == (0.625, 40, 50)
+    records.write_summary(best)
+    text = write_model_card(tmp_path / "run").read_text()
+    assert "62.5% (95 % interval 50.0% to 75.0%, 64 problems, step 40)" in text and "25.0%" not in text
 
 
 def test_no_token_and_no_picture_that_is_not_there(tmp_path: Path) -> None:

@@ -101,7 +101,6 @@ class Canvas:
         self.axes: Axes = self.figure.add_subplot()
         self.axes.set_xlabel(x_label)
         self.axes.set_ylabel(y_label)
-        self._is_labelled = False
 
     def key(self, styles: dict[str, LineStyle]) -> None:
         """Explain line styles above the axes, such as {"mean": "-", "p95": "--"}, if there are several."""
@@ -115,12 +114,11 @@ class Canvas:
         self.axes.annotate(
             *(text, point), xytext=(5 * sign, 6 * sign), textcoords="offset points", ha=side, va="center", fontsize=7
         )
-        self._is_labelled = True
 
     def finish(self, legend: dict[str, str], folders: Sequence[Path]) -> Picture:
         """Write the PNG, with the legend {policy: colour}, into `folders`; the page has its own legend."""
         drawn = None
-        if len(legend) > 1 and not self._is_labelled:
+        if len(legend) > 1 and not self.axes.texts:  # labels name the policies already
             lines = [Line2D([], [], color=colour, label=policy) for policy, colour in legend.items()]
             drawn = self.figure.legend(handles=lines, loc="outside upper left", ncols=2)
         first, *others = (folder / f"{self.name}.png" for folder in folders)
