@@ -89,7 +89,7 @@ def test_an_engine_may_use_another_window_than_asked(
 @pytest.mark.parametrize("mode", ["basic", "ema", "rolling"])
 def test_memory_does_not_grow_with_the_run(strategy: str, mode: str) -> None:
     config = WindowConfig(
-        strategy=strategy, mode=mode, initial=128, max=256, total_steps=10, phases=((0, 99),), memory_rollouts=12
+        strategy=strategy, mode=mode, initial=128, max=256, total_steps=10, phases=((0, 99),), memory_rollouts=16
     )
     policy = make_policy(config)
     sizes = []

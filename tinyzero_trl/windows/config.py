@@ -81,8 +81,9 @@ class WindowConfig:
         low=0,
         below=1,
     )
+    headroom: float = _number(1.25, "signal: the window is this many times the measured optimum", low=1)
     memory_rollouts: int = _number(24, "signal: rollouts remembered", low=1)
-    probe_every: int = _number(12, "signal: one rollout in this many runs at `max`", low=1)
+    probe_every: int = _number(16, "signal: one rollout in this many runs at `max`, more at first", low=1)
 
     def __post_init__(self) -> None:
         """Normalise `phases` to tuples and check every field."""

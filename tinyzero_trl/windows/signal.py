@@ -13,13 +13,17 @@ window.
 
 Estimates. Completions are cut by windows that this policy chose, so plain averages would call every window
 long enough. `survival` treats a cut as right-censoring instead. Everything up to the window of a rollout is
-known exactly; beyond it the estimates live on the probes, single rollouts at `max`: one rollout in
-`probe_every`, the second of a run among them. When fewer than `min_samples` completions were followed beyond
-the window although more than slack x S(max) of them go on there, the tail is unknown: the window waits, and
-the next rollout is a probe too. Small batches thus probe more often. While fewer than `min_samples` successes
-are remembered and something is cut, the window grows by `growth_delta`.
+known exactly; beyond it the estimates live on the probes, single rollouts at `max`: the 2nd, 4th, 8th, 16th
+of a run, and so on until they are `probe_every` apart, since a model changes fastest at first. When fewer than
+`min_samples` completions were followed beyond the window although more than slack x S(max) of them go on there,
+the tail is unknown: the window waits, and the next rollout is a probe too. Small batches thus probe more often.
+While fewer than `min_samples` successes are remembered and something is cut, the window grows by `growth_delta`.
 
-Steps. Toward a measured optimum the window at most doubles, because a window that is too short loses the very
+Headroom. The window is `headroom` times the optimum. Answers that grow longer are then seen in the rollout in
+which they do, not in the next probe; and late successes, of which a few rollouts show only a handful, lie
+within it more often than the estimate knows.
+
+Steps. Toward that target the window at most doubles, because a window that is too short loses the very
 successes to learn from, and shrinks by at most `shrink_delta`, because one too long costs tokens alone.
 
 Assumptions and limits. (1) Completions of the last `memory_rollouts` rollouts have one distribution: a model
@@ -41,7 +45,7 @@ from tinyzero_trl.windows.survival import Point, RolloutTally, estimate
 
 
 class SignalWindow(WindowPolicy):
-    """A window with the most estimated signal per token among those that keep (1 - slack) of the success."""
+    """Follows, with headroom, the window of most estimated signal per token that keeps (1 - slack) of the success."""
 
     strategy = "signal"
     _STATE = ("_settled_window", "_probing", "_probed", "_since_probe", "_rollouts", "_probes")
@@ -51,8 +55,7 @@ class SignalWindow(WindowPolicy):
         self._settled_window = config.initial
         self._probing = False  # the next rollout runs at max
         self._probed = False  # the last one did, because it was asked to
-        self._since_probe = config.probe_every - 1  # rollouts since one at max: a probe is due
-        self._rollouts = self._probes = 0
+        self._rollouts = self._probes = self._since_probe = 0  # the last: rollouts since one at max
         self._memory: deque[RolloutTally] = deque(maxlen=config.memory_rollouts)
 
     def metrics(self) -> dict[str, float]:
@@ -98,7 +101,8 @@ class SignalWindow(WindowPolicy):
         # An engine may clamp a probe; it still was the probe, or every further rollout would be one.
         full_length = self._probed or observation.window >= self._largest
         self._since_probe = 0 if full_length else self._since_probe + 1
-        due = tail_unknown or self._since_probe >= self.config.probe_every - 1
+        interval = min(self.config.probe_every, self._rollouts - self._since_probe)
+        due = tail_unknown or self._since_probe + 1 >= interval
         self._probing = due and self._settled_window < self._largest
 
     def _step(self) -> bool:
@@ -111,8 +115,8 @@ class SignalWindow(WindowPolicy):
         matters = here.unfinished > self.config.slack * full.success
         if window < self._largest and here.followed < few and matters:
             return True
-        best = most_signal_per_token(points, self.config.slack).window
-        self._settled_window = self._clip(max(window - self.config.shrink_delta, min(best, 2 * window)))
+        target = self.config.headroom * most_signal_per_token(points, self.config.slack).window
+        self._settled_window = self._clip(max(window - self.config.shrink_delta, min(target, 2 * window)))
         return False
 
     def _points(self) -> list[Point]:
