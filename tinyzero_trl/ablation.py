@@ -6,13 +6,14 @@
     common: {max_steps: 300}                  # overrides of every run; a run's own win
     runs:
       full: {recipe: recipes/countdown_full.yaml}
-      bold: {recipe: recipes/countdown_adaptive.yaml, overrides: {window_slack: 0.1}}
+      bold: {recipe: recipes/countdown_adaptive.yaml, overrides: {window_slack: 0.1}, seeds: [0, 1]}
 
-`launch` may be left out; the one above is the default. A run is `LAUNCH --config RECIPE --field value ...`,
-always a list of arguments and never a shell line; fields that do not exist are found before the first run. The
-name of a run becomes its `recipe` field, by which reports call it. Paths are relative to the current directory.
-Seeds advance across all runs first, so that a grid that is stopped early can be compared. A run with a summary
-is finished and is not run again; one without continues as its recipe's `resume` field says.
+A run's own `seeds` stand in for the grid's. `launch` may be left out; the one above is the default. A run is
+`LAUNCH --config RECIPE --field value ...`, always a list of arguments and never a shell line; fields that do not
+exist are found before the first run. The name of a run becomes its `recipe` field, by which reports call it.
+Paths are relative to the current directory. Seeds advance across all runs first, so that a grid that is stopped
+early can be compared. A run with a summary is finished and is not run again; one without continues as its
+recipe's `resume` field says.
 """
 
 import json
@@ -74,11 +75,10 @@ def read_grid(path: str | os.PathLike[str]) -> list[PlannedRun]:
     _check_mapping(grid["runs"], "runs")
     launch = _launch(grid.get("launch", list(DEFAULT_LAUNCH)))
     common, output = grid.get("common") or {}, _output(grid["output"])
-    return [
-        _planned(name, run, seed, common, output, launch)
-        for seed in _seeds(grid["seeds"])
-        for name, run in grid["runs"].items()
-    ]
+    common_seeds = _seeds(grid["seeds"], "seeds")
+    planned = [_planned(name, run, common_seeds, common, output, launch) for name, run in grid["runs"].items()]
+    seeds = dict.fromkeys([*common_seeds, *(run.seed for runs in planned for run in runs)])
+    return [run for seed in seeds for runs in planned for run in runs if run.seed == seed]
 
 
 def shard_of(runs: Sequence[PlannedRun], shard: str) -> list[PlannedRun]:
@@ -181,28 +181,32 @@ def _arguments(file: Path) -> Any:
 
 
 def _planned(
-    name: str, run: Any, seed: int, common: Mapping[str, Any], output: Path, launch: tuple[str, ...]
-) -> PlannedRun:
+    name: str, run: Any, seeds: list[int], common: Mapping[str, Any], output: Path, launch: tuple[str, ...]
+) -> list[PlannedRun]:
+    """One entry of `runs`, once for each of its seeds; `seeds` are the grid's."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", str(name)):
         raise ValueError(
             f"runs: {shortened(name)} is no name for a folder; use up to 100 letters, digits, '.', '_' and '-'"
         )
     field = f"runs.{name}"
     _check_mapping(run, field)
-    if unknown := set(run) - {"recipe", "overrides"}:
-        raise ValueError(f"{field}: unknown field {min(unknown, key=str)!r}; the fields are recipe and overrides")
+    if unknown := set(run) - {"recipe", "overrides", "seeds"}:
+        raise ValueError(f"{field}: unknown field {min(unknown, key=str)!r}; the fields are recipe, overrides, seeds")
     if not Path(str(run.get("recipe"))).is_file():
         raise ValueError(f"{field}.recipe = {run.get('recipe')!r}: no such file; paths start at the current directory")
     overrides = {"recipe": str(name)}
     for given, where in ((common, "common"), (run.get("overrides") or {}, f"{field}.overrides")):
         _check_mapping(given, where)
         overrides |= given
-    folder = output / str(name) / f"seed_{seed}"
-    settings = {**overrides, "seed": seed, "output_dir": str(folder)}
     if taken := _SET_BY_GRID & set(overrides):
         raise ValueError(f"{field}: {min(taken)!r} is set by the grid; remove it")
-    options = [argument for key, value in settings.items() for argument in _option(key, value)]
-    return PlannedRun(str(name), seed, folder, launch, ("--config", str(run["recipe"]), *options))
+    runs = []
+    for seed in _seeds(run.get("seeds", seeds), f"{field}.seeds"):
+        folder = output / str(name) / f"seed_{seed}"
+        settings = {**overrides, "seed": seed, "output_dir": str(folder)}
+        options = [argument for key, value in settings.items() for argument in _option(key, value)]
+        runs.append(PlannedRun(str(name), seed, folder, launch, ("--config", str(run["recipe"]), *options)))
+    return runs
 
 
 def _option(key: Any, value: Any) -> list[str]:
@@ -222,10 +226,10 @@ def _option(key: Any, value: Any) -> list[str]:
     return [f"--{key}", *texts]
 
 
-def _seeds(seeds: Any) -> list[int]:
+def _seeds(seeds: Any, field: str) -> list[int]:
     whole = isinstance(seeds, list) and all(type(seed) is int and 0 <= seed < 2**32 for seed in seeds)
     if not whole or not seeds or len(set(seeds)) < len(seeds):
-        raise ValueError(f"seeds = {seeds!r}: give a list of different whole numbers of 0 or more, such as [0, 1, 2]")
+        raise ValueError(f"{field} = {seeds!r}: give a list of different whole numbers of 0 or more, such as [0, 1, 2]")
     return seeds
 
 

@@ -63,6 +63,14 @@ def test_seeds_advance_across_all_runs_first(grid):
     assert str(runs[1].folder) == "runs/bold/seed_0"
 
 
+def test_a_run_may_have_seeds_of_its_own(grid):
+    full, bold = {"recipe": "tiny.yaml", "seeds": [1, 5]}, {"recipe": "tiny.yaml"}
+    runs = read_grid(grid(runs={"full": full, "bold": bold}))
+    assert [run.label for run in runs] == ["bold, seed 0", "full, seed 1", "bold, seed 1", "full, seed 5"]
+    with pytest.raises(ValueError, match=r"runs\.full\.seeds = \[1, 1\]: give a list of different"):
+        read_grid(grid(runs={"full": {**full, "seeds": [1, 1]}}))
+
+
 def test_a_run_is_the_launch_command_the_recipe_and_the_fields(grid):
     bold = read_grid(grid(launch=None))[1]
     assert bold.launch == DEFAULT_LAUNCH

@@ -75,6 +75,7 @@ configs = st.builds(
     epsilon=st.sampled_from((0.0, 0.5, 1.0)),
     ema_bias_correction=st.booleans(),
     slack=st.sampled_from((0.0, 0.02, 0.3)),
+    headroom=st.sampled_from((1.0, 1.25, 3.0)),
     memory_rollouts=st.integers(4, 8),
     probe_every=st.integers(1, 4),
 )

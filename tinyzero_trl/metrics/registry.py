@@ -67,7 +67,7 @@ METRICS: dict[str, Metric] = {
     "adaptive_window/best_window": Metric(
         "tokens",
         "window with most signal per token that keeps 1 - window_slack of the success (window_strategy: signal)",
-        "Where the policy is heading",
+        "Where the policy is heading, with window_headroom over it",
     ),
     "adaptive_window/estimated_success": Metric(
         "fraction",
