@@ -93,7 +93,7 @@ def generate_while_any_unfinished(
         left = (~finished.rows).nonzero().squeeze(1)
         if width == limit or not len(left):
             return sequences[:, :width]
-        cache.batch_select_indices(left)
+        cache.batch_select_indices(left.cpu())  # from there it serves layers on any device
         written = attention_mask.new_ones(len(left), width - attention_mask.size(1))
         attention_mask = torch.cat([attention_mask[left], written], dim=1)
         input_ids, rows = input_ids[left], rows[left]
