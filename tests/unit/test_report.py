@@ -215,6 +215,8 @@ def test_the_picture_of_costs_has_a_point_for_every_policy(grid):
     assert [(label.get_text(), label.xy) for label in axes.texts] == list(
         zip(("full", "bold", "short"), points, strict=True)
     )
+    boxes = [label.get_window_extent() for label in axes.texts]
+    assert [box.count_overlaps(boxes) for box in boxes] == [1, 1, 1], "each overlaps itself alone, at equal points too"
     heights = [bar.get_segments()[0][:, 1] for bar in (container.lines[2][1] for container in axes.containers)]
     half = 4.302653 * 0.1 / math.sqrt(3)
     assert heights[0].tolist() == pytest.approx([0.7 - half, 0.7 + half])

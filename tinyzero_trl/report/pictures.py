@@ -73,7 +73,7 @@ def accuracy_and_cost(policies: Sequence[Policy], palette: Mapping[str, str]) ->
         *("rollout tokens of a run", "final held-out accuracy"),
     )
     ends = {policy.name: _ends(policy) for policy in policies}
-    for place, (name, (tokens, accuracy)) in enumerate(sorted(ends.items(), key=lambda end: end[1][0].mean)):
+    for name, (tokens, accuracy) in ends.items():
         canvas.axes.errorbar(
             *(tokens.mean, accuracy.mean),
             xerr=_reach(tokens),
@@ -83,10 +83,10 @@ def accuracy_and_cost(policies: Sequence[Policy], palette: Mapping[str, str]) ->
             markersize=5,
             elinewidth=1.1,
         )
-        canvas.label(name, (tokens.mean, accuracy.mean), after=place % 2 == 0)  # neighbours on different sides
     canvas.axes.xaxis.set_major_formatter(EngFormatter(sep=" "))
     canvas.axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     canvas.axes.set_xlim(left=0)
+    canvas.label({name: (tokens.mean, accuracy.mean) for name, (tokens, accuracy) in ends.items()})
     return canvas
 
 

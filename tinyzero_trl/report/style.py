@@ -8,7 +8,7 @@ import html
 import io
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +34,7 @@ COLOURS = {
 }
 LineStyle = Literal["-", "--", ":", "-."]
 INK, MUTED, GRID = (COLOURS[name][0] for name in ("ink", "muted", "grid"))
+_CORNERS = ((1, 1), (1, -1), (-1, 1), (-1, -1))  # beside a point: right or left, above or below
 _SERIES = sum(name.startswith("series") for name in COLOURS)
 
 _STYLE: dict[Any, Any] = {
@@ -108,12 +109,22 @@ class Canvas:
             lines = [Line2D([], [], color=MUTED, linestyle=style, label=name) for name, style in styles.items()]
             self.axes.legend(handles=lines, loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=len(lines))
 
-    def label(self, text: str, point: tuple[float, float], *, after: bool) -> None:
-        """Name a point beside it, on the right and above or on the left and below; the PNG then needs no legend."""
-        side, sign = ("left", 1) if after else ("right", -1)
-        self.axes.annotate(
-            *(text, point), xytext=(5 * sign, 6 * sign), textcoords="offset points", ha=side, va="center", fontsize=7
-        )
+    def label(self, points: Mapping[str, tuple[float, float]]) -> None:
+        """Name points beside them, each where no earlier name stands; the PNG then needs no legend."""
+        self.figure.draw_without_rendering()  # limits and layout decide what is where
+        for text, point in points.items():
+            taken = [other.get_window_extent() for other in self.axes.texts]
+            for right, up in _CORNERS:
+                name = self.axes.annotate(
+                    *(text, point, (5 * right, 6 * up)),
+                    textcoords="offset points",
+                    ha="left" if right > 0 else "right",
+                    va="center",
+                    fontsize=7,
+                )
+                if (right, up) == _CORNERS[-1] or not name.get_window_extent().count_overlaps(taken):
+                    break
+                name.remove()
 
     def finish(self, legend: dict[str, str], folders: Sequence[Path]) -> Picture:
         """Write the PNG, with the legend {policy: colour}, into `folders`; the page has its own legend."""
