@@ -77,6 +77,8 @@ def train(strategy: str) -> dict[str, list[float]]:
             max_steps=STEPS,
             window_strategy=strategy,
             **MOVING_WINDOW,
+            window_headroom=1.0,
+            window_slack=0.2,
             window_memory_rollouts=6,
             window_probe_every=4,
             logging_steps=1,
