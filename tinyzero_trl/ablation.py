@@ -76,9 +76,13 @@ def read_grid(path: str | os.PathLike[str]) -> list[PlannedRun]:
     launch = _launch(grid.get("launch", list(DEFAULT_LAUNCH)))
     common, output = grid.get("common") or {}, _output(grid["output"])
     common_seeds = _seeds(grid["seeds"], "seeds")
-    planned = [_planned(name, run, common_seeds, common, output, launch) for name, run in grid["runs"].items()]
-    seeds = dict.fromkeys([*common_seeds, *(run.seed for runs in planned for run in runs)])
-    return [run for seed in seeds for runs in planned for run in runs if run.seed == seed]
+    runs = [
+        run
+        for name, entry in grid["runs"].items()
+        for run in _planned(name, entry, common_seeds, common, output, launch)
+    ]
+    seeds = list(dict.fromkeys([*common_seeds, *(run.seed for run in runs)]))
+    return sorted(runs, key=lambda run: seeds.index(run.seed))  # runs of one seed stay in the grid's order
 
 
 def shard_of(runs: Sequence[PlannedRun], shard: str) -> list[PlannedRun]:

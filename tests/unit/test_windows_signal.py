@@ -10,8 +10,9 @@ RAMBLING = [Wanted(None, False, index // 4) for index in range(8)]
 
 
 def policy(**changes: object) -> WindowPolicy:
-    values = dict(strategy="signal", initial=256, min=20, max=1024, min_samples=4, memory_rollouts=8, probe_every=4)
-    values["headroom"] = 1.0
+    values = dict(
+        strategy="signal", initial=256, min=20, max=1024, min_samples=4, headroom=1.0, memory_rollouts=8, probe_every=4
+    )
     return make_policy(WindowConfig(**(values | changes)))  # type: ignore[arg-type]
 
 
