@@ -136,7 +136,7 @@ def can_shrink(model: Any, generation_config: GenerationConfig) -> bool:
         value and value != _NEUTRAL.get(name) for name, value in settings.items() if name not in _PLAIN_SETTINGS
     )
     is_plain = not further and settings.get("use_cache") is not False and settings.get("max_new_tokens") is not None
-    return is_plain and is_plain_decoder(model.config)
+    return is_plain and is_plain_decoder(model)
 
 
 class _EnoughFinished(StoppingCriteria):

@@ -58,9 +58,9 @@ class ExactLossTrainer(GRPOTrainer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        config = self.accelerator.unwrap_model(self.model).config
-        self._is_plain, self._depends_on_width = is_plain_decoder(config), depends_on_width(config)
-        self._is_padding_free = self._wants_no_padding(config)
+        model = self.accelerator.unwrap_model(self.model)
+        self._is_plain, self._depends_on_width = is_plain_decoder(model), depends_on_width(model.config)
+        self._is_padding_free = self._wants_no_padding(model.config)
         self._indivisible_because = self._why_indivisible()
         self._pass_metrics = PassMetrics(is_sequence_level=self.importance_sampling_level == "sequence")
         self._compute_counts = ComputeCounts()
@@ -92,7 +92,8 @@ class ExactLossTrainer(GRPOTrainer):
         if self.args.padding_free and not possible:
             kind = model_config.model_type
             logger.warning(
-                f"padding_free has no effect: it takes a plain decoder (this is {kind!r}), and no router_aux_loss_coef."
+                f"padding_free has no effect: it takes a plain decoder (this is {kind!r}) without an "
+                "adapter that acts by place, and no router_aux_loss_coef."
             )
         return wanted and possible
 

@@ -104,6 +104,7 @@ def train(
     reward: Callable[..., list[float]] = half_of_the_groups_flat,
     with_tools: bool = False,
     optimizer_steps: int = 3,
+    peft_config: Any = None,
     **settings: Any,
 ) -> GRPOTrainer:
     defaults: dict[str, Any] = {
@@ -134,6 +135,7 @@ def train(
         train_dataset=Dataset.from_dict({"prompt": PROMPTS * 8}),
         processing_class=tiny_tokenizer(),
         rollout_func=FixedRollouts(with_tools),
+        peft_config=peft_config,
     )
     trainer.train()
     return trainer

@@ -1,5 +1,6 @@
 """Every model that is said to be a plain decoder is one: its rows may leave a batch, and lie end to end."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -112,7 +113,7 @@ def test_what_is_no_plain_decoder_is_left_to_generate(kind: str, changes: dict[s
     """Caches of recurrent states know no rows to leave: taken apart, these would fail or write something else."""
     model, (ids, mask) = build(kind, **changes, state_size=8, chunk_size=8), rows(8, PROMPT)
     config = GenerationConfig(max_new_tokens=8, do_sample=False, pad_token_id=0, eos_token_id=1, disable_compile=True)
-    assert not is_plain_decoder(model.config)
+    assert not is_plain_decoder(model)
     stock = model.generate(input_ids=ids, attention_mask=mask, generation_config=config)
     with shrinking_batches(model):
         ours = model.generate(input_ids=ids, attention_mask=mask, generation_config=config)
@@ -127,4 +128,4 @@ def test_positions_that_depend_on_the_width_are_known() -> None:
         config = AutoConfig.for_model("qwen2")
         config.rope_parameters = parameters
         assert depends_on_width(config) is depends
-        assert is_plain_decoder(config) is not depends
+        assert is_plain_decoder(SimpleNamespace(config=config)) is not depends

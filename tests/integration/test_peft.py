@@ -1,15 +1,29 @@
-"""LoRA: an adapter is trained, checkpointed, resumed, saved so that it loads, and evaluated."""
+"""Adapters: trained as by stock TRL, checkpointed, resumed, saved so that they load, and evaluated."""
 
+import copy
 import json
 from pathlib import Path
 
+import fixed_rollouts
+import peft
 import pytest
 import torch
+from tiny_models import build_model, build_tokenizer
 from training import WatchedTrainer, train, write_recipe
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, GenerationConfig
+from trl import GRPOTrainer
 
-pytest.importorskip("peft")
+from tinyzero_trl.decoding import can_shrink, generate_while_any_unfinished
+from tinyzero_trl.exact_loss import ExactLossTrainer
+
 LORA = {"use_peft": True, "lora_r": 4, "lora_alpha": 8, "lora_target_modules": ["q_proj", "v_proj"]}
+EVERYWHERE = {"lora": peft.LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj", "v_proj"])}
+BY_PLACE = {
+    "prompt": peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3),
+    "prefix": peft.PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3),
+    "alora": peft.LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj", "v_proj"], alora_invocation_tokens=[5]),
+}
+ADAPTERS = EVERYWHERE | BY_PLACE
 SHORT = {"max_steps": 4, "save_steps": 2, "eval_steps": 4, "learning_rate": 0.03}
 
 
@@ -17,10 +31,46 @@ def adapter_of(trainer: WatchedTrainer) -> dict[str, torch.Tensor]:
     return {name: each.detach().clone() for name, each in trainer.model.named_parameters() if each.requires_grad}
 
 
+@pytest.mark.parametrize("padding_free", [False, True])
+@pytest.mark.parametrize("adapter", ADAPTERS)
+def test_an_adapter_ends_at_the_parameters_of_stock_trl(adapter: str, padding_free: bool) -> None:
+    """Trimming prompts or packing rows would move a learnt prompt nearer to what is asked."""
+
+    def trained(trainer_class: type[GRPOTrainer], **settings: object) -> dict[str, torch.Tensor]:
+        torch.manual_seed(0)
+        trainer = fixed_rollouts.train(
+            trainer_class,
+            peft_config=copy.deepcopy(ADAPTERS[adapter]),
+            max_tokens_per_micro_batch=40,
+            gradient_checkpointing=False,  # a prefix is a cache, which checkpointing drops
+            **settings,
+        )
+        return {name: each.detach() for name, each in trainer.model.named_parameters() if each.requires_grad}
+
+    start, stock = trained(GRPOTrainer, learning_rate=0.0), trained(GRPOTrainer)
+    ours = trained(ExactLossTrainer, padding_free=padding_free)
+    assert max((stock[name] - start[name]).abs().max() for name in stock) > 1e-3
+    for name, value in ours.items():
+        torch.testing.assert_close(value, stock[name], rtol=0, atol=2e-5, msg=lambda text, name=name: f"{name}: {text}")
+
+
+@pytest.mark.parametrize("adapter", ADAPTERS)
+def test_with_an_adapter_the_same_is_written(adapter: str) -> None:
+    tokenizer = build_tokenizer()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = peft.get_peft_model(build_model(tokenizer), copy.deepcopy(ADAPTERS[adapter])).eval()
+    batch = tokenizer(["1 2 3", "1 2 3 4", "7", "9 8"] * 4, return_tensors="pt", padding=True, padding_side="left")
+    settings = {"max_new_tokens": 10, "do_sample": False, "pad_token_id": tokenizer.pad_token_id}
+    config = GenerationConfig(**settings, eos_token_id=[tokenizer.eos_token_id, 8, 17])
+    stock = model.generate(**batch, generation_config=config)
+    assert can_shrink(model, config) is (adapter in EVERYWHERE)
+    ours = generate_while_any_unfinished(model, batch.input_ids, batch.attention_mask, config)
+    assert torch.equal(ours, stock)
+
+
 @pytest.mark.slow
 def test_an_adapter_trains_resumes_and_loads(tmp_path: Path) -> None:
-    from peft import AutoPeftModelForCausalLM
-
     whole = train(write_recipe(tmp_path, "whole", **LORA, **SHORT))
     trained = adapter_of(whole)
     assert trained and all("lora_" in name for name in trained)
@@ -29,7 +79,7 @@ def test_an_adapter_trains_resumes_and_loads(tmp_path: Path) -> None:
     run = tmp_path / "whole"
     saved = json.loads((run / "adapter_config.json").read_text())
     assert saved["base_model_name_or_path"] == str(tmp_path / "model")
-    with_adapter = AutoPeftModelForCausalLM.from_pretrained(run)
+    with_adapter = peft.AutoPeftModelForCausalLM.from_pretrained(run)
     through_transformers = AutoModelForCausalLM.from_pretrained(run)
     ids = torch.arange(1, 9).unsqueeze(0)
     with torch.no_grad():
