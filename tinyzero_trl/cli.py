@@ -147,23 +147,28 @@ def _run_report(args: argparse.Namespace) -> None:
 def _register_warmstart(commands: Any) -> None:
     parser = commands.add_parser(
         "warmstart",
-        help="rebuild the embedded model: supervised training on search traces",
+        help="make a small model: supervised training on search traces",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--out", type=path, default=Path("runs/warmstart"), metavar="DIR", help="folder to write")
-    parser.add_argument("--steps", type=int, help="optimizer steps in all; left out, those of the shipped model")
-    parser.add_argument("--seed", type=int, default=0, help="decides weights and traces")
+    add = parser.add_argument
+    add("--out", type=path, default=Path("runs/warmstart"), metavar="DIR", help="folder to write")
+    add("--size", choices=["tiny", "small"], default="tiny", help="tiny: the embedded model; small: 30 M, for a GPU")
+    add("--steps", type=int, help="optimizer steps in all; left out, those of the curriculum")
+    add("--seed", type=int, default=0, help="decides weights and traces")
     parser.set_defaults(run=_run_warmstart)
 
 
 def _run_warmstart(args: argparse.Namespace) -> None:
     from tinyzero_trl.progress import quiet_without_terminal
-    from tinyzero_trl.tinymodel.warmstart import LESSONS, held_out, shortened, warm_start
+    from tinyzero_trl.tinymodel.curricula import CURRICULA
+    from tinyzero_trl.tinymodel.warmstart import held_out, warm_start
 
     quiet_without_terminal()
-    lessons = LESSONS if args.steps is None else shortened(LESSONS, args.steps)
-    folder = warm_start(args.out, lessons=lessons, seed=args.seed, show_progress=sys.stderr.isatty())
-    for measured in held_out(folder):
+    curriculum = CURRICULA[args.size]
+    if args.steps is not None:
+        curriculum = curriculum.shortened(args.steps)
+    folder = warm_start(args.out, curriculum, seed=args.seed, show_progress=sys.stderr.isatty())
+    for measured in held_out(folder, curriculum):
         print(
             f"{measured.task}: {measured.accuracy:.1%} of {measured.problems} held-out problems, "
             f"{measured.mean_length_tokens:.0f} tokens on average, {measured.truncated_frac:.1%} truncated"

@@ -7,6 +7,9 @@ from transformers import Qwen2Config
 
 from tinyzero_trl.cli import main
 from tinyzero_trl.planning import Machines, plan_recipe
+from tinyzero_trl.tinymodel.curricula import SMALL
+from tinyzero_trl.tinymodel.tokenizer import build_tokenizer
+from tinyzero_trl.tinymodel.warmstart import build_model
 
 ROOT = Path(__file__).parents[2]
 RECIPES = sorted(set((ROOT / "recipes").glob("*.yaml")) - set((ROOT / "recipes").glob("ablation*.yaml")))
@@ -16,12 +19,14 @@ QWEN = {
     "1.5": ((1536, 8960, 28, 12, 2, False), 1_777_088_000),
     "3": ((2048, 11008, 36, 16, 2, True), 3_085_938_688),
 }
+PARAMETERS = {"tiny": 1_050_752, "small": 30_685_696} | {name: count for name, (_, count) in QWEN.items()}
 
 
-def size_of(recipe: Path) -> str | None:
-    if "tiny" in recipe.stem:
-        return None
-    return "0.5" if "0.5b" in recipe.stem else "3" if "3b" in recipe.stem or "multiply" in recipe.stem else "1.5"
+def size_of(recipe: Path) -> str:
+    for word, size in {"tiny": "tiny", "small": "small", "0.5b": "0.5", "3b": "3", "multiply": "3"}.items():
+        if word in recipe.stem:
+            return size
+    return "1.5"
 
 
 @pytest.fixture(scope="module")
@@ -37,19 +42,20 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
             num_key_value_heads=kv_heads,
             tie_word_embeddings=tied,
         ).save_pretrained(folder / name)
-    return {name: str(folder / name) for name in QWEN}
+    build_model(build_tokenizer(), SMALL, seed=0).config.save_pretrained(folder / "small")
+    return {path.name: str(path) for path in folder.iterdir()}
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.stem)
 def test_every_recipe_fits_where_it_is_made_for(recipe: Path, models: dict[str, str]) -> None:
     size = size_of(recipe)
-    given = ["--model_name_or_path", models[size]] if size else []
-    gpus, gib = {None: (1, 8), "0.5": (1, 24), "1.5": (4, 80), "3": (4, 80)}[size]
-    launch = {None: "single_gpu", "0.5": "single_gpu", "1.5": "zero2", "3": "zero3"}[size]
+    given = ["--model_name_or_path", models[size]] if size in models else []
+    gpus, gib = {"tiny": (1, 8), "small": (1, 24), "0.5": (1, 24), "1.5": (4, 80), "3": (4, 80)}[size]
+    launch = {"1.5": "zero2", "3": "zero3"}.get(size, "single_gpu")
     plan = plan_recipe(["--config", str(recipe), *given], Machines(gpus, gpu_memory_gib=gib, launch=launch))
     assert plan.fits, (plan.complaints, [memory.remedies for memory in plan.memory])
     assert plan.warnings == []
-    assert plan.shape.parameters == (QWEN[size][1] if size else 1_050_752)
+    assert plan.shape.parameters == PARAMETERS[size]
     if size in ("1.5", "3"):
         assert (plan.batch.prompts, plan.batch.completions) == (256, 1024)
     assert plan.batch.first_window <= plan.batch.last_window

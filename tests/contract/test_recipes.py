@@ -1,6 +1,7 @@
 """Every shipped recipe and launch file parses, and says what the documentation says it does."""
 
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from accelerate.commands.config.config_args import load_config_from_file
 
 from tinyzero_trl.ablation import read_grid
 from tinyzero_trl.config import parse_recipe
+from tinyzero_trl.tinymodel.curricula import SMALL, TINY, Curriculum
 
 ROOT = Path(__file__).parents[2]
 GRIDS = sorted((ROOT / "recipes").glob("ablation*.yaml"))
@@ -31,6 +33,7 @@ def test_the_documented_recipes_are_the_shipped_ones() -> None:
     assert {recipe.stem for recipe in RECIPES} == {
         *FOUR_GPUS,
         "countdown_tiny",
+        "countdown_small_single_gpu",
         "countdown_0.5b_single_gpu",
         "countdown_3b_base",
         "countdown_3b_instruct",
@@ -62,7 +65,11 @@ def test_every_run_of_a_grid_parses(grid: Path) -> None:
         parse_recipe([*run.arguments, "--use_cpu", "true"])
 
 
-@pytest.mark.parametrize("recipe", [path for path in RECIPES if "tiny" not in path.stem], ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "recipe",
+    [path for path in RECIPES if not re.search("tiny|small", path.stem)],
+    ids=lambda path: path.stem,
+)
 def test_a_recipe_for_gpus_uses_the_published_values(recipe: Path) -> None:
     _, training, model = parse(recipe)
     assert (training.learning_rate, training.beta, training.temperature) == (1e-6, 1e-3, 1.0)
@@ -129,15 +136,21 @@ def test_accelerate_takes_a_launch_file_for_what_it_says(launch: Path) -> None:
         assert config.num_machines > 1 and config.num_processes % config.num_machines == 0
 
 
-def test_the_tiny_recipes_draw_from_the_split_that_the_embedded_model_never_saw() -> None:
-    from tinyzero_trl.tinymodel.warmstart import COUNTDOWN, MULTIPLICATION
-
-    for made_for, name in ((COUNTDOWN, "countdown_tiny"), (MULTIPLICATION, "multiply_tiny")):
-        task, _, _ = parse(ROOT / "recipes" / f"{name}.yaml")
-        options = {
-            key: tuple(value) if isinstance(value, list) else value for key, value in task.generator_options().items()
-        }
-        assert (task.task, task.train_size, task.test_size) == (made_for.name, made_for.train_size, made_for.test_size)
-        assert options == made_for.generator_options
-        assert task.problem_seed == 0
-        assert math.isclose(COUNTDOWN.share + MULTIPLICATION.share, 1.0)
+@pytest.mark.parametrize(
+    ("curriculum", "place", "name"),
+    [(TINY, 0, "countdown_tiny"), (TINY, 1, "multiply_tiny"), (SMALL, 0, "countdown_small_single_gpu")],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_recipe_draws_from_the_split_that_its_warm_started_model_never_saw(
+    curriculum: Curriculum, place: int, name: str
+) -> None:
+    made_for = curriculum.tasks[place]
+    task, training, _ = parse(ROOT / "recipes" / f"{name}.yaml")
+    options = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in task.generator_options().items()
+    }
+    assert (task.task, task.train_size, task.test_size) == (made_for.name, made_for.train_size, made_for.test_size)
+    assert options == made_for.generator_options
+    assert task.problem_seed == 0
+    assert math.isclose(sum(each.share for each in curriculum.tasks), 1.0)
+    assert training.max_completion_length < curriculum.max_positions

@@ -2,6 +2,7 @@
 
 import random
 import re
+from dataclasses import replace
 from functools import cache
 from itertools import islice
 from pathlib import Path
@@ -12,21 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tinyzero_trl.tasks import Problem, countdown, multiplication
-from tinyzero_trl.tinymodel import resolve_model
+from tinyzero_trl.cli import main
+from tinyzero_trl.tasks import Problem, countdown, get_task, multiplication
+from tinyzero_trl.tinymodel import curricula, resolve_model
+from tinyzero_trl.tinymodel.curricula import SMALL, TINY, Curriculum
 from tinyzero_trl.tinymodel.tokenizer import LARGEST_WHOLE_INTEGER, build_tokenizer
 from tinyzero_trl.tinymodel.traces import LARGEST_INTERMEDIATE, MOST_DOTS, countdown_trace, multiplication_trace
-from tinyzero_trl.tinymodel.warmstart import (
-    BATCH_TRACES,
-    COUNTDOWN,
-    LESSONS,
-    build_model,
-    shortened,
-    tokenized,
-    trace_dataset,
-    traces,
-    warm_start,
-)
+from tinyzero_trl.tinymodel.warmstart import build_model, tokenized, trace_dataset, traces, warm_start
 
 EMBEDDED = Path(resolve_model("embedded"))
 LARGEST_FOLDER_BYTES = 8 * 2**20
@@ -85,7 +78,7 @@ def test_integers_stay_whole_inside_a_trace() -> None:
 
 def test_the_tokenizer_reads_alike_after_it_was_saved_beside_a_qwen2(tmp_path: Path) -> None:
     """AutoTokenizer looks at the model's architecture, and gives the vocabulary of a Qwen2 that one's own splitting."""
-    build_model(tokenizer(), seed=0).config.save_pretrained(tmp_path)
+    build_model(tokenizer(), TINY, seed=0).config.save_pretrained(tmp_path)
     tokenizer().save_pretrained(tmp_path)
     reloaded = AutoTokenizer.from_pretrained(tmp_path)
     assert reloaded.padding_side == "left"
@@ -139,14 +132,11 @@ def test_three_numbers_bewilder_nobody() -> None:
 
 def test_an_end_follows_an_answer_alone() -> None:
     end = tokenizer().eos_token_id
-    answered, stuck = (
-        tokenized({"prompt": "7+3", "completion": text}, tokenizer=tokenizer())
-        for text in ("=10!</think>\n<answer>7+3</answer>", "=10!\n.....")
-    )
-    assert answered["input_ids"][-1] == end and answered["completion_mask"] == [0] * 3 + [1] * (
-        len(answered["input_ids"]) - 3
-    )
-    assert end not in stuck["input_ids"] and decode(stuck["input_ids"]) == "7+3=10!\n....."
+    texts = ["=10!</think>\n<answer>7+3</answer>", "=10!\n....."]
+    rows = tokenized({"prompt": ["7+3", "7+3"], "completion": texts}, tokenizer=tokenizer())
+    answered, stuck = rows["input_ids"]
+    assert answered[-1] == end and rows["completion_mask"][0] == [0] * 3 + [1] * (len(answered) - 3)
+    assert end not in stuck and decode(stuck) == "7+3=10!\n....."
 
 
 def test_who_is_impatient_gives_up_after_a_line() -> None:
@@ -180,37 +170,62 @@ def test_every_multiplication_trace_is_right_and_true(digits: tuple[int, ...]) -
             assert int(result) == (int(left) + int(right) if operator == "+" else int(left) * int(right)), trace
 
 
-def test_held_out_problems_never_occur_in_traces() -> None:
-    held_out = {countdown.render_prompt(problem, "base") for problem in COUNTDOWN.split()[1]}
-    train = {countdown.render_prompt(problem, "base") for problem in COUNTDOWN.split()[0]}
-    seen = {row["prompt"] for row in islice(traces(lesson=LESSONS[0], seed=0), 2000)}
-    assert not seen & held_out
-    assert len(seen & train) > 500
+@pytest.mark.parametrize("curriculum", [TINY, SMALL], ids=["tiny", "small"])
+def test_held_out_problems_never_occur_in_traces(curriculum: Curriculum) -> None:
+    train, held_out = (
+        {str(get_task(task.name).render_prompt(problem, "base")) for task in curriculum.tasks for problem in part(task)}
+        for part in (lambda task: task.split[0], lambda task: task.split[1])
+    )
+    for lesson in curriculum.lessons:
+        seen = {row["prompt"] for row in islice(traces(curriculum, lesson, seed=0), 2000)}
+        assert not seen & held_out
+        assert seen <= train and len(seen) > 500
 
 
 def test_training_rows_are_the_same_however_many_are_asked_for() -> None:
-    few, more = (trace_dataset(batches, lesson=LESSONS[1], seed=1) for batches in (2, 4))
-    assert len(few) == 2 * BATCH_TRACES
+    few, more = (trace_dataset(batches, TINY, TINY.lessons[1], seed=1) for batches in (2, 4))
+    assert len(few) == 2 * TINY.batch_traces
     assert more[: len(few)] == few[:]
 
 
 def test_lessons_are_shortened_in_proportion() -> None:
-    assert [lesson.steps for lesson in shortened(LESSONS, 28)] == [20, 8]
-    assert [lesson.steps for lesson in shortened(LESSONS, 2)] == [1, 1]
+    assert [lesson.steps for lesson in TINY.shortened(28).lessons] == [20, 8]
+    assert [lesson.steps for lesson in TINY.shortened(2).lessons] == [1, 1]
     with pytest.raises(ValueError, match=r"^steps: 1 is below 2, one for each lesson"):
-        shortened(LESSONS, 1)
+        TINY.shortened(1)
 
 
 @pytest.mark.slow
 def test_the_lessons_are_taught_one_after_the_other(tmp_path: Path) -> None:
+    short = TINY.shortened(2)
     first, both = (
-        AutoModelForCausalLM.from_pretrained(warm_start(tmp_path / name, lessons=lessons, show_progress=False))
-        for name, lessons in (("first", shortened(LESSONS, 2)[:1]), ("both", shortened(LESSONS, 2)))
+        AutoModelForCausalLM.from_pretrained(warm_start(tmp_path / name, curriculum, show_progress=False))
+        for name, curriculum in (("first", replace(short, lessons=short.lessons[:1])), ("both", short))
     )
     weights = [model.get_input_embeddings().weight for model in (first, both)]
-    untaught = build_model(tokenizer(), seed=0).get_input_embeddings().weight
+    untaught = build_model(tokenizer(), TINY, seed=0).get_input_embeddings().weight
     assert not torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], untaught)
     assert AutoTokenizer.from_pretrained(tmp_path / "both")("12")["input_ids"] == encode("12")
+
+
+@pytest.mark.slow
+def test_the_small_curriculum_is_taught_and_measured_by_the_same_command(tmp_path: Path, capsys, monkeypatch) -> None:
+    """With a model and batches that a test can pay for: problems, traces and lessons are those for a GPU."""
+    shape = {"hidden_size": 64, "layers": 1, "attention_heads": 2, "batch_traces": 4, "max_completion_length": 32}
+    monkeypatch.setitem(curricula.CURRICULA, "small", replace(SMALL, **shape))
+    assert main(["warmstart", "--size", "small", "--steps", "2", "--out", str(tmp_path / "small")]) == 0
+    *_, measured, folder = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(r"countdown: \d+\.\d% of 512 held-out problems, 3\d tokens on average, .*", measured)
+    assert folder == str(tmp_path / "small")
+    config = AutoModelForCausalLM.from_pretrained(tmp_path / "small").config
+    assert (config.hidden_size, config.max_position_embeddings) == (64, 4096)
+
+
+def test_the_small_model_has_the_size_that_is_documented() -> None:
+    with torch.device("meta"):
+        model = build_model(tokenizer(), SMALL, seed=0)
+    assert model.num_parameters() == 30_685_696
+    assert SMALL.longest_row <= SMALL.max_positions and 16 + SMALL.max_completion_length <= SMALL.longest_row
 
 
 def test_only_the_word_embedded_stands_for_the_embedded_model() -> None:

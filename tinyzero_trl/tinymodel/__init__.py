@@ -1,4 +1,4 @@
-"""The embedded model: a small Qwen2 with its own tokenizer, warm-started on search traces, shipped in the package."""
+"""Small Qwen2 models with a tokenizer of their own, warm-started on search traces; one is shipped in the package."""
 
 from pathlib import Path
 

@@ -1,20 +1,13 @@
-"""Warm start: supervised training of the embedded model on search traces, before any reinforcement learning.
-
-The embedded model is a Qwen2 of about one million parameters with few key-value heads, so that a laptop's CPU generates
-thousands of tokens per second. Its teachers search three numbers well, but after any line without success they may give
-up (impatience). Of four numbers they make nothing, and often get stuck there for good (bewilderment). So the model has
-good and bad habits, as larger base models have: it can learn to go on searching where that wins, and on problems that
-are beyond it, it burns tokens to the limit, which no reward teaches it to stop. Lengths have the heavy tail that
-rollouts of real models have.
-"""
+"""Warm start: supervised training of a small model on search traces, before any reinforcement learning."""
 
 import random
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from datasets import Dataset
 from transformers import (
     AutoModelForCausalLM,
@@ -26,93 +19,25 @@ from transformers import (
 )
 from trl import SFTConfig, SFTTrainer
 
-from tinyzero_trl.data import train_test_problems
 from tinyzero_trl.generation import generate_completions
-from tinyzero_trl.tasks import Problem, get_task
+from tinyzero_trl.tasks import get_task
+from tinyzero_trl.tinymodel.curricula import Curriculum, Lesson, TaughtTask
 from tinyzero_trl.tinymodel.tokenizer import build_tokenizer
-from tinyzero_trl.tinymodel.traces import countdown_trace, multiplication_trace
 
-MAX_POSITIONS = 2048
-BATCH_TRACES = 16
-LONGEST_ROW = 528
-"""Prompt and trace, in tokens; longer traces are cut there, without an end."""
 _BUCKET_BATCHES = 16
 
 
-@dataclass(frozen=True)
-class Lesson:
-    """Optimizer steps of `BATCH_TRACES` traces each, and the habits of the teacher who writes them.
-
-    `decay` is the share of the steps over which the learning rate falls to zero; the habits are those of
-    `countdown_trace`, `operands` the operand counts of the Countdown problems.
-    """
-
-    steps: int
-    learning_rate: float
-    decay: float
-    impatience: float
-    bewilderment: float
-    operands: tuple[int, ...]
-
-
-# The first lesson is arithmetic and search, the second bad habits: giving up, and dots in the face of four numbers.
-LESSONS = (
-    Lesson(steps=2000, learning_rate=2e-3, decay=0.2, impatience=0.06, bewilderment=0, operands=(3,)),
-    Lesson(steps=800, learning_rate=1e-3, decay=0.7, impatience=0.2, bewilderment=0.3, operands=(3, 4)),
-)
-
-
-@dataclass(frozen=True)
-class TinyTask:
-    """The problems of one task that the embedded model is made for: the tiny recipes draw from the same split."""
-
-    name: str
-    share: float
-    write_trace: Callable[[Problem, random.Random, Lesson], str | None]
-    train_size: int
-    test_size: int
-    generator_options: dict[str, Any]
-
-    def split(self) -> tuple[list[Problem], list[Problem]]:
-        """Train and held-out problems, disjoint."""
-        return train_test_problems(
-            self.name, train_size=self.train_size, test_size=self.test_size, seed=0, **self.generator_options
-        )
-
-
-COUNTDOWN = TinyTask(
-    "countdown",
-    0.9,
-    lambda problem, generator, lesson: countdown_trace(
-        problem, generator, impatience=lesson.impatience, bewilderment=lesson.bewilderment
-    ),
-    4400,
-    2048,
-    {"operands": (3, 4), "max_number": 12},
-)
-MULTIPLICATION = TinyTask(
-    "multiplication",
-    0.1,
-    lambda problem, generator, lesson: multiplication_trace(problem, generator),
-    3000,
-    512,
-    {"digits": (2,)},
-)
-
-TASKS = (COUNTDOWN, MULTIPLICATION)
-
-
-def build_model(tokenizer: PreTrainedTokenizerFast, *, seed: int) -> Qwen2ForCausalLM:
-    """A randomly initialised Qwen2 of about one million parameters, fp32."""
+def build_model(tokenizer: PreTrainedTokenizerFast, curriculum: Curriculum, *, seed: int) -> Qwen2ForCausalLM:
+    """A randomly initialised Qwen2 of the curriculum's shape, fp32."""
     set_seed(seed)
     config = Qwen2Config(
         vocab_size=-(-len(tokenizer) // 64) * 64,
-        hidden_size=128,
-        intermediate_size=512,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=MAX_POSITIONS,
+        hidden_size=curriculum.hidden_size,
+        intermediate_size=4 * curriculum.hidden_size,
+        num_hidden_layers=curriculum.layers,
+        num_attention_heads=curriculum.attention_heads,
+        num_key_value_heads=curriculum.key_value_heads,
+        max_position_embeddings=curriculum.max_positions,
         tie_word_embeddings=True,
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
@@ -121,97 +46,86 @@ def build_model(tokenizer: PreTrainedTokenizerFast, *, seed: int) -> Qwen2ForCau
     return Qwen2ForCausalLM(config)
 
 
-def traces(*, lesson: Lesson, seed: int) -> Iterator[dict[str, str]]:
-    """An endless stream of `prompt` and `completion`: fresh traces of the training problems of both tasks.
+def traces(curriculum: Curriculum, lesson: Lesson, *, seed: int) -> Iterator[dict[str, str]]:
+    """An endless stream of `prompt` and `completion`: fresh traces of the training problems of all tasks.
 
     Held-out problems never occur; problems that the integer search cannot solve are passed over.
     """
     generator = random.Random(seed)
-    problems = {
-        task.name: [
-            problem for problem in task.split()[0] if task is not COUNTDOWN or len(problem.numbers) in lesson.operands
-        ]
-        for task in TASKS
-    }
-    shares = [task.share for task in TASKS]
+    problems = {task.name: task.problems_of(lesson) for task in curriculum.tasks}
+    shares = [task.share for task in curriculum.tasks]
     while True:
-        [task] = generator.choices(TASKS, shares)
+        [task] = generator.choices(curriculum.tasks, shares)
         problem = generator.choice(problems[task.name])
         completion = task.write_trace(problem, generator, lesson)
         if completion is not None:
             yield {"prompt": str(get_task(task.name).render_prompt(problem, "base")), "completion": completion}
 
 
-def trace_dataset(batches: int, *, lesson: Lesson, seed: int) -> Dataset:
-    """`batches` x `BATCH_TRACES` rows in training order; a batch's traces are about equally long, to pad little.
+def trace_dataset(batches: int, curriculum: Curriculum, lesson: Lesson, *, seed: int) -> Dataset:
+    """`batches` x `batch_traces` rows in training order; a batch's traces are about equally long, to pad little.
 
     The first batches are the same however many are asked for.
     """
     generator = random.Random(seed)
-    stream = traces(lesson=lesson, seed=seed)
+    stream = traces(curriculum, lesson, seed=seed)
+    size = curriculum.batch_traces
     rows: list[dict[str, str]] = []
-    while len(rows) < batches * BATCH_TRACES:
-        bucket = sorted((next(stream) for _ in range(_BUCKET_BATCHES * BATCH_TRACES)), key=_length)
-        starts = list(range(0, len(bucket), BATCH_TRACES))
+    while len(rows) < batches * size:
+        bucket = sorted((next(stream) for _ in range(_BUCKET_BATCHES * size)), key=_length)
+        starts = list(range(0, len(bucket), size))
         generator.shuffle(starts)
-        rows += [row for start in starts for row in bucket[start : start + BATCH_TRACES]]
-    return Dataset.from_list(rows[: batches * BATCH_TRACES])
+        rows += [row for start in starts for row in bucket[start : start + size]]
+    return Dataset.from_list(rows[: batches * size])
 
 
-def tokenized(row: dict[str, str], *, tokenizer: PreTrainedTokenizerFast) -> dict[str, list[int]]:
-    """A row as `SFTTrainer` takes it. An end token follows an answer alone: who is stuck does not come to an end."""
-    prompt, completion = (tokenizer(row[part])["input_ids"] for part in ("prompt", "completion"))
-    if row["completion"].endswith("</answer>"):
-        completion.append(tokenizer.eos_token_id)
-    return {"input_ids": prompt + completion, "completion_mask": [0] * len(prompt) + [1] * len(completion)}
+def tokenized(rows: dict[str, list[str]], *, tokenizer: PreTrainedTokenizerFast) -> dict[str, list[list[int]]]:
+    """Rows as `SFTTrainer` takes them. An end token follows an answer alone: who is stuck does not come to an end."""
+    prompts, completions = (tokenizer(rows[part])["input_ids"] for part in ("prompt", "completion"))
+    for text, completion in zip(rows["completion"], completions, strict=True):
+        if text.endswith("</answer>"):
+            completion.append(tokenizer.eos_token_id)
+    pairs = list(zip(prompts, completions, strict=True))
+    return {
+        "input_ids": [prompt + completion for prompt, completion in pairs],
+        "completion_mask": [[0] * len(prompt) + [1] * len(completion) for prompt, completion in pairs],
+    }
 
 
 def _length(row: dict[str, str]) -> int:
     return len(row["completion"])
 
 
-def shortened(lessons: Sequence[Lesson], steps: int) -> list[Lesson]:
-    """The same lessons in about `steps` optimizer steps, each with its share of them.
-
-    Raises:
-        ValueError: not even one step for each lesson.
-    """
-    if steps < len(lessons):
-        raise ValueError(f"steps: {steps} is below {len(lessons)}, one for each lesson; give more, or leave it out")
-    total = sum(lesson.steps for lesson in lessons)
-    return [replace(lesson, steps=max(1, round(lesson.steps * steps / total))) for lesson in lessons]
-
-
-def warm_start(
-    out: str | Path, *, lessons: Sequence[Lesson] = LESSONS, seed: int = 0, show_progress: bool = True
-) -> Path:
-    """Train the embedded model from scratch and save model and tokenizer to `out`.
+def warm_start(out: str | Path, curriculum: Curriculum, *, seed: int = 0, show_progress: bool = True) -> Path:
+    """Teach a model from scratch and save model and tokenizer to `out`.
 
     Args:
         out: Folder to write, loadable with `AutoModelForCausalLM.from_pretrained`.
-        lessons: What is taught, one after the other, by which teacher.
+        curriculum: The model's shape and its lessons, one after the other.
         seed: Decides weights, traces and their order.
         show_progress: Whether to draw progress bars.
 
     Raises:
         ValueError: a seed out of range, or a file where the folder should be.
     """
-    if not 0 <= seed <= 2**32 - len(lessons):
-        raise ValueError(f"seed: {seed} is outside 0 to {2**32 - len(lessons)}; choose one between them")
+    largest_seed = 2**32 - len(curriculum.lessons)
+    if not 0 <= seed <= largest_seed:
+        raise ValueError(f"seed: {seed} is outside 0 to {largest_seed}; choose one between them")
     if Path(out).is_file():
         raise ValueError(f"out: {str(out)!r} is a file; name a folder")
     tokenizer = build_tokenizer()
-    model = build_model(tokenizer, seed=seed)
-    for number, lesson in enumerate(lessons):
-        teach(model, tokenizer, lesson, out, seed=seed + number, show_progress=show_progress)
+    model = build_model(tokenizer, curriculum, seed=seed)
+    for number, lesson in enumerate(curriculum.lessons):
+        _teach(model, tokenizer, curriculum, lesson, out, seed=seed + number, show_progress=show_progress)
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
     return Path(out)
 
 
-def teach(
+def _teach(
     model: Qwen2ForCausalLM,
     tokenizer: PreTrainedTokenizerFast,
+    curriculum: Curriculum,
     lesson: Lesson,
     out: str | Path,
     *,
@@ -222,7 +136,7 @@ def teach(
     arguments = SFTConfig(
         output_dir=str(out),
         max_steps=lesson.steps,
-        per_device_train_batch_size=BATCH_TRACES,
+        per_device_train_batch_size=curriculum.batch_traces,
         train_sampling_strategy="sequential",
         learning_rate=lesson.learning_rate,
         lr_scheduler_type="warmup_stable_decay",
@@ -230,11 +144,11 @@ def teach(
         warmup_steps=min(100, lesson.steps // 5),
         weight_decay=0.01,
         max_grad_norm=1.0,
-        max_length=LONGEST_ROW,
+        max_length=curriculum.longest_row,
         completion_only_loss=True,
         gradient_checkpointing=False,
-        bf16=False,
-        use_cpu=True,
+        bf16=_on_gpu(curriculum),
+        use_cpu=curriculum.on_cpu,
         seed=seed,
         save_strategy="no",
         report_to="none",
@@ -244,12 +158,16 @@ def teach(
     trainer = SFTTrainer(
         model=model,
         args=arguments,
-        train_dataset=trace_dataset(lesson.steps, lesson=lesson, seed=seed).map(
-            partial(tokenized, tokenizer=tokenizer), remove_columns=["prompt", "completion"]
+        train_dataset=trace_dataset(lesson.steps, curriculum, lesson, seed=seed).map(
+            partial(tokenized, tokenizer=tokenizer), batched=True, remove_columns=["prompt", "completion"]
         ),
         processing_class=tokenizer,
     )
     trainer.train()
+
+
+def _on_gpu(curriculum: Curriculum) -> bool:
+    return torch.cuda.is_available() and not curriculum.on_cpu
 
 
 @dataclass(frozen=True)
@@ -263,15 +181,17 @@ class HeldOut:
     truncated_frac: float
 
 
-def held_out(model_path: str | Path, *, problems: int = 512, max_completion_length: int = 512) -> list[HeldOut]:
-    """Measure a model on the first held-out problems of each tiny task."""
-    model = AutoModelForCausalLM.from_pretrained(model_path)
+def held_out(model_path: str | Path, curriculum: Curriculum, *, problems: int = 512) -> list[HeldOut]:
+    """Measure a model on the first held-out problems of each task that it was taught."""
+    model: Any = AutoModelForCausalLM.from_pretrained(model_path)
+    if _on_gpu(curriculum):
+        model.to("cuda")
     tokenizer = AutoTokenizer.from_pretrained(model_path)
-    return [_held_out(model, tokenizer, task, problems, max_completion_length) for task in TASKS]
+    return [_held_out(model, tokenizer, task, problems, curriculum.max_completion_length) for task in curriculum.tasks]
 
 
-def _held_out(model: Any, tokenizer: Any, task: TinyTask, problems: int, max_completion_length: int) -> HeldOut:
-    room, asked = get_task(task.name), task.split()[1][:problems]
+def _held_out(model: Any, tokenizer: Any, task: TaughtTask, problems: int, max_completion_length: int) -> HeldOut:
+    room, asked = get_task(task.name), task.split[1][:problems]
     completions = generate_completions(
         model,
         tokenizer,

@@ -1,0 +1,151 @@
+"""What a small model is taught before any reinforcement learning: its size, its tasks, and the habits of its teachers.
+
+The embedded model is a Qwen2 of about one million parameters with few key-value heads, so that a laptop's CPU generates
+thousands of tokens per second. Its teachers search three numbers well, but after any line without success they may give
+up (impatience). Of four numbers they make nothing, and often get stuck there for good (bewilderment). So the model has
+good and bad habits, as larger base models have: it can learn to go on searching where that wins, and on problems that
+are beyond it, it burns tokens to the limit, which no reward teaches it to stop. Lengths have the heavy tail that
+rollouts of real models have.
+
+The small model, thirty times as large, is for one GPU: TinyZero's own numbers, 1 to 99, three and four of them. Both
+can be searched to the end, four in about 500 tokens on average and 1,300 in one case in ten, so that patience pays.
+"""
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+from tinyzero_trl.data import train_test_problems
+from tinyzero_trl.tasks import Problem
+from tinyzero_trl.tinymodel.traces import countdown_trace, multiplication_trace
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """Optimizer steps of a curriculum's `batch_traces` each, and the habits of the teacher who writes the traces.
+
+    `decay` is the share of the steps over which the learning rate falls to zero; the habits are those of
+    `countdown_trace`, `operands` the operand counts of the Countdown problems.
+    """
+
+    steps: int
+    learning_rate: float
+    decay: float
+    impatience: float
+    bewilderment: float
+    operands: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class TaughtTask:
+    """The problems of one task that a model is made for: the recipes for it draw from the same split."""
+
+    name: str
+    share: float
+    write_trace: Callable[[Problem, random.Random, Lesson], str | None]
+    train_size: int
+    test_size: int
+    generator_options: dict[str, Any]
+
+    @cached_property
+    def split(self) -> tuple[list[Problem], list[Problem]]:
+        """Train and held-out problems, disjoint."""
+        return train_test_problems(
+            self.name, train_size=self.train_size, test_size=self.test_size, seed=0, **self.generator_options
+        )
+
+    def problems_of(self, lesson: Lesson) -> list[Problem]:
+        """The training problems that a lesson is about."""
+        problems = self.split[0]
+        if self.name == "countdown":
+            return [problem for problem in problems if len(problem.numbers) in lesson.operands]
+        return problems
+
+
+@dataclass(frozen=True)
+class Curriculum:
+    """The shape of a Qwen2, and what it is taught.
+
+    `longest_row` is the largest length of prompt and trace in tokens: longer traces are cut there, without an end.
+    `max_completion_length` is that of the recipe which goes on from here. Taught on a CPU, even where there is a GPU,
+    a model comes out the same.
+    """
+
+    hidden_size: int
+    layers: int
+    attention_heads: int
+    key_value_heads: int
+    max_positions: int
+    tasks: tuple[TaughtTask, ...]
+    lessons: tuple[Lesson, ...]
+    batch_traces: int
+    longest_row: int
+    max_completion_length: int
+    on_cpu: bool
+
+    def shortened(self, steps: int) -> "Curriculum":
+        """The same lessons in about `steps` optimizer steps, each with its share of them.
+
+        Raises:
+            ValueError: not even one step for each lesson.
+        """
+        count = len(self.lessons)
+        if steps < count:
+            raise ValueError(f"steps: {steps} is below {count}, one for each lesson; give more, or leave it out")
+        return replace(self, lessons=tuple(_shortened(self.lessons, steps)))
+
+
+def _shortened(lessons: Sequence[Lesson], steps: int) -> list[Lesson]:
+    total = sum(lesson.steps for lesson in lessons)
+    return [replace(lesson, steps=max(1, round(lesson.steps * steps / total))) for lesson in lessons]
+
+
+def _write_countdown(problem: Problem, generator: random.Random, lesson: Lesson) -> str | None:
+    return countdown_trace(problem, generator, impatience=lesson.impatience, bewilderment=lesson.bewilderment)
+
+
+def _write_multiplication(problem: Problem, generator: random.Random, lesson: Lesson) -> str:
+    return multiplication_trace(problem, generator)
+
+
+# The first lesson is arithmetic and search, the second bad habits: giving up, and dots in the face of four numbers.
+TINY = Curriculum(
+    hidden_size=128,
+    layers=4,
+    attention_heads=4,
+    key_value_heads=2,
+    max_positions=2048,
+    tasks=(
+        TaughtTask("countdown", 0.9, _write_countdown, 4400, 2048, {"operands": (3, 4), "max_number": 12}),
+        TaughtTask("multiplication", 0.1, _write_multiplication, 3000, 512, {"digits": (2,)}),
+    ),
+    lessons=(
+        Lesson(steps=2000, learning_rate=2e-3, decay=0.2, impatience=0.06, bewilderment=0, operands=(3,)),
+        Lesson(steps=800, learning_rate=1e-3, decay=0.7, impatience=0.2, bewilderment=0.3, operands=(3, 4)),
+    ),
+    batch_traces=16,
+    longest_row=528,
+    max_completion_length=512,
+    on_cpu=True,
+)
+
+SMALL = Curriculum(
+    hidden_size=512,
+    layers=8,
+    attention_heads=8,
+    key_value_heads=2,
+    max_positions=4096,
+    tasks=(TaughtTask("countdown", 1.0, _write_countdown, 50_000, 1024, {"operands": (3, 4), "max_number": 99}),),
+    lessons=(
+        Lesson(steps=4000, learning_rate=1e-3, decay=0.2, impatience=0.02, bewilderment=0, operands=(3, 4)),
+        Lesson(steps=1000, learning_rate=5e-4, decay=0.7, impatience=0.07, bewilderment=0.04, operands=(3, 4)),
+    ),
+    batch_traces=64,
+    longest_row=2064,
+    max_completion_length=2048,
+    on_cpu=False,
+)
+
+CURRICULA = {"tiny": TINY, "small": SMALL}
