@@ -146,7 +146,7 @@ def _teach(
         max_grad_norm=1.0,
         max_length=curriculum.longest_row,
         completion_only_loss=True,
-        gradient_checkpointing=False,
+        gradient_checkpointing=not curriculum.on_cpu,  # a batch of the longest rows would fill 24 GiB
         bf16=_on_gpu(curriculum),
         use_cpu=curriculum.on_cpu,
         seed=seed,
