@@ -172,8 +172,8 @@ class ScoringTrainer(RolloutTrainer):
     @contextmanager
     def _own_random_numbers(self) -> Iterator[None]:
         """Sample with the run's seed, and give training its random state back."""
-        devices = [self.accelerator.device] if self.accelerator.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices):
+        device = self.accelerator.device
+        with torch.random.fork_rng(devices=[] if device.type == "cpu" else [device], device_type=device.type):
             torch.manual_seed(self._sampling_seed())
             yield
 

@@ -5,6 +5,7 @@ import shutil
 import sys
 from pathlib import Path
 from statistics import mean, median
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from tinyzero_trl import decoding
 from tinyzero_trl.metrics import describe
 from tinyzero_trl.records import Run, read_run
+from tinyzero_trl.scoring import ScoringTrainer
 
 STEPS = 6
 
@@ -235,6 +237,22 @@ def test_the_same_seed_gives_the_same_run_however_often_it_is_evaluated(workshop
     assert [line["step"] for line in again.evals] == [0, 2, 4, 6]
     assert without_time(again.evals)[::3] == without_time(run.evals)[::2]
     assert_same_weights(again.path, run.path)
+
+
+@pytest.mark.parametrize("kind", ["cuda", "mps", "xpu"])
+def test_evaluation_gives_every_device_its_random_state_back(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`torch.manual_seed` seeds all devices: one that kept it would meet the same numbers after every evaluation."""
+    device, states = torch.device(kind, 0), [7]
+    module = torch.get_device_module(kind)
+    monkeypatch.setattr(module, "get_rng_state", lambda of: states[-1] if of == device else None)
+    monkeypatch.setattr(module, "set_rng_state", lambda state, of: states.append(state))
+    trainer = SimpleNamespace(accelerator=SimpleNamespace(device=device), _sampling_seed=lambda: 3)
+    before = torch.get_rng_state()
+    with ScoringTrainer._own_random_numbers(trainer):
+        states.append(3)
+        assert torch.initial_seed() == 3
+    assert states == [7, 3, 7]
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 @pytest.mark.slow
