@@ -52,8 +52,9 @@ class GuardedTrainer(ExactLossTrainer):
       no verdict to TRL, which leaves the row out; so only an infinite one is a fault, or a batch without any verdict.
     - `_init_training_state`: a run that has taken its `max_steps` takes no further one when it is started again, where
       its last epoch is not over.
-    - `_save_checkpoint`, `_save_rng_state`: the trainer state, which makes a checkpoint whole, is written when every
-      rank has written its part. A checkpoint that cannot be written is removed, and training goes on without it.
+    - `_save_checkpoint`, `save_model`, `_save_rng_state`: the trainer state, which makes a checkpoint whole, is written
+      when every rank has written its part, and no rank waits for one that failed. A checkpoint that cannot be written
+      is removed, and training goes on without it.
     """
 
     args: Any  # a GRPOConfig with `max_skipped_steps`, besides what the parent needs
@@ -65,7 +66,7 @@ class GuardedTrainer(ExactLossTrainer):
         super().__init__(*args, **kwargs)
         self.step_was_skipped = False
         self.checkpoint_error: str | None = None  # why the latest checkpoint is missing
-        self._parts_are_due = False  # while a checkpoint is written: whether the ranks have yet to agree on their parts
+        self._parts_due = 0  # while a checkpoint is written: on how many parts the ranks have yet to agree
         self._skipped_in_a_row = 0
         self._rewards_are_sound = True
         self._losses_are_sound = torch.ones((), dtype=torch.bool, device=self.accelerator.device)
@@ -142,9 +143,10 @@ class GuardedTrainer(ExactLossTrainer):
         return (num_train_epochs, 0) if self.state.global_step >= max_steps else trained
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        self._parts_are_due = not self.args.save_only_model
+        self._parts_due = 1 if self.args.save_only_model else 2
         error = _error_of(super()._save_checkpoint, model, trial)
-        if self._parts_are_due:  # this rank failed before it could write its random state; the others wait there
+        if self._parts_due:  # this rank failed on the way to that part, where the others wait
+            self._parts_due = 0
             self._agree(error)
         self.checkpoint_error = self._agree(error)
         if self.checkpoint_error is not None and self.is_world_process_zero():
@@ -155,14 +157,24 @@ class GuardedTrainer(ExactLossTrainer):
                 "checkpoint stays, and training goes on until the next is due; free some space"
             )
 
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """In a checkpoint, on all ranks or on none: Trainer may let them wait for each other next."""
+        if not self._parts_due:
+            return super().save_model(output_dir, _internal_call)
+        self._agree_on_part(_error_of(super().save_model, output_dir, _internal_call))
+
     def _save_rng_state(self, output_dir: str) -> None:
-        error = _error_of(super()._save_rng_state, output_dir)
+        self._agree_on_part(_error_of(super()._save_rng_state, output_dir))
+
+    def _agree_on_part(self, error: Exception | None) -> None:
+        """Raises on every rank what failed on any; nothing more of this checkpoint is due then."""
+        self._parts_due -= 1
         if (reason := self._agree(error)) is not None:
+            self._parts_due = 0
             raise CheckpointError(reason)
 
     def _agree(self, error: Exception | None) -> str | None:
         """The first rank's error, on every rank."""
-        self._parts_are_due = False
         reasons: list[str | None] = gather_object([" ".join(str(error).split()) if error else None])
         return next((reason for reason in reasons if reason is not None), None)
 

@@ -87,7 +87,8 @@ def test_a_checkpoint_that_failed_rotates_no_whole_one_away(tmp_path: Path) -> N
 @pytest.mark.slow
 def test_two_ranks_skip_and_save_alike(tmp_path: Path) -> None:
     saving = {"save_strategy": "steps", "save_steps": 2}
-    names = ["loss", "gradient norm", "reward", "first", "last"]
+    best = {"eval_strategy": "steps", "eval_steps": 2, "metric_for_best_model": "eval/acc"}
+    names = ["loss", "gradient norm", "reward", "first", "last", "best"]
     folders = [str(tmp_path / name) for name in names]
     runs = [
         {"fault": "loss", "at": [2], "folder": folders[0]},
@@ -95,6 +96,7 @@ def test_two_ranks_skip_and_save_alike(tmp_path: Path) -> None:
         {"fault": "reward", "at": [1], "folder": folders[2], "max_skipped_steps": 1},
         {"fault": "disk, first rank", "at": [2], "folder": folders[3], **saving},
         {"fault": "disk, last rank", "at": [3], "folder": folders[4], **saving},
+        {"fault": "disk, first rank", "at": [2], "folder": folders[5], **saving, **best},  # the ranks meet once more
     ]
     ranks = run_on_ranks(2, "faults.py", json.dumps(runs))
     assert len(ranks) == 2
@@ -103,11 +105,11 @@ def test_two_ranks_skip_and_save_alike(tmp_path: Path) -> None:
         assert first["weights"] == second["weights"], "ranks that skip apart drift apart"
         assert first["error"] == second["error"]
         assert first["checkpoint_error"] == second["checkpoint_error"]
-    loss, norm, reward, first_disk, last_disk = ranks[0]
+    loss, norm, reward, first_disk, last_disk, best_disk = ranks[0]
     assert loss["moved"] == norm["moved"] == [True, False, True, True]
     assert reward["moved"] == [False] and "2 optimizer steps in a row" in reward["error"]
     assert {file.name for file in (tmp_path / "reward" / "faulty_batch").iterdir()} == {
         *("rank_0.json", "rank_0.safetensors", "rank_1.json", "rank_1.safetensors")
     }
-    assert first_disk["checkpoints"] == last_disk["checkpoints"] == ["checkpoint-4"]
+    assert first_disk["checkpoints"] == last_disk["checkpoints"] == best_disk["checkpoints"] == ["checkpoint-4"]
     assert figures(tmp_path / "last", "step") == [1, 2, 3, 4]
