@@ -86,6 +86,16 @@ def test_the_window_shrinks_by_bounded_steps_to_the_longest_success() -> None:
     assert settled == [436, 372, 308, 300, 300, 300]  # without slack, the longest success must fit
 
 
+def test_a_window_more_than_twice_too_long_halves_unless_it_may_shrink_by_more() -> None:
+    for steps, expected in ({"shrink_delta": 64}, [512, 448, 384, 320, 300]), ({"shrink_delta": 700}, [324, 300]):
+        wide = policy(initial=1024, slack=0.0, **steps)
+        settled = []
+        for _ in expected:
+            see(wide, MIXED, 1)
+            settled.append(wide.state_dict()["settled_window"])
+        assert settled == expected
+
+
 def test_the_window_at_most_doubles_toward_a_measured_optimum() -> None:
     long = [Wanted(900, index % 2 == 0, index // 4) for index in range(16)]
     growing, settled = policy(initial=100), []

@@ -24,7 +24,9 @@ which they do, not in the next probe; and late successes, of which a few rollout
 within it more often than the estimate knows.
 
 Steps. Toward that target the window at most doubles, because a window that is too short loses the very
-successes to learn from, and shrinks by at most `shrink_delta`, because one too long costs tokens alone.
+successes to learn from, and shrinks by at most `shrink_delta`, because one too long costs tokens alone. While it
+is more than twice the target it halves: that is no noise, but a first guess far too long, or a model that
+rambles no more.
 
 Assumptions and limits. (1) Completions of the last `memory_rollouts` rollouts have one distribution: a model
 that drifts is seen as it was about half a memory ago. (2) Prompts are drawn at random, each group from one
@@ -116,7 +118,10 @@ class SignalWindow(WindowPolicy):
         if window < self._largest and here.followed < few and matters:
             return True
         target = self.config.headroom * most_signal_per_token(points, self.config.slack).window
-        self._settled_window = self._clip(max(window - self.config.shrink_delta, min(target, 2 * window)))
+        lowest = window - self.config.shrink_delta
+        if window > 2 * target:
+            lowest = min(lowest, window / 2)
+        self._settled_window = self._clip(max(lowest, min(target, 2 * window)))
         return False
 
     def _points(self) -> list[Point]:
