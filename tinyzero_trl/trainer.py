@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback
+from trl.trainer.utils import get_config_model_id
 
 from tinyzero_trl.callbacks import AdaptiveWindowCallback, Rollout
 from tinyzero_trl.card import write_model_card
@@ -49,11 +50,15 @@ class AdaptiveGRPOTrainer(PatientPushTrainer, ScoringTrainer):
         self,
         model: Any,
         reward_funcs: Any,
-        args: AdaptiveGRPOConfig,
+        args: AdaptiveGRPOConfig | None = None,
         *,
         callbacks: Sequence[TrainerCallback] | None = None,
         **kwargs: Any,
     ) -> None:
+        args = _default_config(model) if args is None else args
+        if not isinstance(args, AdaptiveGRPOConfig):
+            kind = type(args).__name__
+            raise ValueError(f"args: a {kind} has no rollout window; give an AdaptiveGRPOConfig with the same fields")
         assert args.max_completion_length is not None, "AdaptiveGRPOConfig checks it"
         self._full_length_tokens = args.max_completion_length
         window_config = args.window_config()
@@ -158,3 +163,9 @@ class AdaptiveGRPOTrainer(PatientPushTrainer, ScoringTrainer):
         if positions:
             figures["compute/padding_frac"] = 1 - tokens / positions
         return figures
+
+
+def _default_config(model: Any) -> AdaptiveGRPOConfig:
+    """What stands for no configuration; the run's folder is named as TRL names it."""
+    name = model if isinstance(model, str) else get_config_model_id(model.config)
+    return AdaptiveGRPOConfig(f"{name.split('/')[-1]}-GRPO")

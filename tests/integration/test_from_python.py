@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 from datasets import Dataset
-from tiny_models import build_model, build_tokenizer
+from tiny_models import build_model, build_tokenizer, save_tiny_model
+from trl import GRPOConfig, GRPOTrainer
 
 from tinyzero_trl import AdaptiveGRPOConfig, AdaptiveGRPOTrainer
 from tinyzero_trl.records import read_run
@@ -56,6 +57,23 @@ def records(folder: Path, name: str) -> list[dict[str, Any]]:
 
 def lines(folder: Path, name: str = "metrics.jsonl") -> list[int]:
     return [line["step"] for line in records(folder, name)]
+
+
+def test_without_a_configuration_the_folder_is_named_as_trl_names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("transformers.training_args.is_torch_bf16_gpu_available", lambda: True)  # TRL's default is bf16
+    path, problems = str(save_tiny_model(tmp_path / "tiny")), Dataset.from_dict({"prompt": PROMPTS})
+    made = AdaptiveGRPOTrainer(path, verdict, train_dataset=problems)
+    assert made.args.output_dir == GRPOTrainer(path, verdict, train_dataset=problems).args.output_dir == "tiny-GRPO"
+    assert made.window_callback.policy.config.strategy == "signal"
+
+
+def test_a_configuration_of_trl_is_refused_with_the_one_to_give(tmp_path: Path) -> None:
+    config = GRPOConfig(str(tmp_path), use_cpu=True, bf16=False)
+    with pytest.raises(ValueError, match=r"^args: a GRPOConfig has no rollout window; give an AdaptiveGRPOConfig"):
+        AdaptiveGRPOTrainer("no/model", verdict, config, train_dataset=Dataset.from_dict({"prompt": PROMPTS}))
 
 
 @pytest.mark.slow
