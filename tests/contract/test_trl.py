@@ -28,6 +28,7 @@ PINNED = {
     ],
     "_get_grad_norm": ["self", "model", "grad_norm"],
     "_save_checkpoint": ["self", "model", "trial"],
+    "save_model": ["self", "output_dir", "_internal_call"],
     "_save_rng_state": ["self", "output_dir"],
     "train": ["self", "resume_from_checkpoint", "trial", "ignore_keys_for_eval"],
     "evaluate": ["self", "eval_dataset", "ignore_keys", "metric_key_prefix"],
@@ -92,6 +93,8 @@ def test_nothing_else_of_the_parents_is_overridden() -> None:
         # Callback state travels in trainer_state.json.
         (Trainer._save_checkpoint, ["self.state.stateful_callbacks", "ExportableState"]),
         (GRPOTrainer._save_checkpoint, ["self.create_model_card("]),
+        # With a best model the ranks meet between the first part of a checkpoint and the second.
+        (Trainer._save_checkpoint, ["self.save_model(output_dir, _internal_call=True)", "dist.barrier()"]),
         # A failed push in the background is silent, because nobody asks the jobs; saving pushes unless it is internal.
         (Trainer._push_from_checkpoint, ["self.push_in_progress = PushInProgress(push_jobs)", "self.hub_model_id"]),
         (Trainer.push_to_hub, ["self.save_model(_internal_call=True)", "self._finish_current_push()"]),
