@@ -170,6 +170,25 @@ def test_policies_are_named_by_what_sets_them_apart(configurations, names):
     assert policy_names(configurations) == names
 
 
+def test_a_field_of_another_strategy_makes_no_other_policy(tmp_path):
+    """Its default may have changed between two runs that never read it."""
+    for seed, probe_every in enumerate((8, 16)):
+        for strategy in ("fixed", "signal"):
+            train(
+                tmp_path / strategy / str(seed),
+                seed=seed,
+                recipe=strategy,
+                window_strategy=strategy,
+                window_probe_every=probe_every,
+            )
+    found = load_policies(sorted(tmp_path.glob("*/*")))
+    assert [(policy.name, sorted(policy.runs)) for policy in found] == [
+        ("fixed", [0, 1]),
+        ("signal window_probe_every=8", [0]),
+        ("signal window_probe_every=16", [1]),
+    ]
+
+
 def test_the_default_baseline_is_the_largest_fixed_window(tmp_path):
     signal = train(tmp_path / "signal", recipe="signal", window_strategy="signal", window_max=4096)
     vanilla = train(tmp_path / "vanilla", recipe="vanilla", window_max=1024)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tinyzero_trl.windows import MODES, STRATEGIES, WindowConfig, make_policy
+from tinyzero_trl.windows import MODES, STRATEGIES, WindowConfig, make_policy, unread_fields
 
 PHASES = ((0, 100), (10, 200))
 
@@ -78,3 +78,12 @@ def test_every_strategy_and_mode_can_be_made_from_its_defaults() -> None:
         for mode in MODES:
             config = WindowConfig(strategy=strategy, mode=mode, max=4096, phases=PHASES, total_steps=10)
             assert make_policy(config).window in (100, 1024, 4096)
+
+
+def test_a_strategy_reads_what_is_its_own_and_what_belongs_to_none() -> None:
+    unread = {strategy: unread_fields(strategy) for strategy in STRATEGIES}
+    assert {"headroom", "probe_every", "memory_rollouts"} <= unread["fixed"] & unread["success"] - unread["signal"]
+    assert {"mode", "ema_beta", "rolling_window"} <= unread["signal"] - unread["success"]
+    assert {"phases"} <= unread["cosine"] - unread["phased"]
+    assert not {"strategy", "initial", "min", "max", "slack", "shrink_delta"} & frozenset().union(*unread.values())
+    assert unread_fields("of another project") == frozenset()

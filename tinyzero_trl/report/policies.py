@@ -8,6 +8,7 @@ from typing import Any
 
 from tinyzero_trl.files import shortened
 from tinyzero_trl.records import CONFIG, Run, read_run
+from tinyzero_trl.windows import unread_fields
 
 # Fields in which the runs of one policy may differ: which repetition it is, and where it is kept. Seeds come on top.
 _BOOKKEEPING = {
@@ -49,9 +50,12 @@ def load_policies(paths: Sequence[str | PathLike[str]]) -> list[Policy]:
 
 
 def _configuration(run: Run) -> dict[str, Any]:
-    """What tells policies apart, after a look at the fields that names and order are made of."""
+    """What tells policies apart, after a look at the fields that names and order are made of.
+
+    Not the fields of another window strategy: their defaults may have changed between two runs at a fixed window.
+    """
     recipe = run.config.get("recipe") or (run.summary or {}).get("recipe")
-    configuration = {**run.config, "recipe": recipe}
+    configuration = {"window_strategy": None, **run.config, "recipe": recipe}
     for field in ("recipe", "window_strategy"):
         if not isinstance(value := configuration.get(field), str | None):
             raise ValueError(f"{run.path}: {field} = {shortened(value)} in its {CONFIG} is no text; correct it there")
@@ -59,7 +63,8 @@ def _configuration(run: Run) -> dict[str, Any]:
         raise ValueError(
             f"{run.path}: window_max = {shortened(longest)} in its {CONFIG} is no whole number; correct it there"
         )
-    return configuration
+    unread = {f"window_{name}" for name in unread_fields(configuration["window_strategy"] or "")}
+    return {field: value for field, value in configuration.items() if field not in unread}
 
 
 def _seed(run: Run) -> int:

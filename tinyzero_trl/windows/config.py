@@ -5,6 +5,7 @@ prefix `window_` (flat training configurations), so every message names them tha
 """
 
 import math
+import re
 from dataclasses import Field, dataclass, field, fields
 from itertools import pairwise
 from typing import Any
@@ -169,6 +170,17 @@ class WindowConfig:
                 f"{self.memory_rollouts}, so that the memory might hold no full-length rollout; "
                 "lower it or raise window_memory_rollouts"
             )
+
+
+def unread_fields(strategy: str) -> frozenset[str]:
+    """Names of the fields that belong to another strategy: with this one they change nothing. None if it is unknown.
+
+    The help of a field that one strategy alone reads begins with its name.
+    """
+    if strategy not in STRATEGIES:
+        return frozenset()
+    readers = {each.name: re.split("[:,]", each.metadata["help"])[0] for each in fields(WindowConfig)}
+    return frozenset(name for name, reader in readers.items() if reader in STRATEGIES and reader != strategy)
 
 
 def _check_range(declared: Field, value: Any) -> None:
