@@ -55,7 +55,7 @@ def _configuration(run: Run) -> dict[str, Any]:
     Not the fields of another window strategy: their defaults may have changed between two runs at a fixed window.
     """
     recipe = run.config.get("recipe") or (run.summary or {}).get("recipe")
-    configuration = {"window_strategy": None, **run.config, "recipe": recipe}
+    configuration = {**run.config, "recipe": recipe}
     for field in ("recipe", "window_strategy"):
         if not isinstance(value := configuration.get(field), str | None):
             raise ValueError(f"{run.path}: {field} = {shortened(value)} in its {CONFIG} is no text; correct it there")
@@ -63,7 +63,7 @@ def _configuration(run: Run) -> dict[str, Any]:
         raise ValueError(
             f"{run.path}: window_max = {shortened(longest)} in its {CONFIG} is no whole number; correct it there"
         )
-    unread = {f"window_{name}" for name in unread_fields(configuration["window_strategy"] or "")}
+    unread = {f"window_{name}" for name in unread_fields(str(configuration.get("window_strategy")))}
     return {field: value for field, value in configuration.items() if field not in unread}
 
 

@@ -12,7 +12,7 @@ can be searched to the end, four in about 500 tokens on average and 1,300 in one
 """
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -69,8 +69,8 @@ class Curriculum:
     """The shape of a Qwen2, and what it is taught.
 
     `longest_row` is the largest length of prompt and trace in tokens: longer traces are cut there, without an end.
-    `max_completion_length` is that of the recipe which goes on from here. Taught on a CPU, even where there is a GPU,
-    a model comes out the same.
+    `max_completion_length` is that of the measurement after the last lesson. Taught on a CPU, even where there is a
+    GPU, a model comes out the same.
     """
 
     hidden_size: int
@@ -94,12 +94,9 @@ class Curriculum:
         count = len(self.lessons)
         if steps < count:
             raise ValueError(f"steps: {steps} is below {count}, one for each lesson; give more, or leave it out")
-        return replace(self, lessons=tuple(_shortened(self.lessons, steps)))
-
-
-def _shortened(lessons: Sequence[Lesson], steps: int) -> list[Lesson]:
-    total = sum(lesson.steps for lesson in lessons)
-    return [replace(lesson, steps=max(1, round(lesson.steps * steps / total))) for lesson in lessons]
+        total = sum(lesson.steps for lesson in self.lessons)
+        shortened = (replace(lesson, steps=max(1, round(lesson.steps * steps / total))) for lesson in self.lessons)
+        return replace(self, lessons=tuple(shortened))
 
 
 def _write_countdown(problem: Problem, generator: random.Random, lesson: Lesson) -> str | None:

@@ -118,8 +118,9 @@ class SignalWindow(WindowPolicy):
         if window < self._largest and here.followed < few and matters:
             return True
         target = self.config.headroom * most_signal_per_token(points, self.config.slack).window
-        far_too_long = window > 2 * target
-        lowest = min(window - self.config.shrink_delta, window / 2 if far_too_long else window)
+        lowest: float = window - self.config.shrink_delta
+        if window > 2 * target:
+            lowest = min(lowest, window / 2)
         self._settled_window = self._clip(max(lowest, min(target, 2 * window)))
         return False
 
