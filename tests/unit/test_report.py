@@ -16,7 +16,7 @@ from tinyzero_trl.report.compare import accuracy_curve, compare, cost_to_reach
 from tinyzero_trl.report.pictures import accuracy_and_cost, on_common_axis, thinned
 from tinyzero_trl.report.policies import choose_baseline, load_policies, policy_names
 from tinyzero_trl.report.samples import before_and_after
-from tinyzero_trl.report.style import COLOURS
+from tinyzero_trl.report.style import COLOURS, Canvas, house_style
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -239,6 +239,21 @@ def test_the_picture_of_costs_has_a_point_for_every_policy(grid):
     heights = [bar.get_segments()[0][:, 1] for bar in (container.lines[2][1] for container in axes.containers)]
     half = 4.302653 * 0.1 / math.sqrt(3)
     assert heights[0].tolist() == pytest.approx([0.7 - half, 0.7 + half])
+
+
+def test_a_name_stays_clear_of_the_bars_and_of_the_edge():
+    with house_style():
+        canvas = Canvas("name", "title", "caption", "x", "y")
+        canvas.axes.set(xlim=(0, 10), ylim=(0, 10))
+        places = {"beside a bar": (4.0, 5.0), "at the right edge": (9.8, 5.0), "at the left edge": (0.2, 8.0)}
+        for x, y in [*places.values(), (4.5, 5.0)]:  # the last one's bar stands where the first name would
+            canvas.axes.errorbar(x, y, xerr=0.1, yerr=3)
+        canvas.label(places)
+        inside = canvas.axes.get_window_extent()
+        boxes = {label.get_text(): label.get_window_extent() for label in canvas.axes.texts}
+        bar = canvas.axes.transData.transform((4.5, 5.0))[0]
+    assert boxes["beside a bar"].x1 < bar
+    assert all(inside.x0 < box.x0 and box.x1 < inside.x1 for box in boxes.values())
 
 
 class Page(HTMLParser):

@@ -16,8 +16,10 @@ from typing import Any, Literal
 
 import matplotlib
 from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.transforms import Bbox
 
 # name of the CSS variable: (light, dark)
 COLOURS = {
@@ -34,7 +36,7 @@ COLOURS = {
 }
 LineStyle = Literal["-", "--", ":", "-."]
 INK, MUTED, GRID = (COLOURS[name][0] for name in ("ink", "muted", "grid"))
-_CORNERS = ((1, 1), (1, -1), (-1, 1), (-1, -1))  # beside a point: right or left, above or below
+_PLACES = [(right, up) for up in (7, -7, 14, -14) for right in (1, -1)]  # beside a point, in points above it
 _SERIES = sum(name.startswith("series") for name in COLOURS)
 
 _STYLE: dict[Any, Any] = {
@@ -110,20 +112,29 @@ class Canvas:
             self.axes.legend(handles=lines, loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=len(lines))
 
     def label(self, points: Mapping[str, tuple[float, float]]) -> None:
-        """Name points beside them, each where no earlier name stands; the PNG then needs no legend."""
+        """Name points beside them, clear of other names, of bars and of the edge; the PNG then needs no legend."""
         self.figure.draw_without_rendering()  # limits and layout decide what is where
+        inside = self.axes.get_window_extent()
+        bars = [
+            bar for drawn in self.axes.collections if isinstance(drawn, LineCollection) for bar in drawn.get_segments()
+        ]
+        taken = [Bbox(self.axes.transData.transform(bar)).padded(1) for bar in bars]
         for text, point in points.items():
-            taken = [other.get_window_extent() for other in self.axes.texts]
-            for right, up in _CORNERS:
-                name = self.axes.annotate(
-                    *(text, point, (5 * right, 6 * up)),
+            names = [
+                self.axes.annotate(
+                    *(text, point, (5 * right, up)),
                     textcoords="offset points",
                     ha="left" if right > 0 else "right",
                     va="center",
                     fontsize=7,
                 )
-                if (right, up) == _CORNERS[-1] or not name.get_window_extent().count_overlaps(taken):
-                    break
+                for right, up in _PLACES
+            ]
+            boxes = [name.get_window_extent() for name in names]
+            crossed = [box.count_overlaps(taken) + (not inside.x0 < box.x0 < box.x1 < inside.x1) for box in boxes]
+            best = crossed.index(min(crossed))
+            taken.append(boxes[best])
+            for name in names[:best] + names[best + 1 :]:
                 name.remove()
 
     def finish(self, legend: dict[str, str], folders: Sequence[Path]) -> Picture:
