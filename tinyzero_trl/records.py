@@ -116,10 +116,6 @@ class RunRecords:
                 lines.unlink()
         (self.path / SUMMARY).unlink(missing_ok=True)
 
-    def last_metrics(self) -> dict[str, Any] | None:
-        """The newest metrics line, such as to continue `time_s` after a resume; None before the first."""
-        return next(reversed(list(_read_lines(self.path / METRICS))), None)
-
     def _line_files(self) -> list[Path]:
         samples = sorted((self.path / COMPLETIONS).glob("step_*.jsonl"))
         return [file for file in (self.path / METRICS, self.path / EVAL, *samples) if file.exists()]
