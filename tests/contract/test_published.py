@@ -1,0 +1,127 @@
+"""The figures in the README are those of the published records, computed anew."""
+
+import importlib
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from tinyzero_trl.metrics import Interval
+from tinyzero_trl.records import read_run
+from tinyzero_trl.report.compare import Outcome, compare
+from tinyzero_trl.report.policies import Policy, choose_baseline, load_policies
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+GRID = ROOT / "results" / "ablation_tiny"
+ASKED_AGAIN = ROOT / "results" / "ablation_tiny_three_numbers"
+
+
+@pytest.fixture(scope="module")
+def outcomes() -> dict[str, Outcome]:
+    """By the name that a run has in the grid, which is that of its folder."""
+    policies = load_policies(sorted(GRID.glob("*/*")))
+    full = choose_baseline(policies, None)
+    folders = [_folder(policy) for policy in policies]
+    assert _folder(full) == "full" and len(set(folders)) == len(folders), "one policy is one run of the grid"
+    return dict(zip(folders, compare(policies, full), strict=True))
+
+
+def _folder(policy: Policy) -> str:
+    [name] = {run.path.parent.name for run in policy.runs.values()}
+    return name
+
+
+def _rows(text: str, mark: str) -> dict[str, list[str]]:
+    """The rows of the first table whose header begins with `mark`: first cell -> the others."""
+    table = text[text.index(mark) :].split("\n\n")[0].splitlines()[2:]
+    cells = [[cell.strip() for cell in row.strip("|").split("|")] for row in table]
+    return {row[0].strip("`"): [cell.replace("*", "") for cell in row[1:]] for row in cells}
+
+
+def _with_bounds(interval: Interval | None, places: int, scale: float = 1, unit: str = "") -> str:
+    assert interval is not None and interval.low is not None and interval.high is not None
+    mean, low, high = (f"{scale * value:z.{places}f}" for value in interval)
+    return f"{mean}{unit} ({low} to {high})"
+
+
+def _points(outcome: Outcome) -> str:
+    return _with_bounds(outcome.acc_difference, 1, 100)
+
+
+def _tokens(outcome: Outcome) -> str:
+    return _with_bounds(outcome.tokens_ratio, 2, unit=" x")
+
+
+def test_the_table_at_the_top(outcomes: dict[str, Outcome]) -> None:
+    rows = _rows(README, "| window, 40 steps")
+    full, signal = outcomes["full"], outcomes["signal"]
+    assert rows["the full rollout, 1,024 tokens"] == [
+        str(full.seeds),
+        f"{100 * full.final_acc.mean:.1f} %",
+        "",
+        f"{full.tokens / 1e6:.2f} M tokens",
+        f"{full.elapsed_s:.0f} s",
+    ]
+    assert rows["signal`, from 256 tokens"] == [
+        str(signal.seeds),
+        f"{100 * signal.final_acc.mean:.1f} %",
+        f"+{_points(signal)}",
+        _tokens(signal),
+        _with_bounds(signal.time_ratio, 2, unit=" x"),
+    ]
+
+
+def test_the_table_of_every_window(outcomes: dict[str, Outcome]) -> None:
+    rows = _rows(README, "| run of the grid")
+    assert rows.keys() == outcomes.keys()
+    for name, (_, seeds, points, tokens) in rows.items():
+        outcome = outcomes[name]
+        if name == "full":
+            expected = [f"{100 * outcome.final_acc.mean:.1f} %", f"{outcome.tokens / 1e6:.2f} M tokens"]
+        else:
+            expected = [_points(outcome), _tokens(outcome)]
+        assert [seeds, points, tokens] == [str(outcome.seeds), *expected], name
+
+
+@pytest.fixture(scope="module")
+def paired_accuracy() -> ModuleType:
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    try:
+        return importlib.import_module("paired_accuracy")
+    finally:
+        sys.path.remove(str(ROOT / "benchmarks"))
+
+
+def test_the_second_measurement(paired_accuracy: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    paired_accuracy.main([str(GRID), str(ASKED_AGAIN)])
+    assert capsys.readouterr().out in README
+
+
+def test_the_table_of_the_demo() -> None:
+    run = read_run(ROOT / "results" / "demo")
+    rows = _rows(README, "| | held-out accuracy")
+    for (name, cells), line in zip(rows.items(), (run.evals[0], run.evals[-1]), strict=True):
+        acc, low, high = (100 * line[f"eval/{figure}"] for figure in ("acc", "acc_low", "acc_high"))
+        assert cells == [f"{acc:.1f} % (95 % interval {low:.1f} to {high:.1f})", f"{100 * line['eval/3_acc']:.1f} %"]
+        assert name == "before" or f"{line['tokens']:,} rollout tokens" in name
+
+
+def test_the_table_of_a_training_step() -> None:
+    rows = _rows(README, "| a step, ours over stock TRL")
+    measured = json.loads((ROOT / "results" / "against_trl.json").read_text(encoding="utf-8"))
+    names = {
+        "optimization": "optimize_ratio",
+        "whole step, rollout included": "step_ratio",
+        "peak memory": "memory_ratio",
+    }
+    for name, ratio in names.items():
+        cells = [cell.split(" (")[0] for cell in rows[name]]
+        assert cells == [f"{measured[lengths][ratio]:.2f} x" for lengths in ("long_tail", "flat")]
+
+
+def test_the_table_of_simulated_windows() -> None:
+    table = (ROOT / "results" / "window_simulator" / "table.md").read_text(encoding="utf-8")
+    assert table.strip() in (ROOT / "docs" / "windows.md").read_text(encoding="utf-8")
