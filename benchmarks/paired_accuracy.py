@@ -58,11 +58,13 @@ def policies(grid: Path, evaluations: Path) -> dict[str, dict[str, dict[str, flo
 
 def against(
     policy: Mapping[str, Mapping[str, float]], baseline: Mapping[str, Mapping[str, float]], measure: str
-) -> tuple[Interval, Interval]:
-    """A policy's mean, and its difference from the baseline over the seeds of both."""
+) -> tuple[Interval, Interval | None]:
+    """A policy's mean, and its difference from the baseline over the seeds of both, if there are any."""
+    mean = mean_interval([measures[measure] for measures in policy.values()])
     seeds = [seed for seed in policy if seed in baseline]
-    difference = paired_difference(*([runs[seed][measure] for seed in seeds] for runs in (policy, baseline)))
-    return mean_interval([measures[measure] for measures in policy.values()]), difference
+    if not seeds or policy is baseline:
+        return mean, None
+    return mean, paired_difference(*([runs[seed][measure] for seed in seeds] for runs in (policy, baseline)))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -72,7 +74,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("evaluations", type=Path)
     parser.add_argument("--baseline", default="full")
     options = parser.parse_args(arguments)
-    found = policies(options.grid, options.evaluations)
+    try:
+        found = policies(options.grid, options.evaluations)
+    except ValueError as error:
+        parser.error(str(error))
     if options.baseline not in found:
         parser.error(f"--baseline: {options.baseline!r} is none of {sorted(found)}")
     print(f"| policy | seeds | {' | '.join(MEASURES)} |")
@@ -82,12 +87,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"| {policy} | {len(runs)} | {' | '.join(cells)} |")
 
 
-def _cell(mean: Interval, difference: Interval) -> str:
+def _cell(mean: Interval, difference: Interval | None) -> str:
     text = f"{mean.mean:.1f} %"
-    if any(difference):  # the baseline differs from itself by nothing
+    if difference is not None:
         text += f", {difference.mean:+z.1f}"
-    if difference.low is not None and any(difference):
-        text += f" ({difference.low:z.1f} to {difference.high:z.1f})"
+        if difference.low is not None:
+            text += f" ({difference.low:z.1f} to {difference.high:z.1f})"
     return text
 
 
