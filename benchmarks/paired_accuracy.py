@@ -64,7 +64,8 @@ def against(
     seeds = [seed for seed in policy if seed in baseline]
     if not seeds or policy is baseline:
         return mean, None
-    return mean, paired_difference(*([runs[seed][measure] for seed in seeds] for runs in (policy, baseline)))
+    ours, theirs = ([runs[seed][measure] for seed in seeds] for runs in (policy, baseline))
+    return mean, paired_difference(ours, theirs)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
