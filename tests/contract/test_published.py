@@ -1,11 +1,9 @@
 """The figures in the README are those of the published records, computed anew."""
 
-import importlib
 import json
-import sys
 from pathlib import Path
-from types import ModuleType
 
+import paired_accuracy
 import pytest
 
 from tinyzero_trl.metrics import Interval
@@ -86,16 +84,7 @@ def test_the_table_of_every_window(outcomes: dict[str, Outcome]) -> None:
         assert [seeds, points, tokens] == [str(outcome.seeds), *expected], name
 
 
-@pytest.fixture(scope="module")
-def paired_accuracy() -> ModuleType:
-    sys.path.insert(0, str(ROOT / "benchmarks"))
-    try:
-        return importlib.import_module("paired_accuracy")
-    finally:
-        sys.path.remove(str(ROOT / "benchmarks"))
-
-
-def test_the_second_measurement(paired_accuracy: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_second_measurement(capsys: pytest.CaptureFixture[str]) -> None:
     paired_accuracy.main([str(GRID), str(ASKED_AGAIN)])
     assert capsys.readouterr().out in README
 

@@ -1,28 +1,17 @@
 """The published comparison, small: every scenario's targets, and that no adaptive policy gets stuck."""
 
-import importlib
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
+import simulate_windows as simulator
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 SCENARIOS = ["short answers", "long answers", "needs growth", "rambling collapse"]
 
 
-@pytest.fixture(scope="module")
-def simulator() -> ModuleType:
-    sys.path.insert(0, str(BENCHMARKS))
-    try:
-        return importlib.import_module("simulate_windows")
-    finally:
-        sys.path.remove(str(BENCHMARKS))
-
-
 @pytest.mark.parametrize("name", SCENARIOS)
-def test_signal_is_close_to_the_oracle_and_nothing_gets_stuck(simulator: ModuleType, name: str) -> None:
+def test_signal_is_close_to_the_oracle_and_nothing_gets_stuck(name: str) -> None:
     scenario = next(scenario for scenario in simulator.SCENARIOS if scenario.name == name)
     settings = simulator.Settings(rollouts=300, seeds=1)
     adaptive = ("success, basic", "success, ema", "success, rolling", "signal")
@@ -34,7 +23,7 @@ def test_signal_is_close_to_the_oracle_and_nothing_gets_stuck(simulator: ModuleT
         assert rows[policy]["kept_at_end_frac"] > 0.8, policy
 
 
-def test_the_measure_of_being_stuck_can_fail(simulator: ModuleType) -> None:
+def test_the_measure_of_being_stuck_can_fail() -> None:
     """A fixed window always is, on a learner of short answers."""
     short = simulator.SCENARIOS[0]
     rows = simulator.simulate(short, simulator.Settings(rollouts=60, seeds=1), ("fixed",))["policies"]
@@ -43,7 +32,7 @@ def test_the_measure_of_being_stuck_can_fail(simulator: ModuleType) -> None:
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
-def test_samples_follow_the_stated_truth(simulator: ModuleType, name: str) -> None:
+def test_samples_follow_the_stated_truth(name: str) -> None:
     scenario = next(scenario for scenario in simulator.SCENARIOS if scenario.name == name)
     learner, window = scenario.learner(0.6), 500
     truth = learner.truth(scenario.largest)
@@ -54,9 +43,7 @@ def test_samples_follow_the_stated_truth(simulator: ModuleType, name: str) -> No
     assert np.mean(rollout.lengths) == pytest.approx(truth.cost[window], rel=0.02)
 
 
-def test_the_script_writes_record_table_and_picture(
-    simulator: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_script_writes_record_table_and_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["simulate", "--out", str(tmp_path), "--rollouts", "6", "--seeds", "1"])
     simulator.main()
     assert {path.name for path in tmp_path.iterdir()} == {"simulation.json", "table.md", "windows.png"}

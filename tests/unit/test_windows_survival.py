@@ -1,15 +1,14 @@
 """The estimates behind `signal`: exact where nothing is cut, right on average where much is."""
 
 import math
-from collections.abc import Callable
 from itertools import combinations, pairwise
-from pathlib import Path
 from statistics import fmean
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from window_learners import Learner
 from windows_histories import Wanted, batches, observed
 
 from tinyzero_trl.windows import RolloutObservation
@@ -17,7 +16,6 @@ from tinyzero_trl.windows.signal import most_signal_per_token
 from tinyzero_trl.windows.survival import Point, RolloutTally, estimate
 
 FOREVER = 10_000
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
 def points_of(*observations: RolloutObservation, windows: tuple[int, ...] = ()) -> dict[int, Point]:
@@ -121,26 +119,19 @@ LEARNERS = {
 }
 
 
-@pytest.fixture
-def sample(monkeypatch: pytest.MonkeyPatch) -> Callable:
+def sample(name: str, share: float, prompts: int, seed: int) -> tuple:
     """24 rollouts of a known learner, one in twelve at full length, the others at a share of the best window."""
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    from window_learners import Learner
-
-    def sampled(name: str, share: float, prompts: int, seed: int) -> tuple:
-        learner = Learner(**LEARNERS[name])
-        truth = learner.truth(2048)
-        best = truth.best_window(20, 0.02)
-        generator = np.random.default_rng(seed)
-        windows = [2048 if step % 12 == 0 else int(share * best) for step in range(24)]
-        rollouts = [learner.rollout(step, window, prompts, 8, generator) for step, window in enumerate(windows)]
-        return truth, best, rollouts
-
-    return sampled
+    learner = Learner(**LEARNERS[name])
+    truth = learner.truth(2048)
+    best = truth.best_window(20, 0.02)
+    generator = np.random.default_rng(seed)
+    windows = [2048 if step % 12 == 0 else int(share * best) for step in range(24)]
+    rollouts = [learner.rollout(step, window, prompts, 8, generator) for step, window in enumerate(windows)]
+    return truth, best, rollouts
 
 
 @pytest.mark.parametrize("name", LEARNERS)
-def test_success_at_the_maximum_is_known_from_censored_rollouts(sample: Callable, name: str) -> None:
+def test_success_at_the_maximum_is_known_from_censored_rollouts(name: str) -> None:
     """Within 3 points of the truth, where counting successes is not."""
     for seed in range(4):
         truth, _, rollouts = sample(name, 0.6, 64, seed)
@@ -151,7 +142,7 @@ def test_success_at_the_maximum_is_known_from_censored_rollouts(sample: Callable
 
 
 @pytest.mark.parametrize("name", LEARNERS)
-def test_the_best_window_is_found_from_censored_rollouts(sample: Callable, name: str) -> None:
+def test_the_best_window_is_found_from_censored_rollouts(name: str) -> None:
     """Within 10 % of the optimum under the true distributions, run from below it or at it."""
     for share in (0.7, 1.0):
         errors = []
