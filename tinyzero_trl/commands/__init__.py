@@ -1,0 +1,1 @@
+"""The `tinyzero-trl` command."""

@@ -1,0 +1,1 @@
+"""From prompts to token ids, in training and in evaluation."""

@@ -1,0 +1,1 @@
+"""A run on disk: records, checkpoints, environment, model card and report. Runs without torch."""

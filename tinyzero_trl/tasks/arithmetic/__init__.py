@@ -1,0 +1,1 @@
+"""Tasks whose examples are integers: Countdown and multiplication."""

@@ -1,0 +1,1 @@
+"""TRL's loss with the same gradient from less computation."""
