@@ -39,7 +39,7 @@ def main() -> None:
         rounds = [run_round(args, scenario) for _ in range(args.rounds)]
         result[scenario] = summarise(rounds)
         print(f"{scenario}: {json.dumps(result[scenario], indent=2)}", flush=True)
-    from tinyzero_trl.environment import describe_environment
+    from tinyzero_trl.runs.environment import describe_environment
 
     settings = {
         name: value for name, value in vars(args).items() if name not in ("out", "worker", "scenario", "profile")

@@ -26,11 +26,11 @@ from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM,
 from trl import ModelConfig
 
 from tinyzero_trl import AdaptiveGRPOConfig, AdaptiveGRPOTrainer
-from tinyzero_trl.config import TaskConfig
-from tinyzero_trl.environment import describe_environment
-from tinyzero_trl.records import write_atomically
-from tinyzero_trl.report import write_report
-from tinyzero_trl.run import start_run
+from tinyzero_trl.runs.environment import describe_environment
+from tinyzero_trl.runs.records import write_atomically
+from tinyzero_trl.runs.report import write_report
+from tinyzero_trl.tasks.config import TaskConfig
+from tinyzero_trl.training.run import start_run
 
 LARGEST_GROWTH = 1.05
 MEASURED_EVERY = 50

@@ -29,12 +29,12 @@ from transformers import (
 )
 from trl import GRPOConfig, GRPOTrainer
 
-from tinyzero_trl import decoding
-from tinyzero_trl.config import AdaptiveGRPOConfig
+from tinyzero_trl.generation import compacting as decoding
+from tinyzero_trl.models.toy import resolve_model
+from tinyzero_trl.models.toy.tokenizer import build_tokenizer
 from tinyzero_trl.tasks import countdown
-from tinyzero_trl.tinymodel import resolve_model
-from tinyzero_trl.tinymodel.tokenizer import build_tokenizer
-from tinyzero_trl.trainer import AdaptiveGRPOTrainer
+from tinyzero_trl.training.config import AdaptiveGRPOConfig
+from tinyzero_trl.training.trainer import AdaptiveGRPOTrainer
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from pathlib import Path
 from statistics import fmean
 
 from tinyzero_trl.metrics import Interval, mean_interval, paired_difference
-from tinyzero_trl.records import read_run
+from tinyzero_trl.runs.records import read_run
 
 MEASURES = ("trained", "again", "together")
 _OF_DIFFICULTY = re.compile(r"eval/(\d+)_acc")

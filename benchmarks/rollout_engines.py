@@ -3,8 +3,9 @@
     python benchmarks/rollout_engines.py --out results/rollout_engines.json
 
 The engines: `generate` with its growing cache, as TRL calls it; the same with finished rows leaving the batch and no
-copies of the cache (ours, `tinyzero_trl.decoding`); `generate` with a static cache; Transformers' continuous batching;
-and vLLM, where it is installed beside a CUDA device. All sample at temperature 1 with seeds of their own, so they write
+copies of the cache (ours, `tinyzero_trl.generation.compacting`); `generate` with a static cache; Transformers'
+continuous batching; and vLLM, where it is installed beside a CUDA device. All sample at temperature 1 with seeds of
+their own, so they write
 different completions of the same distribution: compare tokens per second. Each takes one round to warm up, then
 `--rounds` measured ones in turn; the figures are medians.
 """
@@ -20,11 +21,11 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-from tinyzero_trl.decoding import generate_while_any_unfinished
-from tinyzero_trl.environment import describe_environment
-from tinyzero_trl.generation import encode_prompts
+from tinyzero_trl.generation.compacting import generate_while_any_unfinished
+from tinyzero_trl.generation.sampling import encode_prompts
+from tinyzero_trl.models.toy import resolve_model
+from tinyzero_trl.runs.environment import describe_environment
 from tinyzero_trl.tasks import countdown
-from tinyzero_trl.tinymodel import resolve_model
 
 Engine = Callable[[list[list[int]]], list[list[int]]]
 """Token ids of prompts -> token ids of completions; what follows an end token is not counted."""

@@ -17,21 +17,22 @@ from transformers import TrainerCallback
 from trl import ModelConfig, get_peft_config
 
 from tinyzero_trl import AdaptiveGRPOConfig, AdaptiveGRPOTrainer
-from tinyzero_trl.checkpoints import checkpoint_to_resume, is_last
-from tinyzero_trl.checks import check_run
-from tinyzero_trl.config import TaskConfig, parse_recipe
-from tinyzero_trl.console import one_line
-from tinyzero_trl.data import load_split, to_dataset, train_test_problems
-from tinyzero_trl.files import unless_it_fails
-from tinyzero_trl.guarded import NonFiniteError
-from tinyzero_trl.launch import check_engine, check_launch
-from tinyzero_trl.loading import model_init_kwargs
-from tinyzero_trl.progress import log_to_stderr, quiet_without_terminal
-from tinyzero_trl.records import is_finished
-from tinyzero_trl.rewards import reward_functions
-from tinyzero_trl.run import check_disk, finish_run, start_run
-from tinyzero_trl.safe_points import EXIT_STOPPED_BY_SIGNAL, StopOnSignal
-from tinyzero_trl.tinymodel import resolve_model
+from tinyzero_trl.commands.console import one_line
+from tinyzero_trl.models.toy import resolve_model
+from tinyzero_trl.runs.checkpoints import checkpoint_to_resume, is_last
+from tinyzero_trl.runs.files import unless_it_fails
+from tinyzero_trl.runs.records import is_finished
+from tinyzero_trl.tasks.config import TaskConfig
+from tinyzero_trl.tasks.datasets import load_split, to_dataset, train_test_problems
+from tinyzero_trl.tasks.rewards import reward_functions
+from tinyzero_trl.training.callbacks.progress import log_to_stderr, quiet_without_terminal
+from tinyzero_trl.training.callbacks.safe_points import EXIT_STOPPED_BY_SIGNAL, StopOnSignal
+from tinyzero_trl.training.fault_tolerance import NonFiniteError
+from tinyzero_trl.training.launch import check_engine, check_launch
+from tinyzero_trl.training.model_kwargs import model_init_kwargs
+from tinyzero_trl.training.preflight import check_run
+from tinyzero_trl.training.recipe import parse_recipe
+from tinyzero_trl.training.run import check_disk, finish_run, start_run
 
 
 def load_problems(task: TaskConfig) -> tuple[Dataset, Dataset]:

@@ -10,9 +10,9 @@ from typing import Any
 __version__ = "0.1.0"
 
 _LAZY = {
-    "AdaptiveGRPOConfig": "tinyzero_trl.config",
-    "AdaptiveGRPOTrainer": "tinyzero_trl.trainer",
-    "AdaptiveWindowCallback": "tinyzero_trl.callbacks",
+    "AdaptiveGRPOConfig": "tinyzero_trl.training.config",
+    "AdaptiveGRPOTrainer": "tinyzero_trl.training.trainer",
+    "AdaptiveWindowCallback": "tinyzero_trl.training.callbacks.events",
 }
 __all__ = sorted(_LAZY)
 

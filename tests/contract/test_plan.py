@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 from transformers import Qwen2Config
 
-from tinyzero_trl.cli import main
-from tinyzero_trl.planning import Machines, plan_recipe
-from tinyzero_trl.tinymodel.curricula import SMALL
-from tinyzero_trl.tinymodel.tokenizer import build_tokenizer
-from tinyzero_trl.tinymodel.warmstart import build_model
+from tinyzero_trl.commands.main import main
+from tinyzero_trl.commands.planning import Machines, plan_recipe
+from tinyzero_trl.models.toy.curricula import SMALL
+from tinyzero_trl.models.toy.tokenizer import build_tokenizer
+from tinyzero_trl.models.toy.warmstart import build_model
 
 ROOT = Path(__file__).parents[2]
 RECIPES = sorted(set((ROOT / "recipes").glob("*.yaml")) - set((ROOT / "recipes").glob("ablation*.yaml")))

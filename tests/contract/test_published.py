@@ -7,9 +7,9 @@ import paired_accuracy
 import pytest
 
 from tinyzero_trl.metrics import Interval
-from tinyzero_trl.records import read_run
-from tinyzero_trl.report.compare import Outcome, compare
-from tinyzero_trl.report.policies import Policy, choose_baseline, load_policies
+from tinyzero_trl.runs.records import read_run
+from tinyzero_trl.runs.report.compare import Outcome, compare
+from tinyzero_trl.runs.report.policies import Policy, choose_baseline, load_policies
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

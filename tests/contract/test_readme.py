@@ -12,8 +12,8 @@ from datasets import Dataset
 
 import tinyzero_trl
 from tinyzero_trl import AdaptiveGRPOConfig
-from tinyzero_trl.cli import build_parser
-from tinyzero_trl.config import parse_recipe
+from tinyzero_trl.commands.main import build_parser
+from tinyzero_trl.training.recipe import parse_recipe
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text() if (ROOT / "README.md").exists() else ""

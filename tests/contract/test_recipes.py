@@ -8,9 +8,9 @@ import pytest
 import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 
-from tinyzero_trl.ablation import read_grid
-from tinyzero_trl.config import parse_recipe
-from tinyzero_trl.tinymodel.curricula import SMALL, TINY, Curriculum
+from tinyzero_trl.commands.ablation import read_grid
+from tinyzero_trl.models.toy.curricula import SMALL, TINY, Curriculum
+from tinyzero_trl.training.recipe import parse_recipe
 
 ROOT = Path(__file__).parents[2]
 GRIDS = sorted((ROOT / "recipes").glob("ablation*.yaml"))

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 import transformers.trainer
 
-from tinyzero_trl.config import AdaptiveGRPOConfig
-from tinyzero_trl.loading import SAFE, model_init_kwargs
+from tinyzero_trl.models.loading import SAFE
+from tinyzero_trl.training.config import AdaptiveGRPOConfig
+from tinyzero_trl.training.model_kwargs import model_init_kwargs
 
 ROOT = Path(__file__).parents[2]
 SOURCES = [file for folder in ("tinyzero_trl", "recipes", "benchmarks") for file in (ROOT / folder).rglob("*.py")]

@@ -9,12 +9,12 @@ from trl import GRPOTrainer
 from trl.generation.vllm_generation import VLLMGeneration
 from trl.trainer.utils import RepeatSampler
 
-from tinyzero_trl.exact_loss import ExactLossTrainer
-from tinyzero_trl.guarded import GuardedTrainer
-from tinyzero_trl.hub import PatientPushTrainer
-from tinyzero_trl.rollouts import RolloutTrainer
-from tinyzero_trl.scoring import ScoringTrainer
-from tinyzero_trl.trainer import AdaptiveGRPOTrainer
+from tinyzero_trl.training.fault_tolerance import GuardedTrainer
+from tinyzero_trl.training.hub import PatientPushTrainer
+from tinyzero_trl.training.loss.exact_loss import ExactLossTrainer
+from tinyzero_trl.training.rollout import RolloutTrainer
+from tinyzero_trl.training.scoring import ScoringTrainer
+from tinyzero_trl.training.trainer import AdaptiveGRPOTrainer
 
 PINNED = {
     "_generate_and_score_completions": ["self", "inputs"],

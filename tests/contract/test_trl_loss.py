@@ -9,7 +9,7 @@ from accelerate.state import GradientState
 from transformers import Qwen2Config, Trainer
 from trl import GRPOTrainer
 
-from tinyzero_trl.batching import LOSS_NORMALISERS
+from tinyzero_trl.training.loss.micro_batches import LOSS_NORMALISERS
 
 LOSS = inspect.getsource(GRPOTrainer._compute_loss)
 
@@ -66,7 +66,7 @@ def test_rotary_models_say_so_in_their_configuration():
 
 
 def test_the_multimodal_inputs_of_trl_are_those_that_are_left_alone():
-    from tinyzero_trl.exact_loss import _MULTIMODAL_INPUTS
+    from tinyzero_trl.training.loss.exact_loss import _MULTIMODAL_INPUTS
 
     prepared = inspect.getsource(GRPOTrainer._generate_and_score_completions)
     output = prepared[prepared.index("output = {") :]

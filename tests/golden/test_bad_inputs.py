@@ -21,8 +21,8 @@ sys.path.insert(0, str(HERE.parent / "integration"))
 from tiny_models import save_tiny_model, write_problems  # noqa: E402
 from training import RECIPE, program  # noqa: E402
 
-from tinyzero_trl import cli  # noqa: E402
-from tinyzero_trl.records import RunRecords  # noqa: E402
+from tinyzero_trl.commands import main as cli  # noqa: E402
+from tinyzero_trl.runs.records import RunRecords  # noqa: E402
 
 ROWS = yaml.safe_load((HERE / "bad_inputs.yaml").read_text(encoding="utf-8"))
 GOOD_RECIPE = {**RECIPE, "model_name_or_path": "model", "dataset": "problems", "output_dir": "out", "resume": "never"}

@@ -13,7 +13,7 @@ from fixed_rollouts import GROUP_SIZE, LONGEST_COMPLETION, PROMPTS, FixedRollout
 from transformers import TrainerCallback
 
 from tinyzero_trl import AdaptiveGRPOConfig, AdaptiveGRPOTrainer
-from tinyzero_trl.guarded import NonFiniteError
+from tinyzero_trl.training.fault_tolerance import NonFiniteError
 
 MODEL = tiny_model_path()  # before there are ranks: afterwards only the first would save it
 

@@ -17,7 +17,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 from trl import GRPOConfig, GRPOTrainer
 
-from tinyzero_trl.exact_loss import ExactLossTrainer
+from tinyzero_trl.training.loss.exact_loss import ExactLossTrainer
 
 VOCABULARY, LONGEST_COMPLETION, GROUP_SIZE = 64, 24, 4
 PROMPTS = ["w1 w2", "w3 w4 w5 w6 w7", "w8", "w9 w10 w11 w12 w13 w14 w15 w16"]

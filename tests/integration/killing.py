@@ -25,10 +25,10 @@ from typing import Any
 
 from training import program, write_recipe
 
-from tinyzero_trl.checkpoints import is_whole
-from tinyzero_trl.records import RunRecords, read_run
-from tinyzero_trl.safe_points import EXIT_STOPPED_BY_SIGNAL
-from tinyzero_trl.trainer import AdaptiveGRPOTrainer
+from tinyzero_trl.runs.checkpoints import is_whole
+from tinyzero_trl.runs.records import RunRecords, read_run
+from tinyzero_trl.training.callbacks.safe_points import EXIT_STOPPED_BY_SIGNAL
+from tinyzero_trl.training.trainer import AdaptiveGRPOTrainer
 
 # Two optimizer steps to a rollout of two micro-batches; checkpoints fall due in the middle of rollouts, epochs end
 # between them, and the last rollout is cut short.

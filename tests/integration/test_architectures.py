@@ -10,9 +10,9 @@ from transformers import AttentionInterface, AttentionMaskInterface, AutoConfig,
 from transformers.masking_utils import flash_attention_mask
 from trl.trainer.utils import add_fused_lm_head
 
-from tinyzero_trl.architectures import PLAIN_DECODERS, depends_on_width, is_plain_decoder
-from tinyzero_trl.decoding import can_shrink, generate_while_any_unfinished, shrinking_batches
-from tinyzero_trl.packing import packed_scores
+from tinyzero_trl.generation.compacting import can_shrink, generate_while_any_unfinished, shrinking_batches
+from tinyzero_trl.models.architectures import PLAIN_DECODERS, depends_on_width, is_plain_decoder
+from tinyzero_trl.training.loss.packing import packed_scores
 
 VOCABULARY, PROMPT, COMPLETION = 64, 7, 9
 SIZES = {

@@ -8,8 +8,8 @@ from tiny_models import build_model, build_tokenizer
 from transformers import DynamicCache, GenerationConfig
 from transformers.cache_utils import DynamicLayer
 
-from tinyzero_trl.attention import GROUPED_DECODING, ROOM_TOKENS, RoomyLayer, decoding_attention, roomy_cache
-from tinyzero_trl.decoding import generate_while_any_unfinished
+from tinyzero_trl.generation.cache import GROUPED_DECODING, ROOM_TOKENS, RoomyLayer, decoding_attention, roomy_cache
+from tinyzero_trl.generation.compacting import generate_while_any_unfinished
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ from test_generation import PROMPTS
 from tiny_models import build_model, build_tokenizer
 from transformers import GenerationConfig
 
-from tinyzero_trl import decoding
-from tinyzero_trl.decoding import can_shrink, generate_while_any_unfinished, shrinking_batches
+from tinyzero_trl.generation import compacting as decoding
+from tinyzero_trl.generation.compacting import can_shrink, generate_while_any_unfinished, shrinking_batches
 
 LIMIT = 40
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 from training import program, write_recipe
 
-from tinyzero_trl import run
-from tinyzero_trl.checkpoints import checkpoint_to_resume
-from tinyzero_trl.records import RunRecords
-from tinyzero_trl.run import check_disk
+from tinyzero_trl.runs.checkpoints import checkpoint_to_resume
+from tinyzero_trl.runs.records import RunRecords
+from tinyzero_trl.training import run
+from tinyzero_trl.training.run import check_disk
 
 
 def training(folder: Path, save_strategy: str = "steps") -> SimpleNamespace:
@@ -53,7 +53,7 @@ def test_room_for_less_than_one_checkpoint_is_refused(tmp_path: Path, monkeypatc
 
 def start(monkeypatch: pytest.MonkeyPatch, recipe: Path, *arguments: str) -> int:
     monkeypatch.setattr(sys, "argv", ["countdown_adaptive.py", "--config", str(recipe), *arguments])
-    monkeypatch.setattr("tinyzero_trl.safe_points.StopOnSignal.listen", lambda self: None)
+    monkeypatch.setattr("tinyzero_trl.training.callbacks.safe_points.StopOnSignal.listen", lambda self: None)
     status: int = program().main()
     return status
 

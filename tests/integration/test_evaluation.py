@@ -14,11 +14,11 @@ import torch
 from rich.console import Console
 from tiny_models import PROBLEMS, save_tiny_model, write_problems
 
-from tinyzero_trl.cli import main
+from tinyzero_trl.commands.main import main
 from tinyzero_trl.evaluation import EvaluationSettings, evaluate
 from tinyzero_trl.evaluation import engines as engines_module
 from tinyzero_trl.evaluation import run as run_module
-from tinyzero_trl.generation import Completion
+from tinyzero_trl.generation.sampling import Completion
 from tinyzero_trl.metrics import pass_at_k, wilson_interval
 from tinyzero_trl.tasks import Problem, countdown
 

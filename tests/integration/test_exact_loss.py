@@ -9,10 +9,11 @@ from ranks import run_on_ranks
 from transformers import Qwen2ForCausalLM
 from trl import GRPOTrainer
 
-from tinyzero_trl import batching, exact_loss
-from tinyzero_trl.batching import LOSS_NORMALISERS, ComputeCounts
-from tinyzero_trl.exact_loss import ExactLossTrainer
-from tinyzero_trl.packing import packed_scores
+from tinyzero_trl.training.loss import exact_loss
+from tinyzero_trl.training.loss import micro_batches as batching
+from tinyzero_trl.training.loss.exact_loss import ExactLossTrainer
+from tinyzero_trl.training.loss.micro_batches import LOSS_NORMALISERS, ComputeCounts
+from tinyzero_trl.training.loss.packing import packed_scores
 
 TOLERANCE = 1e-5  # relative to the largest entry of each parameter, in fp32
 LOSS_TYPES = sorted(LOSS_NORMALISERS)

@@ -8,7 +8,7 @@ from fixed_rollouts import train
 from torch import Tensor
 from trl import GRPOTrainer
 
-from tinyzero_trl.exact_loss import ExactLossTrainer
+from tinyzero_trl.training.loss.exact_loss import ExactLossTrainer
 
 # A row of another length in its pass costs a rounding error or two: largest distance of two log-probabilities, in nats.
 ROUNDING = 1e-5

@@ -11,9 +11,9 @@ from tiny_models import build_model, build_tokenizer, save_tiny_model
 from trl import GRPOConfig, GRPOTrainer
 
 from tinyzero_trl import AdaptiveGRPOConfig, AdaptiveGRPOTrainer
-from tinyzero_trl.records import read_run
-from tinyzero_trl.report import write_report
-from tinyzero_trl.run import finish_run, start_run
+from tinyzero_trl.runs.records import read_run
+from tinyzero_trl.runs.report import write_report
+from tinyzero_trl.training.run import finish_run, start_run
 
 PROMPTS = ["make 9 of 1 2 3", "make 10 of 1 2 3 4", "make 18 of 2 5 4", "make 65 of 7 8 9"]
 

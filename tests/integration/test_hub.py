@@ -14,8 +14,8 @@ from training import PROGRAM, ROOT, train, write_recipe
 from transformers import AutoModelForCausalLM
 from transformers.utils import hub as transformers_hub
 
-from tinyzero_trl.hub import PatientPushTrainer
-from tinyzero_trl.records import is_finished
+from tinyzero_trl.runs.records import is_finished
+from tinyzero_trl.training.hub import PatientPushTrainer
 
 TOKEN = "hf_loopbackSecret0123456789"
 SHORT = {"max_steps": 2, "save_steps": 1, "eval_steps": 2, "push_to_hub": True, "hub_model_id": "me/tiny"}
@@ -71,7 +71,7 @@ def patient(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, t
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)  # the loopback plays LFS
         monkeypatch.setattr("time.sleep", lambda seconds: None)  # huggingface_hub's own pauses
-        with caplog.at_level(logging.WARNING, logger="tinyzero_trl.hub"):
+        with caplog.at_level(logging.WARNING, logger="tinyzero_trl.training.hub"):
             train(write_recipe(tmp_path, **{**SHORT, **settings}))
         return tmp_path / "run", caplog.text
 

@@ -18,9 +18,9 @@ import torch
 from accelerate import DistributedType
 from training import LONGEST, PROGRAM, ROOT, write_recipe
 
-from tinyzero_trl.launch import check_engine, check_launch
 from tinyzero_trl.metrics import describe
-from tinyzero_trl.records import read_run
+from tinyzero_trl.runs.records import read_run
+from tinyzero_trl.training.launch import check_engine, check_launch
 
 HERE = Path(__file__).parent
 PLANTED = ("hf_plantedinarecipe0", "hf_plantedintheenvironment0", "9f" * 19 + "00")

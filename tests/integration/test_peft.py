@@ -13,8 +13,8 @@ from training import WatchedTrainer, train, write_recipe
 from transformers import AutoModelForCausalLM, GenerationConfig
 from trl import GRPOTrainer
 
-from tinyzero_trl.decoding import can_shrink, generate_while_any_unfinished
-from tinyzero_trl.exact_loss import ExactLossTrainer
+from tinyzero_trl.generation.compacting import can_shrink, generate_while_any_unfinished
+from tinyzero_trl.training.loss.exact_loss import ExactLossTrainer
 
 LORA = {"use_peft": True, "lora_r": 4, "lora_alpha": 8, "lora_target_modules": ["q_proj", "v_proj"]}
 EVERYWHERE = {"lora": peft.LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj", "v_proj"])}
@@ -100,7 +100,7 @@ def test_an_adapter_trains_resumes_and_loads(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_an_adapter_can_be_evaluated(tmp_path: Path) -> None:
-    from tinyzero_trl.cli import main
+    from tinyzero_trl.commands.main import main
 
     train(write_recipe(tmp_path, **LORA, **{**SHORT, "max_steps": 1, "save_strategy": "no"}))
     arguments = ["eval", "--model", str(tmp_path / "run"), "--data", str(tmp_path / "problems")]
@@ -110,7 +110,7 @@ def test_an_adapter_can_be_evaluated(tmp_path: Path) -> None:
 
 
 def test_a_plan_counts_the_adapter_alone(tmp_path: Path) -> None:
-    from tinyzero_trl.planning import Machines, plan_recipe
+    from tinyzero_trl.commands.planning import Machines, plan_recipe
 
     plan = plan_recipe(["--config", str(write_recipe(tmp_path, **LORA))], Machines(1))
     # two layers, r of 4: q_proj is 64 x 64, v_proj 64 x 32

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tinyzero_trl.records import RunRecords
-from tinyzero_trl.report import write_report
+from tinyzero_trl.runs.records import RunRecords
+from tinyzero_trl.runs.report import write_report
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 OWN = "document.title='owned'"

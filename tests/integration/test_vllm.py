@@ -12,7 +12,7 @@ from training import LONGEST, RECIPE, write_recipe
 from training import train as train_here
 from vllm_training import VLLM
 
-from tinyzero_trl.records import read_run
+from tinyzero_trl.runs.records import read_run
 
 SAME, STALE = 1e-4, 0.5  # largest difference of a log-probability between engine and policy
 

@@ -11,9 +11,9 @@ import yaml
 from tiny_models import save_tiny_model, write_problems
 
 from tinyzero_trl import AdaptiveGRPOTrainer
-from tinyzero_trl.config import parse_recipe
-from tinyzero_trl.run import finish_run, start_run
 from tinyzero_trl.tasks import countdown
+from tinyzero_trl.training.recipe import parse_recipe
+from tinyzero_trl.training.run import finish_run, start_run
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = ROOT / "recipes" / "countdown_adaptive.py"

@@ -15,7 +15,7 @@ from datasets import Dataset
 from fixed_rollouts import GROUP_SIZE, LONGEST_COMPLETION, PROMPTS, VOCABULARY, tiny_model_path, tiny_tokenizer
 
 from tinyzero_trl import AdaptiveGRPOConfig, AdaptiveGRPOTrainer
-from tinyzero_trl.callbacks import Rollout, RolloutCallback
+from tinyzero_trl.training.callbacks.events import Rollout, RolloutCallback
 
 GLOBAL_BATCH, STEPS = 16, 12
 MODEL = tiny_model_path()  # before there are ranks: afterwards only the first would save it

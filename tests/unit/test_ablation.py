@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from tinyzero_trl.ablation import DEFAULT_LAUNCH, read_grid, run_grid, shard_of
-from tinyzero_trl.cli import main
-from tinyzero_trl.records import is_finished, read_run
+from tinyzero_trl.commands.ablation import DEFAULT_LAUNCH, read_grid, run_grid, shard_of
+from tinyzero_trl.commands.main import main
+from tinyzero_trl.runs.records import is_finished, read_run
 
 PROGRAM = """
 import sys
-from tinyzero_trl.records import RunRecords
+from tinyzero_trl.runs.records import RunRecords
 options = {name: value for name, value in zip(sys.argv, sys.argv[1:]) if name.startswith("--")}
 print("learning rate", options.get("--learning_rate"))
 records = RunRecords(options["--output_dir"])

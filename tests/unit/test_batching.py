@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tinyzero_trl import batching
-from tinyzero_trl.batching import ComputeCounts, MicroBatch, Row
+from tinyzero_trl.training.loss import micro_batches as batching
+from tinyzero_trl.training.loss.micro_batches import ComputeCounts, MicroBatch, Row
 
 lengths = st.lists(
     st.tuples(st.integers(1, 12), st.integers(0, 40), st.integers(0, 40)).map(lambda row: (*row[:2], min(row[1:]))),

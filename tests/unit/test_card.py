@@ -4,9 +4,9 @@ from pathlib import Path
 
 import yaml
 
-from tinyzero_trl.card import write_model_card
-from tinyzero_trl.records import RunRecords, read_run
-from tinyzero_trl.run import summarise
+from tinyzero_trl.runs.model_card import write_model_card
+from tinyzero_trl.runs.records import RunRecords, read_run
+from tinyzero_trl.training.run import summarise
 
 EVAL = {"eval/acc": 0.625, "eval/acc_low": 0.5, "eval/acc_high": 0.75, "eval/n": 64.0}
 

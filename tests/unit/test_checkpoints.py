@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tinyzero_trl.checkpoints import checkpoint_to_resume, drop_later_checkpoints, is_last, is_whole
+from tinyzero_trl.runs.checkpoints import checkpoint_to_resume, drop_later_checkpoints, is_last, is_whole
 
 
 def write(folder: Path, state: str | None = None, step: int = 0) -> Path:

@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tinyzero_trl import generation
-from tinyzero_trl.config import AdaptiveGRPOConfig, TaskConfig, parse_recipe
+from tinyzero_trl.generation import sampling as generation
+from tinyzero_trl.tasks.config import TaskConfig
+from tinyzero_trl.training.config import AdaptiveGRPOConfig
+from tinyzero_trl.training.recipe import parse_recipe
 from tinyzero_trl.windows import WindowConfig, make_policy
 
 BASE = {
@@ -231,8 +233,8 @@ def test_the_help_of_every_field_of_ours_can_be_shown(capsys: pytest.CaptureFixt
 
 
 def test_the_resolved_configuration_is_a_recipe_for_the_same_run(parse, tmp_path: Path) -> None:
-    from tinyzero_trl.records import RunRecords
-    from tinyzero_trl.run import resolved_config
+    from tinyzero_trl.runs.records import RunRecords
+    from tinyzero_trl.training.run import resolved_config
 
     parsed = parse(
         window_strategy="phased", window_phases=[[0, 64]], operands=[3], warmup_steps=5, hub_token="hf_secret"

@@ -10,7 +10,7 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from tinyzero_trl.tasks import Problem, countdown, get_task
-from tinyzero_trl.tasks.search import natural_values
+from tinyzero_trl.tasks.arithmetic.solver import natural_values
 
 small_numbers = st.lists(st.integers(1, 12), min_size=1, max_size=3)
 

@@ -10,9 +10,10 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from tinyzero_trl import cli, dataset_files
-from tinyzero_trl.data import load_split, read_problems, to_dataset, train_test_problems
+from tinyzero_trl.commands import main as cli
 from tinyzero_trl.tasks import Problem, countdown
+from tinyzero_trl.tasks import parquet as dataset_files
+from tinyzero_trl.tasks.datasets import load_split, read_problems, to_dataset, train_test_problems
 
 PROBLEMS = [Problem((3, 7, 5), 22), Problem((44, 19, 35, 2), 96), Problem((7, 3, 5), 16)]
 COLUMNS = ["target", "nums", "data_source", "prompt", "ability", "reward_model", "extra_info", "difficulty"]
@@ -284,7 +285,7 @@ def test_writing_data_loads_no_model_library(tmp_path):
     arguments = ["data", "multiplication", "--out", str(tmp_path), "--train-size", "5", "--test-size", "5"]
     program = (
         "import sys\n"
-        "from tinyzero_trl import cli\n"
+        "from tinyzero_trl.commands import main as cli\n"
         f"assert cli.main({arguments!r}) == 0\n"
         "heavy = {'torch', 'transformers', 'trl', 'datasets'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from tinyzero_trl import doctor
-from tinyzero_trl.cli import main
-from tinyzero_trl.doctor import PATIENTS, examine
+from tinyzero_trl.commands import doctor
+from tinyzero_trl.commands.doctor import PATIENTS, examine
+from tinyzero_trl.commands.main import main
 
 ROOT = Path(__file__).parents[2]
 BY_NAME = {patient.name: patient for patient in PATIENTS}

@@ -5,7 +5,7 @@ from math import nan
 
 import pytest
 
-from tinyzero_trl.pass_metrics import PassMetrics
+from tinyzero_trl.training.loss.loss_metrics import PassMetrics
 
 
 def after_two_passes(first: dict[str, float], second: dict[str, float], *, sequence_level: bool = False):

@@ -5,9 +5,16 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tinyzero_trl.loading import LOST_LEARNING_RATE
-from tinyzero_trl.planning.batches import batch_plan
-from tinyzero_trl.planning.memory import GIB, ModelShape, Workload, layer_activation_bytes, memory_plan, with_remedies
+from tinyzero_trl.commands.planning.batches import batch_plan
+from tinyzero_trl.commands.planning.memory import (
+    GIB,
+    ModelShape,
+    Workload,
+    layer_activation_bytes,
+    memory_plan,
+    with_remedies,
+)
+from tinyzero_trl.training.model_kwargs import LOST_LEARNING_RATE
 
 # 1,000,000 weights outside ten layers of 100,000.
 SHAPE = ModelShape(

@@ -9,8 +9,8 @@ import time
 import numpy as np
 import pytest
 
-from tinyzero_trl import environment
-from tinyzero_trl.records import RunRecords, is_finished, read_run, write_atomically
+from tinyzero_trl.runs import environment
+from tinyzero_trl.runs.records import RunRecords, is_finished, read_run, write_atomically
 
 
 @pytest.fixture
@@ -185,9 +185,9 @@ def test_the_commit_is_that_of_this_files_checkout_alone(tmp_path, monkeypatch):
 
 
 def test_records_metrics_ablation_and_report_load_no_training_library():
-    rooms = "metrics, records, ablation, report"
     program = (
-        f"import sys; from tinyzero_trl import {rooms}; print({{'torch', 'trl', 'transformers'}} & {{*sys.modules}})"
+        "import sys; import tinyzero_trl.metrics, tinyzero_trl.runs.records, tinyzero_trl.runs.report; "
+        "import tinyzero_trl.commands.ablation; print({'torch', 'trl', 'transformers'} & {*sys.modules})"
     )
     found = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
     assert found.stdout.strip() == "set()"

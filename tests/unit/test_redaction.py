@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from tinyzero_trl.card import write_model_card
-from tinyzero_trl.records import RunRecords
-from tinyzero_trl.redaction import HIDDEN, shown, without_secrets
+from tinyzero_trl.runs.model_card import write_model_card
+from tinyzero_trl.runs.records import RunRecords
+from tinyzero_trl.runs.redaction import HIDDEN, shown, without_secrets
 
 SECRET = "hf_plantedsecret0"
 

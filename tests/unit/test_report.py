@@ -9,14 +9,14 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from tinyzero_trl.cli import main
-from tinyzero_trl.records import RunRecords, read_run
-from tinyzero_trl.report import write_pictures, write_report
-from tinyzero_trl.report.compare import accuracy_curve, compare, cost_to_reach
-from tinyzero_trl.report.pictures import accuracy_and_cost, on_common_axis, thinned
-from tinyzero_trl.report.policies import choose_baseline, load_policies, policy_names
-from tinyzero_trl.report.samples import before_and_after
-from tinyzero_trl.report.style import COLOURS, Canvas, house_style
+from tinyzero_trl.commands.main import main
+from tinyzero_trl.runs.records import RunRecords, read_run
+from tinyzero_trl.runs.report import write_pictures, write_report
+from tinyzero_trl.runs.report.compare import accuracy_curve, compare, cost_to_reach
+from tinyzero_trl.runs.report.pictures import accuracy_and_cost, on_common_axis, thinned
+from tinyzero_trl.runs.report.policies import choose_baseline, load_policies, policy_names
+from tinyzero_trl.runs.report.samples import before_and_after
+from tinyzero_trl.runs.report.style import COLOURS, Canvas, house_style
 
 PNG = b"\x89PNG\r\n\x1a\n"
 

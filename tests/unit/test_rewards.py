@@ -4,9 +4,9 @@ import math
 
 import pytest
 
-from tinyzero_trl.config import TaskConfig
-from tinyzero_trl.rewards import CosineShaping, completion_text, reward_functions
 from tinyzero_trl.tasks import countdown
+from tinyzero_trl.tasks.config import TaskConfig
+from tinyzero_trl.tasks.rewards import CosineShaping, completion_text, reward_functions
 
 RIGHT, WRONG = "</think>\n<answer>(1 + 2) * 3</answer>", "</think>\n<answer>1 + 2 + 3</answer>"
 COLUMNS = {"numbers": [[1, 2, 3]] * 2, "target": [9, 9]}

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 from transformers import TrainerControl, TrainerState
 
-from tinyzero_trl.safe_points import EXIT_STOPPED_BY_SIGNAL, SaveBetweenRollouts, StopOnSignal
+from tinyzero_trl.training.callbacks.safe_points import EXIT_STOPPED_BY_SIGNAL, SaveBetweenRollouts, StopOnSignal
 
 
 def steps_saved(due: set[int], *, per_rollout: int, last: int, start: int = 0) -> list[int]:

@@ -13,13 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tinyzero_trl.cli import main
+from tinyzero_trl.commands.main import main
+from tinyzero_trl.models.toy import curricula, resolve_model
+from tinyzero_trl.models.toy.curricula import SMALL, TINY, Curriculum
+from tinyzero_trl.models.toy.tokenizer import LARGEST_WHOLE_INTEGER, build_tokenizer
+from tinyzero_trl.models.toy.traces import LARGEST_INTERMEDIATE, MOST_DOTS, countdown_trace, multiplication_trace
+from tinyzero_trl.models.toy.warmstart import build_model, tokenized, trace_dataset, traces, warm_start
 from tinyzero_trl.tasks import Problem, countdown, get_task, multiplication
-from tinyzero_trl.tinymodel import curricula, resolve_model
-from tinyzero_trl.tinymodel.curricula import SMALL, TINY, Curriculum
-from tinyzero_trl.tinymodel.tokenizer import LARGEST_WHOLE_INTEGER, build_tokenizer
-from tinyzero_trl.tinymodel.traces import LARGEST_INTERMEDIATE, MOST_DOTS, countdown_trace, multiplication_trace
-from tinyzero_trl.tinymodel.warmstart import build_model, tokenized, trace_dataset, traces, warm_start
 
 EMBEDDED = Path(resolve_model("embedded"))
 LARGEST_FOLDER_BYTES = 8 * 2**20
@@ -230,7 +230,7 @@ def test_the_small_model_has_the_size_that_is_documented() -> None:
 
 def test_only_the_word_embedded_stands_for_the_embedded_model() -> None:
     assert resolve_model("Qwen/Qwen2.5-0.5B") == "Qwen/Qwen2.5-0.5B"
-    assert EMBEDDED.name == "embedded" and EMBEDDED.parent.name == "tinyzero_trl"
+    assert EMBEDDED.name == "embedded" and EMBEDDED.parent.name == "toy"
 
 
 def test_the_embedded_model_is_small_loads_and_fits_its_tokenizer() -> None:

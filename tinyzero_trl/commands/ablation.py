@@ -27,9 +27,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tinyzero_trl.files import read_mapping, shortened
-from tinyzero_trl.records import CONFIG, is_finished, write_atomically
-from tinyzero_trl.redaction import SECRET_FIELDS
+from tinyzero_trl.runs.files import read_mapping, shortened
+from tinyzero_trl.runs.records import CONFIG, is_finished, write_atomically
+from tinyzero_trl.runs.redaction import SECRET_FIELDS
 
 DEFAULT_LAUNCH = (
     *("accelerate", "launch", "--config_file", "configs/accelerate/cpu.yaml"),
@@ -109,12 +109,12 @@ def check_fields(runs: Sequence[PlannedRun]) -> None:
     Raises:
         ValueError: names the run, the field and the value.
     """
-    from tinyzero_trl import config
+    from tinyzero_trl.training import recipe
 
     for run in runs:
         if Path(run.launch[-1]).name == Path(DEFAULT_LAUNCH[-1]).name:  # another program has fields of its own
             try:
-                config.check_fields(run.arguments[1], run.arguments[2:])
+                recipe.check_fields(run.arguments[1], run.arguments[2:])
             except ValueError as error:
                 raise ValueError(f"{run.label}: {error}") from error
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tinyzero_trl.console import OneLineParser, one_line, path, progress_bar
+from tinyzero_trl.commands.console import OneLineParser, one_line, path, progress_bar
 from tinyzero_trl.tasks.prompts import TEMPLATES
 
 
@@ -47,8 +47,8 @@ def _register_data(commands: Any) -> None:
 
 
 def _run_data(args: argparse.Namespace) -> None:
-    from tinyzero_trl.data import train_test_problems
-    from tinyzero_trl.dataset_files import write_splits
+    from tinyzero_trl.tasks.datasets import train_test_problems
+    from tinyzero_trl.tasks.parquet import write_splits
 
     options = vars(args).copy()
     for name in ("command", "run", "fields"):
@@ -115,7 +115,7 @@ def _register_ablate(commands: Any) -> None:
 
 
 def _run_ablate(args: argparse.Namespace) -> None:
-    from tinyzero_trl.ablation import check_fields, read_grid, run_grid, shard_of
+    from tinyzero_trl.commands.ablation import check_fields, read_grid, run_grid, shard_of
 
     runs = read_grid(args.grid)
     runs = runs if args.shard is None else shard_of(runs, args.shard)
@@ -139,7 +139,7 @@ def _register_report(commands: Any) -> None:
 
 
 def _run_report(args: argparse.Namespace) -> None:
-    from tinyzero_trl.report import write_report
+    from tinyzero_trl.runs.report import write_report
 
     print(write_report(args.runs, args.out, baseline=args.baseline))
 
@@ -159,9 +159,10 @@ def _register_warmstart(commands: Any) -> None:
 
 
 def _run_warmstart(args: argparse.Namespace) -> None:
-    from tinyzero_trl.progress import quiet_without_terminal
-    from tinyzero_trl.tinymodel.curricula import CURRICULA
-    from tinyzero_trl.tinymodel.warmstart import held_out, warm_start
+    from tinyzero_trl.commands.warmstart import held_out
+    from tinyzero_trl.models.toy.curricula import CURRICULA
+    from tinyzero_trl.models.toy.warmstart import warm_start
+    from tinyzero_trl.training.callbacks.progress import quiet_without_terminal
 
     quiet_without_terminal()
     curriculum = CURRICULA[args.size]
@@ -197,8 +198,8 @@ def _register_plan(commands: Any) -> None:
 def _run_plan(args: argparse.Namespace) -> None:
     from rich.console import Console
 
-    from tinyzero_trl.planning import Machines, plan_recipe
-    from tinyzero_trl.planning.table import print_plan
+    from tinyzero_trl.commands.planning import Machines, plan_recipe
+    from tinyzero_trl.commands.planning.table import print_plan
 
     machines = Machines(args.gpus, args.nodes, args.gpu_memory_gib, args.launch)
     plan = plan_recipe(["--config", args.config, *args.fields], machines, prompt_tokens=args.prompt_tokens)
@@ -213,9 +214,9 @@ def _register_doctor(commands: Any) -> None:
 def _run_doctor(args: argparse.Namespace) -> None:
     from rich.console import Console
 
-    from tinyzero_trl.console import progress_bar
-    from tinyzero_trl.doctor import PATIENTS, examine_all
-    from tinyzero_trl.doctor.table import print_findings
+    from tinyzero_trl.commands.console import progress_bar
+    from tinyzero_trl.commands.doctor import PATIENTS, examine_all
+    from tinyzero_trl.commands.doctor.table import print_findings
 
     with progress_bar("tried", len(PATIENTS)) as advance:
         findings = examine_all(advance)

@@ -4,11 +4,11 @@
 and which figures follow, and `run` goes from the one to the other.
 """
 
-from tinyzero_trl.evaluation.engines import load_model
 from tinyzero_trl.evaluation.rows import summarise
 from tinyzero_trl.evaluation.run import default_out, evaluate, format_result
 from tinyzero_trl.evaluation.settings import EvaluationSettings
-from tinyzero_trl.loading import load_tokenizer
+from tinyzero_trl.generation.engines import load_model
+from tinyzero_trl.models.loading import load_tokenizer
 
 __all__ = [
     "EvaluationSettings",

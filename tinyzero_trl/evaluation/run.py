@@ -10,14 +10,14 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from tinyzero_trl.evaluation.engines import Decoding, Engine, load_engine
 from tinyzero_trl.evaluation.rows import Row, WorkFile, is_correct, summarise, write_rows
 from tinyzero_trl.evaluation.settings import EvaluationSettings, Exam, identify, prepare_exam
-from tinyzero_trl.generation import batched, derive_seed
-from tinyzero_trl.loading import check_model, load_model_config, load_tokenizer
-from tinyzero_trl.records import write_atomically
+from tinyzero_trl.generation.engines import Decoding, Engine, load_engine
+from tinyzero_trl.generation.sampling import batched, derive_seed
+from tinyzero_trl.models.loading import check_model, load_model_config, load_tokenizer
+from tinyzero_trl.models.toy import resolve_model
+from tinyzero_trl.runs.records import write_atomically
 from tinyzero_trl.tasks import get_task
-from tinyzero_trl.tinymodel import resolve_model
 
 RESULT = "eval.json"
 GENERATIONS = "generations.parquet"

@@ -7,14 +7,14 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
-from tinyzero_trl.checks import check_room
-from tinyzero_trl.config import TaskConfig
-from tinyzero_trl.data import read_problems, train_test_problems
-from tinyzero_trl.evaluation.engines import default_device, dtype_name
-from tinyzero_trl.files import read_mapping, shortened
-from tinyzero_trl.generation import choose_engine, encode_prompts
-from tinyzero_trl.records import CONFIG
+from tinyzero_trl.generation.engines import default_device, dtype_name
+from tinyzero_trl.generation.sampling import choose_engine, encode_prompts
+from tinyzero_trl.models.loading import check_room
+from tinyzero_trl.runs.files import read_mapping, shortened
+from tinyzero_trl.runs.records import CONFIG
 from tinyzero_trl.tasks import Problem, get_task
+from tinyzero_trl.tasks.config import TaskConfig
+from tinyzero_trl.tasks.datasets import read_problems, train_test_problems
 
 
 @dataclass(frozen=True, slots=True)

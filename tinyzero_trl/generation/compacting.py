@@ -17,8 +17,8 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 from transformers.integrations import is_deepspeed_zero3_enabled, is_fsdp_managed_module
 
-from tinyzero_trl.architectures import is_plain_decoder
-from tinyzero_trl.attention import decoding_attention, roomy_cache
+from tinyzero_trl.generation.cache import decoding_attention, roomy_cache
+from tinyzero_trl.models.architectures import is_plain_decoder
 
 # Measured with the embedded model (128 rows of up to 256 tokens, one core): a quarter takes 10 % longer, a half 20 %.
 FINISHED_FRAC_OF_A_STAGE = 0.125

@@ -15,8 +15,8 @@ import torch
 from transformers import AutoModelForCausalLM, GenerationConfig
 from transformers.utils import is_flash_attn_2_available
 
-from tinyzero_trl.generation import Completion, as_completion, complete_tokens, end_token_ids
-from tinyzero_trl.loading import SAFE, base_of_adapter, load, load_model_config, without_bars
+from tinyzero_trl.generation.sampling import Completion, as_completion, complete_tokens, end_token_ids
+from tinyzero_trl.models.loading import SAFE, base_of_adapter, load, load_model_config, without_bars
 
 _VLLM_ROWS_PER_CALL = 1024
 """vLLM refills its batch itself, so many rows keep it busy; but a call is what an interruption loses."""

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
-from tinyzero_trl.decoding import generate_while_any_unfinished
+from tinyzero_trl.generation.compacting import generate_while_any_unfinished
 
 ENGINES = ("auto", "transformers", "vllm")
 

@@ -1,58 +1,19 @@
 """How models and tokenizers are loaded: precision, attention, no remote code, no pickle, errors of one line."""
 
 import logging
-import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.integrations import is_deepspeed_zero3_enabled, is_fsdp_enabled
-from transformers.utils import is_flash_attn_2_available
 from transformers.utils import logging as transformers_logging
-from trl import ModelConfig
 
-from tinyzero_trl.config import AdaptiveGRPOConfig
-from tinyzero_trl.files import read_mapping
-
-logger = logging.getLogger(__name__)
+from tinyzero_trl.runs.files import read_mapping
 
 SAFE: dict[str, Any] = {"trust_remote_code": False, "use_safetensors": True}
 """What every `from_pretrained` of weights is called with: a model folder is data, and no program."""
-
-# Adam moves a weight by about the learning rate; a bfloat16 weight of 0.02 moves by no less than half its spacing.
-LOST_LEARNING_RATE = 0.02 * 2**-9
-
-
-def model_init_kwargs(model: ModelConfig, training: AdaptiveGRPOConfig) -> dict[str, Any]:
-    """Keyword arguments of `from_pretrained`; remote code and pickled weights stay off.
-
-    Without `attn_implementation`, FlashAttention 2 is taken where it is installed beside a GPU and the weights are in
-    half precision (float32 weights meet it outside autocast, in generation, where it refuses them), and Transformers'
-    own choice (sdpa) otherwise; the choice is logged once.
-    """
-    half = model.dtype in ("bfloat16", "float16")
-    attention = model.attn_implementation
-    if attention is None and half and torch.cuda.is_available() and is_flash_attn_2_available():
-        attention = "flash_attention_2"
-    if model.attn_implementation is None:
-        logger.info("attention: %s", attention or "sdpa (Transformers' default)")
-    if half and not model.use_peft and training.learning_rate < LOST_LEARNING_RATE and not _keeps_float32_weights():
-        logger.warning(
-            "learning_rate: %g is lost in %s weights of which no float32 copy is kept; set dtype: float32 (bf16: true "
-            "computes in half precision all the same), or launch with zero1 to zero3 or fsdp2",
-            *(training.learning_rate, model.dtype),
-        )
-    given: Any = training.model_init_kwargs or {}
-    return {
-        **given,
-        "dtype": model.dtype,
-        "attn_implementation": attention,
-        "revision": model.model_revision,
-        **SAFE,
-    }
 
 
 def load_model_config(path: str, **settings: Any) -> Any:
@@ -119,6 +80,20 @@ def check_model(path: str, config: Any, tokenizer: Any, **settings: Any) -> None
             )
 
 
+def check_room(model_config: Any, longest_prompt_tokens: int, max_completion_length: int) -> None:
+    """Prompt and completion must fit the positions that the model knows.
+
+    Raises:
+        ValueError: they do not.
+    """
+    positions = getattr(model_config.get_text_config(), "max_position_embeddings", None)
+    if positions is not None and longest_prompt_tokens + max_completion_length > positions:
+        raise ValueError(
+            f"max_completion_length: {max_completion_length} tokens after a prompt of {longest_prompt_tokens} "
+            f"exceed the model's {positions} positions; use at most {positions - longest_prompt_tokens}"
+        )
+
+
 def _first(weights: Iterable[Any]) -> str:
     """The first name; a weight of another shape comes with its shapes."""
     return min(weight if isinstance(weight, str) else weight[0] for weight in weights)
@@ -163,9 +138,3 @@ def load(loader: Any, path: str, **settings: Any) -> Any:
     except Exception as error:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise ValueError(f"model: {path!r} cannot be loaded ({reason}); {remedy}") from error
-
-
-def _keeps_float32_weights() -> bool:
-    """Whether the launcher asked for DeepSpeed, or for FSDP, which Accelerate gives float32 weights."""
-    names = ("ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_FSDP")
-    return any(os.environ.get(name, "false").lower() == "true" for name in names)

@@ -7,7 +7,7 @@ from typing import Any
 
 from huggingface_hub import ModelCardData
 
-from tinyzero_trl.records import Run, read_run, write_atomically
+from tinyzero_trl.runs.records import Run, read_run, write_atomically
 
 CARD = "README.md"
 

@@ -25,9 +25,9 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from tinyzero_trl.environment import describe_environment
-from tinyzero_trl.files import checked_figures, is_finite_number, read_mapping, shortened
-from tinyzero_trl.redaction import without_secrets
+from tinyzero_trl.runs.environment import describe_environment
+from tinyzero_trl.runs.files import checked_figures, is_finite_number, read_mapping, shortened
+from tinyzero_trl.runs.redaction import without_secrets
 
 CONFIG = "config.yaml"
 ENVIRONMENT = "environment.json"

@@ -2,10 +2,10 @@
 
 from types import ModuleType
 
-from tinyzero_trl.tasks import countdown, multiplication
-from tinyzero_trl.tasks.base import Problem, Verdict
+from tinyzero_trl.tasks.arithmetic import countdown, multiplication
+from tinyzero_trl.tasks.task import Problem, Verdict
 
-__all__ = ["TASKS", "Problem", "Verdict", "get_task"]
+__all__ = ["TASKS", "Problem", "Verdict", "countdown", "get_task", "multiplication"]
 
 TASKS: dict[str, ModuleType] = {"countdown": countdown, "multiplication": multiplication}
 

@@ -6,7 +6,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tinyzero_trl.files import made_folder
+from tinyzero_trl.runs.files import made_folder
 from tinyzero_trl.tasks import Problem, get_task
 
 if TYPE_CHECKING:

@@ -14,8 +14,9 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from tinyzero_trl import batching, collectives
-from tinyzero_trl.exact_loss import ExactLossTrainer
+from tinyzero_trl.training.loss import collectives
+from tinyzero_trl.training.loss import micro_batches as batching
+from tinyzero_trl.training.loss.exact_loss import ExactLossTrainer
 
 logger = get_logger(__name__)
 

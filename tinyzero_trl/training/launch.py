@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from accelerate import DistributedType
 
-from tinyzero_trl.trainer import AdaptiveGRPOTrainer
+from tinyzero_trl.training.trainer import AdaptiveGRPOTrainer
 
 logger = logging.getLogger(__name__)
 

@@ -7,8 +7,8 @@ from huggingface_hub.utils import HFValidationError, validate_repo_id
 from transformers.integrations import get_reporting_integration_callbacks
 from transformers.utils import is_liger_kernel_available
 
-from tinyzero_trl.batching import LOSS_NORMALISERS
 from tinyzero_trl.metrics import METRICS, describe
+from tinyzero_trl.training.loss.micro_batches import LOSS_NORMALISERS
 
 _LEAST_COUNTS = {
     "max_completion_length": 1,

@@ -10,12 +10,13 @@ from transformers import PreTrainedTokenizerBase
 from transformers.integrations import get_reporting_integration_callbacks
 from trl import ModelConfig
 
-from tinyzero_trl.checkpoints import TRAINER_STATE, checkpoint_to_resume
-from tinyzero_trl.config import AdaptiveGRPOConfig, TaskConfig
-from tinyzero_trl.files import read_mapping
-from tinyzero_trl.generation import encode_prompts
-from tinyzero_trl.loading import check_model, load_model_config, load_tokenizer
-from tinyzero_trl.records import CONFIG
+from tinyzero_trl.generation.sampling import encode_prompts
+from tinyzero_trl.models.loading import check_model, check_room, load_model_config, load_tokenizer
+from tinyzero_trl.runs.checkpoints import TRAINER_STATE, checkpoint_to_resume
+from tinyzero_trl.runs.files import read_mapping
+from tinyzero_trl.runs.records import CONFIG
+from tinyzero_trl.tasks.config import TaskConfig
+from tinyzero_trl.training.config import AdaptiveGRPOConfig
 
 _SOME_PROMPTS = 64  # a template's prompts are about equally long
 _ARCHITECTURE = ("model_type", "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads")
@@ -54,20 +55,6 @@ def check_trackers(training: AdaptiveGRPOConfig) -> None:
             tracker()
         except (RuntimeError, ImportError) as error:
             raise ValueError(f"report_to: {training.report_to} cannot be used ({error}); or give tensorboard") from None
-
-
-def check_room(model_config: Any, longest_prompt_tokens: int, max_completion_length: int) -> None:
-    """Prompt and completion must fit the positions that the model knows.
-
-    Raises:
-        ValueError: they do not.
-    """
-    positions = getattr(model_config.get_text_config(), "max_position_embeddings", None)
-    if positions is not None and longest_prompt_tokens + max_completion_length > positions:
-        raise ValueError(
-            f"max_completion_length: {max_completion_length} tokens after a prompt of {longest_prompt_tokens} "
-            f"exceed the model's {positions} positions; use at most {positions - longest_prompt_tokens}"
-        )
 
 
 def check_problems(problems: Sequence[Any], training: AdaptiveGRPOConfig) -> None:

@@ -4,12 +4,19 @@ import argparse
 import difflib
 import json
 import re
+import sys
 from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
 from typing import Any, NoReturn, get_args, get_type_hints
 
-from trl import TrlParser
+import yaml
+from trl import ModelConfig, TrlParser
 
-from tinyzero_trl.redaction import shown
+from tinyzero_trl.runs.files import read_mapping
+from tinyzero_trl.runs.redaction import shown
+from tinyzero_trl.tasks.config import TaskConfig
+from tinyzero_trl.training.config import AdaptiveGRPOConfig
 
 _TYPES: dict[str, tuple[tuple[type, ...], str]] = {
     "int": ((int,), "not a whole number"),
@@ -100,3 +107,63 @@ def _check_type(name: str, value: Any, action: argparse.Action) -> None:
             types, description = _TYPES[kind]
             if not isinstance(entry, types) or (isinstance(entry, bool) and bool not in types):
                 raise ValueError(f"{name}: {entry!r} is {description}; change it in the recipe")
+
+
+def _recipe_name(arguments: Sequence[str]) -> str | None:
+    """The stem of the file after `--config`; parsing has checked that there is one."""
+    return Path(arguments[list(arguments).index("--config") + 1]).stem if "--config" in arguments else None
+
+
+def _parser() -> RecipeParser:
+    types: Any = (TaskConfig, AdaptiveGRPOConfig, ModelConfig)
+    return RecipeParser(types, allow_abbrev=False)
+
+
+def check_fields(recipe: str, options: Sequence[str]) -> None:
+    """Existence and type of the fields of a recipe and of `--field value ...`; ranges and devices are not asked.
+
+    Raises:
+        ValueError: an unreadable recipe, an unknown field, or a wrong type.
+        OSError: the recipe cannot be read.
+    """
+    parser = _parser()
+    parser.set_defaults_with_config(**read_mapping(recipe))
+    parser.refuse(parser.parse_known_args(list(options))[1])
+
+
+def parse_recipe(
+    arguments: Sequence[str] | None = None,
+) -> tuple[TaskConfig, AdaptiveGRPOConfig, ModelConfig]:
+    """Read `--config RECIPE.yaml` and the fields given after it, which win.
+
+    Raises:
+        ValueError: an unreadable recipe, an unknown field, a wrong type, an out-of-range or contradictory value.
+    """
+    parser = _parser()
+    given = sys.argv[1:] if arguments is None else arguments
+    arguments = [part for text in given for part in (text.split("=", 1) if text.startswith("--config=") else [text])]
+    if arguments[-1:] == ["--config"]:
+        raise ValueError("config: names no recipe; give --config PATH.yaml")
+    try:
+        for name, value in pairwise(arguments):
+            if name == "--config":
+                read_mapping(value)
+        task, training, model, unknown = parser.parse_args_and_config(arguments, return_remaining_strings=True)
+    except (OSError, yaml.YAMLError, IndexError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"config: the recipe cannot be read ({reason}); give --config PATH.yaml") from error
+    except TypeError as error:  # a mapping whose names TRL hands on as they are
+        raise ValueError(f"config: a field holds what it does not know ({error}); correct it") from error
+    parser.refuse(unknown)
+    task.recipe = task.recipe or _recipe_name(arguments)
+    if training.reward_weights is not None:
+        raise ValueError(f"reward_weights: {training.reward_weights!r} would be replaced; choose with reward_shaping")
+    for name in ("load_in_8bit", "load_in_4bit"):
+        if getattr(model, name):
+            raise ValueError(f"{name}: true has no effect, policies are trained in {model.dtype}; remove it")
+    if not model.model_name_or_path:
+        raise ValueError(f"model_name_or_path: {model.model_name_or_path!r} names no model; give a folder or a Hub id")
+    if not training.output_dir or Path(training.output_dir).is_file():
+        reason = "is a file" if training.output_dir else "names nothing"
+        raise ValueError(f"output_dir: {training.output_dir!r} {reason}; name a folder")
+    return task, training, model

@@ -5,11 +5,11 @@ from typing import Any
 from accelerate.utils import set_seed
 from transformers import StopStringCriteria
 
-from tinyzero_trl.config import AdaptiveGRPOConfig
-from tinyzero_trl.decoding import shrinking_batches
-from tinyzero_trl.guarded import GuardedTrainer
-from tinyzero_trl.rewards import completion_text
-from tinyzero_trl.vllm_on_cpu import adapt_vllm_to_cpu
+from tinyzero_trl.generation.compacting import shrinking_batches
+from tinyzero_trl.generation.vllm_on_cpu import adapt_vllm_to_cpu
+from tinyzero_trl.tasks.rewards import completion_text
+from tinyzero_trl.training.config import AdaptiveGRPOConfig
+from tinyzero_trl.training.fault_tolerance import GuardedTrainer
 
 ANSWER_END = "</answer>"
 

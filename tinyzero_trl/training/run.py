@@ -9,11 +9,12 @@ from typing import Any
 from torch import nn
 from trl import ModelConfig
 
-from tinyzero_trl.card import write_model_card
-from tinyzero_trl.config import AdaptiveGRPOConfig, TaskConfig
-from tinyzero_trl.records import Run, RunRecords, read_run
-from tinyzero_trl.report import write_pictures
-from tinyzero_trl.trainer import AdaptiveGRPOTrainer
+from tinyzero_trl.runs.model_card import write_model_card
+from tinyzero_trl.runs.records import Run, RunRecords, read_run
+from tinyzero_trl.runs.report import write_pictures
+from tinyzero_trl.tasks.config import TaskConfig
+from tinyzero_trl.training.config import AdaptiveGRPOConfig
+from tinyzero_trl.training.trainer import AdaptiveGRPOTrainer
 
 PROBE_BYTES = 1 << 16
 

@@ -11,11 +11,11 @@ import torch
 from accelerate.utils import gather_object
 from datasets import Dataset
 
-from tinyzero_trl.callbacks import Evaluation
-from tinyzero_trl.config import AdaptiveGRPOConfig
 from tinyzero_trl.metrics import evaluation_metrics
-from tinyzero_trl.rewards import completion_text
-from tinyzero_trl.rollouts import RolloutTrainer
+from tinyzero_trl.tasks.rewards import completion_text
+from tinyzero_trl.training.callbacks.events import Evaluation
+from tinyzero_trl.training.config import AdaptiveGRPOConfig
+from tinyzero_trl.training.rollout import RolloutTrainer
 
 SAMPLED_COMPLETIONS = 8
 PROBLEM_NUMBER = "held_out_number"

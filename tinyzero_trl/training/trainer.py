@@ -10,18 +10,18 @@ import torch
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 from trl.trainer.utils import get_config_model_id
 
-from tinyzero_trl.callbacks import AdaptiveWindowCallback, Rollout
-from tinyzero_trl.card import write_model_card
-from tinyzero_trl.checkpoints import checkpoint_to_resume
-from tinyzero_trl.config import AdaptiveGRPOConfig
-from tinyzero_trl.hub import PatientPushTrainer
 from tinyzero_trl.metrics import ratio_metrics
-from tinyzero_trl.progress import RolloutProgressCallback
-from tinyzero_trl.recording import RecordsCallback
-from tinyzero_trl.records import CONFIG
-from tinyzero_trl.safe_points import SaveBetweenRollouts
-from tinyzero_trl.sampling import EpochOrder
-from tinyzero_trl.scoring import SAMPLED_COMPLETIONS, ScoringTrainer
+from tinyzero_trl.runs.checkpoints import checkpoint_to_resume
+from tinyzero_trl.runs.model_card import write_model_card
+from tinyzero_trl.runs.records import CONFIG
+from tinyzero_trl.training.callbacks.events import AdaptiveWindowCallback, Rollout
+from tinyzero_trl.training.callbacks.progress import RolloutProgressCallback
+from tinyzero_trl.training.callbacks.records import RecordsCallback
+from tinyzero_trl.training.callbacks.safe_points import SaveBetweenRollouts
+from tinyzero_trl.training.config import AdaptiveGRPOConfig
+from tinyzero_trl.training.hub import PatientPushTrainer
+from tinyzero_trl.training.prompt_order import EpochOrder
+from tinyzero_trl.training.scoring import SAMPLED_COMPLETIONS, ScoringTrainer
 from tinyzero_trl.windows import RolloutObservation
 
 

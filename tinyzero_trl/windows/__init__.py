@@ -3,8 +3,8 @@
 Standard library alone. See docs/windows.md for the rules and a comparison.
 """
 
-from tinyzero_trl.windows.base import RolloutObservation, WindowPolicy
 from tinyzero_trl.windows.config import MODES, STRATEGIES, WindowConfig, unread_fields
+from tinyzero_trl.windows.policy import RolloutObservation, WindowPolicy
 from tinyzero_trl.windows.schedules import CosineWindow, FixedWindow, PhasedWindow
 from tinyzero_trl.windows.signal import SignalWindow
 from tinyzero_trl.windows.success import SuccessWindow

@@ -3,8 +3,8 @@
 import math
 from abc import abstractmethod
 
-from tinyzero_trl.windows.base import RolloutObservation, WindowPolicy
 from tinyzero_trl.windows.config import WindowConfig
+from tinyzero_trl.windows.policy import RolloutObservation, WindowPolicy
 
 
 class _Schedule(WindowPolicy):

@@ -41,8 +41,8 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tinyzero_trl.windows.base import RolloutObservation, WindowPolicy
 from tinyzero_trl.windows.config import WindowConfig
+from tinyzero_trl.windows.policy import RolloutObservation, WindowPolicy
 from tinyzero_trl.windows.survival import Point, RolloutTally, estimate
 
 

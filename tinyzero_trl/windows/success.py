@@ -13,9 +13,9 @@ import random
 from collections.abc import Mapping
 from typing import Any
 
-from tinyzero_trl.windows.base import RolloutObservation, WindowPolicy, generator_state, set_generator_state
 from tinyzero_trl.windows.config import WindowConfig
 from tinyzero_trl.windows.lengths import length_moments
+from tinyzero_trl.windows.policy import RolloutObservation, WindowPolicy, generator_state, set_generator_state
 
 
 class SuccessWindow(WindowPolicy):

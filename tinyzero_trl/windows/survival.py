@@ -28,7 +28,7 @@ from itertools import groupby
 from operator import itemgetter
 from typing import Any, NamedTuple
 
-from tinyzero_trl.windows.base import RolloutObservation
+from tinyzero_trl.windows.policy import RolloutObservation
 
 
 class Ends(NamedTuple):

@@ -1,7 +1,8 @@
 """`tinyzero-trl doctor`: what works on this machine, why the rest does not, and the command that mends it.
 
-Each package is tried in an interpreter of its own (`python -m tinyzero_trl.doctor.trials NAME`), so that one that
-raises, hangs or crashes while it is imported is a line of the report. "Works" means that it did what the line says.
+Each package is tried in an interpreter of its own (`python -m tinyzero_trl.commands.doctor.trials NAME`), so that
+one that raises, hangs or crashes while it is imported is a line of the report. "Works" means that it did what the
+line says.
 """
 
 import json

@@ -7,8 +7,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from tinyzero_trl.doctor import Finding
-from tinyzero_trl.environment import describe_environment
+from tinyzero_trl.commands.doctor import Finding
+from tinyzero_trl.runs.environment import describe_environment
 
 
 def print_findings(findings: Sequence[Finding], console: Console) -> None:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from tinyzero_trl.doctor import MARK
+from tinyzero_trl.commands.doctor import MARK
 
 
 class IllError(Exception):
@@ -21,8 +21,8 @@ class IllError(Exception):
 def _embedded_model() -> Any:
     from transformers import AutoModelForCausalLM
 
-    from tinyzero_trl.evaluation.engines import default_device
-    from tinyzero_trl.tinymodel import EMBEDDED, resolve_model
+    from tinyzero_trl.generation.engines import default_device
+    from tinyzero_trl.models.toy import EMBEDDED, resolve_model
 
     model: Any = AutoModelForCausalLM.from_pretrained(resolve_model(EMBEDDED))
     return model.to(default_device())

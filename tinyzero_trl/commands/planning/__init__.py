@@ -12,11 +12,20 @@ from typing import Any
 import yaml
 from trl import ModelConfig
 
-from tinyzero_trl.config import AdaptiveGRPOConfig, parse_recipe
-from tinyzero_trl.loading import LOST_LEARNING_RATE
-from tinyzero_trl.planning.batches import BatchPlan, batch_plan
-from tinyzero_trl.planning.memory import GIB, WAYS, MemoryPlan, ModelShape, Workload, memory_plan, with_remedies
-from tinyzero_trl.planning.shape import model_shape
+from tinyzero_trl.commands.planning.batches import BatchPlan, batch_plan
+from tinyzero_trl.commands.planning.memory import (
+    GIB,
+    WAYS,
+    MemoryPlan,
+    ModelShape,
+    Workload,
+    memory_plan,
+    with_remedies,
+)
+from tinyzero_trl.commands.planning.shape import model_shape
+from tinyzero_trl.training.config import AdaptiveGRPOConfig
+from tinyzero_trl.training.model_kwargs import LOST_LEARNING_RATE
+from tinyzero_trl.training.recipe import parse_recipe
 from tinyzero_trl.windows import make_policy
 
 _ON_ONE_GPU, _ON_SEVERAL = ("single_gpu",), ("ddp", "zero1", "zero2", "zero3", "fsdp2")

@@ -9,8 +9,8 @@ from huggingface_hub import HfApi
 from transformers import AutoConfig, AutoModelForCausalLM
 from trl import ModelConfig, get_peft_config
 
-from tinyzero_trl.planning.memory import ModelShape
-from tinyzero_trl.tinymodel import resolve_model
+from tinyzero_trl.commands.planning.memory import ModelShape
+from tinyzero_trl.models.toy import resolve_model
 
 HUB_TIMEOUT_S = 10
 

@@ -3,8 +3,8 @@
 from rich.console import Console
 from rich.table import Table
 
-from tinyzero_trl.planning import Plan
-from tinyzero_trl.planning.memory import GIB, MemoryPlan
+from tinyzero_trl.commands.planning import Plan
+from tinyzero_trl.commands.planning.memory import GIB, MemoryPlan
 
 
 def print_plan(plan: Plan, console: Console) -> None:
@@ -25,7 +25,7 @@ def print_plan(plan: Plan, console: Console) -> None:
             console.print(f"[red]{memory.workload.way} does not fit[/red]; would do: {remedy}")
     if plan.fits:
         console.print("fits: " + ", ".join(each.workload.way for each in plan.memory if each.fits))
-    console.print("An estimate, good to some tenths (formulas: tinyzero_trl/planning/memory.py).")
+    console.print("An estimate, good to some tenths (formulas: tinyzero_trl/commands/planning/memory.py).")
 
 
 def _batch_table(plan: Plan) -> Table:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 EMBEDDED = "embedded"
-_FOLDER = Path(__file__).parent.parent / "embedded"
+_FOLDER = Path(__file__).parent / "embedded"
 
 
 def resolve_model(name_or_path: str) -> str:

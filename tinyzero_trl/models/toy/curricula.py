@@ -17,9 +17,9 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from tinyzero_trl.data import train_test_problems
+from tinyzero_trl.models.toy.traces import countdown_trace, multiplication_trace
 from tinyzero_trl.tasks import Problem
-from tinyzero_trl.tinymodel.traces import countdown_trace, multiplication_trace
+from tinyzero_trl.tasks.datasets import train_test_problems
 
 
 @dataclass(frozen=True)

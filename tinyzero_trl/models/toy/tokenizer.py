@@ -7,8 +7,8 @@ integer up to `LARGEST_WHOLE_INTEGER` another. Single bytes underneath keep any 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from tinyzero_trl.models.toy.traces import LARGEST_INTERMEDIATE
 from tinyzero_trl.tasks import countdown, multiplication
-from tinyzero_trl.tinymodel.traces import LARGEST_INTERMEDIATE
 
 LARGEST_WHOLE_INTEGER = LARGEST_INTERMEDIATE
 END, PAD = "<|endoftext|>", "<|pad|>"

@@ -2,16 +2,12 @@
 
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from datasets import Dataset
 from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen2ForCausalLM,
@@ -19,10 +15,9 @@ from transformers import (
 )
 from trl import SFTConfig, SFTTrainer
 
-from tinyzero_trl.generation import generate_completions
+from tinyzero_trl.models.toy.curricula import Curriculum, Lesson
+from tinyzero_trl.models.toy.tokenizer import build_tokenizer
 from tinyzero_trl.tasks import get_task
-from tinyzero_trl.tinymodel.curricula import Curriculum, Lesson, TaughtTask
-from tinyzero_trl.tinymodel.tokenizer import build_tokenizer
 
 _BUCKET_BATCHES = 16
 
@@ -147,7 +142,7 @@ def _teach(
         max_length=curriculum.longest_row,
         completion_only_loss=True,
         gradient_checkpointing=not curriculum.on_cpu,  # a batch of the longest rows would fill 24 GiB
-        bf16=_on_gpu(curriculum),
+        bf16=runs_on_gpu(curriculum),
         use_cpu=curriculum.on_cpu,
         seed=seed,
         save_strategy="no",
@@ -166,48 +161,6 @@ def _teach(
     trainer.train()
 
 
-def _on_gpu(curriculum: Curriculum) -> bool:
+def runs_on_gpu(curriculum: Curriculum) -> bool:
+    """Whether this curriculum is taught on a GPU here."""
     return torch.cuda.is_available() and not curriculum.on_cpu
-
-
-@dataclass(frozen=True)
-class HeldOut:
-    """How a model answers one task's held-out problems, sampled once each at temperature 1."""
-
-    task: str
-    problems: int
-    accuracy: float
-    mean_length_tokens: float
-    truncated_frac: float
-
-
-def held_out(model_path: str | Path, curriculum: Curriculum, *, problems: int = 512) -> list[HeldOut]:
-    """Measure a model on the first held-out problems of each task that it was taught."""
-    model: Any = AutoModelForCausalLM.from_pretrained(model_path)
-    if _on_gpu(curriculum):
-        model.to("cuda")
-    tokenizer = AutoTokenizer.from_pretrained(model_path)
-    return [_held_out(model, tokenizer, task, problems, curriculum.max_completion_length) for task in curriculum.tasks]
-
-
-def _held_out(model: Any, tokenizer: Any, task: TaughtTask, problems: int, max_completion_length: int) -> HeldOut:
-    room, asked = get_task(task.name), task.split[1][:problems]
-    completions = generate_completions(
-        model,
-        tokenizer,
-        [room.render_prompt(problem, "base") for problem in asked],
-        max_completion_length=max_completion_length,
-        temperature=1.0,
-        batch_size=256,
-    )
-    verdicts = [
-        room.score(written.text, problem.numbers, problem.target)
-        for problem, written in zip(asked, completions, strict=True)
-    ]
-    return HeldOut(
-        task=task.name,
-        problems=len(asked),
-        accuracy=sum(verdict.reward for verdict in verdicts) / len(asked),
-        mean_length_tokens=sum(written.length_tokens for written in completions) / len(asked),
-        truncated_frac=sum(written.truncated for written in completions) / len(asked),
-    )

@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from tinyzero_trl.metrics import Interval
-from tinyzero_trl.records import CONFIG, write_atomically
-from tinyzero_trl.report.compare import Outcome, compare
-from tinyzero_trl.report.page import render_page
-from tinyzero_trl.report.pictures import draw_pictures
-from tinyzero_trl.report.policies import choose_baseline, load_policies
+from tinyzero_trl.runs.records import CONFIG, write_atomically
+from tinyzero_trl.runs.report.compare import Outcome, compare
+from tinyzero_trl.runs.report.page import render_page
+from tinyzero_trl.runs.report.pictures import draw_pictures
+from tinyzero_trl.runs.report.policies import choose_baseline, load_policies
 
 __all__ = ["write_pictures", "write_report"]
 

@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinyzero_trl.metrics import Interval, mean_interval, paired_difference, paired_ratio
-from tinyzero_trl.records import Run
-from tinyzero_trl.report.policies import Policy
+from tinyzero_trl.runs.records import Run
+from tinyzero_trl.runs.report.policies import Policy
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,11 @@ from importlib.resources import files
 from string import Template
 
 from tinyzero_trl.metrics import Interval
-from tinyzero_trl.report.compare import Outcome, accuracy_curve
-from tinyzero_trl.report.panels import is_on_policy
-from tinyzero_trl.report.policies import Policy
-from tinyzero_trl.report.samples import samples_section
-from tinyzero_trl.report.style import Picture, colour_names, style_sheet
+from tinyzero_trl.runs.report.compare import Outcome, accuracy_curve
+from tinyzero_trl.runs.report.panels import is_on_policy
+from tinyzero_trl.runs.report.policies import Policy
+from tinyzero_trl.runs.report.samples import samples_section
+from tinyzero_trl.runs.report.style import Picture, colour_names, style_sheet
 
 _NOTHING = "&ndash;"
 _SECTIONS = {"accuracy": "accuracy", "window": "window", "truncation": "window"}
@@ -23,7 +23,7 @@ def render_page(
     policies: Sequence[Policy], baseline: str, outcomes: Sequence[Outcome], pictures: Sequence[Picture]
 ) -> str:
     """The whole page as text; every string that comes from a run is escaped."""
-    page = files("tinyzero_trl.report").joinpath("page.html").read_text(encoding="utf-8")
+    page = files("tinyzero_trl.runs.report").joinpath("page.html").read_text(encoding="utf-8")
     alone = len(policies) == 1
     runs = sum(len(policy.runs) for policy in policies)
     sections: dict[str, list[str]] = {"accuracy": [], "window": [], "health": []}

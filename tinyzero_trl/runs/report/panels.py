@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from tinyzero_trl.report.policies import Policy
+from tinyzero_trl.runs.report.policies import Policy
 
 Figure = Callable[[Mapping[str, Any]], float | None]  # a line of metrics.jsonl -> what to draw, if it holds it
 

@@ -10,11 +10,11 @@ from matplotlib.ticker import EngFormatter, MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
 from tinyzero_trl.metrics import Interval, mean_interval
-from tinyzero_trl.records import Run
-from tinyzero_trl.report.compare import accuracy_curve
-from tinyzero_trl.report.panels import Panel, is_on_policy, panels_of
-from tinyzero_trl.report.policies import Policy
-from tinyzero_trl.report.style import COLOURS, MUTED, Canvas, LineStyle, Picture, colour_names, house_style
+from tinyzero_trl.runs.records import Run
+from tinyzero_trl.runs.report.compare import accuracy_curve
+from tinyzero_trl.runs.report.panels import Panel, is_on_policy, panels_of
+from tinyzero_trl.runs.report.policies import Policy
+from tinyzero_trl.runs.report.style import COLOURS, MUTED, Canvas, LineStyle, Picture, colour_names, house_style
 
 Array = NDArray[np.float64]
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from os import PathLike
 from typing import Any
 
-from tinyzero_trl.files import shortened
-from tinyzero_trl.records import CONFIG, Run, read_run
+from tinyzero_trl.runs.files import shortened
+from tinyzero_trl.runs.records import CONFIG, Run, read_run
 from tinyzero_trl.windows import unread_fields
 
 # Fields in which the runs of one policy may differ: which repetition it is, and where it is kept. Seeds come on top.

@@ -8,8 +8,8 @@ from html import escape
 from itertools import zip_longest
 from typing import Any
 
-from tinyzero_trl.records import Run
-from tinyzero_trl.report.policies import Policy
+from tinyzero_trl.runs.records import Run
+from tinyzero_trl.runs.report.policies import Policy
 
 _PER_POLICY = 12
 _MOST_CHARACTERS = 6_000  # of one completion on the page; the run directory keeps more

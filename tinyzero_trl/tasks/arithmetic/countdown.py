@@ -7,7 +7,10 @@ from itertools import combinations_with_replacement
 from math import comb
 
 from tinyzero_trl.tasks import prompts
-from tinyzero_trl.tasks.base import (
+from tinyzero_trl.tasks.arithmetic.expression import ExpressionError, evaluate, literals, parse
+from tinyzero_trl.tasks.arithmetic.solver import find_expression, natural_values
+from tinyzero_trl.tasks.prompts import TEMPLATES
+from tinyzero_trl.tasks.task import (
     CORRECT,
     MAX_INTEGER,
     Problem,
@@ -18,9 +21,6 @@ from tinyzero_trl.tasks.base import (
     to_problem,
     wrong,
 )
-from tinyzero_trl.tasks.expression import ExpressionError, evaluate, literals, parse
-from tinyzero_trl.tasks.prompts import TEMPLATES
-from tinyzero_trl.tasks.search import find_expression, natural_values
 
 __all__ = [
     "TEMPLATES",

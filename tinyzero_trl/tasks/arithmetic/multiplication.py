@@ -5,8 +5,9 @@ import re
 from collections.abc import Callable, Collection, Sequence
 from math import isqrt, prod
 
-from tinyzero_trl.tasks import base, prompts
-from tinyzero_trl.tasks.base import (
+from tinyzero_trl.tasks import prompts, task
+from tinyzero_trl.tasks.prompts import TEMPLATES
+from tinyzero_trl.tasks.task import (
     CORRECT,
     Problem,
     ProblemKey,
@@ -15,7 +16,6 @@ from tinyzero_trl.tasks.base import (
     extract_answer,
     wrong,
 )
-from tinyzero_trl.tasks.prompts import TEMPLATES
 
 __all__ = [
     "TEMPLATES",
@@ -36,7 +36,7 @@ _QUESTION = (
 )
 
 MAX_DIGITS = 9
-"""Most digits of a factor: the product stays within `base.MAX_INTEGER`."""
+"""Most digits of a factor: the product stays within `task.MAX_INTEGER`."""
 
 _INTEGER = re.compile(r"[+-]?(?:0|[1-9][0-9]*)")
 _LEADING_ZERO = re.compile(r"[+-]?0[0-9]+")
@@ -54,12 +54,12 @@ def template_segments(template: str = "base") -> tuple[str, ...]:
 
 
 def to_problem(numbers: object, target: object) -> Problem:
-    """Untrusted values as a problem: `base.to_problem`, and the target must be the product.
+    """Untrusted values as a problem: `task.to_problem`, and the target must be the product.
 
     Raises:
-        ValueError: as `base.to_problem`, or if the target is another number.
+        ValueError: as `task.to_problem`, or if the target is another number.
     """
-    problem = base.to_problem(numbers, target)
+    problem = task.to_problem(numbers, target)
     if prod(problem.numbers) != problem.target:
         raise ValueError(f"target: {problem.target} must be the product of {list(problem.numbers)}")
     return problem

@@ -10,7 +10,7 @@ from tqdm.auto import tqdm
 from transformers import TrainerControl, TrainerState, TrainingArguments
 from transformers.utils import logging as transformers_logging
 
-from tinyzero_trl.callbacks import Evaluation, Rollout, RolloutCallback
+from tinyzero_trl.training.callbacks.events import Evaluation, Rollout, RolloutCallback
 
 LINES_WITHOUT_TERMINAL = 20
 

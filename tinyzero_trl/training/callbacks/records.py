@@ -7,11 +7,11 @@ from typing import Any
 
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
-from tinyzero_trl.callbacks import Evaluation, Rollout, SavedInCheckpoints
-from tinyzero_trl.checkpoints import drop_later_checkpoints
 from tinyzero_trl.metrics import RunningTotals, rollout_metrics
-from tinyzero_trl.records import RunRecords
-from tinyzero_trl.trackers import Trackers
+from tinyzero_trl.runs.checkpoints import drop_later_checkpoints
+from tinyzero_trl.runs.records import RunRecords
+from tinyzero_trl.training.callbacks.events import Evaluation, Rollout, SavedInCheckpoints
+from tinyzero_trl.training.callbacks.trackers import Trackers
 from tinyzero_trl.windows import WindowPolicy
 
 LOG_HISTORY_LINES = 100

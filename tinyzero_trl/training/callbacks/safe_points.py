@@ -14,7 +14,7 @@ from typing import Any
 from accelerate.utils import gather_object
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
-from tinyzero_trl.callbacks import Evaluation, RolloutCallback
+from tinyzero_trl.training.callbacks.events import Evaluation, RolloutCallback
 
 # EX_TEMPFAIL of sysexits.h: nothing is wrong, the same command goes on from here.
 EXIT_STOPPED_BY_SIGNAL = 75

@@ -8,11 +8,12 @@ from accelerate.logging import get_logger
 from torch import Tensor, nn
 from trl import GRPOTrainer
 
-from tinyzero_trl import batching, collectives
-from tinyzero_trl.architectures import depends_on_width, is_plain_decoder
-from tinyzero_trl.batching import ComputeCounts, MicroBatch, Row
-from tinyzero_trl.packing import packed_scores
-from tinyzero_trl.pass_metrics import PassMetrics
+from tinyzero_trl.models.architectures import depends_on_width, is_plain_decoder
+from tinyzero_trl.training.loss import collectives
+from tinyzero_trl.training.loss import micro_batches as batching
+from tinyzero_trl.training.loss.loss_metrics import PassMetrics
+from tinyzero_trl.training.loss.micro_batches import ComputeCounts, MicroBatch, Row
+from tinyzero_trl.training.loss.packing import packed_scores
 
 logger = get_logger(__name__)
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from trl import ModelConfig
 
-from tinyzero_trl import loading
-from tinyzero_trl.config import AdaptiveGRPOConfig
+from tinyzero_trl.training import model_kwargs
+from tinyzero_trl.training.config import AdaptiveGRPOConfig
 
 
 @pytest.fixture
@@ -17,13 +17,13 @@ def attention(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
     def choose(
         dtype: str, installed: bool, cuda: bool = True, asked: str | None = None
     ) -> tuple[str | None, str | None]:
-        monkeypatch.setattr(loading, "is_flash_attn_2_available", lambda: installed)
+        monkeypatch.setattr(model_kwargs, "is_flash_attn_2_available", lambda: installed)
         monkeypatch.setattr("torch.cuda.is_available", lambda: cuda)
         training = AdaptiveGRPOConfig(output_dir=str(tmp_path), use_cpu=True, bf16=dtype == "mixed")
         model = ModelConfig("model", dtype="float32" if dtype == "mixed" else dtype, attn_implementation=asked)
         caplog.clear()
-        with caplog.at_level(logging.INFO, logger="tinyzero_trl.loading"):
-            chosen = loading.model_init_kwargs(model, training)["attn_implementation"]
+        with caplog.at_level(logging.INFO, logger="tinyzero_trl.training.model_kwargs"):
+            chosen = model_kwargs.model_init_kwargs(model, training)["attn_implementation"]
         lines = [each for each in caplog.messages if each.startswith("attention: ")]
         assert len(lines) <= 1
         return chosen, lines[0] if lines else None
@@ -54,11 +54,11 @@ def test_weights_that_would_not_move_are_warned_of(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
     training = AdaptiveGRPOConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False, learning_rate=1e-6)
-    loading.model_init_kwargs(ModelConfig("model", dtype="bfloat16"), training)
+    model_kwargs.model_init_kwargs(ModelConfig("model", dtype="bfloat16"), training)
     assert "learning_rate: 1e-06 is lost in bfloat16 weights" in caplog.text
     caplog.clear()
-    loading.model_init_kwargs(ModelConfig("model", dtype="float32"), training)
-    loading.model_init_kwargs(ModelConfig("model", dtype="bfloat16", use_peft=True), training)
+    model_kwargs.model_init_kwargs(ModelConfig("model", dtype="float32"), training)
+    model_kwargs.model_init_kwargs(ModelConfig("model", dtype="bfloat16", use_peft=True), training)
     monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
-    loading.model_init_kwargs(ModelConfig("model", dtype="bfloat16"), training)
+    model_kwargs.model_init_kwargs(ModelConfig("model", dtype="bfloat16"), training)
     assert "is lost" not in caplog.text

@@ -1,0 +1,52 @@
+"""With which precision and attention a run loads its model."""
+
+import logging
+import os
+from typing import Any
+
+import torch
+from transformers.utils import is_flash_attn_2_available
+from trl import ModelConfig
+
+from tinyzero_trl.models.loading import SAFE
+from tinyzero_trl.training.config import AdaptiveGRPOConfig
+
+logger = logging.getLogger(__name__)
+
+# Adam moves a weight by about the learning rate; a bfloat16 weight of 0.02 moves by no less than half its spacing.
+LOST_LEARNING_RATE = 0.02 * 2**-9
+
+
+def model_init_kwargs(model: ModelConfig, training: AdaptiveGRPOConfig) -> dict[str, Any]:
+    """Keyword arguments of `from_pretrained`; remote code and pickled weights stay off.
+
+    Without `attn_implementation`, FlashAttention 2 is taken where it is installed beside a GPU and the weights are in
+    half precision (float32 weights meet it outside autocast, in generation, where it refuses them), and Transformers'
+    own choice (sdpa) otherwise; the choice is logged once.
+    """
+    half = model.dtype in ("bfloat16", "float16")
+    attention = model.attn_implementation
+    if attention is None and half and torch.cuda.is_available() and is_flash_attn_2_available():
+        attention = "flash_attention_2"
+    if model.attn_implementation is None:
+        logger.info("attention: %s", attention or "sdpa (Transformers' default)")
+    if half and not model.use_peft and training.learning_rate < LOST_LEARNING_RATE and not _keeps_float32_weights():
+        logger.warning(
+            "learning_rate: %g is lost in %s weights of which no float32 copy is kept; set dtype: float32 (bf16: true "
+            "computes in half precision all the same), or launch with zero1 to zero3 or fsdp2",
+            *(training.learning_rate, model.dtype),
+        )
+    given: Any = training.model_init_kwargs or {}
+    return {
+        **given,
+        "dtype": model.dtype,
+        "attn_implementation": attention,
+        "revision": model.model_revision,
+        **SAFE,
+    }
+
+
+def _keeps_float32_weights() -> bool:
+    """Whether the launcher asked for DeepSpeed, or for FSDP, which Accelerate gives float32 weights."""
+    names = ("ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_FSDP")
+    return any(os.environ.get(name, "false").lower() == "true" for name in names)
