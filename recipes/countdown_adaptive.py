@@ -28,11 +28,12 @@ from tinyzero_trl.tasks.rewards import reward_functions
 from tinyzero_trl.training.callbacks.progress import log_to_stderr, quiet_without_terminal
 from tinyzero_trl.training.callbacks.safe_points import EXIT_STOPPED_BY_SIGNAL, StopOnSignal
 from tinyzero_trl.training.fault_tolerance import NonFiniteError
-from tinyzero_trl.training.launch import check_engine, check_launch
 from tinyzero_trl.training.model_kwargs import model_init_kwargs
-from tinyzero_trl.training.preflight import check_run
+from tinyzero_trl.training.preflight.disk import check_disk
+from tinyzero_trl.training.preflight.launch import check_backend, check_launch
+from tinyzero_trl.training.preflight.run import check_run
 from tinyzero_trl.training.recipe import parse_recipe
-from tinyzero_trl.training.run import check_disk, finish_run, start_run
+from tinyzero_trl.training.run import finish_run, start_run
 
 
 def load_problems(task: TaskConfig) -> tuple[Dataset, Dataset]:
@@ -102,7 +103,7 @@ def main() -> int:
         check_disk(training)
         trainer = build_trainer(task, training, model, callbacks=[stop])
         check_disk(training, trainer.model)
-        check_engine(trainer)
+        check_backend(trainer)
     except (ValueError, OSError, ImportError) as error:  # ImportError: a library that the recipe asks for
         return say_error(error, status=2)
     try:

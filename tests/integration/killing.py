@@ -25,7 +25,7 @@ from typing import Any
 
 from training import program, write_recipe
 
-from tinyzero_trl.runs.checkpoints import is_whole
+from tinyzero_trl.runs.checkpoints import is_complete
 from tinyzero_trl.runs.records import RunRecords, read_run
 from tinyzero_trl.training.callbacks.safe_points import EXIT_STOPPED_BY_SIGNAL
 from tinyzero_trl.training.trainer import AdaptiveGRPOTrainer
@@ -173,7 +173,7 @@ def end_of(folder: Path) -> dict[str, Any]:
 
 def half_written(folder: Path) -> list[Path]:
     """Checkpoints without an end."""
-    return [each for each in folder.glob("checkpoint-*") if not is_whole(each)]
+    return [each for each in folder.glob("checkpoint-*") if not is_complete(each)]
 
 
 def kill_and_compare(

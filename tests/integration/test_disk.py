@@ -11,8 +11,8 @@ from training import program, write_recipe
 
 from tinyzero_trl.runs.checkpoints import checkpoint_to_resume
 from tinyzero_trl.runs.records import RunRecords
-from tinyzero_trl.training import run
-from tinyzero_trl.training.run import check_disk
+from tinyzero_trl.training.preflight import disk
+from tinyzero_trl.training.preflight.disk import check_disk
 
 
 def training(folder: Path, save_strategy: str = "steps") -> SimpleNamespace:
@@ -43,7 +43,7 @@ def test_a_full_disk_is_refused(tmp_path: Path) -> None:
 
 def test_room_for_less_than_one_checkpoint_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = torch.nn.Linear(1000, 1000, bias=False)  # 4 MB, and 8 MB for the moments
-    monkeypatch.setattr(run.shutil, "disk_usage", lambda place: SimpleNamespace(free=11_000_000))
+    monkeypatch.setattr(disk.shutil, "disk_usage", lambda place: SimpleNamespace(free=11_000_000))
     with pytest.raises(ValueError, match=r"^output_dir: .* has 0\.01 GB left, and one checkpoint takes about 0\.01 GB"):
         check_disk(training(tmp_path), model)
     check_disk(training(tmp_path, save_strategy="no"), model)

@@ -20,7 +20,7 @@ from training import LONGEST, PROGRAM, ROOT, write_recipe
 
 from tinyzero_trl.metrics import describe
 from tinyzero_trl.runs.records import read_run
-from tinyzero_trl.training.launch import check_engine, check_launch
+from tinyzero_trl.training.preflight.launch import check_backend, check_launch
 
 HERE = Path(__file__).parent
 PLANTED = ("hf_plantedinarecipe0", "hf_plantedintheenvironment0", "9f" * 19 + "00")
@@ -124,30 +124,30 @@ def watched(engine: DistributedType, **plugin: Any) -> Any:
 
 
 def test_an_engine_is_the_one_that_was_asked_for() -> None:
-    check_engine(watched(DistributedType.MULTI_GPU), {})
-    check_engine(watched(DistributedType.FSDP), {"ACCELERATE_USE_FSDP": "true"})
-    check_engine(watched(DistributedType.DEEPSPEED), {"ACCELERATE_USE_DEEPSPEED": "true"})
+    check_backend(watched(DistributedType.MULTI_GPU), {})
+    check_backend(watched(DistributedType.FSDP), {"ACCELERATE_USE_FSDP": "true"})
+    check_backend(watched(DistributedType.DEEPSPEED), {"ACCELERATE_USE_DEEPSPEED": "true"})
     with pytest.raises(ValueError, match=r"^distributed_type: FSDP was asked for and NO runs; "):
-        check_engine(watched(DistributedType.NO), {"ACCELERATE_USE_FSDP": "true"})
+        check_backend(watched(DistributedType.NO), {"ACCELERATE_USE_FSDP": "true"})
     with pytest.raises(ValueError, match=r"^distributed_type: DEEPSPEED was asked for and MULTI_CPU runs; "):
-        check_engine(watched(DistributedType.MULTI_CPU), {"ACCELERATE_USE_DEEPSPEED": "true"})
+        check_backend(watched(DistributedType.MULTI_CPU), {"ACCELERATE_USE_DEEPSPEED": "true"})
 
 
 def test_a_reference_model_without_weights_is_refused() -> None:
     trainer = watched(DistributedType.FSDP, fsdp_version=2, cpu_ram_efficient_loading=True)
     with pytest.raises(ValueError, match=r"^fsdp_cpu_ram_efficient_loading: true .* reference model that beta 0\.1"):
-        check_engine(trainer, {})
-    check_engine(watched(DistributedType.FSDP, fsdp_version=2, cpu_ram_efficient_loading=False), {})
+        check_backend(trainer, {})
+    check_backend(watched(DistributedType.FSDP, fsdp_version=2, cpu_ram_efficient_loading=False), {})
     trainer.ref_model = None
-    check_engine(trainer, {})
+    check_backend(trainer, {})
 
 
 def test_half_precision_weights_are_warned_of_where_nothing_keeps_float32_copies(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    check_engine(watched(DistributedType.DEEPSPEED), {})
+    check_backend(watched(DistributedType.DEEPSPEED), {})
     assert not caplog.records
-    check_engine(watched(DistributedType.MULTI_GPU), {})
+    check_backend(watched(DistributedType.MULTI_GPU), {})
     [record] = caplog.records
     assert record.message.startswith("dtype: ") and "1e-06" in record.message
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tinyzero_trl.runs.checkpoints import checkpoint_to_resume, drop_later_checkpoints, is_last, is_whole
+from tinyzero_trl.runs.checkpoints import checkpoint_to_resume, drop_later_checkpoints, is_complete, is_last
 
 
 def write(folder: Path, state: str | None = None, step: int = 0) -> Path:
@@ -25,11 +25,13 @@ def test_auto_takes_the_newest_by_number(tmp_path: Path) -> None:
 @pytest.mark.parametrize("state", ["missing", "", '{"global_step": 3', "[]", "{}", "\x00\x00"])
 def test_a_half_written_checkpoint_is_never_picked_up(tmp_path: Path, state: str) -> None:
     half = write(tmp_path / "checkpoint-30", state)
-    assert not is_whole(half)
+    assert not is_complete(half)
     assert checkpoint_to_resume("auto", tmp_path) is None
     write(tmp_path / "checkpoint-10", step=10)
     assert checkpoint_to_resume("auto", tmp_path) == str(tmp_path / "checkpoint-10")
-    with pytest.raises(ValueError, match=r"^resume: .*checkpoint-30' holds no whole checkpoint; give auto, never or"):
+    with pytest.raises(
+        ValueError, match=r"^resume: .*checkpoint-30' holds no complete checkpoint; give auto, never or"
+    ):
         checkpoint_to_resume(str(half), tmp_path)
 
 
@@ -46,7 +48,7 @@ def test_never_and_a_path_are_taken_at_their_word(tmp_path: Path) -> None:
     write(tmp_path / "run" / "checkpoint-6", step=6)
     assert checkpoint_to_resume("never", tmp_path / "run") is None
     assert checkpoint_to_resume(str(older), tmp_path / "run") == str(older)
-    with pytest.raises(ValueError, match=r"^resume: 'always' holds no whole checkpoint"):
+    with pytest.raises(ValueError, match=r"^resume: 'always' holds no complete checkpoint"):
         checkpoint_to_resume("always", tmp_path / "run")
 
 

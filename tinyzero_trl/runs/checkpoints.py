@@ -8,8 +8,8 @@ from pathlib import Path
 TRAINER_STATE = "trainer_state.json"
 
 
-def is_whole(checkpoint: Path) -> bool:
-    """Whether a checkpoint was written to its end: the trainer state is its last file, and must be readable."""
+def is_complete(checkpoint: Path) -> bool:
+    """Whether a checkpoint was written to its end. The trainer state is its last file, and must be readable."""
     try:
         state = json.loads((checkpoint / TRAINER_STATE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -18,23 +18,25 @@ def is_whole(checkpoint: Path) -> bool:
 
 
 def checkpoint_to_resume(resume: str, output_dir: str | Path) -> str | None:
-    """The checkpoint that `resume` stands for: `auto` (newest whole one, if any), `never`, or a path.
+    """The checkpoint that `resume` stands for: `auto` (newest complete one, if any), `never`, or a path.
 
     Raises:
-        ValueError: the path holds no whole checkpoint.
+        ValueError: the path holds no complete checkpoint.
     """
     if resume == "never":
         return None
     if resume != "auto":
-        if not is_whole(Path(resume)):
-            raise ValueError(f"resume: {resume!r} holds no whole checkpoint; give auto, never or a checkpoint's folder")
+        if not is_complete(Path(resume)):
+            raise ValueError(
+                f"resume: {resume!r} holds no complete checkpoint; give auto, never or a checkpoint's folder"
+            )
         return resume
-    whole = {step: folder for step, folder in _checkpoints(output_dir).items() if is_whole(folder)}
-    return str(whole[max(whole)]) if whole else None
+    complete = {step: folder for step, folder in _checkpoints(output_dir).items() if is_complete(folder)}
+    return str(complete[max(complete)]) if complete else None
 
 
 def is_last(checkpoint: str, max_steps: int, num_train_epochs: float) -> bool:
-    """Whether a whole checkpoint is that of a run's last step, so that nothing is left to train."""
+    """Whether a complete checkpoint is that of a run's last step, so that nothing is left to train."""
     state = json.loads((Path(checkpoint) / TRAINER_STATE).read_text(encoding="utf-8"))
     if max_steps > 0:
         return state["global_step"] >= max_steps
@@ -44,11 +46,11 @@ def is_last(checkpoint: str, max_steps: int, num_train_epochs: float) -> bool:
 def drop_later_checkpoints(output_dir: str | Path, step: int) -> None:
     """Remove the checkpoints of a run after `step`, where training starts again; -1 removes all.
 
-    Whole ones are of a past that the records no longer hold, and would be newer than those to come.
+    Complete ones belong to steps that the records no longer hold, and would be newer than those to come.
     """
     for later, folder in _checkpoints(output_dir).items():
         if later > step:
-            (folder / TRAINER_STATE).unlink(missing_ok=True)  # first, so that half a folder is no whole checkpoint
+            (folder / TRAINER_STATE).unlink(missing_ok=True)  # first, so that half a folder is no complete checkpoint
             shutil.rmtree(folder)
 
 

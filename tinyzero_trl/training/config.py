@@ -12,7 +12,7 @@ from trl import GRPOConfig
 
 from tinyzero_trl.generation.sampling import choose_engine
 from tinyzero_trl.runs.files import shortened
-from tinyzero_trl.training.limits import check_choices, check_numbers, check_schedule
+from tinyzero_trl.training.preflight.values import check_choices, check_numbers, check_schedule
 from tinyzero_trl.windows import WindowConfig
 
 FORK_INITIAL_WINDOW = 1024
@@ -74,7 +74,7 @@ class AdaptiveGRPOConfig(_WindowFields, GRPOConfig):
     )
     resume: str = field(
         default="auto",
-        metadata={"help": "auto: newest whole checkpoint in output_dir; never; or a checkpoint's path"},
+        metadata={"help": "auto: newest complete checkpoint in output_dir; never; or a checkpoint's path"},
     )
 
     def __post_init__(self) -> None:

@@ -1,12 +1,9 @@
 """The beginning and the end of a training run: what is written down before, and what is made of it after."""
 
-import shutil
-import tempfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from torch import nn
 from trl import ModelConfig
 
 from tinyzero_trl.runs.model_card import write_model_card
@@ -15,38 +12,6 @@ from tinyzero_trl.runs.report import write_pictures
 from tinyzero_trl.tasks.config import TaskConfig
 from tinyzero_trl.training.config import AdaptiveGRPOConfig
 from tinyzero_trl.training.trainer import AdaptiveGRPOTrainer
-
-PROBE_BYTES = 1 << 16
-
-
-def check_disk(training: AdaptiveGRPOConfig, model: nn.Module | None = None) -> None:
-    """Refuse to start where nothing can be written, or where not even one checkpoint of `model` has room.
-
-    Leaves nothing behind: the folder of a run that does not begin is not made.
-
-    Raises:
-        ValueError: names `output_dir` and what is in the way.
-    """
-    folder = Path(str(training.output_dir)).absolute()
-    existing = next(place for place in (folder, *folder.parents) if place.exists())
-    try:
-        with tempfile.TemporaryFile(dir=existing) as probe:
-            probe.write(bytes(PROBE_BYTES))
-            probe.flush()
-    except OSError as error:
-        raise ValueError(
-            f"output_dir: {str(folder)!r} cannot be written ({error.strerror}); free some space, or name another folder"
-        ) from None
-    if model is None or training.save_strategy == "no":
-        return
-    # Weights and the two moments of Adam; what is frozen is not saved, of what is sharded only this rank's part counts.
-    trained = sum(weight.numel() * weight.element_size() for weight in model.parameters() if weight.requires_grad)
-    needed, free = 3 * trained, shutil.disk_usage(existing).free
-    if free < needed:
-        raise ValueError(
-            f"output_dir: {str(folder)!r} has {free / 1e9:.2f} GB left, and one checkpoint takes about "
-            f"{needed / 1e9:.2f} GB; free some space, or name another folder"
-        )
 
 
 def start_run(trainer: AdaptiveGRPOTrainer, task: TaskConfig | None = None, model: ModelConfig | None = None) -> None:

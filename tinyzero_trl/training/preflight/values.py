@@ -1,4 +1,4 @@
-"""Which values an `AdaptiveGRPOConfig` may have: ranges and choices that TRL finds out about too late, or never."""
+"""Ranges and choices of `AdaptiveGRPOConfig` that TRL checks too late, or not at all."""
 
 import math
 from typing import Any

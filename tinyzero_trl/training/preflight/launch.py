@@ -30,8 +30,8 @@ def check_launch(environment: Mapping[str, str] = os.environ) -> None:
         )
 
 
-def check_engine(trainer: AdaptiveGRPOTrainer, environment: Mapping[str, str] = os.environ) -> None:
-    """Refuse an engine other than the one asked for, and one that would train towards the wrong weights.
+def check_backend(trainer: AdaptiveGRPOTrainer, environment: Mapping[str, str] = os.environ) -> None:
+    """Refuse a distributed backend other than the one asked for, and one that would train towards the wrong weights.
 
     Args:
         trainer: knows what runs.
@@ -43,13 +43,13 @@ def check_engine(trainer: AdaptiveGRPOTrainer, environment: Mapping[str, str] = 
     """
     accelerator = trainer.accelerator
     running = accelerator.distributed_type
-    for engine, remedy in (
+    for backend, remedy in (
         (DistributedType.FSDP, "accelerate runs FSDP on GPUs alone: take configs/accelerate/ddp.yaml here"),
         (DistributedType.DEEPSPEED, "unset ACCELERATE_USE_CPU and give --use_cpu true to the program"),
     ):
-        asked = environment.get(f"ACCELERATE_USE_{engine.value}", "false").lower() == "true"
-        if asked and running != engine:
-            raise ValueError(f"distributed_type: {engine.value} was asked for and {running.value} runs; {remedy}")
+        asked = environment.get(f"ACCELERATE_USE_{backend.value}", "false").lower() == "true"
+        if asked and running != backend:
+            raise ValueError(f"distributed_type: {backend.value} was asked for and {running.value} runs; {remedy}")
     plugin = getattr(accelerator.state, "fsdp_plugin", None)
     loads_on_first_rank = plugin and plugin.fsdp_version == 2 and plugin.cpu_ram_efficient_loading
     # TRL 1.16 shards the reference model as it is on each rank, and hands nothing on.

@@ -1,0 +1,12 @@
+"""All checks before a model is loaded, one file for each thing that is checked.
+
+    values.py      ranges and choices of single fields, and what must fit together
+    problems.py    enough problems for a rollout, and room for prompt and completion
+    trackers.py    what `report_to` names
+    resuming.py    the checkpoint that a run continues from
+    launch.py      what `accelerate launch` was asked for, and what runs
+    disk.py        a folder that can be written, with room for a checkpoint
+    run.py         all of them for one recipe, in order
+
+Each raises a ValueError of one line that names field, value and remedy.
+"""

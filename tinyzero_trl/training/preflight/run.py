@@ -1,0 +1,33 @@
+"""All checks of a recipe before its weights are read, in order."""
+
+from datasets import Dataset
+from transformers import PreTrainedTokenizerBase
+from trl import ModelConfig
+
+from tinyzero_trl.models.loading import check_model, load_model_config, load_tokenizer
+from tinyzero_trl.runs.checkpoints import checkpoint_to_resume
+from tinyzero_trl.tasks.config import TaskConfig
+from tinyzero_trl.training.config import AdaptiveGRPOConfig
+from tinyzero_trl.training.preflight.problems import check_problems, check_prompts
+from tinyzero_trl.training.preflight.resuming import check_checkpoint
+from tinyzero_trl.training.preflight.trackers import check_trackers
+
+
+def check_run(
+    path: str, task: TaskConfig, training: AdaptiveGRPOConfig, model: ModelConfig, train: Dataset
+) -> PreTrainedTokenizerBase:
+    """All that is known of a run before its weights are read; returns the tokenizer, padding on the left.
+
+    Raises:
+        ValueError: a tracker that is not installed, a model that cannot be loaded, prompts it has no template or no
+            room for, too few problems for a rollout, or a checkpoint of another recipe.
+    """
+    check_problems(train, training)
+    check_trackers(training)
+    config = load_model_config(path, revision=model.model_revision)
+    tokenizer: PreTrainedTokenizerBase = load_tokenizer(path, revision=model.model_revision, padding_side="left")
+    if checkpoint := checkpoint_to_resume(training.resume, str(training.output_dir)):
+        check_checkpoint(checkpoint, config, task.task, training.window_strategy)
+    check_prompts(train, tokenizer, config, training)
+    check_model(path, config, tokenizer, revision=model.model_revision)
+    return tokenizer
