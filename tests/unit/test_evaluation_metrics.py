@@ -4,7 +4,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tinyzero_trl.metrics import describe, evaluation_metrics, wilson_interval
+from tinyzero_trl.metrics import (
+    accuracy,
+    accuracy_interval,
+    describe,
+    evaluation_metrics,
+    mean_interval,
+    wilson_interval,
+)
 
 ROWS = st.lists(
     st.tuples(st.sampled_from([0.0, 0.1, 1.0]), st.integers(0, 50), st.booleans(), st.integers(0, 4)),
@@ -28,6 +35,7 @@ def test_figures_equal_a_recount(rows) -> None:
         "eval/mean_length": sum(lengths) / len(rows),
         "eval/truncated_frac": sum(truncated) / len(rows),
         "eval/n": len(rows),
+        "eval/problems": len(rows),
     }
     for operands in set(difficulties) - {0}:
         chosen = [good for good, difficulty in zip(correct, difficulties, strict=True) if difficulty == operands]
@@ -44,3 +52,36 @@ def test_the_threshold_decides_what_is_correct() -> None:
     rows = {"rewards": [0.1, 1.0], "lengths": [1, 1], "truncated": [False, False], "difficulties": [3, 3]}
     assert evaluation_metrics(**rows)["eval/acc"] == 0.5
     assert evaluation_metrics(**rows, success_threshold=0.1)["eval/acc"] == 1.0
+
+
+def test_several_answers_to_a_problem_are_no_independent_trials() -> None:
+    """Eight problems answered four times are eight problems: the interval is about twice as wide as that of 32."""
+    rewards = [1.0] * 16 + [0.0] * 16
+    plain = {"lengths": [1] * 32, "truncated": [False] * 32, "difficulties": [3] * 32}
+    figures = evaluation_metrics(rewards=rewards, problems=[row // 4 for row in range(32)], **plain)
+    assert (figures["eval/acc"], figures["eval/n"], figures["eval/problems"]) == (0.5, 32, 8)
+    low, high = accuracy_interval([[True] * 4] * 4 + [[False] * 4] * 4)
+    assert (figures["eval/acc_low"], figures["eval/acc_high"]) == (low, high)
+    naive = wilson_interval(16, 32)
+    assert high - low > 1.9 * (naive[1] - naive[0])
+
+
+def test_a_problem_counts_as_much_as_it_has_answers() -> None:
+    """With equal numbers of answers this is Student's interval over the problems' means, to the digit of rounding."""
+    outcomes = [[True, True], [True, False], [False, False], [False, True]]
+    _, *bounds = mean_interval([1.0, 0.5, 0.0, 0.5])
+    assert accuracy_interval(outcomes) == pytest.approx((max(0.0, bounds[0]), min(1.0, bounds[1])))
+    flat = [outcome for answers in outcomes for outcome in answers] + [True]
+    uneven = accuracy(flat, [0, 0, 1, 1, 2, 2, 3, 3, 3])
+    assert uneven is not None and uneven.mean == pytest.approx(5 / 9)
+    assert uneven.low < 5 / 9 < uneven.high
+
+
+def test_what_was_not_judged_is_left_out_of_numerator_and_denominator() -> None:
+    rows = {"lengths": [2, 4, 6], "truncated": [False, True, True], "difficulties": [3, 3, 4], "problems": [0, 0, 1]}
+    figures = evaluation_metrics(rewards=[1.0, None, float("nan")], **rows)
+    assert (figures["eval/acc"], figures["eval/reward"], figures["eval/n"], figures["eval/problems"]) == (1, 1, 1, 1)
+    assert (figures["eval/mean_length"], figures["eval/3_acc"]) == (4, 1), "a length needs no score"
+    assert "eval/4_acc" not in figures
+    nothing = evaluation_metrics(rewards=[None] * 3, **rows)
+    assert nothing.keys() == {"eval/mean_length", "eval/truncated_frac"}

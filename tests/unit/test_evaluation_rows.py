@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tinyzero_trl.evaluation.rows import SCHEMA, WorkFile, accuracy_interval, summarise
-from tinyzero_trl.metrics import wilson_interval
+from tinyzero_trl.evaluation.rows import SCHEMA, WorkFile, summarise
+from tinyzero_trl.metrics import accuracy_interval, wilson_interval
 
 OUTCOMES = st.integers(1, 5).flatmap(
     lambda n: st.lists(st.lists(st.booleans(), min_size=n, max_size=n), min_size=1, max_size=12)

@@ -1,6 +1,7 @@
 """Every figure against a brute-force recomputation from the raw rows, and the statistics against known values."""
 
 import math
+import runpy
 import statistics
 from pathlib import Path
 
@@ -271,9 +272,34 @@ def test_every_figure_of_a_policy_is_registered(strategy):
     assert not [name for name in names if describe(name) is None]
 
 
-def test_the_documentation_names_exactly_the_registered_figures_with_their_units():
-    lines = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8").splitlines()
-    cells = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines if line.startswith("| `")]
-    documented = {row[0].strip("`"): (row[1], row[2]) for row in cells}
-    assert len(documented) == len(cells), "a name is documented twice"
-    assert documented == {name: (entry.unit, entry.formula) for name, entry in METRICS.items()}
+def test_the_tables_of_the_documentation_are_those_of_the_registry():
+    page = ROOT / "docs" / "metrics.md"
+    written = runpy.run_path(str(ROOT / "docs" / "metrics_tables.py"))["with_tables"](page.read_text(encoding="utf-8"))
+    assert page.read_text(encoding="utf-8") == written, "run python docs/metrics_tables.py"
+    assert all(written.count(f"| `{name}` |") == 1 for name in METRICS)
+
+
+@given(ROWS, st.data())
+@settings(max_examples=60, deadline=None)
+def test_what_was_not_judged_changes_no_figure_that_asks_for_a_reward(rows, data):
+    """The same as if it had not been sampled; its tokens, its length and its cut count all the same."""
+    judged = [data.draw(st.booleans()) for _ in rows]
+    rewards = [
+        row[1] if known else data.draw(st.sampled_from([None, math.nan]))
+        for row, known in zip(rows, judged, strict=True)
+    ]
+    batch = observation([(row[0], reward, *row[2:]) for row, reward in zip(rows, rewards, strict=True)])
+    kept = [row for row, known in zip(rows, judged, strict=True) if known]
+    prompts, difficulties = [row[4] for row in rows], [row[5] for row in rows]
+    figures = rollout_metrics(batch, prompt_lengths=prompts, difficulties=difficulties)
+    whole = rollout_metrics(observation(rows), prompt_lengths=prompts, difficulties=difficulties)
+    of_judged = rollout_metrics(observation(kept), difficulties=[row[5] for row in kept]) if kept else {}
+    by_reward = ("adaptive_window/", "group/", "correct_frac", "correct_mean_length", "_acc")
+    for name in whole | of_judged:
+        expected = of_judged if any(part in name for part in by_reward) else whole
+        assert figures.get(name) == pytest.approx(expected.get(name)), name
+    totals, expected_totals = RunningTotals(), RunningTotals()
+    totals.update(batch)
+    expected_totals.update(observation(kept) if kept else RolloutObservation(0, WINDOW, [], [], [], []))
+    tokens = {"tokens/response_cumulative": whole["tokens/response_total"]}
+    assert totals.metrics() == pytest.approx(expected_totals.metrics() | tokens)

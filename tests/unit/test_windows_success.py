@@ -55,7 +55,7 @@ def test_the_rate_of_a_batch_counts_in_the_update_that_it_triggers() -> None:
     assert see(policy(initial=1024, success_rate_ema_beta=0.0), EASY, WRONG)[0] == 960
     policy_ = policy(initial=512, success_rate_ema_beta=0.5)
     see(policy_, EASY, WRONG)
-    assert policy_.metrics()["success_rate_ema"] == 0.5
+    assert policy_.metrics()["policy_success_rate"] == 0.5
 
 
 def test_few_success_lengths_allow_growth_out_of_saturation_alone() -> None:
@@ -87,7 +87,7 @@ def test_an_exploration_lasts_one_rollout_and_its_rate_is_not_the_windows() -> N
     figures = exploring.metrics()
     assert (figures["exploration_rate"], figures["explored_step"]) == (0.25, 0.0)
     # Rollout 3 explored and succeeded at 1024; only rollout 4 tells of the settled window: 0.9 x 1 + 0.1 x 0.
-    assert figures["success_rate_ema"] == pytest.approx(0.9)
+    assert figures["policy_success_rate"] == pytest.approx(0.9)
     assert figures["demand"] > 600  # its lengths count
 
 

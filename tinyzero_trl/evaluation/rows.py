@@ -10,7 +10,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tinyzero_trl.metrics import mean_interval, pass_at_k, wilson_interval
+from tinyzero_trl.metrics import accuracy, by_problem, pass_at_k
+from tinyzero_trl.windows.outcomes import is_success
 
 Row = dict[str, Any]
 """One generation; its keys and types are those of `SCHEMA`."""
@@ -121,45 +122,21 @@ def summarise(rows: Sequence[Row]) -> dict[str, Any]:
 
 def is_correct(row: Row) -> bool:
     """Strictly correct: the full reward."""
-    return row["reward"] >= 1.0
+    return is_success(row["reward"])
 
 
 def _accuracy(rows: Sequence[Row]) -> dict[str, Any]:
-    low, high = accuracy_interval(correct_by_problem(rows))
-    problems = len({row["problem_index"] for row in rows})
-    return {"acc": fmean(map(is_correct, rows)), "acc_low": low, "acc_high": high, "problems": problems}
-
-
-def correct_by_problem(rows: Iterable[Row]) -> list[list[bool]]:
-    """Whether each sample is correct, one list per problem."""
-    problems: dict[int, list[bool]] = {}
-    for row in rows:
-        problems.setdefault(row["problem_index"], []).append(is_correct(row))
-    return list(problems.values())
-
-
-def accuracy_interval(correct: Sequence[Sequence[bool]]) -> tuple[float, float]:
-    """The 95 % interval of the accuracy, from the outcomes of every problem's samples.
-
-    One sample per problem: Wilson's interval. With several, samples of one problem resemble each other and
-    are no independent trials, so the interval is Student's over the problems' means (Miller, "Adding error
-    bars to evals", arXiv 2411.00640, section 2.2), cut to [0, 1]. Where these do not differ there is no
-    spread to go by, and Wilson's interval with a single trial per problem is the safe side.
-    """
-    means = [fmean(samples) for samples in correct]
-    if len(set(means)) == 1 or all(len(samples) == 1 for samples in correct):
-        return wilson_interval(round(sum(means)), len(means))
-    _, low, high = mean_interval(means)
-    assert low is not None and high is not None, "two different means are at least two problems"
-    return max(0.0, low), min(1.0, high)
+    figures = accuracy([is_correct(row) for row in rows], [row["problem_index"] for row in rows])
+    assert figures is not None, "every answer was scored"
+    return {"acc": figures.mean, "acc_low": figures.low, "acc_high": figures.high, "problems": figures.problems}
 
 
 def _pass_at_k(rows: Sequence[Row], samples: int) -> dict[str, float]:
     """Mean over the problems of the unbiased estimate, for k = 1, 2, 4, ... and `samples`."""
     powers = [2**exponent for exponent in range(samples.bit_length())]
-    correct = correct_by_problem(rows)
+    correct = by_problem([is_correct(row) for row in rows], [row["problem_index"] for row in rows])
     return {
-        str(k): fmean(pass_at_k(len(outcomes), sum(outcomes), k) for outcomes in correct)
+        str(k): fmean(pass_at_k(len(outcomes), sum(outcomes), k) for outcomes in correct.values())
         for k in dict.fromkeys((*powers, samples))
     }
 

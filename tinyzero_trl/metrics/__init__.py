@@ -5,6 +5,7 @@ what is estimated from few samples, and `registry` says for every name what it m
 in its denominator is absent from the returned dictionary: a 0 would be a claim.
 """
 
+from tinyzero_trl.metrics.accuracy import Accuracy, accuracy, accuracy_interval, by_problem
 from tinyzero_trl.metrics.evaluation import evaluation_metrics
 from tinyzero_trl.metrics.intervals import (
     Interval,
@@ -20,9 +21,13 @@ from tinyzero_trl.metrics.rollout import RunningTotals, ratio_metrics, rollout_m
 
 __all__ = [
     "METRICS",
+    "Accuracy",
     "Interval",
     "Metric",
     "RunningTotals",
+    "accuracy",
+    "accuracy_interval",
+    "by_problem",
     "describe",
     "evaluation_metrics",
     "mean_interval",

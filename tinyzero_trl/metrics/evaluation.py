@@ -1,47 +1,50 @@
-"""The figures of one evaluation during training: every held-out problem answered once."""
+"""The figures of one evaluation during training: held-out problems, answered at the full length."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 import numpy as np
 
-from tinyzero_trl.metrics.intervals import wilson_interval
+from tinyzero_trl.metrics.accuracy import accuracy
+from tinyzero_trl.windows.outcomes import FULL_REWARD, is_judged, outcomes
 
 
 def evaluation_metrics(
     *,
-    rewards: Sequence[float],
+    rewards: Sequence[float | None],
     lengths: Sequence[int],
     truncated: Sequence[bool],
     difficulties: Sequence[int],
-    success_threshold: float = 1.0,
+    problems: Sequence[Hashable] | None = None,
+    success_threshold: float = FULL_REWARD,
 ) -> dict[str, float]:
-    """The `eval/` figures of N completions, one per held-out problem.
+    """The `eval/` figures of N completions.
 
     Args:
-        rewards: verdicts, (N,); a completion is correct from `success_threshold` on.
+        rewards: scores, (N,); None where a completion was not judged, which leaves it out of accuracy and reward.
         lengths: completion tokens, (N,).
         truncated: whether the full length cut the completion, (N,).
         difficulties: operand count of each problem, (N,); 0 where it is unknown.
-        success_threshold: reward of a success.
+        problems: which problem each completion answers, (N,); without it every one answers another problem.
+        success_threshold: a completion is correct when its reward is at least this.
 
     Returns:
-        Accuracy with its 95 % Wilson interval, mean reward, mean length and truncation; nothing for N = 0.
+        Accuracy with its 95 % interval (see `accuracy_interval`), mean reward, mean length and truncation; nothing
+        for N = 0, no accuracy and no reward where no completion was judged.
     """
-    count = len(rewards)
-    if count == 0:
+    if len(rewards) == 0:
         return {}
-    correct = np.asarray(rewards) >= success_threshold
-    low, high = wilson_interval(int(correct.sum()), count)
-    figures = {
-        "eval/acc": float(correct.mean()),
-        "eval/acc_low": low,
-        "eval/acc_high": high,
-        "eval/reward": float(np.mean(rewards)),
-        "eval/mean_length": float(np.mean(lengths)),
-        "eval/truncated_frac": float(np.mean(truncated)),
-        "eval/n": float(count),
-    }
-    known = np.asarray(difficulties)
-    for operands in np.unique(known[known > 0]).tolist():
-        figures[f"eval/{operands}_acc"] = float(correct[known == operands].mean())
+    answered = list(range(len(rewards))) if problems is None else list(problems)
+    correct = outcomes(rewards, success_threshold)
+    figures: dict[str, float] = {}
+    if overall := accuracy(correct, answered):
+        figures["eval/acc"], figures["eval/acc_low"], figures["eval/acc_high"] = overall[:3]
+        figures["eval/reward"] = float(np.mean([reward for reward in rewards if is_judged(reward)]))
+    figures["eval/mean_length"] = float(np.mean(lengths))
+    figures["eval/truncated_frac"] = float(np.mean(truncated))
+    if overall:
+        figures |= {"eval/n": float(overall.answers), "eval/problems": float(overall.problems)}
+    for operands in sorted({level for level in difficulties if level > 0}):
+        chosen = [row for row, level in enumerate(difficulties) if level == operands]
+        if of_size := accuracy([correct[row] for row in chosen], [answered[row] for row in chosen]):
+            figures[f"eval/{operands}_acc"] = of_size.mean
     return figures

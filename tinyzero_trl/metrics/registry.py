@@ -1,4 +1,4 @@
-"""What every logged name means. `docs/metrics.md` documents exactly these names; a test compares."""
+"""What every logged name means. `docs/metrics_tables.py` writes the tables of docs/metrics.md from it."""
 
 import re
 from typing import NamedTuple
@@ -12,8 +12,8 @@ class Metric(NamedTuple):
     meaning: str
 
 
-# Rows are completions over all ranks; a row is correct (a success) when its reward >= success_threshold.
-# Lengths are in tokens and cut at the window. `{operands}` in a name stands for a whole number.
+# Completions are those of all ranks; one is correct (a success) when its reward >= success_threshold, and judged when
+# it has a reward at all. Lengths are in tokens and cut at the window. `{operands}` in a name is a whole number.
 METRICS: dict[str, Metric] = {
     "adaptive_window/current_window": Metric(
         "tokens", "policy.window during the rollout", "Longest completion allowed in this batch"
@@ -22,33 +22,45 @@ METRICS: dict[str, Metric] = {
         "tokens", "policy.window after the batch was observed", "Longest completion allowed in the next batch"
     ),
     "adaptive_window/mean_success_length": Metric(
-        "tokens", "mean of the correct rows' lengths", "Mean length of correct completions"
+        "tokens", "mean length of the correct completions", "Mean length of correct completions"
     ),
     "adaptive_window/median_success_length": Metric(
-        "tokens", "median of the correct rows' lengths", "Median length of correct completions"
+        "tokens", "median length of the correct completions", "Median length of correct completions"
     ),
     "adaptive_window/std_success_length": Metric(
         "tokens",
-        "population standard deviation of the correct rows' lengths",
+        "population standard deviation of the correct completions' lengths",
         "Spread of the length of correct completions",
     ),
     "adaptive_window/p95_success_length": Metric(
         "tokens",
-        "0.95 quantile (linear) of the correct rows' lengths",
+        "0.95 quantile (linear) of the correct completions' lengths",
         "Length that 95 % of correct completions keep within",
     ),
     "adaptive_window/num_success_samples": Metric(
-        "completions", "number of correct rows", "Correct completions in this batch"
+        "completions", "number of correct completions", "Correct completions in this batch"
     ),
-    "adaptive_window/success_rate": Metric("fraction", "correct rows / rows", "Share of this batch that is correct"),
+    "adaptive_window/success_rate": Metric(
+        "fraction", "correct completions / judged completions", "Share of this batch that is correct"
+    ),
     "adaptive_window/success_rate_ema": Metric(
-        "fraction", "a_t / (1 - beta^t), a_t = beta a_(t-1) + (1 - beta) success_rate", "Smoothed success rate"
+        "fraction",
+        "a_t / (1 - 0.9^t), a_0 = 0, a_t = 0.9 a_(t-1) + 0.1 success_rate, over rollouts t",
+        "Smoothed success rate",
+    ),
+    "adaptive_window/policy_success_rate": Metric(
+        "fraction",
+        "r_1 = success_rate, r_t = beta r_(t-1) + (1 - beta) success_rate, over rollouts t that did not explore; beta "
+        "is window_success_rate_ema_beta (window_strategy: success)",
+        "Success rate that the policy compares with its target",
     ),
     "adaptive_window/cumulative_success_rate": Metric(
-        "fraction", "correct rows / rows, both since the start", "Success rate of the whole run so far"
+        "fraction",
+        "correct completions / judged completions, both since the start",
+        "Success rate of the whole run so far",
     ),
     "adaptive_window/cumulative_reward": Metric(
-        "reward", "sum of the rewards of all rows since the start", "Reward earned so far"
+        "reward", "sum of the rewards of all completions since the start", "Reward earned so far"
     ),
     "adaptive_window/exploration_rate": Metric(
         "fraction", "explored rollouts / rollouts since the start", "How often the policy looked beyond its window"
@@ -104,45 +116,57 @@ METRICS: dict[str, Metric] = {
         "Tokens outside the trust region, whether or not the clip acts on them",
     ),
     "tokens/prompt_total": Metric(
-        "tokens", "sum of prompt lengths over rows (a prompt counts once per completion)", "Prompt tokens of this batch"
+        "tokens", "sum of prompt lengths (a prompt counts once per completion)", "Prompt tokens of this batch"
     ),
-    "tokens/response_total": Metric("tokens", "sum of lengths over rows", "Rollout tokens generated in this batch"),
+    "tokens/response_total": Metric(
+        "tokens", "sum of the completions' lengths", "Rollout tokens generated in this batch"
+    ),
     "tokens/overall_total": Metric("tokens", "prompt_total + response_total", "All tokens of this batch"),
     "tokens/response_cumulative": Metric(
         "tokens", "sum of response_total since the start", "Rollout tokens generated so far"
     ),
     "completion/truncated_frac": Metric(
-        "fraction", "rows stopped by the window, without end token / rows", "Completions that the window cut"
+        "fraction", "completions cut by the window, without end token / completions", "Completions that the window cut"
     ),
     "completion/finished_frac": Metric(
-        "fraction", "rows with an end token / rows", "Completions that ended by themselves"
+        "fraction", "completions with an end token / completions", "Completions that ended by themselves"
     ),
     "completion/truncated_correct_frac": Metric(
-        "fraction", "correct truncated rows / truncated rows", "Accuracy of completions that the window cut"
+        "fraction",
+        "correct truncated completions / judged truncated completions",
+        "Accuracy of completions that the window cut",
     ),
     "completion/finished_correct_frac": Metric(
-        "fraction", "correct finished rows / finished rows", "Accuracy of completions that ended by themselves"
+        "fraction",
+        "correct finished completions / judged finished completions",
+        "Accuracy of completions that ended by themselves",
     ),
     "completion/correct_mean_length": Metric(
-        "tokens", "mean of the correct rows' lengths", "Mean length of correct completions"
+        "tokens", "mean length of the correct completions", "Mean length of correct completions"
     ),
     "difficulty/{operands}_acc": Metric(
-        "fraction", "correct rows / rows, of problems with that many operands", "Accuracy by number of operands"
+        "fraction",
+        "correct completions / judged completions, of problems with that many operands",
+        "Accuracy by number of operands",
     ),
     "difficulty/{operands}_count": Metric(
-        "completions", "rows of problems with that many operands", "Completions by number of operands"
+        "completions", "completions of problems with that many operands", "Completions by number of operands"
     ),
     "group/zero_variance_frac": Metric(
-        "fraction", "groups whose rewards are all equal / groups", "Groups that teach nothing"
+        "fraction", "groups whose rewards are all equal / groups with a reward", "Groups that teach nothing"
     ),
     "group/all_correct_frac": Metric(
-        "fraction", "groups with every row correct / groups", "Groups that are already solved"
+        "fraction",
+        "groups with every judged completion correct / groups with a reward",
+        "Groups that are already solved",
     ),
     "group/all_wrong_frac": Metric(
-        "fraction", "groups with no row correct / groups", "Groups that are still out of reach"
+        "fraction", "groups with no correct completion / groups with a reward", "Groups that are still out of reach"
     ),
     "compute/rows_skipped_frac": Metric(
-        "fraction", "rows left out of the loss for zero advantage / rows", "Rows that cost no forward pass"
+        "fraction",
+        "completions left out of the loss for zero advantage / completions",
+        "Completions that cost no forward pass",
     ),
     "compute/padding_frac": Metric(
         "fraction", "padding positions / positions in the forward pass of the loss", "Computation spent on padding"
@@ -161,15 +185,15 @@ METRICS: dict[str, Metric] = {
     "time/optimize_s": Metric("s", "wall-clock of the optimizer steps on the batch", "Time to learn from the rollout"),
     "eval/acc": Metric(
         "fraction",
-        "correct completions / completions, on the held-out set at max_completion_length",
+        "correct completions / judged completions, on the held-out set at max_completion_length",
         "Held-out accuracy",
     ),
     "eval/acc_low": Metric(
-        "fraction", "lower bound of Wilson's 95 % interval of acc", "Held-out accuracy, lower bound"
+        "fraction",
+        "lower bound of acc's 95 % interval: Wilson's; with several answers per problem, Student's over problems",
+        "Held-out accuracy, lower bound",
     ),
-    "eval/acc_high": Metric(
-        "fraction", "upper bound of Wilson's 95 % interval of acc", "Held-out accuracy, upper bound"
-    ),
+    "eval/acc_high": Metric("fraction", "upper bound of that interval", "Held-out accuracy, upper bound"),
     "eval/reward": Metric("reward", "mean reward of the held-out completions", "Held-out reward"),
     "eval/mean_length": Metric("tokens", "mean length of the held-out completions", "Held-out completion length"),
     "eval/truncated_frac": Metric(
@@ -177,10 +201,13 @@ METRICS: dict[str, Metric] = {
         "held-out completions cut at max_completion_length / completions",
         "Held-out completions without an end",
     ),
-    "eval/n": Metric("completions", "number of held-out completions", "Size of the held-out evaluation"),
+    "eval/n": Metric("completions", "number of judged held-out completions", "Answers that the accuracy rests on"),
+    "eval/problems": Metric(
+        "problems", "number of held-out problems with a judged completion", "Problems that the accuracy rests on"
+    ),
     "eval/{operands}_acc": Metric(
         "fraction",
-        "correct completions / completions, of held-out problems with that many operands",
+        "correct completions / judged completions, of held-out problems with that many operands",
         "Held-out accuracy by number of operands",
     ),
 }

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tinyzero_trl.windows.outcomes import FULL_REWARD, is_judged, is_success, outcomes
+
 if TYPE_CHECKING:
     from tinyzero_trl.windows import RolloutObservation
 
@@ -18,49 +20,80 @@ def rollout_metrics(
     *,
     prompt_lengths: Sequence[int] | None = None,
     difficulties: Sequence[int] | None = None,
-    success_threshold: float = 1.0,
+    success_threshold: float = FULL_REWARD,
 ) -> dict[str, float]:
-    """Figures of one generation batch, over all rows of all ranks, for every window policy alike.
+    """Figures of one generation batch, over all completions of all ranks, for every window policy alike.
 
     Args:
-        observation: the gathered batch; every sequence in it has one entry per completion (B rows).
-        prompt_lengths: tokens of each row's prompt, (B,); without it, no prompt and overall totals.
-        difficulties: operand count of each row's problem, (B,); without it, no `difficulty/` figures.
+        observation: the gathered batch; every sequence in it has one entry per completion (B).
+        prompt_lengths: tokens of each completion's prompt, (B,); without it, no prompt and overall totals.
+        difficulties: operand count of each completion's problem, (B,); without it, no `difficulty/` figures.
         success_threshold: a completion is a success (is "correct") when its reward is at least this.
 
-    Success lengths are those under the batch's window, so they are right-censored: a truncated success is
-    longer than its length says.
+    A completion that was not judged (its reward is None) counts in tokens, lengths and truncation. It is left out of
+    numerator and denominator of every figure that asks for its reward. Success lengths are those under the batch's
+    window, so they are right-censored: a truncated success is longer than its length says.
 
     Raises:
         ValueError: if a sequence does not have one entry per completion.
     """
-    lengths = np.asarray(observation.lengths, dtype=np.int64)
-    rewards = _column("rewards", observation.rewards, len(lengths)).astype(np.float64)
-    truncated = _column("truncated", observation.truncated, len(lengths)).astype(bool)
-    groups = _column("groups", observation.groups, len(lengths))
-    if len(lengths) == 0:
+    batch = _Batch.of(observation, success_threshold)
+    if len(batch.lengths) == 0:
         return {}
-    correct = rewards >= success_threshold
-    figures = _window_figures(lengths, correct)
-    figures |= _token_figures(lengths, prompt_lengths)
-    figures |= _completion_figures(lengths, correct, truncated)
-    figures |= _group_figures(groups, rewards, correct)
+    figures = _window_figures(batch) | _token_figures(batch, prompt_lengths) | _completion_figures(batch)
+    figures |= _group_figures(batch)
     if difficulties is not None:
-        figures |= _difficulty_figures(_column("difficulties", difficulties, len(lengths)), correct)
-    return figures
+        figures |= _difficulty_figures(batch, difficulties)
+    return {name: value for name, value in figures.items() if value is not None}
 
 
-def _column(name: str, values: Sequence[Any], rows: int) -> NDArray[Any]:
+@dataclass(frozen=True)
+class _Batch:
+    """An observation as arrays, (B,) each; `rewards` is NaN and `correct` False where `judged` is False."""
+
+    lengths: NDArray[np.int64]
+    rewards: NDArray[np.float64]
+    truncated: NDArray[np.bool_]
+    groups: NDArray[Any]
+    judged: NDArray[np.bool_]
+    correct: NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, observation: RolloutObservation, success_threshold: float) -> _Batch:
+        size = len(observation.lengths)
+        found = outcomes(observation.rewards, success_threshold)
+        rewards = [np.nan if reward is None else reward for reward in observation.rewards]
+        return cls(
+            lengths=np.asarray(observation.lengths, dtype=np.int64),
+            rewards=_column("rewards", rewards, size).astype(np.float64),
+            truncated=_column("truncated", observation.truncated, size).astype(bool),
+            groups=_column("groups", observation.groups, size),
+            judged=np.array([outcome is not None for outcome in found], dtype=bool),
+            correct=np.array([bool(outcome) for outcome in found], dtype=bool),
+        )
+
+    def correct_frac(self, chosen: NDArray[np.bool_]) -> float | None:
+        """The share of correct completions among the judged ones that are `chosen`, (B,)."""
+        counted = self.judged & chosen
+        return float(self.correct[counted].mean()) if counted.any() else None
+
+
+def _column(name: str, values: Sequence[Any], size: int) -> NDArray[Any]:
     column = np.asarray(values)
-    if column.shape != (rows,):
-        raise ValueError(f"{name} has shape {column.shape}: give one entry per completion, ({rows},)")
+    if column.shape != (size,):
+        raise ValueError(f"{name} has shape {column.shape}: give one entry per completion, ({size},)")
     return column
 
 
-def _window_figures(lengths: NDArray[np.int64], correct: NDArray[np.bool_]) -> dict[str, float]:
-    figures = {"num_success_samples": float(correct.sum()), "success_rate": float(correct.mean())}
-    if correct.any():
-        success_lengths = lengths[correct]
+def _window_figures(batch: _Batch) -> dict[str, float | None]:
+    if not batch.judged.any():
+        return {}
+    figures = {
+        "num_success_samples": float(batch.correct.sum()),
+        "success_rate": float(batch.correct[batch.judged].mean()),
+    }
+    if batch.correct.any():
+        success_lengths = batch.lengths[batch.correct]
         figures["mean_success_length"] = float(success_lengths.mean())
         figures["median_success_length"] = float(np.median(success_lengths))
         figures["std_success_length"] = float(success_lengths.std())
@@ -68,11 +101,11 @@ def _window_figures(lengths: NDArray[np.int64], correct: NDArray[np.bool_]) -> d
     return {f"adaptive_window/{name}": value for name, value in figures.items()}
 
 
-def _token_figures(lengths: NDArray[np.int64], prompt_lengths: Sequence[int] | None) -> dict[str, float]:
-    response = float(lengths.sum())
+def _token_figures(batch: _Batch, prompt_lengths: Sequence[int] | None) -> dict[str, float | None]:
+    response = float(batch.lengths.sum())
     if prompt_lengths is None:
         return {"tokens/response_total": response}
-    prompt = float(_column("prompt_lengths", prompt_lengths, len(lengths)).sum())
+    prompt = float(_column("prompt_lengths", prompt_lengths, len(batch.lengths)).sum())
     return {
         "tokens/prompt_total": prompt,
         "tokens/response_total": response,
@@ -80,38 +113,39 @@ def _token_figures(lengths: NDArray[np.int64], prompt_lengths: Sequence[int] | N
     }
 
 
-def _completion_figures(
-    lengths: NDArray[np.int64], correct: NDArray[np.bool_], truncated: NDArray[np.bool_]
-) -> dict[str, float]:
-    figures = {"truncated_frac": float(truncated.mean()), "finished_frac": float((~truncated).mean())}
-    if truncated.any():
-        figures["truncated_correct_frac"] = float(correct[truncated].mean())
-    if not truncated.all():
-        figures["finished_correct_frac"] = float(correct[~truncated].mean())
-    if correct.any():
-        figures["correct_mean_length"] = float(lengths[correct].mean())
-    return {f"completion/{name}": value for name, value in figures.items()}
-
-
-def _group_figures(groups: NDArray[Any], rewards: NDArray[np.float64], correct: NDArray[np.bool_]) -> dict[str, float]:
-    members, group_of_row = np.unique(groups, return_inverse=True)
-    highest, lowest = np.full(len(members), -np.inf), np.full(len(members), np.inf)
-    np.maximum.at(highest, group_of_row, rewards)
-    np.minimum.at(lowest, group_of_row, rewards)
-    rows = np.bincount(group_of_row)
-    correct_rows = np.bincount(group_of_row, weights=correct)
+def _completion_figures(batch: _Batch) -> dict[str, float | None]:
     return {
-        "group/zero_variance_frac": float((highest == lowest).mean()),
-        "group/all_correct_frac": float((correct_rows == rows).mean()),
-        "group/all_wrong_frac": float((correct_rows == 0).mean()),
+        "completion/truncated_frac": float(batch.truncated.mean()),
+        "completion/finished_frac": float((~batch.truncated).mean()),
+        "completion/truncated_correct_frac": batch.correct_frac(batch.truncated),
+        "completion/finished_correct_frac": batch.correct_frac(~batch.truncated),
+        "completion/correct_mean_length": float(batch.lengths[batch.correct].mean()) if batch.correct.any() else None,
     }
 
 
-def _difficulty_figures(difficulties: NDArray[Any], correct: NDArray[np.bool_]) -> dict[str, float]:
-    figures = {}
-    for operands in np.unique(difficulties).tolist():
-        chosen = difficulties == operands
-        figures[f"difficulty/{operands}_acc"] = float(correct[chosen].mean())
+def _group_figures(batch: _Batch) -> dict[str, float | None]:
+    """Shares of the groups that have a judged completion."""
+    rewards, correct = batch.rewards[batch.judged], batch.correct[batch.judged]
+    if not len(rewards):
+        return {}
+    members, group_of = np.unique(batch.groups[batch.judged], return_inverse=True)
+    highest, lowest = np.full(len(members), -np.inf), np.full(len(members), np.inf)
+    np.maximum.at(highest, group_of, rewards)
+    np.minimum.at(lowest, group_of, rewards)
+    sizes, successes = np.bincount(group_of), np.bincount(group_of, weights=correct)
+    return {
+        "group/zero_variance_frac": float((highest == lowest).mean()),
+        "group/all_correct_frac": float((successes == sizes).mean()),
+        "group/all_wrong_frac": float((successes == 0).mean()),
+    }
+
+
+def _difficulty_figures(batch: _Batch, difficulties: Sequence[int]) -> dict[str, float | None]:
+    levels = _column("difficulties", difficulties, len(batch.lengths))
+    figures: dict[str, float | None] = {}
+    for operands in np.unique(levels).tolist():
+        chosen = levels == operands
+        figures[f"difficulty/{operands}_acc"] = batch.correct_frac(chosen)
         figures[f"difficulty/{operands}_count"] = float(chosen.sum())
     return figures
 
@@ -156,8 +190,9 @@ def ratio_metrics(
 class RunningTotals:
     """What a run has used and earned since its first rollout: state plus arithmetic, saved in checkpoints.
 
-    `ema_beta` weighs the past in the smoothed success rate; the average starts at 0 and is divided by
-    1 - ema_beta ** rollouts, so that the first value is the first batch's rate.
+    `rollouts` and `completions` count those that were judged; tokens count for all. `ema_beta` weighs the past in the
+    smoothed success rate; the average starts at 0 and is divided by 1 - ema_beta ** rollouts, so that the first value
+    is the first batch's rate.
     """
 
     ema_beta: float = 0.9
@@ -173,16 +208,16 @@ class RunningTotals:
         if not 0 <= self.ema_beta < 1:
             raise ValueError(f"ema_beta = {self.ema_beta}: must lie in [0, 1), such as 0.9")
 
-    def update(self, observation: RolloutObservation, *, success_threshold: float = 1.0) -> None:
-        """Add one gathered generation batch; a batch without completions changes nothing."""
-        rewards = [float(reward) for reward in observation.rewards]
+    def update(self, observation: RolloutObservation, *, success_threshold: float = FULL_REWARD) -> None:
+        """Add one gathered generation batch; one without a judged completion adds its tokens alone."""
+        self.response_tokens += sum(int(length) for length in observation.lengths)
+        rewards = [float(reward) for reward in observation.rewards if reward is not None and is_judged(reward)]
         if not rewards:
             return
-        successes = sum(reward >= success_threshold for reward in rewards)
+        successes = sum(is_success(reward, success_threshold) for reward in rewards)
         self.rollouts += 1
         self.completions += len(rewards)
         self.successes += successes
-        self.response_tokens += sum(int(length) for length in observation.lengths)
         self.reward_sum += sum(rewards)
         self.mean_reward_sum += sum(rewards) / len(rewards)
         rate = successes / len(rewards)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tinyzero_trl.tasks import get_task
+from tinyzero_trl.windows.outcomes import is_success
 
 RewardFunction = Callable[..., list[float]]
 
@@ -74,6 +75,8 @@ def reward_functions(
     def cosine(completions: Sequence[Any], completion_ids: Sequence[Sequence[int]], **columns: Any) -> list[float]:
         columns.pop("log_extra", None)
         correct = verdict(completions, **columns)
-        return [shaping.reward(reward >= 1.0, len(ids)) for reward, ids in zip(correct, completion_ids, strict=True)]
+        return [
+            shaping.reward(is_success(reward), len(ids)) for reward, ids in zip(correct, completion_ids, strict=True)
+        ]
 
     return [verdict, cosine], [0.0, 1.0]

@@ -40,14 +40,14 @@ class SuccessWindow(WindowPolicy):
         self._generator = random.Random(config.seed)
 
     def metrics(self) -> dict[str, float]:
-        """Adds the smoothed success rate, the demand in tokens, and what exploration did."""
+        """Adds the success rate that it goes by, the demand in tokens, and what exploration did."""
         figures = super().metrics() | {
             "epsilon": self.config.epsilon,
             "explored_step": float(self._explored),
             "exploration_rate": self._explored_rollouts / max(self._rollouts, 1),
         }
         if self._rate_ema is not None:
-            figures["success_rate_ema"] = self._rate_ema
+            figures["policy_success_rate"] = self._rate_ema
         if self._lengths.count:
             figures["demand"] = self._lengths.demand(self.config.std_multiplier)
         return figures

@@ -1,0 +1,22 @@
+"""What a success is: the one definition behind policies, figures, pages, filters and evaluations."""
+
+import math
+from collections.abc import Iterable
+
+FULL_REWARD = 1.0
+"""Reward of a right answer, and the threshold of a success unless a run sets another."""
+
+
+def is_judged(reward: float | None) -> bool:
+    """Whether a completion has a score: None and NaN say that the reward function gave none."""
+    return reward is not None and not math.isnan(reward)
+
+
+def is_success(reward: float | None, threshold: float = FULL_REWARD) -> bool:
+    """Whether a completion is a success ("correct"): it was judged, and its reward is at least `threshold`."""
+    return reward is not None and reward >= threshold
+
+
+def outcomes(rewards: Iterable[float | None], threshold: float = FULL_REWARD) -> list[bool | None]:
+    """Success or not of every completion, in order; None where a completion was not judged."""
+    return [is_success(reward, threshold) if is_judged(reward) else None for reward in rewards]
