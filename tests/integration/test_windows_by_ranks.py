@@ -1,4 +1,4 @@
-"""One process, two, and one on each of two machines choose the same windows and have the same losses."""
+"""One process, two, and one on each of two machines are the same run, with our trainer and with TRL's own."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from ranks import run_on_ranks
 
-STRATEGIES = ["success", "signal"]
+STRATEGIES = ["success", "signal", "stock:success", "stock:signal"]
 HERE = Path(__file__).parent
 
 
@@ -37,6 +37,12 @@ def assert_same(alone: dict[str, Any], together: list[dict[str, Any]]) -> None:
 @pytest.mark.slow
 def test_one_process_and_two_are_the_same_run(alone: dict[str, Any]) -> None:
     assert_same(alone, run_on_ranks(2, "windows_by_ranks.py", *STRATEGIES))
+
+
+def test_stock_trl_with_a_controller_is_the_same_run(alone: dict[str, Any]) -> None:
+    for strategy in ("success", "signal"):
+        assert alone[f"stock:{strategy}"]["windows"] == alone[strategy]["windows"]
+        assert alone[f"stock:{strategy}"]["losses"] == pytest.approx(alone[strategy]["losses"], rel=1e-3, abs=1e-5)
 
 
 @pytest.mark.slow

@@ -1,0 +1,144 @@
+"""`WindowController` limits the rollouts of stock TRL, and of trainers that others derive from it."""
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from datasets import Dataset
+from fixed_rollouts import GROUP_SIZE, LONGEST_COMPLETION, PROMPTS, FixedRollouts, tiny_model_path, tiny_tokenizer
+from trl import GRPOConfig, GRPOTrainer
+from windows_by_ranks import MOVING_WINDOWS, Windows, finished_in_an_odd_number, placed
+
+from tinyzero_trl import AdaptiveGRPOConfig, AdaptiveGRPOTrainer
+from tinyzero_trl.training.controller import WindowController
+from tinyzero_trl.windows import WindowConfig
+
+STEPS = 8
+
+
+class KeepsLengths(GRPOTrainer):
+    """Keeps the limit that was in force and the longest completion of each generation."""
+
+    def _generate_single_turn(self, *args: Any, **kwargs: Any) -> Any:
+        training = self.model.training
+        output = super()._generate_single_turn(*args, **kwargs)
+        longest = max(len(ids) for ids in output[0])
+        self.__dict__.setdefault("seen", []).append((training, longest))
+        return output
+
+
+def arguments(kind: type[GRPOConfig] = GRPOConfig, **settings: Any) -> Any:
+    defaults: dict[str, Any] = {
+        "output_dir": tempfile.mkdtemp(),
+        "per_device_train_batch_size": 16,
+        "num_generations": GROUP_SIZE,
+        "max_completion_length": LONGEST_COMPLETION,
+        "max_steps": STEPS,
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "report_to": [],
+        "use_cpu": True,
+        "bf16": False,
+        "disable_tqdm": True,
+        "seed": 3,
+    }
+    return kind(**(defaults | settings))
+
+
+def trainer_of(base: type[GRPOTrainer], args: Any = None, **options: Any) -> Any:
+    return base(
+        tiny_model_path(),
+        finished_in_an_odd_number,
+        args or arguments(),
+        train_dataset=Dataset.from_dict({"prompt": PROMPTS * 16}),
+        eval_dataset=Dataset.from_dict({"prompt": PROMPTS}),
+        processing_class=tiny_tokenizer(),
+        **options,
+    )
+
+
+def controller_of(strategy: str = "signal") -> WindowController:
+    settings = {name.removeprefix("window_"): value for name, value in MOVING_WINDOWS[strategy].items()}
+    return WindowController(WindowConfig(strategy=strategy, **settings))
+
+
+@pytest.mark.parametrize(
+    "engine",
+    [{}, pytest.param({"use_transformers_continuous_batching": True}, marks=pytest.mark.slow)],
+    ids=["generate", "continuous batching"],
+)
+def test_training_keeps_to_the_window_and_evaluation_has_the_full_length(engine: dict[str, Any]) -> None:
+    """In the evaluation's second batch too, before which continuous batching has left the model in training mode."""
+    trainer = trainer_of(KeepsLengths, arguments(max_steps=2, eval_strategy="steps", eval_steps=1, **engine))
+    controller = WindowController(WindowConfig(strategy="cosine", initial=4, min=4, total_steps=100)).attach(trainer)
+    trainer.train()
+    assert [training for training, _ in trainer.seen] == [True, False, False] * 2
+    assert {longest for training, longest in trainer.seen if training} == {4}, "a random model is cut everywhere"
+    assert min(longest for training, longest in trainer.seen if not training) > 4
+    assert controller.policy.metrics()["current_window"] == 4
+
+
+@pytest.mark.parametrize("strategy", ["success", "signal"])
+def test_a_resumed_run_chooses_the_windows_of_an_unbroken_one(strategy: str) -> None:
+    def windows(resume_from: str | None = None, **settings: Any) -> list[int]:
+        trainer = trainer_of(placed(GRPOTrainer), arguments(**settings))
+        controller = controller_of(strategy).attach(trainer)
+        trainer.add_callback(keeper := Windows(controller.policy))
+        trainer.train(resume_from_checkpoint=resume_from)
+        return keeper.seen
+
+    folder = tempfile.mkdtemp()
+    unbroken = windows(output_dir=folder, save_strategy="steps", save_steps=STEPS // 2)
+    assert len(set(unbroken)) > 2, f"the window hardly moved ({unbroken}), so equality proves nothing"
+    assert windows(str(Path(folder) / f"checkpoint-{STEPS // 2}")) == unbroken[STEPS // 2 :]
+
+
+def test_several_optimizer_steps_on_a_rollout_share_its_window() -> None:
+    args = arguments(steps_per_generation=2, gradient_accumulation_steps=1, per_device_train_batch_size=8)
+    trainer = trainer_of(placed(GRPOTrainer), args)
+    controller = controller_of("success").attach(trainer)
+    trainer.add_callback(keeper := Windows(controller.policy))
+    trainer.train()
+    rollouts, within = keeper.seen[1::2], keeper.seen[2::2]
+    assert len(rollouts) == STEPS // 2 and len(set(keeper.seen)) > 2
+    assert rollouts[:-1] == within, "the policy observes once a rollout, in its first step"
+
+
+def test_the_figures_of_the_policy_are_logged_by_the_trainer() -> None:
+    trainer = trainer_of(placed(GRPOTrainer), arguments(max_steps=2))
+    controller_of().attach(trainer)
+    trainer.train()
+    lines = [line for line in trainer.state.log_history if "loss" in line]
+    assert [line["adaptive_window/current_window"] for line in lines] == [8.0, lines[0]["adaptive_window/next_window"]]
+
+
+def test_a_controller_says_which_trainer_it_cannot_limit_and_why() -> None:
+    with pytest.raises(ValueError, match=r"trainer: object is no trl\.GRPOTrainer"):
+        controller_of().attach(object())  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="has a window of its own; set the window_"):
+        controller_of().attach(trainer_of(AdaptiveGRPOTrainer, arguments(AdaptiveGRPOConfig)))
+    with pytest.raises(ValueError, match="samples with a rollout_func"):
+        controller_of().attach(trainer_of(GRPOTrainer, rollout_func=FixedRollouts()))
+    with pytest.raises(ValueError, match="restore_callback_states_from_checkpoint"):
+        controller_of().attach(trainer_of(GRPOTrainer, arguments(restore_callback_states_from_checkpoint=True)))
+    trainer = trainer_of(GRPOTrainer)
+    controller = controller_of().attach(trainer)
+    for another in (controller, controller_of()):
+        with pytest.raises(ValueError, match="has a controller already"):
+            another.attach(trainer)
+    with pytest.raises(ValueError, match="max: 512 exceeds the trainer's max_completion_length 24"):
+        WindowController(WindowConfig(strategy="fixed", max=512)).attach(trainer_of(GRPOTrainer))
+    with pytest.raises(ValueError, match=r"not attached; call controller\.attach"):
+        _ = controller_of().window
+
+
+def test_a_trainer_that_samples_beyond_the_limit_is_found_out() -> None:
+    class Stubborn(GRPOTrainer):
+        def _generate_single_turn(self, prompt_ids: list, *_: Any, **__: Any) -> tuple[list[list[int]], None]:
+            return [[3] * 20 for _ in prompt_ids], None
+
+    trainer = trainer_of(Stubborn)
+    controller_of().attach(trainer)
+    with pytest.raises(ValueError, match="a completion has 20 tokens, and the window is 8; Stubborn does not sample"):
+        trainer.train()

@@ -1,0 +1,189 @@
+"""`WindowController`: the rollout window for a stock `trl.GRPOTrainer`, or for any subclass of it."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+from trl import GRPOTrainer
+
+from tinyzero_trl.training.callbacks.events import SavedInCheckpoints
+from tinyzero_trl.training.completion_limit import CompletionLimit
+from tinyzero_trl.windows import RolloutObservation, WindowConfig, WindowPolicy, make_policy
+
+
+class WindowController(SavedInCheckpoints):
+    """Limits each training rollout of a trainer to the window of a policy.
+
+        controller = WindowController(WindowConfig(strategy="signal"))
+        controller.attach(trainer)  # any trl.GRPOTrainer, before trainer.train()
+        trainer.train()
+
+    While the trainer samples a training rollout, its completions are limited to the policy's window. Evaluation keeps
+    `max_completion_length`. After each rollout the policy observes the completions of all ranks. The first reward
+    function is the score: a completion is a success if that function gives it `success_threshold` or more. The state
+    of the policy is saved in the trainer's checkpoints and restored from them. The figures of the policy are logged
+    with those of the trainer, under `adaptive_window/`.
+
+    The loss stays that of the trainer. `AdaptiveGRPOTrainer` also saves computation in the training step.
+
+    Args:
+        config: configuration of the policy. `max` defaults to the trainer's `max_completion_length`.
+    """
+
+    def __init__(self, config: WindowConfig) -> None:
+        self.config = config
+        self._policy: WindowPolicy | None = None
+
+    @property
+    def policy(self) -> WindowPolicy:
+        """The policy; it exists once the controller is attached."""
+        if self._policy is None:
+            raise ValueError("WindowController: not attached; call controller.attach(trainer) before trainer.train()")
+        return self._policy
+
+    @property
+    def window(self) -> int:
+        """Tokens that a completion of the next rollout may have."""
+        return self.policy.window
+
+    def attach(self, trainer: GRPOTrainer) -> "WindowController":
+        """Limit the rollouts of `trainer` from now on. Returns the controller.
+
+        Three methods of this one trainer are wrapped: `_generate_and_score_completions`, `_generate_single_turn` and
+        `_calculate_rewards`.
+
+        Args:
+            trainer: a trainer that has not started to train.
+
+        Raises:
+            ValueError: the trainer cannot be limited, or the window exceeds its `max_completion_length`; the message
+                says why.
+        """
+        _check(trainer, attached=self._policy is not None)
+        model: Any = trainer.model
+        full_length: Any = trainer.max_completion_length
+        self._policy = make_policy(_within(self.config, full_length))
+        limit = CompletionLimit(trainer)
+        sample, generate = trainer._generate_single_turn, trainer._generate_and_score_completions
+        calculate_rewards = trainer._calculate_rewards
+
+        def sampled(*args: Any, **kwargs: Any) -> Any:
+            with unchanged_mode(model):
+                return sample(*args, **kwargs)
+
+        def limited(inputs: list[dict[str, Any]]) -> dict[str, Any]:
+            with limit.at(self.window if model.training else full_length):
+                return generate(inputs)
+
+        def observed(inputs: Any, prompts: Any, completions: Any, completion_ids: list[list[int]]) -> torch.Tensor:
+            rewards = calculate_rewards(inputs, prompts, completions, completion_ids)
+            if model.training:
+                self._observe(trainer, completion_ids, rewards[:, 0])
+            return rewards
+
+        wrapped: Any = trainer  # its own methods stay what they are; these three stand before them
+        wrapped._generate_single_turn = sampled
+        wrapped._generate_and_score_completions = limited
+        wrapped._calculate_rewards = observed
+        trainer.add_callback(self)
+        return self
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state of the policy."""
+        return self.policy.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore the state of the policy."""
+        self.policy.load_state_dict(state)
+
+    def _observe(self, trainer: GRPOTrainer, completion_ids: list[list[int]], rewards: torch.Tensor) -> None:
+        """Show the policy the rollout of all ranks.
+
+        Args:
+            trainer: has sampled the rollout.
+            completion_ids: token ids of this rank's completions.
+            rewards: (B,) of the first reward function, over all ranks.
+        """
+        window = self.window
+        lengths = [len(ids) for ids in completion_ids]
+        if max(lengths, default=0) > window:
+            raise ValueError(
+                f"WindowController: a completion has {max(lengths)} tokens, and the window is {window}; "
+                f"{type(trainer).__name__} does not sample with TRL's own completion limit, so it has no window"
+            )
+        ends = set(trainer.eos_token_ids)
+        truncated = [not (ids and ids[-1] in ends) for ids in completion_ids]
+        local = torch.tensor([lengths, truncated], device=trainer.accelerator.device).T.contiguous()
+        gathered_lengths, gathered_truncated = trainer.accelerator.gather(local).T.tolist()
+        arguments: Any = trainer.args
+        self.policy.observe(
+            RolloutObservation(
+                step=trainer.state.global_step,
+                window=window,
+                lengths=gathered_lengths,
+                rewards=rewards.nan_to_num(0.0, posinf=0.0, neginf=0.0).tolist(),
+                truncated=[bool(cut) for cut in gathered_truncated],
+                groups=[row // arguments.num_generations for row in range(len(gathered_lengths))],
+                optimizer_steps=max(
+                    1,
+                    arguments.steps_per_generation * trainer.num_iterations // arguments.gradient_accumulation_steps,
+                ),
+            )
+        )
+        for name, value in self.policy.metrics().items():
+            trainer._metrics["train"][f"adaptive_window/{name}"].append(value)
+
+
+@contextmanager
+def unchanged_mode(model: torch.nn.Module) -> Iterator[None]:
+    """Inside the context the model may change between training and evaluation mode; afterwards its mode is as before.
+
+    After continuous batching TRL 1.16 leaves the model in training mode, also in an evaluation. It then takes the next
+    batch of the evaluation for a training rollout.
+    """
+    training = model.training
+    try:
+        yield
+    finally:
+        model.train(training)
+
+
+def _within(config: WindowConfig, full_length: int) -> WindowConfig:
+    """The configuration with its largest window set."""
+    if config.max is None:
+        return replace(config, max=full_length)
+    if config.max > full_length:
+        raise ValueError(
+            f"max: {config.max} exceeds the trainer's max_completion_length {full_length}; lower it, or raise "
+            "max_completion_length"
+        )
+    return config
+
+
+def _check(trainer: Any, attached: bool) -> None:
+    """Refuse a trainer that the controller cannot limit."""
+    from tinyzero_trl.training.trainer import AdaptiveGRPOTrainer
+
+    name = type(trainer).__name__
+    if not isinstance(trainer, GRPOTrainer):
+        raise ValueError(f"trainer: {name} is no trl.GRPOTrainer; give one, or a subclass of it")
+    reasons = {
+        "has a window of its own; set the window_* fields of its configuration": isinstance(
+            trainer, AdaptiveGRPOTrainer
+        ),
+        "has a controller already; attach one controller to one trainer": attached
+        or any(isinstance(each, WindowController) for each in trainer.callback_handler.callbacks),
+        "has started to train; attach the controller before trainer.train()": trainer.is_in_train,
+        "samples with a rollout_func, which sets its own limit; use the trainer's own generation": trainer.rollout_func
+        is not None,
+        "calls tools between parts of a completion, and the limit is one of each part; train without tools": bool(
+            trainer.tools
+        ),
+        "has restore_callback_states_from_checkpoint set, which would build the controller anew; set it to False, the "
+        "controller restores its state by itself": trainer.args.restore_callback_states_from_checkpoint,
+    }
+    for reason, holds in reasons.items():
+        if holds:
+            raise ValueError(f"trainer: this {name} {reason}")
