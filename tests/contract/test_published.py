@@ -1,4 +1,4 @@
-"""The figures in the README are those of the published records, computed anew."""
+"""The figures in docs/results.md and docs/performance.md are computed again from the published records."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,8 @@ from tinyzero_trl.runs.report.compare import Outcome, compare
 from tinyzero_trl.runs.report.policies import Policy, choose_baseline, load_policies
 
 ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+RESULTS = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+PERFORMANCE = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
 GRID = ROOT / "results" / "ablation_tiny"
 ASKED_AGAIN = ROOT / "results" / "ablation_tiny_three_numbers"
 
@@ -54,7 +55,7 @@ def _tokens(outcome: Outcome) -> str:
 
 
 def test_the_table_at_the_top(outcomes: dict[str, Outcome]) -> None:
-    rows = _rows(README, "| window, 40 steps")
+    rows = _rows(RESULTS, "| window, 40 steps")
     full, signal = outcomes["full"], outcomes["signal"]
     assert rows["the full rollout, 1,024 tokens"] == [
         str(full.seeds),
@@ -73,7 +74,7 @@ def test_the_table_at_the_top(outcomes: dict[str, Outcome]) -> None:
 
 
 def test_the_table_of_every_window(outcomes: dict[str, Outcome]) -> None:
-    rows = _rows(README, "| run of the grid")
+    rows = _rows(RESULTS, "| run of the grid")
     assert rows.keys() == outcomes.keys()
     for name, (_, seeds, points, tokens) in rows.items():
         outcome = outcomes[name]
@@ -86,12 +87,12 @@ def test_the_table_of_every_window(outcomes: dict[str, Outcome]) -> None:
 
 def test_the_second_measurement(capsys: pytest.CaptureFixture[str]) -> None:
     paired_accuracy.main([str(GRID), str(ASKED_AGAIN)])
-    assert capsys.readouterr().out in README
+    assert capsys.readouterr().out in RESULTS
 
 
 def test_the_table_of_the_demo() -> None:
     run = read_run(ROOT / "results" / "demo")
-    rows = _rows(README, "| | held-out accuracy")
+    rows = _rows(RESULTS, "| | held-out accuracy")
     for (name, cells), line in zip(rows.items(), (run.evals[0], run.evals[-1]), strict=True):
         acc, low, high = (100 * line[f"eval/{figure}"] for figure in ("acc", "acc_low", "acc_high"))
         assert cells == [f"{acc:.1f} % (95 % interval {low:.1f} to {high:.1f})", f"{100 * line['eval/3_acc']:.1f} %"]
@@ -99,7 +100,7 @@ def test_the_table_of_the_demo() -> None:
 
 
 def test_the_table_of_a_training_step() -> None:
-    rows = _rows(README, "| a step, ours over stock TRL")
+    rows = _rows(PERFORMANCE, "| a step, ours over stock TRL")
     measured = json.loads((ROOT / "results" / "against_trl.json").read_text(encoding="utf-8"))
     names = {
         "optimization": "optimize_ratio",
@@ -109,6 +110,12 @@ def test_the_table_of_a_training_step() -> None:
     for name, ratio in names.items():
         cells = [cell.split(" (")[0] for cell in rows[name]]
         assert cells == [f"{measured[lengths][ratio]:.2f} x" for lengths in ("long_tail", "flat")]
+
+
+def test_the_table_of_rollout_engines() -> None:
+    rows = _rows(PERFORMANCE, "| engine | tokens per second")
+    measured = json.loads((ROOT / "results" / "rollout_engines.json").read_text(encoding="utf-8"))["tokens_per_s"]
+    assert [cells for [cells] in rows.values()] == [f"{measured[name]:,.0f}" for name in measured]
 
 
 def test_the_table_of_simulated_windows() -> None:
