@@ -66,7 +66,7 @@ def test_light_rooms_load_neither_torch_nor_transformers_nor_trl() -> None:
         "    assert not loaded, f'{room} loads {loaded}'\n"
         "print('light')\n"
     )
-    rooms = [*ROOMS[:4], "runs.report", "tasks.datasets", "commands.ablation", "commands.main"]
+    rooms = [*ROOMS[:4], "runs.report", "tasks.datasets", "commands.ablation.execution", "commands.main"]
     done = subprocess.run([sys.executable, "-c", program, *rooms], capture_output=True, text=True, timeout=120)
     assert done.stdout == "light\n", done.stderr
 

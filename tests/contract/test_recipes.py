@@ -8,7 +8,7 @@ import pytest
 import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 
-from tinyzero_trl.commands.ablation import read_grid
+from tinyzero_trl.commands.ablation.grid import read_grid
 from tinyzero_trl.models.toy.curricula import SMALL, TINY, Curriculum
 from tinyzero_trl.training.recipe import parse_recipe
 

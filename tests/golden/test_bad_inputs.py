@@ -19,9 +19,10 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent / "integration"))
 
 from tiny_models import save_tiny_model, write_problems  # noqa: E402
-from training import RECIPE, program  # noqa: E402
+from training import RECIPE  # noqa: E402
 
 from tinyzero_trl.commands import main as cli  # noqa: E402
+from tinyzero_trl.commands import train  # noqa: E402
 from tinyzero_trl.runs.records import RunRecords  # noqa: E402
 
 ROWS = yaml.safe_load((HERE / "bad_inputs.yaml").read_text(encoding="utf-8"))
@@ -175,11 +176,7 @@ def answer(row: dict[str, Any], folder: Path, capfd: pytest.CaptureFixture[str])
     before = _all_below(folder)
     capfd.readouterr()
     try:
-        if name == "tinyzero-trl":
-            status = cli.main(arguments)
-        else:
-            sys.argv = [name, *arguments]
-            status = program().main()
+        status = cli.main(arguments) if name == "tinyzero-trl" else train.main(arguments)
     except SystemExit as end:
         status = end.code
     after = _all_below(folder)

@@ -23,8 +23,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from training import program, write_recipe
+from training import write_recipe
 
+from tinyzero_trl.commands import train
 from tinyzero_trl.runs.checkpoints import is_complete
 from tinyzero_trl.runs.records import RunRecords, read_run
 from tinyzero_trl.training.callbacks.safe_points import EXIT_STOPPED_BY_SIGNAL
@@ -116,8 +117,7 @@ def start(recipe: Path, ranks: int, aim: Aim | None, report: Path) -> list[int]:
                 os.environ.update({name: str(value) for name, value in {**meeting, **local}.items()})
             if aim is not None and aim.rank == rank:
                 take_aim(aim, report)
-            sys.argv = ["countdown_adaptive.py", "--config", str(recipe)]
-            status = program().main()
+            status = train.main(["--config", str(recipe)])
         except SystemExit as stopped:
             status = int(stopped.code or 0)
         except BaseException:

@@ -1,14 +1,14 @@
 """A folder that cannot be written is found before anything is loaded; a disk that fills up ends a run with one line."""
 
 import resource
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
-from training import program, write_recipe
+from training import write_recipe
 
+from tinyzero_trl.commands import train
 from tinyzero_trl.runs.checkpoints import checkpoint_to_resume
 from tinyzero_trl.runs.records import RunRecords
 from tinyzero_trl.training.preflight import disk
@@ -52,10 +52,8 @@ def test_room_for_less_than_one_checkpoint_is_refused(tmp_path: Path, monkeypatc
 
 
 def start(monkeypatch: pytest.MonkeyPatch, recipe: Path, *arguments: str) -> int:
-    monkeypatch.setattr(sys, "argv", ["countdown_adaptive.py", "--config", str(recipe), *arguments])
     monkeypatch.setattr("tinyzero_trl.training.callbacks.safe_points.StopOnSignal.listen", lambda self: None)
-    status: int = program().main()
-    return status
+    return train.main(["--config", str(recipe), *arguments])
 
 
 def test_the_program_says_so_in_one_line_and_ends_with_status_2(

@@ -18,6 +18,7 @@ import torch
 from accelerate import DistributedType
 from training import LONGEST, PROGRAM, ROOT, write_recipe
 
+from tinyzero_trl.commands import train
 from tinyzero_trl.metrics import describe
 from tinyzero_trl.runs.records import read_run
 from tinyzero_trl.training.preflight.launch import check_backend, check_launch
@@ -47,11 +48,8 @@ def test_a_bad_recipe_ends_with_status_2_and_one_line_and_writes_nothing(tmp_pat
 
 
 def test_what_cannot_be_loaded_ends_with_status_2_and_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from training import program
-
-    main = program().main
     good = write_recipe(tmp_path)
     for arguments, culprit in (
         (["--resume", str(tmp_path / "nowhere")], "resume: "),
@@ -62,8 +60,7 @@ def test_what_cannot_be_loaded_ends_with_status_2_and_one_line(
         (["--config", str(tmp_path / "nowhere.yaml")], "config: "),
     ):
         config = [] if "--config" in arguments else ["--config", str(good)]
-        monkeypatch.setattr(sys, "argv", ["countdown_adaptive.py", *config, *arguments])
-        assert main() == 2
+        assert train.main([*config, *arguments]) == 2
         [line] = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
         assert culprit in line
         assert not (tmp_path / "run" / "config.yaml").exists()

@@ -2,16 +2,16 @@
 
 import json
 import shutil
-import sys
 from pathlib import Path
 from statistics import mean, median
 from types import SimpleNamespace
 
 import pytest
 import torch
-from training import LONGEST, Batch, WatchedTrainer, program, train, write_recipe
+from training import LONGEST, Batch, WatchedTrainer, train, write_recipe
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from tinyzero_trl.commands.train import main
 from tinyzero_trl.generation import compacting as decoding
 from tinyzero_trl.metrics import describe
 from tinyzero_trl.runs.records import Run, read_run
@@ -311,9 +311,8 @@ def test_a_finished_run_is_left_alone_whatever_it_is_started_again_with(
     shutil.copytree(finished, copy)
     before = {file: file.read_bytes() for file in copy.rglob("*") if file.is_file()}
     recipe = write_recipe(workshop, "changed", learning_rate=1.0, window_strategy="fixed")
-    monkeypatch.setattr(sys, "argv", ["countdown_adaptive.py", "--config", str(recipe)])
     monkeypatch.setattr("tinyzero_trl.training.callbacks.safe_points.StopOnSignal.listen", lambda self: None)
-    assert program().main() == 0
+    assert main(["--config", str(recipe)]) == 0
     assert capsys.readouterr().out == (
         f"{copy} is finished: for another run give another --output_dir, or --resume never\n"
     )

@@ -1,19 +1,19 @@
 """A short run of the recipe program on a random model, with everything that each rank saw; runs under torchrun too."""
 
-import importlib.util
 import json
 import sys
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import yaml
 from tiny_models import save_tiny_model, write_problems
 
 from tinyzero_trl import AdaptiveGRPOTrainer
 from tinyzero_trl.tasks import countdown
+from tinyzero_trl.training import run
 from tinyzero_trl.training.recipe import parse_recipe
-from tinyzero_trl.training.run import finish_run, start_run
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = ROOT / "recipes" / "countdown_adaptive.py"
@@ -96,15 +96,6 @@ class WatchedTrainer(AdaptiveGRPOTrainer):
         return super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
 
 
-def program() -> Any:
-    """The recipe program as a module."""
-    spec = importlib.util.spec_from_file_location("countdown_adaptive", PROGRAM)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def write_recipe(workshop: Path, name: str = "run", **overrides: Any) -> Path:
     """A recipe for `workshop/name`; model and problems are written once per workshop."""
     if not (workshop / "model").exists():
@@ -124,14 +115,13 @@ def write_recipe(workshop: Path, name: str = "run", **overrides: Any) -> Path:
 
 def train(recipe: Path, trainer_class: type[WatchedTrainer] = WatchedTrainer) -> WatchedTrainer:
     """What the program's `main` does, with a trainer that is watched."""
-    module = program()
-    module.AdaptiveGRPOTrainer = trainer_class
     task, training, model = parse_recipe(["--config", str(recipe)])
     training.eval_on_start = True
-    trainer = module.build_trainer(task, training, model)
-    start_run(trainer, task, model)
+    with patch.object(run, "AdaptiveGRPOTrainer", trainer_class):
+        trainer = run.build_trainer(task, training, model)
+    run.start_run(trainer, task, model)
     trainer.train()
-    finish_run(trainer)
+    run.finish_run(trainer)
     return trainer
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tinyzero_trl.commands.ablation import DEFAULT_LAUNCH, read_grid, run_grid, shard_of
+from tinyzero_trl.commands.ablation.execution import run_grid
+from tinyzero_trl.commands.ablation.grid import read_grid, shard_of
 from tinyzero_trl.commands.main import main
 from tinyzero_trl.runs.records import is_finished, read_run
 
@@ -73,7 +74,10 @@ def test_a_run_may_have_seeds_of_its_own(grid):
 
 def test_a_run_is_the_launch_command_the_recipe_and_the_fields(grid):
     bold = read_grid(grid(launch=None))[1]
-    assert bold.launch == DEFAULT_LAUNCH
+    *words, program = bold.launch
+    assert words[:3] == ["accelerate", "launch", "--config_file"] and words[4:] == ["-m"]
+    assert Path(words[3]).name == "cpu.yaml" and Path(words[3]).is_file()
+    assert program == "tinyzero_trl.commands.train"
     assert bold.arguments == (
         *("--config", "tiny.yaml"),
         *("--recipe", "bold"),
@@ -118,15 +122,13 @@ def test_a_grid_trains_every_run_into_its_own_folder_and_is_not_trained_twice(gr
 
 def test_a_failed_run_stops_no_other_and_is_named_at_the_end(grid, capsys):
     path = grid(common={"fail": 1})
-    with pytest.raises(SystemExit, match="1"):
-        main(["ablate", str(path)])
+    assert main(["ablate", str(path)]) == 1
     output = capsys.readouterr()
     assert output.err == "failed: full, seed 1; bold, seed 1\n"
     assert "[3/4] full, seed 1: failed with exit status 3" in output.out
     runs = read_grid(path)
     assert [is_finished(run.folder) for run in runs] == [True, True, False, False]
-    with pytest.raises(SystemExit):
-        main(["ablate", str(path)])
+    assert main(["ablate", str(path)]) == 1
     assert [starts(run) for run in runs] == [1, 1, 2, 2]  # only what is not finished
 
 

@@ -12,8 +12,8 @@ from tinyzero_trl.commands.planning.memory import (
     Workload,
     layer_activation_bytes,
     memory_plan,
-    with_remedies,
 )
+from tinyzero_trl.commands.planning.remedies import with_remedies
 from tinyzero_trl.training.model_kwargs import LOST_LEARNING_RATE
 
 # 1,000,000 weights outside ten layers of 100,000.

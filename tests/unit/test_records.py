@@ -187,7 +187,7 @@ def test_the_commit_is_that_of_this_files_checkout_alone(tmp_path, monkeypatch):
 def test_records_metrics_ablation_and_report_load_no_training_library():
     program = (
         "import sys; import tinyzero_trl.metrics, tinyzero_trl.runs.records, tinyzero_trl.runs.report; "
-        "import tinyzero_trl.commands.ablation; print({'torch', 'trl', 'transformers'} & {*sys.modules})"
+        "import tinyzero_trl.commands.ablation.execution; print({'torch', 'trl', 'transformers'} & {*sys.modules})"
     )
     found = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
     assert found.stdout.strip() == "set()"

@@ -1,55 +1,43 @@
-"""How a warm-started model answers the held-out problems of its tasks."""
+"""`tinyzero-trl warmstart`: makes a small model, and measures it on the held-out problems of its tasks."""
 
-from dataclasses import dataclass
+import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
-from tinyzero_trl.generation.sampling import generate_completions
-from tinyzero_trl.models.toy.curricula import Curriculum, TaughtTask
-from tinyzero_trl.models.toy.warmstart import runs_on_gpu
-from tinyzero_trl.tasks import get_task
+from tinyzero_trl.commands.console import path
 
 
-@dataclass(frozen=True)
-class HeldOut:
-    """How a model answers one task's held-out problems, sampled once each at temperature 1."""
-
-    task: str
-    problems: int
-    accuracy: float
-    mean_length_tokens: float
-    truncated_frac: float
-
-
-def held_out(model_path: str | Path, curriculum: Curriculum, *, problems: int = 512) -> list[HeldOut]:
-    """Measure a model on the first held-out problems of each task that it was taught."""
-    model: Any = AutoModelForCausalLM.from_pretrained(model_path)
-    if runs_on_gpu(curriculum):
-        model.to("cuda")
-    tokenizer = AutoTokenizer.from_pretrained(model_path)
-    return [_held_out(model, tokenizer, task, problems, curriculum.max_completion_length) for task in curriculum.tasks]
-
-
-def _held_out(model: Any, tokenizer: Any, task: TaughtTask, problems: int, max_completion_length: int) -> HeldOut:
-    room, asked = get_task(task.name), task.split[1][:problems]
-    completions = generate_completions(
-        model,
-        tokenizer,
-        [room.render_prompt(problem, "base") for problem in asked],
-        max_completion_length=max_completion_length,
-        temperature=1.0,
-        batch_size=256,
+def register(commands: Any) -> None:
+    """Add the subcommand to the parser's `commands`."""
+    parser = commands.add_parser(
+        "warmstart",
+        help="make a small model: supervised training on search traces",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    verdicts = [
-        room.score(written.text, problem.numbers, problem.target)
-        for problem, written in zip(asked, completions, strict=True)
-    ]
-    return HeldOut(
-        task=task.name,
-        problems=len(asked),
-        accuracy=sum(verdict.reward for verdict in verdicts) / len(asked),
-        mean_length_tokens=sum(written.length_tokens for written in completions) / len(asked),
-        truncated_frac=sum(written.truncated for written in completions) / len(asked),
-    )
+    add = parser.add_argument
+    add("--out", type=path, default=Path("runs/warmstart"), metavar="DIR", help="folder to write")
+    add("--size", choices=["tiny", "small"], default="tiny", help="tiny: the embedded model; small: 31 M, for a GPU")
+    add("--steps", type=int, help="optimizer steps in all; left out, those of the curriculum")
+    add("--seed", type=int, default=0, help="decides weights and traces")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Train the model, measure it, and print the folder that holds it."""
+    from tinyzero_trl.evaluation.warmstart import held_out
+    from tinyzero_trl.models.toy.curricula import CURRICULA
+    from tinyzero_trl.models.toy.warmstart import warm_start
+    from tinyzero_trl.training.callbacks.progress import quiet_without_terminal
+
+    quiet_without_terminal()
+    curriculum = CURRICULA[args.size]
+    if args.steps is not None:
+        curriculum = curriculum.shortened(args.steps)
+    folder = warm_start(args.out, curriculum, seed=args.seed, show_progress=sys.stderr.isatty())
+    for measured in held_out(folder, curriculum):
+        print(
+            f"{measured.task}: {measured.accuracy:.1%} of {measured.problems} held-out problems, "
+            f"{measured.mean_length_tokens:.0f} tokens on average, {measured.truncated_frac:.1%} truncated"
+        )
+    print(folder)

@@ -17,6 +17,7 @@ from tinyzero_trl.runs.files import read_mapping
 from tinyzero_trl.runs.redaction import shown
 from tinyzero_trl.tasks.config import TaskConfig
 from tinyzero_trl.training.config import AdaptiveGRPOConfig
+from tinyzero_trl.training.shipped import find_recipe
 
 _TYPES: dict[str, tuple[tuple[type, ...], str]] = {
     "int": ((int,), "not a whole number"),
@@ -127,7 +128,7 @@ def check_fields(recipe: str, options: Sequence[str]) -> None:
         OSError: the recipe cannot be read.
     """
     parser = _parser()
-    parser.set_defaults_with_config(**read_mapping(recipe))
+    parser.set_defaults_with_config(**read_mapping(find_recipe(recipe)))
     parser.refuse(parser.parse_known_args(list(options))[1])
 
 
@@ -144,6 +145,7 @@ def parse_recipe(
     arguments = [part for text in given for part in (text.split("=", 1) if text.startswith("--config=") else [text])]
     if arguments[-1:] == ["--config"]:
         raise ValueError("config: names no recipe; give --config PATH.yaml")
+    arguments = [find_recipe(part) if name == "--config" else part for name, part in pairwise(["", *arguments])]
     try:
         for name, value in pairwise(arguments):
             if name == "--config":

@@ -1,17 +1,80 @@
-"""The beginning and the end of a training run: what is written down before, and what is made of it after."""
+"""The beginning and the end of a training run: what it is made of, what is written down before, and what after."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from trl import ModelConfig
+from datasets import Dataset
+from transformers import TrainerCallback
+from trl import ModelConfig, get_peft_config
 
+from tinyzero_trl.models.toy import resolve_model
+from tinyzero_trl.runs.checkpoints import checkpoint_to_resume, is_last
+from tinyzero_trl.runs.files import unless_it_fails
 from tinyzero_trl.runs.model_card import write_model_card
-from tinyzero_trl.runs.records import Run, RunRecords, read_run
+from tinyzero_trl.runs.records import Run, RunRecords, is_finished, read_run
 from tinyzero_trl.runs.report import write_pictures
 from tinyzero_trl.tasks.config import TaskConfig
+from tinyzero_trl.tasks.datasets import load_split, to_dataset, train_test_problems
+from tinyzero_trl.tasks.rewards import reward_functions
 from tinyzero_trl.training.config import AdaptiveGRPOConfig
+from tinyzero_trl.training.model_kwargs import model_init_kwargs
+from tinyzero_trl.training.preflight.run import check_run
 from tinyzero_trl.training.trainer import AdaptiveGRPOTrainer
+
+
+def load_problems(task: TaskConfig) -> tuple[Dataset, Dataset]:
+    """Training and held-out problems."""
+    if task.dataset == "generate":
+        problems = train_test_problems(
+            task.task,
+            train_size=task.train_size,
+            test_size=task.test_size,
+            seed=task.problem_seed,
+            **task.generator_options(),
+        )
+        train, held_out = (to_dataset(each, task=task.task, template=task.prompt_template) for each in problems)
+    else:
+        train, held_out = (
+            load_split(task.dataset, task=task.task, template=task.prompt_template, split=split)
+            for split in ("train", "test")
+        )
+    return train, held_out.select(range(min(task.eval_size, len(held_out))))
+
+
+def build_trainer(
+    task: TaskConfig, training: AdaptiveGRPOConfig, model: ModelConfig, callbacks: Sequence[TrainerCallback] = ()
+) -> AdaptiveGRPOTrainer:
+    """Everything that a run needs; downloads and loads, but does not train."""
+    path = resolve_model(str(model.model_name_or_path))
+    assert training.max_completion_length is not None, "AdaptiveGRPOConfig checks it"
+    rewards, training.reward_weights = reward_functions(task.task, task.shaping(training.max_completion_length))
+    train, held_out = load_problems(task)
+    tokenizer = check_run(path, task, training, model, train)
+    training.model_init_kwargs = model_init_kwargs(model, training)
+    with unless_it_fails(Path(str(training.output_dir))):
+        return AdaptiveGRPOTrainer(
+            path,
+            rewards,
+            training,
+            train_dataset=train,
+            eval_dataset=held_out,
+            processing_class=tokenizer,
+            peft_config=get_peft_config(model),
+            callbacks=callbacks,
+        )
+
+
+def is_over(training: AdaptiveGRPOConfig) -> bool:
+    """Whether the run in `output_dir` has trained to its end and told its result; says so."""
+    checkpoint = checkpoint_to_resume(training.resume, str(training.output_dir))
+    over = checkpoint is not None and is_last(checkpoint, training.max_steps, training.num_train_epochs)
+    if not over or training.push_to_hub or not is_finished(str(training.output_dir)):
+        return False
+    if training.process_index == 0:
+        print(f"{training.output_dir} is finished: for another run give another --output_dir, or --resume never")
+    return True
 
 
 def start_run(trainer: AdaptiveGRPOTrainer, task: TaskConfig | None = None, model: ModelConfig | None = None) -> None:

@@ -1,6 +1,7 @@
-"""`tinyzero-trl plan`: what a recipe asks of a number of GPUs, before anything is loaded.
+"""What a recipe asks of a number of GPUs, before anything is loaded.
 
-`memory.py` and `batches.py` are arithmetic alone; `shape.py` reads a model's configuration; `table.py` prints.
+`memory.py`, `remedies.py` and `batches.py` are arithmetic alone; `shape.py` reads a model's configuration; `table.py`
+prints.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,12 +21,13 @@ from tinyzero_trl.commands.planning.memory import (
     ModelShape,
     Workload,
     memory_plan,
-    with_remedies,
 )
+from tinyzero_trl.commands.planning.remedies import with_remedies
 from tinyzero_trl.commands.planning.shape import model_shape
 from tinyzero_trl.training.config import AdaptiveGRPOConfig
 from tinyzero_trl.training.model_kwargs import LOST_LEARNING_RATE
 from tinyzero_trl.training.recipe import parse_recipe
+from tinyzero_trl.training.shipped import find_launch_file
 from tinyzero_trl.windows import make_policy
 
 _ON_ONE_GPU, _ON_SEVERAL = ("single_gpu",), ("ddp", "zero1", "zero2", "zero3", "fsdp2")
@@ -198,7 +200,7 @@ def _way_of(launch: str) -> str:
     if launch in WAYS:
         return launch
     try:
-        config: Any = yaml.safe_load(Path(launch).read_text(encoding="utf-8"))
+        config: Any = yaml.safe_load(Path(find_launch_file(launch)).read_text(encoding="utf-8"))
         kind = str(config["distributed_type"])
     except (OSError, yaml.YAMLError, KeyError, TypeError):
         raise ValueError(

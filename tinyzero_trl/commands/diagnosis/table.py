@@ -1,4 +1,4 @@
-"""The doctor's findings on a terminal."""
+"""The findings on a terminal."""
 
 import platform
 from collections.abc import Sequence
@@ -7,12 +7,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from tinyzero_trl.commands.doctor import Finding
+from tinyzero_trl.commands.diagnosis import Finding
 from tinyzero_trl.runs.environment import describe_environment
 
 
 def print_findings(findings: Sequence[Finding], console: Console) -> None:
-    """Print versions and devices, what works, and the commands that mend the rest."""
+    """Print versions and devices, what works, and the commands that fix the rest."""
     environment = describe_environment()
     versions = "  ".join(f"{name} {found}" for name, found in environment["versions"].items())
     console.print(f"Python {platform.python_version()}  {versions}")
@@ -20,12 +20,12 @@ def print_findings(findings: Sequence[Finding], console: Console) -> None:
     table = Table("", "works", "version", "checked, or why not", box=None)
     for found in findings:
         works = "[green]yes[/green]" if found.works else "[red]no[/red]"
-        table.add_row(found.patient.name, works, found.version or "", escape(found.told))
+        table.add_row(found.check.name, works, found.version or "", escape(found.detail))
     console.print(table)
-    ill = [found for found in findings if not found.works]
-    console.print("\nWhat mends the rest:" if ill else "\nEverything works.")
-    for found in ill:
-        console.print(f"  {found.patient.name}: {escape(found.mend or '')}", soft_wrap=True)
+    failed = [found for found in findings if not found.works]
+    console.print("\nWhat fixes the rest:" if failed else "\nEverything works.")
+    for found in failed:
+        console.print(f"  {found.check.name}: {escape(found.fix or '')}", soft_wrap=True)
 
 
 def _devices() -> str:

@@ -2,13 +2,14 @@
 
     output: runs/windows                      # folder of the run directories, output/NAME/seed_SEED
     seeds: [0, 1, 2]
-    launch: [accelerate, launch, --config_file, configs/accelerate/cpu.yaml, recipes/countdown_adaptive.py]
+    launch: [accelerate, launch, --config_file, cpu, -m, tinyzero_trl.commands.train]
     common: {max_steps: 300}                  # overrides of every run; a run's own win
     runs:
-      full: {recipe: recipes/countdown_full.yaml}
-      bold: {recipe: recipes/countdown_adaptive.yaml, overrides: {window_slack: 0.1}, seeds: [0, 1]}
+      full: {recipe: countdown_full}          # a file, or the name of a recipe that comes with the package
+      bold: {recipe: countdown_adaptive, overrides: {window_slack: 0.1}, seeds: [0, 1]}
 
-A run's own `seeds` stand in for the grid's. `launch` may be left out; the one above is the default. A run is
+A run's own `seeds` stand in for the grid's. `launch` may be left out; the one above is the default, and `cpu` names a
+launch file that comes with the package. A run is
 `LAUNCH --config RECIPE --field value ...`, always a list of arguments and never a shell line; fields that do not
 exist are found before the first run. The name of a run becomes its `recipe` field, by which reports call it.
 Paths are relative to the current directory. Seeds advance across all runs first, so that a grid that is stopped
@@ -19,24 +20,17 @@ recipe's `resume` field says.
 import json
 import os
 import re
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tinyzero_trl.runs.files import read_mapping, shortened
-from tinyzero_trl.runs.records import CONFIG, is_finished, write_atomically
 from tinyzero_trl.runs.redaction import SECRET_FIELDS
+from tinyzero_trl.training.shipped import find_launch_file, find_recipe
 
-DEFAULT_LAUNCH = (
-    *("accelerate", "launch", "--config_file", "configs/accelerate/cpu.yaml"),
-    "recipes/countdown_adaptive.py",
-)
+DEFAULT_LAUNCH = ("accelerate", "launch", "--config_file", "cpu", "-m", "tinyzero_trl.commands.train")
 ARGUMENTS = "arguments.json"
-LOG = "train.log"
 
 _FIELDS = {"output", "seeds", "launch", "common", "runs"}
 _NUL = "\0"
@@ -66,6 +60,7 @@ def read_grid(path: str | os.PathLike[str]) -> list[PlannedRun]:
         ValueError: an unknown or missing field, a wrong type, an unfit name, a missing recipe.
         OSError: the file cannot be read.
     """
+    path = find_recipe(str(path))
     grid = read_mapping(path)
     if unknown := set(grid) - _FIELDS:
         known = ", ".join(sorted(_FIELDS))
@@ -103,87 +98,6 @@ def shard_of(runs: Sequence[PlannedRun], shard: str) -> list[PlannedRun]:
     return [run for run in runs if run.seed in seeds[position - 1 :: count]]
 
 
-def check_fields(runs: Sequence[PlannedRun]) -> None:
-    """Refuse fields that our training program does not know, and values of a wrong type; loads TRL for that.
-
-    Raises:
-        ValueError: names the run, the field and the value.
-    """
-    from tinyzero_trl.training import recipe
-
-    for run in runs:
-        if Path(run.launch[-1]).name == Path(DEFAULT_LAUNCH[-1]).name:  # another program has fields of its own
-            try:
-                recipe.check_fields(run.arguments[1], run.arguments[2:])
-            except ValueError as error:
-                raise ValueError(f"{run.label}: {error}") from error
-
-
-def run_grid(runs: Sequence[PlannedRun], say: Callable[[str], None]) -> list[PlannedRun]:
-    """Train what is not finished yet, one run after the other, and return the runs that failed.
-
-    Every run's output goes to `train.log` in its folder. `say` is told what starts, and how it ended.
-
-    Raises:
-        ValueError: before anything runs, if a folder holds a run of other settings.
-    """
-    for run in runs:
-        _check_same_settings(run)
-    failed = []
-    for number, run in enumerate(runs, start=1):
-        place = f"[{number}/{len(runs)}] {run.label}"
-        if is_finished(run.folder):
-            say(f"{place}: finished before")
-            continue
-        say(f"{place}: training, see {run.folder / LOG}")
-        started = time.monotonic()
-        status = _train(run)
-        done = status == 0 and is_finished(run.folder)
-        if not done:
-            failed.append(run)
-        ending = "finished" if done else f"failed with exit status {status}" if status else "failed: left no summary"
-        say(f"{place}: {ending} after {time.monotonic() - started:.0f} s")
-    return failed
-
-
-def _train(run: PlannedRun) -> int:
-    run.folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(run.folder / ARGUMENTS, json.dumps(run.arguments, indent=1) + "\n")
-    # programs installed beside this interpreter come first, whether or not its environment is activated
-    environment = {
-        **os.environ,
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
-    }
-    with (run.folder / LOG).open("ab") as log:
-        try:
-            return subprocess.run(
-                [*run.launch, *run.arguments],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=environment,
-                check=False,
-            ).returncode
-        except OSError as error:
-            log.write(f"{error}\n".encode())
-            return 127
-
-
-def _check_same_settings(run: PlannedRun) -> None:
-    """A run of other settings must neither pass for this one nor be continued as this one."""
-    file = run.folder / ARGUMENTS
-    begun = (run.folder / CONFIG).exists()
-    if begun and file.exists() and _arguments(file) != list(run.arguments):
-        raise ValueError(f"{run.folder} holds a run of other settings ({file}): name another output, or remove it")
-
-
-def _arguments(file: Path) -> Any:
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError):
-        return None  # a damaged file vouches for no settings
-
-
 def _planned(
     name: str, run: Any, seeds: list[int], common: Mapping[str, Any], output: Path, launch: tuple[str, ...]
 ) -> list[PlannedRun]:
@@ -196,7 +110,7 @@ def _planned(
     _check_mapping(run, field)
     if unknown := set(run) - {"recipe", "overrides", "seeds"}:
         raise ValueError(f"{field}: unknown field {min(unknown, key=str)!r}; the fields are recipe, overrides, seeds")
-    if not Path(str(run.get("recipe"))).is_file():
+    if not Path(find_recipe(str(run.get("recipe")))).is_file():
         raise ValueError(f"{field}.recipe = {run.get('recipe')!r}: no such file; paths start at the current directory")
     overrides = {"recipe": str(name)}
     for given, where in ((common, "common"), (run.get("overrides") or {}, f"{field}.overrides")):
@@ -249,7 +163,8 @@ def _launch(launch: Any) -> tuple[str, ...]:
     fit = isinstance(launch, list) and all(isinstance(part, str) and _NUL not in part for part in launch)
     if not fit or not launch:
         raise ValueError(f"launch = {launch!r}: give a list of arguments, such as {list(DEFAULT_LAUNCH)}")
-    return tuple(launch)
+    is_launch_file = [False, *(part == "--config_file" for part in launch[:-1])]
+    return tuple(find_launch_file(part) if names else part for part, names in zip(launch, is_launch_file, strict=True))
 
 
 def _check_mapping(value: Any, field: str) -> None:

@@ -1,4 +1,4 @@
-"""What the doctor tries, in an interpreter of its own: each trial returns what it checked, or raises."""
+"""The checks, run in an interpreter of their own: each returns what it checked, or raises."""
 
 import json
 import os
@@ -7,15 +7,15 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from tinyzero_trl.commands.doctor import MARK
+from tinyzero_trl.commands.diagnosis import MARK
 
 
-class IllError(Exception):
-    """It does not work: why, and what mends it if that is no matter of installing."""
+class CheckFailedError(Exception):
+    """It does not work: why, and what fixes it if that is no matter of installing."""
 
-    def __init__(self, why: str, mend: str | None = None) -> None:
+    def __init__(self, why: str, fix: str | None = None) -> None:
         super().__init__(why)
-        self.mend = mend
+        self.fix = fix
 
 
 def _embedded_model() -> Any:
@@ -35,7 +35,7 @@ def _transformers() -> str:
     prompt = torch.tensor([[2, 3, 4]], device=model.device)
     output = model.generate(prompt, max_new_tokens=4, min_new_tokens=4, do_sample=False)
     if output.shape != (1, 7):
-        raise IllError(f"generate returned the shape {tuple(output.shape)}")
+        raise CheckFailedError(f"generate returned the shape {tuple(output.shape)}")
     return f"the embedded model generated on {model.device}"
 
 
@@ -52,7 +52,7 @@ def _continuous_batching() -> str:
     )
     lengths = [len(answer.generated_tokens) for answer in answers.values()]
     if lengths != [2, 2]:
-        raise IllError(f"two prompts, two tokens each, gave answers of {lengths} tokens")
+        raise CheckFailedError(f"two prompts, two tokens each, gave answers of {lengths} tokens")
     return f"the embedded model generated on {model.device}"
 
 
@@ -62,10 +62,10 @@ def _vllm() -> str:
     from trl.import_utils import is_vllm_available
 
     if not is_vllm_available():
-        raise IllError("it is imported, but TRL does not take this version")
+        raise CheckFailedError("it is imported, but TRL does not take this version")
     device = str(current_platform.device_type)
     if not device:
-        raise IllError("it is imported, but finds no device that it was built for")
+        raise CheckFailedError("it is imported, but finds no device that it was built for")
     return f"imported, TRL takes it, its device is {device}; no engine was started"
 
 
@@ -76,7 +76,7 @@ def _deepspeed() -> str:
     missing = [tool for tool in ("g++", "ninja") if shutil.which(tool) is None]
     if device == "cpu" and missing:
         why = f"it is imported, but {missing[0]}, with which it builds its operators, is not there"
-        raise IllError(why, f"install {' and '.join(missing)}")
+        raise CheckFailedError(why, f"install {' and '.join(missing)}")
     return f"imported, its device is {device}; nothing was trained"
 
 
@@ -93,7 +93,7 @@ def _fsdp2() -> str:
     layer(torch.ones(2, 4, device=device)).sum().backward()
     distributed.destroy_process_group()
     if layer.weight.grad is None:
-        raise IllError("a sharded layer got no gradient")
+        raise CheckFailedError("a sharded layer got no gradient")
     return f"a sharded layer was propagated on {device}"
 
 
@@ -103,12 +103,12 @@ def _flash_attn() -> str:
     from transformers.utils import is_flash_attn_2_available
 
     if not torch.cuda.is_available():
-        raise IllError("it needs a CUDA device", "nothing; attention is sdpa here")
+        raise CheckFailedError("it needs a CUDA device", "nothing; attention is sdpa here")
     heads = torch.ones(1, 8, 2, 64, device="cuda", dtype=torch.bfloat16)  # (B, positions, heads, head size)
     if not torch.isfinite(flash_attn_func(heads, heads, heads, causal=True)).all():
-        raise IllError("the attention that it computed is not finite")
+        raise CheckFailedError("the attention that it computed is not finite")
     if not is_flash_attn_2_available():
-        raise IllError("it runs, but Transformers does not take this version")
+        raise CheckFailedError("it runs, but Transformers does not take this version")
     return "attention was computed in bfloat16 on cuda"
 
 
@@ -118,7 +118,7 @@ def _peft() -> str:
     model = get_peft_model(_embedded_model(), LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"]))
     trained, total = model.num_parameters(only_trainable=True), model.num_parameters()
     if not 0 < trained < total:
-        raise IllError(f"an adapter trains {trained} of {total} weights")
+        raise CheckFailedError(f"an adapter trains {trained} of {total} weights")
     return f"an adapter of {trained:,} weights was put on the embedded model"
 
 
@@ -129,11 +129,11 @@ def _wandb() -> str:
     if mode in ("offline", "disabled"):
         return f"imported; WANDB_MODE is {mode}"
     if not wandb.api.api_key:
-        raise IllError("it is imported, but nobody is logged in", "wandb login, or WANDB_MODE=offline")
+        raise CheckFailedError("it is imported, but nobody is logged in", "wandb login, or WANDB_MODE=offline")
     return "imported, a key is there; the server was not asked"
 
 
-TRIALS: dict[str, Callable[[], str]] = {
+FUNCTIONS: dict[str, Callable[[], str]] = {
     "transformers": _transformers,
     "continuous batching": _continuous_batching,
     "vLLM": _vllm,
@@ -146,15 +146,15 @@ TRIALS: dict[str, Callable[[], str]] = {
 
 
 def main(name: str) -> int:
-    """Try `name` and print one marked line of JSON; the status is 0 if it works."""
-    mend, status = None, 1
+    """Run the check `name` and print one marked line of JSON; the status is 0 if it works."""
+    fix, status = None, 1
     try:
-        told, status = TRIALS[name](), 0
-    except IllError as error:
-        told, mend = str(error), error.mend
+        detail, status = FUNCTIONS[name](), 0
+    except CheckFailedError as error:
+        detail, fix = str(error), error.fix
     except (Exception, SystemExit) as error:
-        told = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-    print(f"\n{MARK}{json.dumps({'told': told, 'mend': mend})}", flush=True)
+        detail = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    print(f"\n{MARK}{json.dumps({'detail': detail, 'fix': fix})}", flush=True)
     return status
 
 

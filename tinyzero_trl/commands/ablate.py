@@ -1,0 +1,37 @@
+"""`tinyzero-trl ablate`: a grid of recipes, overrides and seeds becomes training runs."""
+
+import argparse
+import shlex
+import sys
+from typing import Any
+
+from tinyzero_trl.commands.ablation.execution import check_fields, run_grid
+from tinyzero_trl.commands.ablation.grid import read_grid, shard_of
+from tinyzero_trl.commands.console import path
+
+
+def register(commands: Any) -> None:
+    """Add the subcommand to the parser's `commands`."""
+    parser = commands.add_parser(
+        "ablate",
+        help="train a grid of recipes, overrides and seeds from one YAML file; what is finished stays",
+    )
+    parser.add_argument("grid", type=path, metavar="FILE.yaml", help="the grid: output, seeds, common, runs")
+    parser.add_argument("--shard", metavar="I/N", help="only this machine's share of the seeds, such as 1/2")
+    parser.add_argument("--dry-run", action="store_true", help="print the commands and run nothing")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train what is not finished; the exit status is 1 if a run failed."""
+    runs = read_grid(args.grid)
+    runs = runs if args.shard is None else shard_of(runs, args.shard)
+    check_fields(runs)
+    if args.dry_run:
+        for planned in runs:
+            print(shlex.join([*planned.launch, *planned.arguments]))
+        return 0
+    failed = run_grid(runs, lambda line: print(line, flush=True))
+    if failed:
+        print(f"failed: {'; '.join(each.label for each in failed)}", file=sys.stderr)
+    return 1 if failed else 0

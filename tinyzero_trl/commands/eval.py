@@ -1,0 +1,47 @@
+"""`tinyzero-trl eval`: a model answers held-out problems."""
+
+import argparse
+from typing import Any
+
+from tinyzero_trl.commands.console import path
+
+
+def register(commands: Any) -> None:
+    """Add the subcommand to the parser's `commands`."""
+    parser = commands.add_parser(
+        "eval",
+        help="let a model answer held-out problems: accuracy with intervals, every generation in a file",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        argument_default=argparse.SUPPRESS,
+    )
+    add = parser.add_argument
+    add("--model", required=True, metavar="PATH_OR_ID", help="model folder, Hub id, or 'embedded'")
+    add(
+        "--data",
+        required=True,
+        metavar="FILE|DIR|HUB_ID",
+        help="problems: a parquet or JSON file, a folder, a Hub id, or 'generate' for the held-out ones of its run",
+    )
+    add("--split", default="test", help="split of a folder or Hub data set")
+    add("--limit", type=int, metavar="N", help="only the first N problems")
+    add("--n", type=int, default=1, help="samples per problem; above 1 gives pass@k")
+    add("--temperature", type=float, default=0.0, help="0.0 is greedy")
+    add("--max-completion-length", type=int, default=4096, metavar="TOKENS", help="longest completion")
+    add("--engine", default="auto", help="auto, transformers or vllm; auto takes vLLM where there is CUDA")
+    add("--seed", type=int, default=0, help="the same seed gives the same files")
+    add("--task", help="countdown or multiplication; left out, that of the model's run, else countdown")
+    add("--template", help="base, qwen-instruct or chat; left out, that of the model's run, else base")
+    add("--batch-size", type=int, default=64, metavar="ROWS", help="rows generated side by side")
+    add("--out", type=path, metavar="DIR", help="folder for the files; left out, one under evaluations/")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Evaluate, and print the figures and where the files lie."""
+    from tinyzero_trl.evaluation import EvaluationSettings, default_out, evaluate, format_result
+
+    options = {name: value for name, value in vars(args).items() if name not in ("command", "run", "out", "fields")}
+    out = getattr(args, "out", default_out(args.model, args.data))
+    result = evaluate(EvaluationSettings(**options), out)
+    print(format_result(result))
+    print(f"{'files':<16}{out / 'eval.json'}, {out / 'generations.parquet'}")

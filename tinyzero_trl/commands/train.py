@@ -1,0 +1,95 @@
+"""Train a language model with GRPO on problems with a verifiable answer, under an adaptive rollout window.
+
+    tinyzero-trl train --config RECIPE.yaml [--any_field value ...]
+    accelerate launch [--config_file FILE] -m tinyzero_trl.commands.train --config RECIPE.yaml [--any_field value ...]
+
+The first is the program on one process, the second on as many as accelerate starts. RECIPE.yaml is a file, or the name
+of a recipe that comes with the package. Every field of the recipe can be given on the command line. The same program
+trains the baselines: give `--window_strategy fixed`. What a run leaves behind is described in the README under "A run's
+folder".
+"""
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from tinyzero_trl.commands.console import one_line
+from tinyzero_trl.training.shipped import LAUNCH_FILES, RECIPES
+
+
+def register(commands: Any) -> None:
+    """Add the subcommand to the parser's `commands`."""
+    parser = commands.add_parser("train", help="train a recipe; the fields after it win", add_help=False)
+    parser.set_defaults(run=lambda args: main(args.fields), takes_fields=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse, build, train, evaluate, write down. What each exit status means is said in docs/survival.md."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if {"-h", "--help"} & set(arguments):
+        print(_help())
+        return 0
+    if "--help_fields" in arguments:
+        from tinyzero_trl.training.recipe import parse_recipe
+
+        parse_recipe(["--help"])
+    return _train(arguments)
+
+
+def _train(arguments: Sequence[str]) -> int:
+    from safetensors import SafetensorError
+
+    from tinyzero_trl.training import run
+    from tinyzero_trl.training.callbacks.progress import log_to_stderr, quiet_without_terminal
+    from tinyzero_trl.training.callbacks.safe_points import EXIT_STOPPED_BY_SIGNAL, StopOnSignal
+    from tinyzero_trl.training.fault_tolerance import NonFiniteError
+    from tinyzero_trl.training.preflight.disk import check_disk
+    from tinyzero_trl.training.preflight.launch import check_backend, check_launch
+    from tinyzero_trl.training.recipe import parse_recipe
+
+    log_to_stderr()
+    quiet_without_terminal()
+    stop = StopOnSignal()
+    stop.listen()
+    try:
+        check_launch()
+        task, training, model = parse_recipe(arguments)
+        if run.is_over(training):
+            return 0
+        training.eval_on_start = True
+        check_disk(training)
+        trainer = run.build_trainer(task, training, model, callbacks=[stop])
+        check_disk(training, trainer.model)
+        check_backend(trainer)
+    except (ValueError, OSError, ImportError) as error:  # ImportError: a library that the recipe asks for
+        return _say_error(error, status=2)
+    try:
+        run.start_run(trainer, task, model)
+        trainer.train()
+        if stop.was_stopped:
+            return 1 if trainer.checkpoint_error else EXIT_STOPPED_BY_SIGNAL
+        run.finish_run(trainer)
+    except (NonFiniteError, OSError, SafetensorError) as error:
+        return _say_error(error, status=1)
+    return 0
+
+
+def _say_error(error: Exception, status: int) -> int:
+    """One line, and the exit status to leave with."""
+    print(f"error: {one_line(error)}", file=sys.stderr)
+    return status
+
+
+def _help() -> str:
+    """How the program is called; its hundreds of fields have a help of their own."""
+    shipped = sorted(file.stem for file in RECIPES.glob("*.yaml") if not file.stem.startswith("ablation"))
+    return (
+        f"{__doc__}\n"
+        f"Recipes that come with the package: {', '.join(shipped)}\n"
+        f"They lie in {RECIPES}, launch files of accelerate in {LAUNCH_FILES}.\n"
+        "--help_fields prints every field with its meaning and default."
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

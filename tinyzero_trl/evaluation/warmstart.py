@@ -1,0 +1,55 @@
+"""How a warm-started model answers the held-out problems of its tasks."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from tinyzero_trl.generation.sampling import generate_completions
+from tinyzero_trl.models.toy.curricula import Curriculum, TaughtTask
+from tinyzero_trl.models.toy.warmstart import runs_on_gpu
+from tinyzero_trl.tasks import get_task
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """How a model answers one task's held-out problems, sampled once each at temperature 1."""
+
+    task: str
+    problems: int
+    accuracy: float
+    mean_length_tokens: float
+    truncated_frac: float
+
+
+def held_out(model_path: str | Path, curriculum: Curriculum, *, problems: int = 512) -> list[HeldOut]:
+    """Measure a model on the first held-out problems of each task that it was taught."""
+    model: Any = AutoModelForCausalLM.from_pretrained(model_path)
+    if runs_on_gpu(curriculum):
+        model.to("cuda")
+    tokenizer = AutoTokenizer.from_pretrained(model_path)
+    return [_held_out(model, tokenizer, task, problems, curriculum.max_completion_length) for task in curriculum.tasks]
+
+
+def _held_out(model: Any, tokenizer: Any, task: TaughtTask, problems: int, max_completion_length: int) -> HeldOut:
+    room, asked = get_task(task.name), task.split[1][:problems]
+    completions = generate_completions(
+        model,
+        tokenizer,
+        [room.render_prompt(problem, "base") for problem in asked],
+        max_completion_length=max_completion_length,
+        temperature=1.0,
+        batch_size=256,
+    )
+    verdicts = [
+        room.score(written.text, problem.numbers, problem.target)
+        for problem, written in zip(asked, completions, strict=True)
+    ]
+    return HeldOut(
+        task=task.name,
+        problems=len(asked),
+        accuracy=sum(verdict.reward for verdict in verdicts) / len(asked),
+        mean_length_tokens=sum(written.length_tokens for written in completions) / len(asked),
+        truncated_frac=sum(written.truncated for written in completions) / len(asked),
+    )

@@ -1,0 +1,34 @@
+"""The recipes and launch files that come with the package: found by name, with or without a checkout.
+
+A wheel holds them in `tinyzero_trl/recipes/`, the launch files of accelerate below it in `accelerate/`. In a checkout
+they are `recipes/` and `configs/accelerate/`.
+"""
+
+from pathlib import Path
+
+_PACKAGE = Path(__file__).parents[1]
+_INSTALLED = (_PACKAGE / "recipes").is_dir()
+RECIPES = _PACKAGE / "recipes" if _INSTALLED else _PACKAGE.parent / "recipes"
+LAUNCH_FILES = RECIPES / "accelerate" if _INSTALLED else _PACKAGE.parent / "configs" / "accelerate"
+
+
+def find_recipe(name: str) -> str:
+    """The file that `name` stands for: itself where it exists, else the shipped recipe or grid of that name.
+
+    `countdown_tiny`, `countdown_tiny.yaml` and `recipes/countdown_tiny.yaml` all name a shipped one. What is neither
+    comes back as it is.
+    """
+    return _find(name, "recipes", RECIPES)
+
+
+def find_launch_file(name: str) -> str:
+    """The same for the launch files: `zero2` and `configs/accelerate/zero2.yaml` name a shipped one."""
+    return _find(name, "configs/accelerate", LAUNCH_FILES)
+
+
+def _find(name: str, folder_in_checkout: str, folder: Path) -> str:
+    given = Path(name)
+    if given.is_file() or given.parent not in (Path(), Path(folder_in_checkout)):
+        return name
+    shipped = folder / f"{given.name.removesuffix('.yaml')}.yaml"
+    return str(shipped) if shipped.is_file() else name
