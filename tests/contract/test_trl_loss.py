@@ -1,4 +1,4 @@
-"""What `ExactLossTrainer` relies on in TRL, Transformers and Accelerate: an upgrade that changes it fails here."""
+"""What `ExactLoss` relies on in TRL, Transformers and Accelerate: an upgrade that changes it fails here."""
 
 import inspect
 import re
@@ -38,7 +38,7 @@ def test_every_loss_type_of_trl_has_a_normaliser():
 
 
 def test_the_loss_itself_divides_by_the_accumulation_steps():
-    """Passes propagated before the last are not divided again, so neither may be what Trainer propagates."""
+    """Micro-batches propagated before the last are not divided again, so neither may be what Trainer propagates."""
     assert GRPOTrainer.loss_is_scaled_for_ga is True
     assert "self.current_gradient_accumulation_steps" in LOSS
 
@@ -50,9 +50,9 @@ def test_trainer_propagates_through_the_accelerator_and_leaves_deepspeed_unscale
 
 
 def test_every_figure_the_loss_appends_is_known():
-    """A new one would be averaged over passes without weights, and over fillers."""
+    """A new one would be averaged over micro-batches without weights, and over dummies."""
     appended = set(re.findall(r'self\._metrics\[mode\]\["([^"]+)"\]', LOSS))
-    per_batch = {"policy_loss", "entropy_coef", "aux_loss"}  # terms under which a micro-batch stays whole
+    per_batch = {"policy_loss", "entropy_coef", "aux_loss"}  # terms under which a batch is not divided
     means = {"entropy", "kl", "cispo_clip_ratio", "vespo/phi_seq_mean"}
     clips = {f"clip_ratio/{name}" for name in ("low_mean", "high_mean", "region_mean", "low_min", "high_max")}
     assert appended == per_batch | means | clips
@@ -63,15 +63,3 @@ def test_rotary_models_say_so_in_their_configuration():
 
     assert Qwen2Config().rope_parameters
     assert getattr(GPT2Config(), "rope_parameters", None) is None
-
-
-def test_the_multimodal_inputs_of_trl_are_those_that_are_left_alone():
-    from tinyzero_trl.training.loss.exact_loss import _MULTIMODAL_INPUTS
-
-    prepared = inspect.getsource(GRPOTrainer._generate_and_score_completions)
-    output = prepared[prepared.index("output = {") :]
-    by_row = {"old_per_token_logps", "importance_sampling_ratio", "sampling_per_token_logps", "ref_per_token_logps"}
-    optional = set(re.findall(r'output\["(\w+)"\]', output)) - by_row - {"tool_mask"}
-    assert set(_MULTIMODAL_INPUTS) <= optional
-    # The rest never comes without the pixels.
-    assert optional - set(_MULTIMODAL_INPUTS) == {"pixel_attention_mask", "spatial_shapes", "image_sizes", "num_tiles"}

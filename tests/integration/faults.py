@@ -28,14 +28,14 @@ class FaultyTrainer(AdaptiveGRPOTrainer):
     def __init__(self, *args: Any, fault: str, at: tuple[int, ...], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.fault, self.at = fault, at
+        backward = self.loss.backward_all_but_last
+        self.loss.backward_all_but_last = lambda *given, **more: (
+            backward(*given, **more) * (torch.nan if self.is_broken("loss") else 1.0)
+        )
 
     def is_broken(self, fault: str) -> bool:
         is_last = self.accelerator.process_index == self.accelerator.num_processes - 1
         return is_last and fault == self.fault and self.state.global_step + 1 in self.at
-
-    def _share_of_loss(self, *args: Any) -> torch.Tensor:
-        loss = super()._share_of_loss(*args)
-        return loss * torch.nan if self.is_broken("loss") else loss
 
     def _clip_grad_norm(self, model: Any) -> Any:
         if self.is_broken("gradient norm"):
@@ -79,9 +79,9 @@ def train(fault: str, at: tuple[int, ...] = (), folder: str | None = None, **set
         rewards = odd_length(completion_ids)
         if trainer.is_broken("reward"):
             rewards[0] = torch.inf
-        if trainer.is_broken("no verdict"):
+        if trainer.is_broken("no score"):
             rewards = [None] * len(rewards)  # type: ignore[list-item]
-        if trainer.is_broken("one row without verdict"):
+        if trainer.is_broken("one row without score"):
             rewards[0] = None  # type: ignore[call-overload]
         return rewards
 
@@ -128,7 +128,7 @@ def train(fault: str, at: tuple[int, ...] = (), folder: str | None = None, **set
         "moved": movements.moved,
         "error": error,
         "checkpoints": checkpoints,
-        "checkpoint_error": trainer.checkpoint_error,
+        "checkpoint_error": trainer.checkpoints.error,
         "weights": sum(value.double().sum().item() for value in trainer.model.state_dict().values()),
     }
 

@@ -17,17 +17,10 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 from trl import GRPOConfig, GRPOTrainer
 
-from tinyzero_trl.training.loss.exact_loss import ExactLossTrainer
+from tinyzero_trl import AdaptiveGRPOConfig, AdaptiveGRPOTrainer
 
 VOCABULARY, LONGEST_COMPLETION, GROUP_SIZE = 64, 24, 4
 PROMPTS = ["w1 w2", "w3 w4 w5 w6 w7", "w8", "w9 w10 w11 w12 w13 w14 w15 w16"]
-
-
-@dataclasses.dataclass
-class LeanConfig(GRPOConfig):
-    max_tokens_per_micro_batch: int | None = None
-    skip_zero_advantage_rows: bool = True
-    padding_free: bool | None = None
 
 
 def tiny_tokenizer() -> PreTrainedTokenizerFast:
@@ -108,7 +101,7 @@ def train(
     **settings: Any,
 ) -> GRPOTrainer:
     defaults: dict[str, Any] = {
-        "output_dir": tempfile.gettempdir(),
+        "output_dir": tempfile.mkdtemp(),
         "per_device_train_batch_size": 8,
         "gradient_accumulation_steps": 2,
         "num_generations": GROUP_SIZE,
@@ -128,10 +121,15 @@ def train(
         "bf16": False,
         "seed": 3,
     }
+    if issubclass(trainer_class, AdaptiveGRPOTrainer):
+        config = AdaptiveGRPOConfig(**(defaults | settings))
+    else:
+        known = {field.name for field in dataclasses.fields(GRPOConfig)}
+        config = GRPOConfig(**{name: value for name, value in (defaults | settings).items() if name in known})
     trainer = trainer_class(
         model=tiny_model_path(),
         reward_funcs=reward,
-        args=LeanConfig(**(defaults | settings)),
+        args=config,
         train_dataset=Dataset.from_dict({"prompt": PROMPTS * 8}),
         processing_class=tiny_tokenizer(),
         rollout_func=FixedRollouts(with_tools),
@@ -155,7 +153,7 @@ def compare(**settings: Any) -> dict[str, float]:
     """How far ours ends from stock TRL at worst, and how far stock TRL has come from the start at the median."""
     start = dict(Qwen2ForCausalLM.from_pretrained(tiny_model_path()).named_parameters())
     stock = parameters(train(GRPOTrainer, **settings))
-    ours = parameters(train(ExactLossTrainer, **settings))
+    ours = parameters(train(AdaptiveGRPOTrainer, **settings))
     return {"difference": max(differences(ours, stock)), "distance": median(differences(start, stock))}
 
 

@@ -9,23 +9,30 @@ from ranks import run_on_ranks
 from transformers import Qwen2ForCausalLM
 from trl import GRPOTrainer
 
-from tinyzero_trl.training.loss import exact_loss
-from tinyzero_trl.training.loss import micro_batches as batching
-from tinyzero_trl.training.loss.exact_loss import ExactLossTrainer
+from tinyzero_trl import AdaptiveGRPOTrainer
+from tinyzero_trl.training.loss import exact_loss, slicing
 from tinyzero_trl.training.loss.micro_batches import LOSS_NORMALISERS, ComputeCounts
 from tinyzero_trl.training.loss.packing import packed_scores
+from tinyzero_trl.training.loss.step_figures import StepFigures
+from tinyzero_trl.training.loss.traits import packs_rows
 
 TOLERANCE = 1e-5  # relative to the largest entry of each parameter, in fp32
 LOSS_TYPES = sorted(LOSS_NORMALISERS)
 
-# Two micro-batches to an optimizer step, two optimizer steps to a rollout; passes of at most 40 positions, while the
+# Two batches to an optimizer step, two optimizer steps to a rollout; micro-batches of at most 40 positions, while the
 # longest row alone has 32.
-SEVERAL_PASSES = {"max_tokens_per_micro_batch": 40, "num_iterations": 2}
+SEVERAL_MICRO_BATCHES = {"max_tokens_per_micro_batch": 40, "num_iterations": 2}
 
 
 @pytest.fixture(autouse=True)
 def _quiet(monkeypatch):
     monkeypatch.setenv("TRL_EXPERIMENTAL_SILENCE", "1")
+
+
+@pytest.fixture
+def kept_figures(monkeypatch):
+    """The trainer takes the figures of each optimizer step; here they stay where they were collected."""
+    monkeypatch.setattr(StepFigures, "pop", lambda self, accelerator, **clips: {})
 
 
 def assert_same(*, tolerance: float = TOLERANCE, **settings) -> None:
@@ -36,14 +43,14 @@ def assert_same(*, tolerance: float = TOLERANCE, **settings) -> None:
 
 @pytest.mark.parametrize("loss_type", LOSS_TYPES)
 def test_every_loss_type_ends_at_the_parameters_of_stock_trl(loss_type):
-    assert_same(loss_type=loss_type, **SEVERAL_PASSES)
+    assert_same(loss_type=loss_type, **SEVERAL_MICRO_BATCHES)
 
 
 @pytest.mark.parametrize(
     "settings",
     [
         pytest.param({"beta": 0.1, "steps_per_generation": 4}, id="kl-term-and-two-steps-per-generation"),
-        pytest.param({"max_tokens_per_micro_batch": None}, id="one-pass"),
+        pytest.param({"max_tokens_per_micro_batch": None}, id="one-micro-batch"),
         pytest.param({"skip_zero_advantage_rows": False}, id="every-row"),
         pytest.param({"importance_sampling_level": "sequence", "loss_type": "grpo"}, id="sequence-level"),
         pytest.param({"with_tools": True, "loss_type": "bnpo"}, id="tool-mask"),
@@ -62,7 +69,7 @@ def test_every_loss_type_ends_at_the_parameters_of_stock_trl(loss_type):
     ],
 )
 def test_every_setting_ends_at_the_parameters_of_stock_trl(settings):
-    assert_same(**({"loss_type": "dapo"} | SEVERAL_PASSES | settings))
+    assert_same(**({"loss_type": "dapo"} | SEVERAL_MICRO_BATCHES | settings))
 
 
 @pytest.mark.slow
@@ -85,7 +92,7 @@ def test_grid_of_settings_ends_at_the_parameters_of_stock_trl(loss_type, beta, a
 
 @pytest.mark.slow
 def test_two_ranks_end_at_the_parameters_of_stock_trl():
-    settings = [{"loss_type": loss_type, "beta": 0.0, **SEVERAL_PASSES} for loss_type in LOSS_TYPES]
+    settings = [{"loss_type": loss_type, "beta": 0.0, **SEVERAL_MICRO_BATCHES} for loss_type in LOSS_TYPES]
     settings += [
         {"loss_type": "dapo", "beta": 0.1, "max_tokens_per_micro_batch": 60, "steps_per_generation": 4},
         {"loss_type": "grpo", "per_device_train_batch_size": 2, "gradient_accumulation_steps": 4},
@@ -101,23 +108,23 @@ def run_on_two_ranks(settings: list[dict]) -> list[dict[str, float]]:
     return report["results"]
 
 
-def test_counts_and_log_ratios_cover_the_latest_rows():
-    trainer = train(ExactLossTrainer, loss_type="grpo", num_iterations=3, max_tokens_per_micro_batch=60)
-    counts = trainer.pop_compute_counts()
+def test_counts_and_log_ratios_cover_the_latest_rows(kept_figures):
+    trainer = train(AdaptiveGRPOTrainer, loss_type="grpo", num_iterations=3, max_tokens_per_micro_batch=60)
+    counts = trainer.loss.figures.pop_counts()
     assert counts.rows == 3 * 2 * 8
     assert counts.rows_skipped == counts.rows // 2
     assert 0.7 < counts.tokens / counts.positions < 1.0
-    assert trainer.pop_compute_counts() == ComputeCounts()
+    assert trainer.loss.figures.pop_counts() == ComputeCounts()
 
-    batch = batching.concatenate(trainer._buffered_inputs)
+    batch = slicing.concatenate(trainer._buffered_inputs)
     trained_tokens = int(batch["completion_mask"][batch["advantages"] != 0].sum())
-    log_ratios = trainer.pop_log_ratios()
+    log_ratios = trainer.loss.figures.pop_log_ratios("cpu")
     assert log_ratios.shape == (trained_tokens,)
     assert 0.0 < log_ratios.std() < 0.5, "the third step on the same rows must have left the old policy a little"
-    assert trainer.pop_log_ratios().numel() == 0
+    assert trainer.loss.figures.pop_log_ratios("cpu").numel() == 0
 
 
-def test_without_padding_a_pass_is_one_row_of_tokens_alone(monkeypatch):
+def test_without_padding_a_micro_batch_is_one_row_of_tokens_alone(monkeypatch, kept_figures):
     shapes = []
 
     def watched(model, input_ids, attention_mask, *args):
@@ -132,33 +139,29 @@ def test_without_padding_a_pass_is_one_row_of_tokens_alone(monkeypatch):
 
     monkeypatch.setattr(exact_loss, "packed_scores", watched)
     settings = {"loss_type": "grpo", "num_iterations": 3, "max_tokens_per_micro_batch": 60}
-    counts = train(ExactLossTrainer, padding_free=True, **settings).pop_compute_counts()
+    counts = train(AdaptiveGRPOTrainer, padding_free=True, **settings).loss.figures.pop_counts()
     assert counts.positions == counts.tokens > 0
     assert shapes and all(shape == (1, tokens) for shape, tokens in shapes)
     assert max(tokens for _, tokens in shapes) <= 60
-    padded = train(ExactLossTrainer, padding_free=False, **settings).pop_compute_counts()
+    padded = train(AdaptiveGRPOTrainer, padding_free=False, **settings).loss.figures.pop_counts()
     assert padded.tokens == counts.tokens < padded.positions
 
 
-def test_flash_attention_alone_packs_unasked(monkeypatch):
+def test_flash_attention_alone_packs_unasked():
     for attention, packs in (("flash_attention_2", True), ("kernels-community/flash-attn2", True), ("sdpa", False)):
-        trainer = train(ExactLossTrainer, loss_type="grpo", optimizer_steps=1)
-        config = trainer.model.config
-        monkeypatch.setattr(config, "_attn_implementation_internal", attention)
-        assert trainer._wants_no_padding(config) is packs
-        monkeypatch.setattr(trainer, "_is_plain", False)
-        assert trainer._wants_no_padding(config) is False, "absolute positions cannot start again"
+        assert packs_rows(None, attention, can_pack=True) is packs
+        assert packs_rows(None, attention, can_pack=False) is False, "absolute positions cannot start again"
 
 
-def test_log_ratios_are_zero_where_the_policy_is_its_own_reference():
-    log_ratios = train(ExactLossTrainer, loss_type="grpo").pop_log_ratios()
+def test_log_ratios_are_zero_where_the_policy_is_its_own_reference(kept_figures):
+    log_ratios = train(AdaptiveGRPOTrainer, loss_type="grpo").loss.figures.pop_log_ratios("cpu")
     assert log_ratios.numel() > 0
     assert (log_ratios == 0).all()
 
 
-def test_a_batch_without_signal_costs_fillers_and_moves_nothing():
-    trainer = train(ExactLossTrainer, loss_type="grpo", reward=nothing_to_learn)
-    counts = trainer.pop_compute_counts()
+def test_a_batch_without_signal_costs_dummies_and_moves_nothing(kept_figures):
+    trainer = train(AdaptiveGRPOTrainer, loss_type="grpo", reward=nothing_to_learn)
+    counts = trainer.loss.figures.pop_counts()
     assert counts.rows_skipped == counts.rows > 0
     assert counts.tokens == 0
     start = dict(Qwen2ForCausalLM.from_pretrained(tiny_model_path()).named_parameters())
@@ -177,7 +180,7 @@ def test_metrics_of_all_rows_are_means_over_tokens():
         "epsilon": 0.01,
     }
     stock = train(GRPOTrainer, **settings).state.log_history
-    ours = train(ExactLossTrainer, max_tokens_per_micro_batch=60, **settings).state.log_history
+    ours = train(AdaptiveGRPOTrainer, max_tokens_per_micro_batch=60, **settings).state.log_history
     names = [name for name in stock[2] if name in ("loss", "entropy", "kl") or name.startswith("clip_ratio/")]
     assert len(names) == 8
     assert stock[2]["clip_ratio/region_mean"] > 0, "the third step must clip, or equality proves nothing"
@@ -188,9 +191,9 @@ def test_metrics_of_all_rows_are_means_over_tokens():
 
 
 @pytest.mark.parametrize(("settings", "culprit"), [({"beta": 0.1}, "beta"), ({"entropy_coef": 0.1}, "entropy bonus")])
-def test_says_why_rows_with_zero_advantage_stay(settings, culprit, caplog):
-    trainer = train(ExactLossTrainer, loss_type="dapo", optimizer_steps=1, **settings)
+def test_says_why_rows_with_zero_advantage_stay(settings, culprit, caplog, kept_figures):
+    trainer = train(AdaptiveGRPOTrainer, loss_type="dapo", optimizer_steps=1, **settings)
     messages = [record.message for record in caplog.records if "skip_zero_advantage_rows" in record.message]
     assert len(messages) == 1
     assert culprit in messages[0]
-    assert trainer.pop_compute_counts().rows_skipped == 0
+    assert trainer.loss.figures.pop_counts().rows_skipped == 0

@@ -1,4 +1,4 @@
-"""Broken numbers move nothing, and broken disks cost no whole checkpoint."""
+"""Broken numbers move nothing, and broken disks cost no complete checkpoint."""
 
 import json
 import math
@@ -25,7 +25,7 @@ def test_a_step_on_a_broken_number_moves_nothing_and_the_next_one_does(fault: st
     assert math.isfinite(run["weights"])
 
 
-@pytest.mark.parametrize("fault", ["reward", "no verdict"])
+@pytest.mark.parametrize("fault", ["reward", "no score"])
 def test_no_step_is_taken_on_a_rollout_whose_rewards_are_broken(fault: str) -> None:
     run = train(fault, at=(1,))  # the first rollout, on which two optimizer steps are taken
     assert run["moved"] == [False, False, True, True]
@@ -33,8 +33,8 @@ def test_no_step_is_taken_on_a_rollout_whose_rewards_are_broken(fault: str) -> N
     assert figures(run["folder"], "train/cumulative_reward")[0] <= 1, "an infinite reward is none"
 
 
-def test_a_row_without_verdict_is_left_out_as_trl_does() -> None:
-    run = train("one row without verdict", at=(1,))
+def test_a_row_without_score_is_left_out_as_trl_does() -> None:
+    run = train("one row without score", at=(1,))
     assert run["moved"] == [True] * 4
     assert figures(run["folder"], "faults/skipped_steps") == [0, 0, 0, 0]
 
@@ -52,7 +52,7 @@ def test_too_many_broken_steps_in_a_row_end_the_run_with_the_batch_to_look_at(tm
 
 
 @pytest.mark.parametrize("too_large", ["model.safetensors", "optimizer.pt"])
-def test_a_checkpoint_that_does_not_fit_is_removed_and_the_last_whole_one_stays(
+def test_a_checkpoint_that_does_not_fit_is_removed_and_the_last_complete_one_stays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, too_large: str
 ) -> None:
     """A limit on the size of files looks like a full disk to whoever writes them, root included."""
@@ -74,10 +74,10 @@ def test_a_checkpoint_that_does_not_fit_is_removed_and_the_last_whole_one_stays(
     assert run["checkpoints"] == ["checkpoint-6"]
     [line] = [record.message for record in caplog.records if "could not be written" in record.message]
     assert "checkpoint-4 could not be written (" in line
-    assert "The last whole checkpoint stays" in line
+    assert "The last complete checkpoint stays" in line
 
 
-def test_a_checkpoint_that_failed_rotates_no_whole_one_away(tmp_path: Path) -> None:
+def test_a_checkpoint_that_failed_rotates_no_complete_one_away(tmp_path: Path) -> None:
     settings = {"save_strategy": "steps", "save_steps": 2, "save_total_limit": 1}
     run = train("disk, first rank", at=(4,), folder=str(tmp_path), **settings)
     assert run["checkpoints"] == ["checkpoint-2"]

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 from transformers.utils import hub as transformers_hub
 
 from tinyzero_trl.runs.records import is_finished
-from tinyzero_trl.training.hub import PatientPushTrainer
+from tinyzero_trl.training.hub import RetriedPushes
 
 TOKEN = "hf_loopbackSecret0123456789"
 SHORT = {"max_steps": 2, "save_steps": 1, "eval_steps": 2, "push_to_hub": True, "hub_model_id": "me/tiny"}
@@ -29,7 +29,7 @@ def files_of(run: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.slow
-def test_a_run_is_on_the_hub_whole_although_the_hub_hung_up_twice(tmp_path: Path) -> None:
+def test_a_run_is_on_the_hub_complete_although_the_hub_hung_up_twice(tmp_path: Path) -> None:
     recipe = write_recipe(tmp_path, **SHORT, hub_strategy="checkpoint")
     faults = [Fault("/api/repos/create", None, times=1), Fault("/commit/", None, times=1)]
     with LoopbackHub(faults) as hub:
@@ -60,14 +60,14 @@ def test_a_run_is_on_the_hub_whole_although_the_hub_hung_up_twice(tmp_path: Path
 
 
 @pytest.fixture
-def patient(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path):
+def pushing(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path):
     """Trains in this process against a Hub at some address, without pauses; returns the folder and the warnings."""
     from huggingface_hub import close_session, set_client_factory
     from huggingface_hub.utils._http import default_client_factory
 
     def run(url: str, **settings) -> tuple[Path, str]:
         monkeypatch.setattr(transformers_hub, "_hf_api", HfApi(endpoint=url, token=TOKEN))
-        monkeypatch.setattr(PatientPushTrainer, "push_pauses_s", (0.0, 0.0))
+        monkeypatch.setattr(RetriedPushes, "pauses_s", (0.0, 0.0))
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)  # the loopback plays LFS
         monkeypatch.setattr("time.sleep", lambda seconds: None)  # huggingface_hub's own pauses
@@ -80,7 +80,7 @@ def patient(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, t
     close_session()
 
 
-def assert_whole(run: Path) -> None:
+def assert_complete(run: Path) -> None:
     assert is_finished(run)
     assert (run / "README.md").exists() and (run / "plots" / "accuracy.png").exists()
     assert AutoModelForCausalLM.from_pretrained(run).num_parameters() > 0
@@ -88,10 +88,10 @@ def assert_whole(run: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("status", [401, 403, 500])
-def test_a_hub_that_refuses_costs_nothing_but_warnings(patient, status: int) -> None:
+def test_a_hub_that_refuses_costs_nothing_but_warnings(pushing, status: int) -> None:
     with LoopbackHub([Fault("/", status)]) as hub:
-        run, warnings = patient(hub.url)
-    assert_whole(run)
+        run, warnings = pushing(hub.url)
+    assert_complete(run)
     assert "the repository cannot be reached (HfHubHTTPError" in warnings or "Error: " in warnings
     assert f"Later: hf upload me/tiny {run} . --exclude 'checkpoint-*'" in warnings
     assert len([request for request in hub.requests if "repos/create" in request]) >= 4, "it is asked again"
@@ -99,28 +99,28 @@ def test_a_hub_that_refuses_costs_nothing_but_warnings(patient, status: int) -> 
 
 
 @pytest.mark.slow
-def test_a_hub_that_is_down_costs_nothing_but_warnings(patient) -> None:
+def test_a_hub_that_is_down_costs_nothing_but_warnings(pushing) -> None:
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))
-        run, warnings = patient(f"http://127.0.0.1:{nobody.getsockname()[1]}")
-    assert_whole(run)
+        run, warnings = pushing(f"http://127.0.0.1:{nobody.getsockname()[1]}")
+    assert_complete(run)
     assert "ConnectError" in warnings and "Later: hf upload" in warnings
 
 
 @pytest.mark.slow
-def test_a_push_that_fails_in_the_background_is_reported_and_made_up_for(patient) -> None:
+def test_a_push_that_fails_in_the_background_is_reported_and_made_up_for(pushing) -> None:
     with LoopbackHub([Fault("/commit/", 403, times=1)]) as hub:
-        run, warnings = patient(hub.url, hub_always_push=True)
-    assert_whole(run)
+        run, warnings = pushing(hub.url, hub_always_push=True)
+    assert_complete(run)
     assert "Hub: a push failed (" in warnings and "the next one makes up for it" in warnings
     assert hub.files["model.safetensors"] == (run / "model.safetensors").read_bytes()
     assert "hf upload" not in warnings
 
 
 @pytest.mark.slow
-def test_the_last_push_is_tried_again(patient) -> None:
+def test_the_last_push_is_tried_again(pushing) -> None:
     with LoopbackHub([Fault("/commit/", 403, times=2)]) as hub:
-        run, warnings = patient(hub.url, hub_strategy="end")
+        run, warnings = pushing(hub.url, hub_strategy="end")
     assert "the push failed (" in warnings and "the push failed again (" in warnings
     assert hub.commits == ["End of training"]
     assert hub.files["summary.json"] == (run / "summary.json").read_bytes()

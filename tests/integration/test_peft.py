@@ -13,8 +13,8 @@ from training import WatchedTrainer, train, write_recipe
 from transformers import AutoModelForCausalLM, GenerationConfig
 from trl import GRPOTrainer
 
+from tinyzero_trl import AdaptiveGRPOTrainer
 from tinyzero_trl.generation.compacting import can_shrink, generate_while_any_unfinished
-from tinyzero_trl.training.loss.exact_loss import ExactLossTrainer
 
 LORA = {"use_peft": True, "lora_r": 4, "lora_alpha": 8, "lora_target_modules": ["q_proj", "v_proj"]}
 EVERYWHERE = {"lora": peft.LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj", "v_proj"])}
@@ -48,7 +48,7 @@ def test_an_adapter_ends_at_the_parameters_of_stock_trl(adapter: str, padding_fr
         return {name: each.detach() for name, each in trainer.model.named_parameters() if each.requires_grad}
 
     start, stock = trained(GRPOTrainer, learning_rate=0.0), trained(GRPOTrainer)
-    ours = trained(ExactLossTrainer, padding_free=padding_free)
+    ours = trained(AdaptiveGRPOTrainer, padding_free=padding_free)
     assert max((stock[name] - start[name]).abs().max() for name in stock) > 1e-3
     for name, value in ours.items():
         torch.testing.assert_close(value, stock[name], rtol=0, atol=2e-5, msg=lambda text, name=name: f"{name}: {text}")

@@ -4,7 +4,6 @@ import json
 import shutil
 from pathlib import Path
 from statistics import mean, median
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,7 +14,7 @@ from tinyzero_trl.commands.train import main
 from tinyzero_trl.generation import compacting as decoding
 from tinyzero_trl.metrics import describe
 from tinyzero_trl.runs.records import Run, read_run
-from tinyzero_trl.training.scoring import ScoringTrainer
+from tinyzero_trl.training.held_out import random_numbers_of_its_own
 
 STEPS = 6
 
@@ -246,9 +245,8 @@ def test_evaluation_gives_every_device_its_random_state_back(kind: str, monkeypa
     module = torch.get_device_module(kind)
     monkeypatch.setattr(module, "get_rng_state", lambda of: states[-1] if of == device else None)
     monkeypatch.setattr(module, "set_rng_state", lambda state, of: states.append(state))
-    trainer = SimpleNamespace(accelerator=SimpleNamespace(device=device), _sampling_seed=lambda: 3)
     before = torch.get_rng_state()
-    with ScoringTrainer._own_random_numbers(trainer):
+    with random_numbers_of_its_own(3, device):
         states.append(3)
         assert torch.initial_seed() == 3
     assert states == [7, 3, 7]

@@ -35,7 +35,7 @@ class Run:
         self.state = TrainerState(is_world_process_zero=True)
         self.log_every = log_every
         self.window = AdaptiveWindowCallback(CONFIG)
-        self.records = RecordsCallback(self.window.policy, success_threshold=1.0)
+        self.records = RecordsCallback(self.window, success_threshold=1.0)
         self.windows: list[int] = []
 
     def fire(self, event: str, **facts) -> None:

@@ -1,29 +1,26 @@
-"""How completions are judged: the rows of a rollout, and held-out problems at the full length."""
+"""How the rows of a batch were scored, on this rank and over all ranks."""
 
-import time
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from accelerate.utils import gather_object
-from datasets import Dataset
+from accelerate import Accelerator
+from torch import Tensor
 
-from tinyzero_trl.metrics import evaluation_metrics
 from tinyzero_trl.tasks.rewards import completion_text
-from tinyzero_trl.training.callbacks.events import Evaluation
-from tinyzero_trl.training.config import AdaptiveGRPOConfig
-from tinyzero_trl.training.rollout import RolloutTrainer
+from tinyzero_trl.training.callbacks.events import Rollout
+from tinyzero_trl.windows import RolloutObservation
 
 SAMPLED_COMPLETIONS = 8
-PROBLEM_NUMBER = "held_out_number"
 
 
-@dataclass
+@dataclass(frozen=True)
 class ScoredRows:
-    """The rows of the batch being generated: N of this rank, and the rewards of all ranks (B rows)."""
+    """The rows of the batch being generated: N of this rank, and the rewards of all ranks (B rows).
+
+    The score is the reward of the first function: what policies, metrics and evaluation call success.
+    """
 
     lengths: list[int]
     truncated: list[bool]
@@ -32,152 +29,94 @@ class ScoredRows:
     samples: list[dict[str, Any]]
 
 
-def _whole_number(difficulty: Any) -> int:
-    """Operands of a problem, 0 where they are not counted: a column of a user's own may hold anything."""
-    return difficulty if type(difficulty) is int and difficulty > 0 else 0
+def score_rows(
+    rewards_per_func: Tensor,
+    inputs: Sequence[dict[str, Any]],
+    prompts: Sequence[Any],
+    completions: Sequence[Any],
+    completion_ids: Sequence[list[int]],
+    *,
+    reasons: Sequence[str],
+    is_truncated: Callable[[list[int], Any], bool],
+    process_index: int,
+    source: str,
+) -> ScoredRows:
+    """What is known of each row once TRL has called the reward functions.
 
-
-def _numbered(dataset: Any) -> Any:
-    """Evaluation problems with a number each, by which the one that is answered twice is known."""
-    if isinstance(dataset, dict):
-        names = ", ".join(map(str, dataset))
-        raise ValueError(f"eval_dataset: {names}: each evaluation is of one data set; give one of them, or join them")
-    if not isinstance(dataset, Dataset) or PROBLEM_NUMBER in dataset.column_names:
-        return dataset
-    return dataset.add_column(PROBLEM_NUMBER, list(range(len(dataset))))
-
-
-class ScoringTrainer(RolloutTrainer):
-    """A trainer that knows how each row was judged, and evaluates by the verdict.
-
-    What it changes of its parents, each time by wrapping a method:
-
-    - `_calculate_rewards`: keeps the rewards of the first function, the verdict, with what else is told of a row;
-    - `evaluate`: each problem counts once, by its verdict; the sampling has random numbers of its own, so that how
-      often one evaluates changes no training step; `eval/` figures join TRL's, and `on_evaluation_end` is fired;
-    - `prediction_step`: no loss is computed unless that chooses the best model.
+    Args:
+        rewards_per_func: (B of all ranks, reward functions); the first is the score, and no number is no success.
+        inputs: the examples of this rank's N rows.
+        prompts: N texts or conversations.
+        completions: N texts or conversations.
+        completion_ids: N lists of tokens.
+        reasons: what reward functions logged as `reason`; those of the first come first, and there may be none.
+        is_truncated: whether a completion was cut at the limit.
+        process_index: which of the ranks this is.
+        source: `train` or `eval`.
     """
+    local = slice(process_index * len(prompts), (process_index + 1) * len(prompts))
+    rewards: list[float] = rewards_per_func[:, 0].nan_to_num(0.0, posinf=0.0, neginf=0.0).tolist()
+    lengths = [len(ids) for ids in completion_ids]
+    truncated = [is_truncated(ids, text) for ids, text in zip(completion_ids, completions, strict=True)]
+    difficulties = [_whole_number(row.get("difficulty")) for row in inputs]
+    columns: dict[str, Sequence[Any]] = {
+        "source": [source] * len(prompts),
+        "prompt": [completion_text(prompt) for prompt in prompts],
+        "completion": [completion_text(completion) for completion in completions],
+        "reward": rewards[local],
+        "reason": reasons[: len(prompts)] or [""] * len(prompts),
+        "length": lengths,
+        "truncated": truncated,
+        "difficulty": difficulties,
+    }
+    samples = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+    return ScoredRows(lengths, truncated, difficulties, rewards, samples)
 
-    model: Any
-    num_generations_eval: int
 
-    def __init__(self, model: Any, reward_funcs: Any, args: AdaptiveGRPOConfig, **kwargs: Any) -> None:
-        self._success_threshold = args.window_config().success_threshold
-        self._scored: ScoredRows | None = None
-        self._evaluated: list[dict[str, Any]] = []
-        kwargs["eval_dataset"] = _numbered(kwargs.get("eval_dataset"))
-        super().__init__(model, reward_funcs, args, **kwargs)
+def gather_rollout(
+    accelerator: Accelerator,
+    scored: ScoredRows,
+    prompt_lengths: Tensor,
+    *,
+    step: int,
+    window: int,
+    num_generations: int,
+    optimizer_steps: int,
+    duration_s: float,
+) -> Rollout:
+    """The batch over all ranks, in the order in which TRL groups it; every rank must call it.
 
-    def _calculate_rewards(
-        self,
-        inputs: list[dict[str, Any]],
-        prompts: list,
-        completions: list,
-        completion_ids_list: list[list[int]],
-    ) -> torch.Tensor:
-        rewards_per_func = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
-        logged = self._pending_extra_logs.get("reason", [""] * len(prompts))
-        reasons = logged[: len(prompts)]  # other functions may log them too; the verdict's come first
-        local = slice(
-            self.accelerator.process_index * len(prompts), (self.accelerator.process_index + 1) * len(prompts)
-        )
-        rewards = rewards_per_func[:, 0].nan_to_num(0.0, posinf=0.0, neginf=0.0).tolist()  # no number, no success
-        lengths = [len(ids) for ids in completion_ids_list]
-        truncated = [
-            self._is_truncated(ids, completion)
-            for ids, completion in zip(completion_ids_list, completions, strict=True)
-        ]
-        difficulties = [_whole_number(row.get("difficulty")) for row in inputs]
-        self._scored = ScoredRows(
-            lengths=lengths,
-            truncated=truncated,
-            difficulties=difficulties,
-            rewards=rewards,
-            samples=[
-                {
-                    "source": "train" if self.model.training else "eval",
-                    "prompt": completion_text(prompt),
-                    "completion": completion_text(completion),
-                    "reward": reward,
-                    "reason": reason,
-                    "length": length,
-                    "truncated": cut,
-                    "difficulty": difficulty,
-                }
-                for prompt, completion, reward, reason, length, cut, difficulty in zip(
-                    prompts,
-                    completions,
-                    rewards[local],
-                    reasons,
-                    lengths,
-                    truncated,
-                    difficulties,
-                    strict=True,
-                )
-            ],
-        )
-        return rewards_per_func
+    Args:
+        accelerator: the trainer's own.
+        scored: this rank's rows.
+        prompt_lengths: (N,), in tokens.
+        step: optimizer steps taken so far.
+        window: completion tokens that the rollout could use.
+        num_generations: rows of a group.
+        optimizer_steps: optimizer steps that are taken on this rollout.
+        duration_s: how long it took.
+    """
+    local = torch.tensor([scored.lengths, scored.truncated, scored.difficulties], device=prompt_lengths.device)
+    table = accelerator.gather(torch.cat([local, prompt_lengths.unsqueeze(0)]).T.contiguous())  # (B, 4)
+    lengths, truncated, difficulties, prompts = table.T.tolist()
+    observation = RolloutObservation(
+        step=step,
+        window=window,
+        lengths=lengths,
+        rewards=scored.rewards,
+        truncated=[bool(cut) for cut in truncated],
+        groups=[row // num_generations for row in range(len(lengths))],
+        optimizer_steps=optimizer_steps,
+    )
+    return Rollout(
+        observation=observation,
+        prompt_lengths=prompts,
+        difficulties=difficulties if any(difficulties) else None,
+        duration_s=duration_s,
+        samples=scored.samples[:SAMPLED_COMPLETIONS],
+    )
 
-    def evaluate(self, eval_dataset: Any = None, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """Answer the evaluation problems at the full length; adds the `eval/` figures to TRL's own.
 
-        Raises:
-            ValueError: several data sets, whose figures would have one name.
-        """
-        self._evaluated = []
-        started_at = time.perf_counter()
-        with self._own_random_numbers():
-            metrics = super().evaluate(_numbered(eval_dataset), *args, **kwargs)
-        rows = self._each_once(gather_object(self._evaluated))
-        figures = evaluation_metrics(
-            rewards=[row["reward"] for row in rows],
-            lengths=[row["length"] for row in rows],
-            truncated=[row["truncated"] for row in rows],
-            difficulties=[row["difficulty"] for row in rows],
-            success_threshold=self._success_threshold,
-        )
-        evaluation = Evaluation(figures, time.perf_counter() - started_at, rows[:SAMPLED_COMPLETIONS])
-        self._fire("on_evaluation_end", evaluation=evaluation)
-        best = self.args.metric_for_best_model  # Trainer looks for it under a prefix of its own
-        return {**metrics, **figures} | ({f"eval_{best}": figures[best]} if best in figures else {})
-
-    def prediction_step(
-        self, model: Any, inputs: Any, prediction_loss_only: bool, ignore_keys: list[str] | None = None
-    ) -> tuple[Any, Any, Any]:
-        """Answer one batch of evaluation problems. TRL's loss on them is computed only if it chooses the best model."""
-        if "loss" in (self.args.metric_for_best_model or ""):
-            return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
-        self._prepare_inputs(inputs)
-        return None, None, None
-
-    def _evaluated_rows(self, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """The rows of this rank; where problems have no numbers, as in a stream, every row counts."""
-        assert self._scored is not None, "rewards are calculated in every evaluation batch"
-        rank, seen = self.accelerator.process_index, len(self._evaluated)
-        return [
-            {**sample, "index": problem.get(PROBLEM_NUMBER, f"{rank}:{seen + row}")}
-            for row, (problem, sample) in enumerate(zip(inputs, self._scored.samples, strict=True))
-        ]
-
-    def _each_once(self, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-        """The last batch is filled up with repeated problems when ranks do not divide it: here they are left out."""
-        counts: Counter[Any] = Counter()
-        kept = []
-        for row in rows:
-            counts[row["index"]] += 1
-            if counts[row["index"]] <= self.num_generations_eval:
-                kept.append(row)
-        return kept
-
-    @contextmanager
-    def _own_random_numbers(self) -> Iterator[None]:
-        """Sample with the run's seed, and give training its random state back."""
-        device = self.accelerator.device
-        with torch.random.fork_rng(devices=[] if device.type == "cpu" else [device], device_type=device.type):
-            torch.manual_seed(self._sampling_seed())
-            yield
-
-    def _fire(self, event: str, **facts: Any) -> None:
-        for callback in self.callback_handler.callbacks:
-            if hook := getattr(callback, event, None):
-                hook(self.args, self.state, self.control, **facts)
+def _whole_number(difficulty: Any) -> int:
+    """Operands of an example, 0 where they are not counted: a column of a user's own may hold anything."""
+    return difficulty if type(difficulty) is int and difficulty > 0 else 0

@@ -1,77 +1,144 @@
-"""`AdaptiveGRPOTrainer`: TRL's GRPO with a rollout window. The one place that touches TRL's private methods."""
+"""`AdaptiveGRPOTrainer`: TRL's GRPO with a rollout window. Its methods stand in the order in which a step runs them."""
 
 import time
-from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
+from accelerate.utils import set_seed
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback
+from trl import GRPOTrainer
 from trl.trainer.utils import get_config_model_id
 
-from tinyzero_trl.metrics import ratio_metrics
 from tinyzero_trl.runs.checkpoints import checkpoint_to_resume
 from tinyzero_trl.runs.model_card import write_model_card
 from tinyzero_trl.runs.records import CONFIG
-from tinyzero_trl.training.callbacks.events import AdaptiveWindowCallback, Rollout
+from tinyzero_trl.training import trl_internals
+from tinyzero_trl.training.callbacks.events import AdaptiveWindowCallback
 from tinyzero_trl.training.callbacks.progress import RolloutProgressCallback
 from tinyzero_trl.training.callbacks.records import RecordsCallback
 from tinyzero_trl.training.callbacks.safe_points import SaveBetweenRollouts
+from tinyzero_trl.training.checkpoint_writer import CheckpointWriter
+from tinyzero_trl.training.completion_limit import CompletionLimit
 from tinyzero_trl.training.config import AdaptiveGRPOConfig
-from tinyzero_trl.training.hub import PatientPushTrainer
+from tinyzero_trl.training.fault_tolerance import FiniteNumbersGuard
+from tinyzero_trl.training.held_out import HeldOutEvaluator, numbered
+from tinyzero_trl.training.hub import RetriedPushes
+from tinyzero_trl.training.loss.exact_loss import ExactLoss, Scores
+from tinyzero_trl.training.loss.traits import LossTraits
 from tinyzero_trl.training.prompt_order import EpochOrder
-from tinyzero_trl.training.scoring import SAMPLED_COMPLETIONS, ScoringTrainer
-from tinyzero_trl.windows import RolloutObservation
+from tinyzero_trl.training.rollout import Rollouts, prepare_engine
+from tinyzero_trl.training.scoring import ScoredRows, gather_rollout, score_rows
 
 
-class AdaptiveGRPOTrainer(PatientPushTrainer, ScoringTrainer):
-    """GRPO whose rollouts are as long as a window policy allows.
+class AdaptiveGRPOTrainer(GRPOTrainer):
+    """`trl.GRPOTrainer` whose rollouts are as long as a window policy allows.
 
-    What it changes of `trl.GRPOTrainer`, besides the savings of `ExactLossTrainer`, the caution of `GuardedTrainer`,
-    the engines of `RolloutTrainer`, the evaluation of `ScoringTrainer` and the pushes of `PatientPushTrainer`:
+    Each method wraps its parent's and leaves the work to a collaborator:
 
-    - before each training rollout the engine's completion limit is set to the policy's window; before evaluation it
-      is set back to `max_completion_length`, which also stays the normaliser of every loss;
-    - after each rollout, policy update and evaluation the events of `RolloutCallback` are fired;
-    - training continues from the checkpoint that `args.resume` names, by default the newest whole one in `output_dir`:
-      what a former run has written there is never lost, but to `resume: never`;
-    - the order of the problems depends on seed and epoch alone, and checkpoints are written between two rollouts, so
-      that a resumed run continues as if nothing had happened;
-    - the progress bar shows reward, window and truncation.
+    - `limiter`: before each training rollout the engine's completion limit is set to the policy's window. Evaluation
+      has `max_completion_length`, which also stays the normaliser of every loss.
+    - `rollouts`: finished completions leave the batch of `generate`; a completion may end with its answer; colocated
+      vLLM runs on a CPU too and samples with the run's seed.
+    - `loss`: the same gradient without padding and without rows that have none.
+    - `guard`: an optimizer step in which a number is not finite is skipped, and too many of them end the run.
+    - `evaluator`: each held-out example counts once, by its score, and changes no training step.
+    - `checkpoints`: written by all ranks or by none, and between two rollouts.
+    - `hub`: pushes that fail are warnings and tried again.
 
-    The first reward function is the verdict: what policies, metrics and evaluation call success. Its reward counts
-    even where `reward_weights` gives it no part in the gradient.
+    Besides, after each rollout, policy update and evaluation the events of `RolloutCallback` are fired; training
+    continues from the checkpoint that `args.resume` names; the order of the examples depends on seed and epoch alone,
+    so that a resumed run continues as if nothing had happened; the progress bar shows reward, window and truncation.
+
+    Args:
+        model: as for `trl.GRPOTrainer`, and so are all arguments that are not named here.
+        reward_funcs: the reward of the first function is the score: what policies, metrics and evaluation call
+            success. It counts even where `reward_weights` gives it no part in the gradient.
+        args: an `AdaptiveGRPOConfig`; without one, a default that is named as TRL names it.
+
+    Raises:
+        ValueError: `args` is another configuration, or one of its fields cannot be used.
+        NonFiniteError: from `train`, after more than `args.max_skipped_steps` broken steps in a row.
     """
 
+    args: AdaptiveGRPOConfig
+    model: Any
+    processing_class: Any
     num_generations: int
+    _scored: ScoredRows  # the batch being generated, from the call of the reward functions on
+    push_in_progress: Any = None
 
     def __init__(
         self,
         model: Any,
-        reward_funcs: Any,
+        reward_funcs: Any = None,
         args: AdaptiveGRPOConfig | None = None,
-        *,
-        callbacks: Sequence[TrainerCallback] | None = None,
-        **kwargs: Any,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
+        processing_class: Any = None,
+        reward_processing_classes: Any = None,
+        callbacks: list[TrainerCallback] | None = None,
+        optimizers: tuple[Any, Any] = (None, None),
+        quantization_config: Any = None,
+        peft_config: Any = None,
+        tools: Any = None,
+        rollout_func: Any = None,
+        environment_factory: Any = None,
     ) -> None:
         args = _default_config(model) if args is None else args
         if not isinstance(args, AdaptiveGRPOConfig):
             kind = type(args).__name__
             raise ValueError(f"args: a {kind} has no rollout window; give an AdaptiveGRPOConfig with the same fields")
-        assert args.max_completion_length is not None, "AdaptiveGRPOConfig checks it"
-        self._full_length_tokens = args.max_completion_length
         window_config = args.window_config()
         self.window_callback = AdaptiveWindowCallback(window_config)
-        self.records_callback = RecordsCallback(
-            self.window_callback.policy, success_threshold=window_config.success_threshold
+        self.records_callback = RecordsCallback(self.window_callback, success_threshold=window_config.success_threshold)
+        self.hub = RetriedPushes(args)
+        self.evaluator = HeldOutEvaluator(args)
+        prepare_engine(args)
+        super().__init__(
+            model,
+            reward_funcs,
+            args,
+            train_dataset,
+            numbered(eval_dataset),
+            processing_class,
+            reward_processing_classes,
+            # First whether a step is saved, which decides what is logged. The policy comes before those who listen to
+            # rollouts: they see the window of the next one.
+            [
+                *(SaveBetweenRollouts(), self.window_callback, self.records_callback, RolloutProgressCallback()),
+                *(callbacks or ()),
+            ],
+            optimizers,
+            quantization_config,
+            peft_config,
+            tools,
+            rollout_func,
+            environment_factory,
         )
-        # First whether a step is saved, which decides what is logged. The policy comes before those who listen to
-        # rollouts: they see the window of the next one.
-        ours = [SaveBetweenRollouts(), self.window_callback, self.records_callback, RolloutProgressCallback()]
-        super().__init__(model, reward_funcs, args, callbacks=[*ours, *(callbacks or ())], **kwargs)
         self.remove_callback(ProgressCallback)
         self.remove_callback(PrinterCallback)
+        self.limiter = CompletionLimit(self)
+        self.rollouts = Rollouts(
+            args,
+            trl_internals.tokenizer_of(self),
+            end_tokens=self.eos_token_ids,
+            process_index=self.accelerator.process_index,
+        )
+        if args.use_vllm:  # which has seeded this process with its own number, the same for every `seed`
+            set_seed(self.rollouts.seed)
+        self.loss = ExactLoss(self.accelerator, LossTraits.of(self))
+        self.guard = FiniteNumbersGuard(
+            self.accelerator, max_skipped_steps=args.max_skipped_steps, folder=str(args.output_dir)
+        )
+        self.checkpoints = CheckpointWriter(is_main=self.is_world_process_zero())
+
+    # --- the start ------------------------------------------------------------------------------------------------
+
+    def init_hf_repo(self, token: str | None = None) -> None:
+        """Create the repository on the Hub if it is missing; `hub_model_id` stays None if the Hub is not reached."""
+        self.hub.create_repository(partial(super().init_hf_repo, token))
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """Train, from the checkpoint that `args.resume` stands for unless another is given.
@@ -79,7 +146,7 @@ class AdaptiveGRPOTrainer(PatientPushTrainer, ScoringTrainer):
         An evaluation before the first step (`eval_on_start`) is that of a new run alone.
 
         Raises:
-            ValueError: `args.resume` is a path without a whole checkpoint.
+            ValueError: `args.resume` is a path without a complete checkpoint.
         """
         if resume_from_checkpoint is None:
             resume_from_checkpoint = checkpoint_to_resume(self.args.resume, str(self.args.output_dir))
@@ -89,80 +156,196 @@ class AdaptiveGRPOTrainer(PatientPushTrainer, ScoringTrainer):
     def _get_train_sampler(self, dataset: Any = None) -> EpochOrder:
         return EpochOrder(super()._get_train_sampler(dataset), lambda: int(self.state.epoch or 0))
 
-    # --- rollouts ---------------------------------------------------------------------------------------------
+    def _init_training_state(
+        self, max_steps: int, num_update_steps_per_epoch: int, num_train_epochs: int, *checkpoint: Any
+    ) -> tuple[int, int]:
+        """Epochs trained, and batches of the current epoch: all and none for a run that has taken its `max_steps`."""
+        trained = super()._init_training_state(max_steps, num_update_steps_per_epoch, num_train_epochs, *checkpoint)
+        return (num_train_epochs, 0) if self.state.global_step >= max_steps else trained
+
+    # --- a rollout ------------------------------------------------------------------------------------------------
+
+    def _prepare_inputs(self, generation_batch: Any) -> dict[str, Any]:
+        """The next micro-batch; a new rollout is dealt out anew among its micro-batches."""
+        before = trl_internals.rollout_buffer(self)
+        inputs = super()._prepare_inputs(generation_batch)
+        rollout = trl_internals.rollout_buffer(self)
+        if rollout is None or rollout is before:
+            return inputs
+        dealt = self.loss.deal(
+            rollout, batches_per_step=self.args.gradient_accumulation_steps, step=self.state.global_step
+        )
+        return trl_internals.replace_rollout_buffer(self, dealt)
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         if not self.model.training:
-            self._set_completion_limit(self._full_length_tokens)
             output = super()._generate_and_score_completions(inputs)
-            self._evaluated.extend(self._evaluated_rows(inputs))
+            self.evaluator.add(inputs, self._scored)
             return output
-        window = self.window_callback.window
-        self._set_completion_limit(window)
-        started_at = time.perf_counter()
-        output = super()._generate_and_score_completions(inputs)
-        rollout = self._gathered_rollout(window, output["prompt_mask"].sum(1), time.perf_counter() - started_at)
+        window, started_at = self.window_callback.window, time.perf_counter()
+        with self.limiter.at(window):
+            output = super()._generate_and_score_completions(inputs)
+        rollout = gather_rollout(
+            self.accelerator,
+            self._scored,
+            output["prompt_mask"].sum(1),
+            step=self.state.global_step,
+            window=window,
+            num_generations=self.num_generations,
+            optimizer_steps=self.args.optimizer_steps_per_rollout,
+            duration_s=time.perf_counter() - started_at,
+        )
         self._fire("on_rollout_end", rollout=rollout)
         return output
 
-    def _gathered_rollout(self, window: int, prompt_lengths: torch.Tensor, duration_s: float) -> Rollout:
-        """The batch over all ranks, in the order in which TRL groups it."""
-        scored = self._scored
-        assert scored is not None, "rewards are calculated in every rollout"
-        local = torch.tensor([scored.lengths, scored.truncated, scored.difficulties], device=prompt_lengths.device)
-        table = self.accelerator.gather(torch.cat([local, prompt_lengths.unsqueeze(0)]).T.contiguous())  # (B, 4)
-        lengths, truncated, difficulties, prompts = table.T.tolist()
-        observation = RolloutObservation(
+    def _generate_single_turn(self, *args: Any, **kwargs: Any) -> Any:
+        model = self.accelerator.unwrap_model(self.model_wrapped, keep_torch_compile=False)
+        return self.rollouts.sample(partial(super()._generate_single_turn, *args, **kwargs), model)
+
+    def _calculate_rewards(
+        self, inputs: list[dict[str, Any]], prompts: list, completions: list, completion_ids_list: list[list[int]]
+    ) -> torch.Tensor:
+        """The rewards of all ranks, (B, reward functions)."""
+        rewards_per_func = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        if self.model.training:
+            self.guard.watch_rewards(rewards_per_func)
+        self._scored = score_rows(
+            rewards_per_func,
+            inputs,
+            prompts,
+            completions,
+            completion_ids_list,
+            reasons=trl_internals.logged_column(self, "reason"),
+            is_truncated=self.rollouts.is_truncated,
+            process_index=self.accelerator.process_index,
+            source="train" if self.model.training else "eval",
+        )
+        return rewards_per_func
+
+    # --- an optimizer step ----------------------------------------------------------------------------------------
+
+    def _get_per_token_logps_and_entropies(self, model: Any, *args: Any, **kwargs: Any) -> Scores:
+        return self.loss.scores(super()._get_per_token_logps_and_entropies, model, *args, **kwargs)
+
+    def _compute_loss(self, model: torch.nn.Module, inputs: dict[str, Any]) -> torch.Tensor:
+        if not model.training:
+            return super()._compute_loss(model, inputs)
+        loss = self.loss.backward_all_but_last(
+            super()._compute_loss,
+            model,
+            inputs,
             step=self.state.global_step,
-            window=window,
-            lengths=lengths,
-            rewards=scored.rewards,
-            truncated=[bool(cut) for cut in truncated],
-            groups=[row // self.num_generations for row in range(len(lengths))],
-            optimizer_steps=self.args.optimizer_steps_per_rollout,
+            metrics=trl_internals.training_metrics(self),
         )
-        return Rollout(
-            observation=observation,
-            prompt_lengths=prompts,
-            difficulties=difficulties if any(difficulties) else None,
-            duration_s=duration_s,
-            samples=scored.samples[:SAMPLED_COMPLETIONS],
+        self.guard.watch_loss(loss)
+        return loss
+
+    def _get_grad_norm(self, model: torch.nn.Module, grad_norm: Any = None) -> Any:
+        """The norm of a gradient that is now complete, and that is dropped if the step is to be skipped."""
+        grad_norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        skipped = self.guard.skips(
+            model,
+            grad_norm,
+            step=self.state.global_step + 1,
+            rollout=trl_internals.rollout_buffer(self) or [],
+            decode=partial(self.processing_class.batch_decode, skip_special_tokens=True),
         )
+        figures = self.loss.figures.pop(self.accelerator, clip_low=self.epsilon_low, clip_high=self.epsilon_high)
+        self._fire("on_policy_update", figures={**figures, "faults/step_skipped": float(skipped)})
+        return grad_norm
+
+    # --- an evaluation --------------------------------------------------------------------------------------------
+
+    def evaluate(self, eval_dataset: Any = None, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Answer the held-out examples at the full length; adds the `eval/` figures to TRL's own.
+
+        Raises:
+            ValueError: several data sets, whose figures would have one name.
+        """
+        answer = partial(super().evaluate, numbered(eval_dataset), *args, **kwargs)
+        metrics, evaluation = self.evaluator.measure(answer, seed=self.rollouts.seed)
+        self._fire("on_evaluation_end", evaluation=evaluation)
+        return metrics
+
+    def prediction_step(
+        self, model: Any, inputs: Any, prediction_loss_only: bool, ignore_keys: list[str] | None = None
+    ) -> tuple[Any, Any, Any]:
+        """Answer one batch of held-out examples. TRL's loss on them is computed only if it chooses the best model."""
+        if self.evaluator.needs_loss:
+            return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
+        self._prepare_inputs(inputs)
+        return None, None, None
+
+    # --- a checkpoint ---------------------------------------------------------------------------------------------
+
+    def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
+        folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
+        parts = 1 if self.args.save_only_model else 2  # the model, and the state of random numbers
+        self.checkpoints.write(partial(super()._save_checkpoint, model, trial), folder, parts=parts)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Save the model; in a checkpoint, on all ranks or on none."""
+        self.checkpoints.write_part(partial(super().save_model, output_dir, _internal_call))
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        self.checkpoints.write_part(partial(super()._save_rng_state, output_dir))
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Write the project's own card in place of TRL's, from the records of the run."""
         if self.is_world_process_zero() and (Path(str(self.args.output_dir)) / CONFIG).exists():
             write_model_card(str(self.args.output_dir))
 
-    # --- policy updates ---------------------------------------------------------------------------------------
+    # --- pushes to the Hub ----------------------------------------------------------------------------------------
 
-    def _get_grad_norm(self, model: torch.nn.Module, grad_norm: Any = None) -> Any:
-        """The norm; the gradient of an optimizer step is complete, and the update's figures are fired."""
-        grad_norm = super()._get_grad_norm(model, grad_norm=grad_norm)
-        self._fire("on_policy_update", figures=self._update_figures())
-        return grad_norm
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        if self.is_world_process_zero() and self._reached_repository() is not None:
+            self.hub.push_checkpoint(partial(super()._push_from_checkpoint, checkpoint_folder), self.push_in_progress)
 
-    def _update_figures(self) -> dict[str, float]:
-        """`actor/`, `compute/` and `faults/` figures of the optimizer step's own passes, over all ranks."""
-        log_ratios = self.accelerator.pad_across_processes(self.pop_log_ratios(), pad_index=torch.nan)
-        log_ratios = self.accelerator.gather(log_ratios).float().cpu().numpy()
-        counts = self.pop_compute_counts()
-        rows, skipped, tokens, positions = self.accelerator.reduce(
-            torch.tensor(
-                [counts.rows, counts.rows_skipped, counts.tokens, counts.positions],
-                dtype=torch.float64,
-                device=self.accelerator.device,
-            )
-        ).tolist()
-        figures = ratio_metrics(
-            log_ratios, clip_low=self.epsilon_low, clip_high=self.epsilon_high, mask=~np.isnan(log_ratios)
+    def _finish_current_push(self) -> None:
+        super()._finish_current_push()
+        self.hub.report_failures(self.push_in_progress)
+
+    def wait_for_pushes(self) -> None:
+        """Let a push in the background finish, before the files that it uploads change."""
+        if self.is_world_process_zero():
+            self._finish_current_push()
+
+    def push_to_hub(
+        self,
+        commit_message: str | None = "End of training",
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Save, write the card and upload the run's folder; None if the Hub did not take it."""
+        push = partial(super().push_to_hub, commit_message, blocking, token, revision, **kwargs)
+        if not self.is_world_process_zero():  # saving is the work of all ranks, pushing that of one
+            return push()
+        is_reached = self._reached_repository(token) is not None
+        if not is_reached:
+            self.save_model(_internal_call=True)
+        return self.hub.push(
+            push if is_reached else None,
+            partial(self._reached_repository, token),
+            commit_message=commit_message,
+            token=token,
+            revision=revision or self.args.hub_revision,
         )
-        figures["faults/step_skipped"] = float(self.step_was_skipped)
-        if rows:
-            figures["compute/rows_skipped_frac"] = skipped / rows
-        if positions:
-            figures["compute/padding_frac"] = 1 - tokens / positions
-        return figures
+
+    def _reached_repository(self, token: str | None = None) -> str | None:
+        """The id of the repository; as long as there is none, the Hub is asked again."""
+        if self.hub_model_id is None:
+            self.init_hf_repo(token)
+        return self.hub_model_id
+
+    # --- events ---------------------------------------------------------------------------------------------------
+
+    def _fire(self, event: str, **facts: Any) -> None:
+        """Call the method `event` of every callback that has one."""
+        for callback in self.callback_handler.callbacks:
+            if hook := getattr(callback, event, None):
+                hook(self.args, self.state, self.control, **facts)
 
 
 def _default_config(model: Any) -> AdaptiveGRPOConfig:

@@ -106,6 +106,10 @@ class AdaptiveWindowCallback(SavedInCheckpoints):
         """Completion tokens that the next rollout may use."""
         return self.policy.window
 
+    def metrics(self) -> dict[str, float]:
+        """The policy's own figures, of whichever policy is in use."""
+        return self.policy.metrics()
+
     def on_rollout_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, rollout: Rollout
     ) -> None:

@@ -10,9 +10,8 @@ from transformers import TrainerControl, TrainerState, TrainingArguments
 from tinyzero_trl.metrics import RunningTotals, rollout_metrics
 from tinyzero_trl.runs.checkpoints import drop_later_checkpoints
 from tinyzero_trl.runs.records import RunRecords
-from tinyzero_trl.training.callbacks.events import Evaluation, Rollout, SavedInCheckpoints
+from tinyzero_trl.training.callbacks.events import AdaptiveWindowCallback, Evaluation, Rollout, SavedInCheckpoints
 from tinyzero_trl.training.callbacks.trackers import Trackers
-from tinyzero_trl.windows import WindowPolicy
 
 LOG_HISTORY_LINES = 100
 
@@ -41,8 +40,10 @@ class RecordsCallback(SavedInCheckpoints):
     of its step, so that a run continued from a checkpoint neither loses nor doubles one.
     """
 
-    def __init__(self, policy: WindowPolicy, *, success_threshold: float, samples_every_steps: int = 10) -> None:
-        self.policy = policy
+    def __init__(
+        self, window: AdaptiveWindowCallback, *, success_threshold: float, samples_every_steps: int = 10
+    ) -> None:
+        self.window = window
         self.success_threshold = success_threshold
         self.samples_every_steps = samples_every_steps
         self.totals = RunningTotals()
@@ -86,7 +87,7 @@ class RecordsCallback(SavedInCheckpoints):
             success_threshold=self.success_threshold,
         )
         self._line |= self.totals.metrics()
-        self._line |= {f"adaptive_window/{name}": value for name, value in self.policy.metrics().items()}
+        self._line |= {f"adaptive_window/{name}": value for name, value in self.window.metrics().items()}
         if self._records and state.global_step % self.samples_every_steps == 0:
             self._records.append_completions(state.global_step + 1, rollout.samples)
 

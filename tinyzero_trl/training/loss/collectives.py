@@ -1,4 +1,4 @@
-"""What ranks must agree on when each cuts its rows into passes: how many, how large, when to exchange."""
+"""What ranks must agree on when each cuts its rows into micro-batches: how many, how large, when to exchange."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -7,6 +7,8 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from torch import Tensor, nn
+
+from tinyzero_trl.training.trl_internals import set_sync_gradients
 
 
 def largest_on_any_rank(accelerator: Accelerator, count: int) -> int:
@@ -66,12 +68,12 @@ def accumulating_only(accelerator: Accelerator, model: nn.Module) -> Iterator[No
     # goes by the flag alone, as Trainer lets it.
     is_entered = not (synchronises or state.plugin_kwargs.get("sync_each_batch", False))
     needs_flag_only = is_entered or accelerator.distributed_type == DistributedType.DEEPSPEED
-    state._set_sync_gradients(False)
+    set_sync_gradients(accelerator, False)
     try:
         with contextlib.nullcontext() if needs_flag_only else accelerator.no_sync(model):
             yield
     finally:
-        state._set_sync_gradients(synchronises)
+        set_sync_gradients(accelerator, synchronises)
 
 
 def propagate(accelerator: Accelerator, loss: Tensor) -> None:

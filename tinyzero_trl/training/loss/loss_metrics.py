@@ -12,12 +12,12 @@ _NAMES = ("entropy", "kl", "cispo_clip_ratio")
 _PREFIXES = ("clip_ratio/", "vespo/")
 
 
-class PassMetrics:
-    """Holds back what each pass appends, and appends one value per figure when the optimizer step is over.
+class LossMetrics:
+    """Holds back what each micro-batch appends, and appends one value per figure when the optimizer step is over.
 
-    TRL averages its figures over calls. Over passes of unequal size such a mean has no meaning, so every value is
-    weighted by the tokens (or rows, where TRL averages over rows) of all ranks behind it; smallest and largest values
-    stay smallest and largest. A figure with nothing behind it is not appended at all.
+    TRL averages its figures over calls. Over micro-batches of unequal size such a mean has no meaning, so every value
+    is weighted by the tokens (or rows, where TRL averages over rows) of all ranks behind it; smallest and largest
+    values stay smallest and largest. A figure with nothing behind it is not appended at all.
     """
 
     def __init__(self, *, is_sequence_level: bool) -> None:
@@ -31,8 +31,8 @@ class PassMetrics:
 
         Args:
             metrics: the trainer's lists of values, by name.
-            tokens: trained tokens of this pass on all ranks.
-            rows: rows of this pass on all ranks.
+            tokens: trained tokens of this micro-batch on all ranks.
+            rows: rows of this micro-batch on all ranks.
         """
         lengths = {name: len(values) for name, values in metrics.items()}
         yield

@@ -1,20 +1,19 @@
-"""Which rows are worth a forward pass, and in which micro-batches: plans and tensor slices, pure PyTorch.
+"""Which rows are worth a forward pass, and in which micro-batches: plans, pure PyTorch.
 
-A GRPO batch arrives as rows padded to the longest completion of a whole generation batch. The functions here
+A GRPO batch arrives as rows padded to the longest completion of its generation batch. The functions here
 measure the rows, leave out those whose gradient is exactly zero, order the rest by length and cut them into
-passes with little padding, without changing the sum that the loss is made of. Axes: B rows, P prompt tokens
-(padded on the left), C completion tokens (padded on the right).
+micro-batches with little padding, without changing the sum that the loss is made of. A micro-batch is what one
+forward pass takes. Axes: B rows, P prompt tokens (padded on the left), C completion tokens (padded on the right).
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
-# What divides the sum over tokens in each of TRL's loss types: the rows of the micro-batch, its trained
-# tokens, or a count that covers the whole generation batch and so stays right for any part of it.
+# What divides the sum over tokens in each of TRL's loss types: the rows of the batch, its trained tokens, or a
+# count that covers the generation batch and so stays right for any subset of it.
 LOSS_NORMALISERS: Mapping[str, str] = {
     "grpo": "rows",
     "dr_grpo": "rows",
@@ -41,11 +40,11 @@ class Row:
 class MicroBatch:
     """Rows that share one forward pass, padded to the longest prompt and the longest completion among them.
 
-    A filler keeps a rank in step with the others when it has no rows left: one row, one masked token.
+    A dummy keeps a rank in step with the others when it has no rows left: one row, one masked token.
     """
 
     rows: tuple[Row, ...]
-    is_filler: bool = False
+    is_dummy: bool = False
 
     @property
     def indices(self) -> list[int]:
@@ -59,18 +58,18 @@ class MicroBatch:
 
     @property
     def completion_width(self) -> int:
-        """Longest completion, in tokens; at least one, because a pass without completion has no shape."""
-        return 1 if self.is_filler else max(1, *(row.completion_tokens for row in self.rows))
+        """Longest completion, in tokens; at least one, because a forward pass without completion has no shape."""
+        return 1 if self.is_dummy else max(1, *(row.completion_tokens for row in self.rows))
 
     @property
     def tokens(self) -> int:
-        """Tokens that are not padding; none in a filler."""
-        return 0 if self.is_filler else sum(row.prompt_tokens + row.completion_tokens for row in self.rows)
+        """Tokens that are not padding; none in a dummy."""
+        return 0 if self.is_dummy else sum(row.prompt_tokens + row.completion_tokens for row in self.rows)
 
     @property
     def trained_tokens(self) -> int:
-        """Tokens that enter the loss; none in a filler."""
-        return 0 if self.is_filler else sum(row.trained_tokens for row in self.rows)
+        """Tokens that enter the loss; none in a dummy."""
+        return 0 if self.is_dummy else sum(row.trained_tokens for row in self.rows)
 
     @property
     def positions(self) -> int:
@@ -80,7 +79,7 @@ class MicroBatch:
 
 @dataclass(frozen=True, slots=True)
 class ComputeCounts:
-    """What the training passes of one rank were spent on; add the counts of several ranks field by field."""
+    """What the micro-batches of one rank were spent on; add the counts of several ranks field by field."""
 
     rows: int = 0
     rows_skipped: int = 0
@@ -118,12 +117,12 @@ def measure_rows(prompt_mask: Tensor, completion_mask: Tensor, trained_mask: Ten
     return [Row(index, *lengths) for index, lengths in enumerate(figures.tolist())]
 
 
-def moving_rows(rows: Sequence[Row], advantages: Tensor, *, has_kl_term: bool) -> list[Row]:
+def rows_with_gradient(rows: Sequence[Row], advantages: Tensor, *, has_kl_term: bool) -> list[Row]:
     """The rows whose gradient can differ from zero.
 
     Every term of the loss is multiplied by the mask of trained tokens, and every term but the KL divergence
-    by the advantage. So a row without a trained token never moves the policy, and one whose advantage is
-    exactly zero does not either unless there is a KL term. Rounded advantages (1e-9 for 0) are kept.
+    by the advantage. So a row without a trained token has no gradient, and one whose advantage is
+    exactly zero has none either unless there is a KL term. Rounded advantages (1e-9 for 0) are kept.
 
     Args:
         rows: the measured rows of the batch.
@@ -163,16 +162,16 @@ def cut(
             micro_batches.append([row])
             prompt_width, completion_width = row.prompt_tokens, max(1, row.completion_tokens)
             tokens = row_tokens
-    return [MicroBatch(tuple(part)) for part in micro_batches]
+    return [MicroBatch(tuple(each)) for each in micro_batches]
 
 
 def spread(micro_batches: Sequence[MicroBatch], count: int, all_rows: Sequence[Row]) -> list[MicroBatch]:
-    """Bring a plan to exactly `count` passes: halve the costliest, and add fillers once all are single rows.
+    """Bring a plan to exactly `count` micro-batches: halve the costliest, and add dummies once all are single rows.
 
     Args:
         micro_batches: the plan, at most `count` long.
-        count: passes that every rank has agreed on.
-        all_rows: the rows of the batch before any was left out; a filler borrows the shortest prompt.
+        count: micro-batches that every rank has agreed on.
+        all_rows: the rows of the batch before any was left out; a dummy borrows the shortest prompt.
     """
     assert len(micro_batches) <= count, f"{len(micro_batches)} micro-batches cannot become {count}"
     plan = list(micro_batches)
@@ -184,92 +183,24 @@ def spread(micro_batches: Sequence[MicroBatch], count: int, all_rows: Sequence[R
         rows = plan[costliest].rows
         half = (len(rows) + 1) // 2
         plan[costliest : costliest + 1] = [MicroBatch(rows[:half]), MicroBatch(rows[half:])]
-    filler = MicroBatch((min(all_rows, key=lambda row: row.prompt_tokens),), is_filler=True)
-    return plan + [filler] * (count - len(plan))
+    dummy = MicroBatch((min(all_rows, key=lambda row: row.prompt_tokens),), is_dummy=True)
+    return plan + [dummy] * (count - len(plan))
 
 
-def loss_weight(loss_type: str, part: MicroBatch, all_rows: Sequence[Row]) -> float:
-    """The factor that turns the loss of a part into its share of the loss of the whole micro-batch.
+def loss_weight(loss_type: str, micro_batch: MicroBatch, all_rows: Sequence[Row]) -> float:
+    """The factor that turns the loss of a micro-batch into its share of the loss of the batch it was cut from.
 
     Args:
         loss_type: a key of `LOSS_NORMALISERS`.
-        part: rows that shared a pass.
-        all_rows: the rows of the micro-batch before any was left out.
+        micro_batch: rows that share a forward pass.
+        all_rows: the rows of the batch before any was left out.
     """
-    if part.is_filler:
+    if micro_batch.is_dummy:
         return 0.0
     match LOSS_NORMALISERS[loss_type]:
         case "rows":
-            return len(part.rows) / len(all_rows)
+            return len(micro_batch.rows) / len(all_rows)
         case "tokens":
-            return max(1, part.trained_tokens) / max(1, sum(row.trained_tokens for row in all_rows))
+            return max(1, micro_batch.trained_tokens) / max(1, sum(row.trained_tokens for row in all_rows))
         case _:
             return 1.0
-
-
-def take(
-    inputs: Mapping[str, Any],
-    part: MicroBatch,
-    *,
-    trim_prompts: bool,
-    trim_completions: bool = True,
-    multiple_of: int = 1,
-) -> dict[str, Any]:
-    """The rows of `part`, trimmed to its longest prompt and completion.
-
-    Of the tensors with one row per completion, (B, P) ones named `prompt_*` lose padding on the left and
-    (B, C) ones on the right; (B,) and (B, 1) ones have none to lose.
-
-    Args:
-        inputs: what TRL's trainer hands to its loss.
-        part: rows measured in `inputs`.
-        trim_prompts: False keeps the left padding, for models with absolute positions.
-        trim_completions: False keeps the right padding, for models whose positions depend on the width.
-        multiple_of: widths are rounded up to a multiple of this, as far as `inputs` are wide.
-    """
-    prompt_width, completion_width = inputs["prompt_ids"].size(1), inputs["completion_ids"].size(1)
-    prompt_kept = _round_up(part.prompt_width, multiple_of, prompt_width) if trim_prompts else prompt_width
-    completion_kept = (
-        _round_up(part.completion_width, multiple_of, completion_width) if trim_completions else completion_width
-    )
-
-    def trim(name: str, value: Any) -> Any:
-        if not isinstance(value, Tensor) or value.dim() < 2:
-            return value
-        if name.startswith("prompt_"):
-            return value[:, prompt_width - prompt_kept :]
-        return value[:, :completion_kept] if value.size(1) == completion_width else value
-
-    taken = select_rows({name: trim(name, value) for name, value in inputs.items()}, part.indices)
-    if part.is_filler:
-        taken["completion_mask"] = torch.zeros_like(taken["completion_mask"])
-    return taken
-
-
-def select_rows(inputs: Mapping[str, Any], indices: Sequence[int]) -> dict[str, Any]:
-    """Index every tensor and list that has one entry per row; whatever else there is stays as it is."""
-    batch_rows = len(inputs["prompt_ids"])
-    on_device = torch.tensor(indices, device=inputs["prompt_ids"].device)
-
-    def select(value: Any) -> Any:
-        if isinstance(value, Tensor) and value.dim() and value.size(0) == batch_rows:
-            return value.index_select(0, on_device)
-        is_per_row = isinstance(value, list) and len(value) == batch_rows
-        return [value[index] for index in indices] if is_per_row else value
-
-    return {name: select(value) for name, value in inputs.items()}
-
-
-def concatenate(batches: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Join micro-batches of one generation batch row after row; they share their padding and their scalars."""
-
-    def join(values: list[Any]) -> Any:
-        if isinstance(values[0], list):
-            return [item for value in values for item in value]
-        return torch.cat(values) if isinstance(values[0], Tensor) and values[0].dim() else values[0]
-
-    return {name: join([batch[name] for batch in batches]) for name in batches[0]}
-
-
-def _round_up(width: int, multiple_of: int, limit: int) -> int:
-    return min(-(-width // multiple_of) * multiple_of, limit)

@@ -1,4 +1,4 @@
-"""The rows of a pass as one row without padding."""
+"""The rows of a micro-batch as one row without padding."""
 
 from typing import Any
 

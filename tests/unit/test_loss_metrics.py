@@ -5,13 +5,13 @@ from math import nan
 
 import pytest
 
-from tinyzero_trl.training.loss.loss_metrics import PassMetrics
+from tinyzero_trl.training.loss.loss_metrics import LossMetrics
 
 
 def after_two_passes(first: dict[str, float], second: dict[str, float], *, sequence_level: bool = False):
     """What the trainer's metrics hold after passes of 30 tokens in 1 row and of 10 tokens in 3 rows."""
     metrics: dict[str, list[float]] = defaultdict(list, {"reward": [0.5], "entropy": [7.0]})
-    collector = PassMetrics(is_sequence_level=sequence_level)
+    collector = LossMetrics(is_sequence_level=sequence_level)
     for values, tokens, rows in ((first, 30, 1), (second, 10, 3)):
         with collector.collect(metrics, tokens=tokens, rows=rows):
             for name, value in values.items():
@@ -50,7 +50,7 @@ def test_figures_of_others_are_left_where_they_are():
 
 def test_a_figure_with_nothing_behind_it_is_absent():
     metrics: dict[str, list[float]] = defaultdict(list, {"entropy": [7.0]})
-    collector = PassMetrics(is_sequence_level=False)
+    collector = LossMetrics(is_sequence_level=False)
     with collector.collect(metrics, tokens=0, rows=0):
         metrics["kl"].append(0.0)
         metrics["entropy"].append(0.0)
@@ -60,7 +60,7 @@ def test_a_figure_with_nothing_behind_it_is_absent():
 
 def test_each_optimizer_step_starts_anew():
     metrics: dict[str, list[float]] = defaultdict(list)
-    collector = PassMetrics(is_sequence_level=False)
+    collector = LossMetrics(is_sequence_level=False)
     for value in (1.0, 2.0):
         with collector.collect(metrics, tokens=5, rows=1):
             metrics["entropy"].append(value)

@@ -1,0 +1,96 @@
+"""What a configured loss allows: which rows may be left out, and how a batch may be cut, trimmed and packed."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from accelerate.logging import get_logger
+from trl import GRPOTrainer
+
+from tinyzero_trl.models.architectures import depends_on_width, is_plain_decoder
+from tinyzero_trl.training.loss.micro_batches import LOSS_NORMALISERS
+from tinyzero_trl.training.trl_internals import attention_of, has_entropy_bonus
+
+logger = get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class LossTraits:
+    """Facts of a trainer's model, loss and configuration that do not change while it trains.
+
+    Attributes:
+        loss_type: a key of `LOSS_NORMALISERS`, or another one, whose batches are not divided.
+        has_kl_term: whether a row with an advantage of zero still has a gradient.
+        is_sequence_level: whether importance ratios come one per row and not one per token.
+        indivisible_because: the setting under which the loss of a batch is no weighted sum of the losses of its
+            micro-batches, or None.
+        skips_rows: whether rows without gradient are to be left out.
+        trims_prompts: whether left padding may go; not where positions are absolute.
+        trims_completions: whether right padding may go; not where positions depend on the width of the batch.
+        is_padding_free: whether the rows of a micro-batch lie end to end, without padding.
+        max_tokens: most token positions in one micro-batch; None sets no limit.
+        multiple_of: widths are rounded up to a multiple of this.
+    """
+
+    loss_type: str
+    has_kl_term: bool
+    is_sequence_level: bool
+    indivisible_because: str | None
+    skips_rows: bool
+    trims_prompts: bool
+    trims_completions: bool
+    is_padding_free: bool
+    max_tokens: int | None
+    multiple_of: int
+
+    @classmethod
+    def of(cls, trainer: GRPOTrainer) -> "LossTraits":
+        """The traits of a trainer whose `__init__` has run; what it was asked for in vain is a warning."""
+        args: Any = trainer.args  # an AdaptiveGRPOConfig
+        model = trainer.accelerator.unwrap_model(trainer.model)
+        is_plain, has_kl_term = is_plain_decoder(model), trainer.beta != 0.0
+        indivisible_because = why_indivisible(trainer)
+        can_pack = is_plain and not trainer.aux_loss_enabled
+        if args.padding_free and not can_pack:
+            logger.warning(
+                f"padding_free has no effect: it takes a plain decoder (this is {model.config.model_type!r}) "
+                "without an adapter that acts by place, and no router_aux_loss_coef."
+            )
+        because = indivisible_because or ("beta" if has_kl_term else None)
+        if because and args.skip_zero_advantage_rows:
+            logger.warning(f"skip_zero_advantage_rows has no effect: with {because} those rows have a gradient.")
+        return cls(
+            loss_type=trainer.loss_type,
+            has_kl_term=has_kl_term,
+            is_sequence_level=trainer.importance_sampling_level == "sequence",
+            indivisible_because=indivisible_because,
+            skips_rows=args.skip_zero_advantage_rows,
+            trims_prompts=is_plain,
+            trims_completions=not depends_on_width(model.config),
+            is_padding_free=packs_rows(args.padding_free, attention_of(model.config), can_pack=can_pack),
+            max_tokens=args.max_tokens_per_micro_batch,
+            multiple_of=args.pad_to_multiple_of or 1,
+        )
+
+
+def packs_rows(wanted: bool | None, attention: str, *, can_pack: bool) -> bool:
+    """Whether micro-batches take their rows end to end; unasked, where the model attends by FlashAttention.
+
+    It is possible where positions that start again are enough to separate the rows, and where no loss of a router
+    sees them as one.
+    """
+    return can_pack and ("flash" in attention if wanted is None else wanted)
+
+
+def why_indivisible(trainer: GRPOTrainer) -> str | None:
+    """The first setting under which the loss of a batch is no weighted sum of the losses of its micro-batches."""
+    optimizer = str(trainer.args.optim)
+    reasons: Mapping[str, bool] = {
+        "an entropy bonus": has_entropy_bonus(trainer),
+        "router_aux_loss_coef": trainer.aux_loss_enabled,
+        "top_entropy_quantile": trainer.top_entropy_quantile < 1.0,
+        f"loss_type {trainer.loss_type!r}": trainer.loss_type not in LOSS_NORMALISERS,
+        # Such optimizers step inside the backward pass, so there must be just one.
+        f"optim {optimizer!r}": "lomo" in optimizer.lower() or "layerwise" in optimizer.lower(),
+    }
+    return next((reason for reason, holds in reasons.items() if holds), None)

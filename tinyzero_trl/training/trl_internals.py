@@ -1,0 +1,89 @@
+"""Every private name of TRL, Transformers, Accelerate and the Hub client that training relies on, each with its reason.
+
+The methods that `AdaptiveGRPOTrainer` wraps are listed by its own file. What is read or set besides stands here alone,
+so that an upgrade has one file to look at: `tests/contract/test_trl_internals.py` fails for each name that is gone.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import httpx
+from accelerate import Accelerator
+from huggingface_hub import HfApi
+from huggingface_hub.utils._http import default_client_factory
+from transformers.utils.hub import hf_api
+from trl import GRPOTrainer
+
+Inputs = dict[str, Any]
+
+# Inputs of the loss whose first axis counts images, tiles or patches and not completions.
+MULTIMODAL_INPUTS = (
+    "pixel_values",
+    "image_grid_thw",
+    "image_position_ids",
+    "num_images",
+    "token_type_ids",
+    "mm_token_type_ids",
+)
+
+
+def is_multimodal(inputs: Mapping[str, Any]) -> bool:
+    """Whether a batch holds images, which cannot be taken apart row by row."""
+    return any(inputs.get(name) is not None for name in MULTIMODAL_INPUTS)
+
+
+def rollout_buffer(trainer: Any) -> list[Inputs] | None:
+    """The micro-batches of the latest rollout, a new list for each rollout; None before the first.
+
+    TRL reads from it in every micro-step, so it is where rows can be dealt out anew.
+    """
+    buffered: list[Inputs] | None = trainer._buffered_inputs
+    return buffered
+
+
+def replace_rollout_buffer(trainer: Any, micro_batches: list[Inputs]) -> Inputs:
+    """Let the trainer go on with other micro-batches of the same rollout; returns the one whose turn it is."""
+    trainer._buffered_inputs = micro_batches
+    return micro_batches[trainer._step % trainer.args.steps_per_generation]
+
+
+def training_metrics(trainer: GRPOTrainer) -> dict[str, list[float]]:
+    """The lists to which the loss appends its figures, averaged and emptied by `log`."""
+    metrics: dict[str, list[float]] = trainer._metrics["train"]
+    return metrics
+
+
+def logged_column(trainer: GRPOTrainer, column: str) -> list[Any]:
+    """What the reward functions of the latest batch have given to `log_extra`, in the order of the calls."""
+    values: list[Any] = trainer._pending_extra_logs.get(column, [])
+    return values
+
+
+def tokenizer_of(trainer: GRPOTrainer) -> Any:
+    """The tokenizer, also where `processing_class` is the processor of a model with images."""
+    return trainer._tokenizer
+
+
+def has_entropy_bonus(trainer: GRPOTrainer) -> bool:
+    """Whether the loss has an entropy term, whose weight may also be adapted while training."""
+    return bool(trainer._entropy_bonus_enabled)
+
+
+def attention_of(model_config: Any) -> str:
+    """The attention implementation that a loaded model uses; empty if none is chosen."""
+    return model_config._attn_implementation or ""
+
+
+def set_sync_gradients(accelerator: Accelerator, synchronises: bool) -> None:
+    """Say whether the next backward pass exchanges gradients. Accelerate has no public switch for its own flag."""
+    accelerator.gradient_state._set_sync_gradients(synchronises)
+
+
+def hub_client() -> httpx.Client:
+    """The client that huggingface_hub makes by itself, to be given time limits."""
+    return default_client_factory()
+
+
+def hub_api() -> HfApi:
+    """The client of the Hub that Trainer pushes with."""
+    return hf_api()
