@@ -15,6 +15,9 @@ from tinyzero_trl.training import trl_internals
 
 TRAINING = Path(trl_internals.__file__).parent
 
+# Methods of a stock trainer that `WindowController` wraps; `test_trl.py` pins their signatures.
+WRAPPED = {"_generate_single_turn", "_generate_and_score_completions", "_calculate_rewards"}
+
 
 @pytest.mark.parametrize(
     "assignment",
@@ -70,6 +73,7 @@ def test_private_names_of_others_are_read_in_one_module_alone() -> None:
             if isinstance(node, ast.ImportFrom) and not str(node.module).startswith("tinyzero_trl"):
                 path = [*str(node.module).split("."), *(alias.name for alias in node.names)]
                 assert not any(part.startswith("_") and part != "__future__" for part in path), f"{file}: {path}"
-            if isinstance(node, ast.Attribute) and node.attr.startswith("_") and not node.attr.startswith("__"):
+            is_private = isinstance(node, ast.Attribute) and node.attr.startswith("_") and node.attr not in WRAPPED
+            if is_private and not node.attr.startswith("__"):
                 owner = ast.unparse(node.value)
                 assert owner in ("self", "cls", "super()", "sys"), f"{file}, line {node.lineno}: {owner}.{node.attr}"

@@ -10,6 +10,7 @@ from trl import GRPOTrainer
 
 from tinyzero_trl.training.callbacks.events import SavedInCheckpoints
 from tinyzero_trl.training.completion_limit import CompletionLimit
+from tinyzero_trl.training.trl_internals import training_metrics
 from tinyzero_trl.windows import RolloutObservation, WindowConfig, WindowPolicy, make_policy
 
 
@@ -133,7 +134,7 @@ class WindowController(SavedInCheckpoints):
             )
         )
         for name, value in self.policy.metrics().items():
-            trainer._metrics["train"][f"adaptive_window/{name}"].append(value)
+            training_metrics(trainer)[f"adaptive_window/{name}"].append(value)
 
 
 @contextmanager
