@@ -67,7 +67,7 @@ def _train(arguments: Sequence[str]) -> int:
         run.start_run(trainer, task, model)
         trainer.train()
         if stop.was_stopped:
-            return 1 if trainer.checkpoint_error else EXIT_STOPPED_BY_SIGNAL
+            return 1 if trainer.checkpoints.error else EXIT_STOPPED_BY_SIGNAL
         run.finish_run(trainer)
     except (NonFiniteError, OSError, SafetensorError) as error:
         return _say_error(error, status=1)
