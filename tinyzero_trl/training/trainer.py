@@ -1,6 +1,7 @@
 """`AdaptiveGRPOTrainer`: TRL's GRPO with a rollout window. Its methods stand in the order in which a step runs them."""
 
 import time
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -78,7 +79,7 @@ class AdaptiveGRPOTrainer(GRPOTrainer):
         eval_dataset: Any = None,
         processing_class: Any = None,
         reward_processing_classes: Any = None,
-        callbacks: list[TrainerCallback] | None = None,
+        callbacks: Sequence[TrainerCallback] | None = None,
         optimizers: tuple[Any, Any] = (None, None),
         quantization_config: Any = None,
         peft_config: Any = None,
