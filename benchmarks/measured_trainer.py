@@ -182,12 +182,12 @@ def end_at_planned_lengths(trainer: Any, lengths: list[int]) -> None:
         return LogitsProcessorList([EndAtPlannedLength(rows, prompt_width)])
 
     if isinstance(trainer, AdaptiveGRPOTrainer):
-        shrinking = decoding.generate_while_any_unfinished
+        compacting = decoding.compacting_generate
 
-        def shrinking_planned(model: Any, input_ids: torch.Tensor, **kwargs: Any) -> Any:
-            return shrinking(model, input_ids, processors_for=partial(planned, input_ids.size(1)), **kwargs)
+        def compacting_planned(model: Any, input_ids: torch.Tensor, **kwargs: Any) -> Any:
+            return compacting(model, input_ids, processors_for=partial(planned, input_ids.size(1)), **kwargs)
 
-        decoding.generate_while_any_unfinished = shrinking_planned
+        decoding.compacting_generate = compacting_planned
         return
     generate = trainer.model.generate
 

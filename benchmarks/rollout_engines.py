@@ -21,8 +21,8 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-from tinyzero_trl.generation.compacting import generate_while_any_unfinished
-from tinyzero_trl.generation.sampling import encode_prompts
+from tinyzero_trl.generation.compacting import compacting_generate
+from tinyzero_trl.generation.prompts import encode_prompts
 from tinyzero_trl.models.toy import resolve_model
 from tinyzero_trl.runs.environment import describe_environment
 from tinyzero_trl.tasks import countdown
@@ -96,12 +96,12 @@ def engines(path: str, tokenizer: Any, limit: int) -> dict[str, Engine]:
             outputs = model.generate_batch(prompt_ids, generation_config=GenerationConfig(**shared), progress_bar=False)
         return [output.generated_tokens for output in outputs.values()]
 
-    def shrinking(**arguments: Any) -> torch.Tensor:
-        return generate_while_any_unfinished(model, **arguments)
+    def compacting(**arguments: Any) -> torch.Tensor:
+        return compacting_generate(model, **arguments)
 
     found: dict[str, Engine] = {
         "generate": padded(model.generate),
-        "finished rows leave": padded(shrinking),
+        "finished rows leave": padded(compacting),
         "static cache": padded(model.generate, cache_implementation="static"),
         "continuous batching": continuous,
     }

@@ -13,6 +13,8 @@ _LAZY = {
     "AdaptiveGRPOConfig": "tinyzero_trl.training.config",
     "AdaptiveGRPOTrainer": "tinyzero_trl.training.trainer",
     "AdaptiveWindowCallback": "tinyzero_trl.training.callbacks.events",
+    "Engine": "tinyzero_trl.generation.engine",
+    "register_engine": "tinyzero_trl.generation.engine",
 }
 __all__ = sorted(_LAZY)
 

@@ -74,7 +74,10 @@ def test_light_rooms_load_neither_torch_nor_transformers_nor_trl() -> None:
 def test_the_public_names_are_there() -> None:
     import tinyzero_trl
 
-    assert tinyzero_trl.__all__ == ["AdaptiveGRPOConfig", "AdaptiveGRPOTrainer", "AdaptiveWindowCallback"]
+    assert tinyzero_trl.__all__ == [
+        *("AdaptiveGRPOConfig", "AdaptiveGRPOTrainer", "AdaptiveWindowCallback"),
+        *("Engine", "register_engine"),
+    ]
     for name in tinyzero_trl.__all__:
         assert getattr(tinyzero_trl, name).__name__ == name
     with pytest.raises(AttributeError, match="has no attribute 'Trainer'"):

@@ -10,7 +10,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, AutoConfig,
 from transformers.masking_utils import flash_attention_mask
 from trl.trainer.utils import add_fused_lm_head
 
-from tinyzero_trl.generation.compacting import can_shrink, generate_while_any_unfinished, shrinking_batches
+from tinyzero_trl.generation.compacting import can_compact, compacting_batches, compacting_generate
 from tinyzero_trl.models.architectures import PLAIN_DECODERS, depends_on_width, is_plain_decoder
 from tinyzero_trl.training.loss.packing import packed_scores
 
@@ -80,9 +80,9 @@ def test_rows_may_leave_the_batch(kind: str) -> None:
     written = free[:, PROMPT:].tolist()
     ends = sorted({row[3 + place % 5] for place, row in enumerate(written)} - {0} - set(written[1]))
     config = GenerationConfig(**settings, eos_token_id=ends or [1])
-    assert can_shrink(model, config)
+    assert can_compact(model, config)
     stock = model.generate(input_ids=ids, attention_mask=mask, generation_config=config)
-    assert torch.equal(generate_while_any_unfinished(model, ids, mask, config), stock)
+    assert torch.equal(compacting_generate(model, ids, mask, config), stock)
 
 
 @pytest.mark.parametrize("attention", ["sdpa", BY_POSITIONS])
@@ -115,10 +115,10 @@ def test_what_is_no_plain_decoder_is_left_to_generate(kind: str, changes: dict[s
     config = GenerationConfig(max_new_tokens=8, do_sample=False, pad_token_id=0, eos_token_id=1, disable_compile=True)
     assert not is_plain_decoder(model)
     stock = model.generate(input_ids=ids, attention_mask=mask, generation_config=config)
-    with shrinking_batches(model):
+    with compacting_batches(model):
         ours = model.generate(input_ids=ids, attention_mask=mask, generation_config=config)
     assert torch.equal(ours, stock)
-    assert torch.equal(generate_while_any_unfinished(model, ids, mask, config), stock), "evaluation calls it by itself"
+    assert torch.equal(compacting_generate(model, ids, mask, config), stock), "evaluation calls it by itself"
 
 
 def test_positions_that_depend_on_the_width_are_known() -> None:

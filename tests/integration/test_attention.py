@@ -8,8 +8,14 @@ from tiny_models import build_model, build_tokenizer
 from transformers import DynamicCache, GenerationConfig
 from transformers.cache_utils import DynamicLayer
 
-from tinyzero_trl.generation.cache import GROUPED_DECODING, ROOM_TOKENS, RoomyLayer, decoding_attention, roomy_cache
-from tinyzero_trl.generation.compacting import generate_while_any_unfinished
+from tinyzero_trl.generation.cache import (
+    GROUPED_DECODING,
+    PREALLOCATED_TOKENS,
+    PreallocatedLayer,
+    decoding_attention,
+    preallocated_cache,
+)
+from tinyzero_trl.generation.compacting import compacting_generate
 
 
 @pytest.fixture
@@ -21,29 +27,35 @@ def states(batch: int, tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.randn(batch, 2, tokens, 8), torch.randn(batch, 2, tokens, 8)
 
 
-def test_a_roomy_layer_holds_what_a_dynamic_one_does_while_rows_and_tokens_come_and_go() -> None:
+def test_a_preallocated_layer_holds_what_a_dynamic_one_does_while_rows_and_tokens_come_and_go() -> None:
     torch.manual_seed(0)
-    roomy, dynamic = RoomyLayer(), DynamicLayer()
-    for batch, tokens, left in [(5, 7, None), (5, 1, [0, 2, 4]), (3, 1, None), (3, 2 * ROOM_TOKENS, [1]), (1, 1, None)]:
+    preallocated, dynamic = PreallocatedLayer(), DynamicLayer()
+    for batch, tokens, left in [
+        (5, 7, None),
+        (5, 1, [0, 2, 4]),
+        (3, 1, None),
+        (3, 2 * PREALLOCATED_TOKENS, [1]),
+        (1, 1, None),
+    ]:
         new = states(batch, tokens)
-        for ours, theirs in zip(roomy.update(*new), dynamic.update(*new), strict=True):
+        for ours, theirs in zip(preallocated.update(*new), dynamic.update(*new), strict=True):
             assert torch.equal(ours, theirs)
         if left is not None:
-            for layer in (roomy, dynamic):
+            for layer in (preallocated, dynamic):
                 layer.batch_select_indices(torch.tensor(left))
-        assert roomy.get_seq_length() == dynamic.get_seq_length()
-        assert torch.equal(roomy.keys, dynamic.keys) and torch.equal(roomy.values, dynamic.values)
-    for layer in (roomy, dynamic):
+        assert preallocated.get_seq_length() == dynamic.get_seq_length()
+        assert torch.equal(preallocated.keys, dynamic.keys) and torch.equal(preallocated.values, dynamic.values)
+    for layer in (preallocated, dynamic):
         layer.crop(-3)
         layer.update(*(torch.ones(1, 2, 1, 8), torch.zeros(1, 2, 1, 8)))
-    assert torch.equal(roomy.keys, dynamic.keys) and torch.equal(roomy.values, dynamic.values)
+    assert torch.equal(preallocated.keys, dynamic.keys) and torch.equal(preallocated.values, dynamic.values)
 
 
 def test_a_token_is_appended_in_place() -> None:
-    layer = RoomyLayer()
+    layer = PreallocatedLayer()
     layer.update(*states(2, 5))
     places = set()
-    for _ in range(2 * ROOM_TOKENS):
+    for _ in range(2 * PREALLOCATED_TOKENS):
         layer.update(*states(2, 1))
         places.add((layer.keys.data_ptr(), layer.values.data_ptr()))
     assert len(places) == 2, "the room that the first tokens got, and one more"
@@ -60,10 +72,10 @@ def test_a_step_repeats_no_shared_keys_and_gives_the_logits_of_sdpa(
     prompt, token = torch.arange(12).reshape(3, 4), torch.tensor([[3], [5], [7]])
     mask = torch.tensor([[0, 0, 1, 1, 1], [0, 1, 1, 1, 1], [1, 1, 1, 1, 1]])
     logits = []
-    for cache in (DynamicCache(config=model.config), roomy_cache(model)):
+    for cache in (DynamicCache(config=model.config), preallocated_cache(model)):
         model(input_ids=prompt, attention_mask=mask[:, :4], past_key_values=cache)
         repeated.clear()
-        if isinstance(cache.layers[0], RoomyLayer):
+        if isinstance(cache.layers[0], PreallocatedLayer):
             with decoding_attention(model):
                 logits.append(model(input_ids=token, attention_mask=mask, past_key_values=cache).logits)
             assert not repeated
@@ -80,6 +92,6 @@ def test_sdpa_alone_is_replaced_and_comes_back(model: Any) -> None:
     config = GenerationConfig(max_new_tokens=2, do_sample=False, pad_token_id=0, eos_token_id=1)
     for attention in ("sdpa", "eager"):
         model.set_attn_implementation(attention)
-        generate_while_any_unfinished(model, **inputs, generation_config=config)
+        compacting_generate(model, **inputs, generation_config=config)
         assert model.config._attn_implementation == attention
     assert set(attentions) == {GROUPED_DECODING, "eager"}

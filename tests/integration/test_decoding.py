@@ -9,7 +9,7 @@ from tiny_models import build_model, build_tokenizer
 from transformers import GenerationConfig
 
 from tinyzero_trl.generation import compacting as decoding
-from tinyzero_trl.generation.compacting import can_shrink, generate_while_any_unfinished, shrinking_batches
+from tinyzero_trl.generation.compacting import can_compact, compacting_batches, compacting_generate
 
 LIMIT = 40
 
@@ -55,9 +55,7 @@ def rows_computed(model: Any, call: Any) -> tuple[Any, int]:
 def test_greedy_completions_are_those_of_generate_from_fewer_rows(model: Any, inputs: Any) -> None:
     config = settings(model, inputs)
     stock, stock_rows = rows_computed(model, lambda: model.generate(**inputs, generation_config=config))
-    ours, our_rows = rows_computed(
-        model, lambda: generate_while_any_unfinished(model, **inputs, generation_config=config)
-    )
+    ours, our_rows = rows_computed(model, lambda: compacting_generate(model, **inputs, generation_config=config))
     assert torch.equal(stock, ours)
     finished = torch.isin(stock[:, inputs["input_ids"].size(1) :], torch.tensor(config.eos_token_id)).any(1)
     assert 0 < finished.sum() < len(finished), "some rows must end, and some must not"
@@ -71,7 +69,7 @@ def test_sampling_follows_the_same_distribution(model: Any, inputs: Any) -> None
     width = row["input_ids"].size(1)
     torch.manual_seed(0)
     stock = model.generate(**row, generation_config=config)[:, width:]
-    ours = generate_while_any_unfinished(model, **row, generation_config=config)[:, width:]
+    ours = compacting_generate(model, **row, generation_config=config)[:, width:]
     for position in range(3):
         counts = [torch.bincount(tokens[:, position], minlength=model.config.vocab_size) for tokens in (stock, ours)]
         expected = (counts[0] + counts[1]) / 2
@@ -85,14 +83,14 @@ def test_what_it_cannot_shrink_goes_to_generate_as_it_is(
 ) -> None:
     config = settings(model, inputs)
     plain, _ = rows_computed(model, lambda: model.generate(**inputs, generation_config=config))
-    with shrinking_batches(model):
+    with compacting_batches(model):
         same, rows = rows_computed(model, lambda: model.generate(**inputs, generation_config=config))
         _, all_rows = rows_computed(model, lambda: model.generate(**inputs, generation_config=config, top_k=5))
     assert torch.equal(plain, same)
     assert rows < 0.7 * all_rows
     assert "generate" not in vars(model), "the model is left as it was found"
     monkeypatch.setattr(decoding, "is_deepspeed_zero3_enabled", lambda: True)
-    with shrinking_batches(model):
+    with compacting_batches(model):
         _, rows_in_step = rows_computed(model, lambda: model.generate(**inputs, generation_config=config))
     assert rows_in_step == all_rows, "ranks that share weights must make the same passes"
 
@@ -116,9 +114,9 @@ def test_what_it_cannot_shrink_goes_to_generate_as_it_is(
 )
 def test_only_plain_sampling_is_taken_apart(model: Any, option: dict[str, Any]) -> None:
     plain = {"max_new_tokens": 8, "do_sample": True, "use_cache": True, "num_beams": 1, "min_new_tokens": 0}
-    assert can_shrink(model, GenerationConfig(**plain))
-    assert not can_shrink(model, GenerationConfig(**plain | option))
+    assert can_compact(model, GenerationConfig(**plain))
+    assert not can_compact(model, GenerationConfig(**plain | option))
     # `generate` takes from the model's own what the given one leaves open
     model.generation_config = GenerationConfig(do_sample=True, **option)
     left_open = {name: value for name, value in plain.items() if name not in option}
-    assert "max_new_tokens" in option or not can_shrink(model, GenerationConfig(**left_open))
+    assert "max_new_tokens" in option or not can_compact(model, GenerationConfig(**left_open))

@@ -16,9 +16,8 @@ from tiny_models import PROBLEMS, save_tiny_model, write_problems
 
 from tinyzero_trl.commands.main import main
 from tinyzero_trl.evaluation import EvaluationSettings, evaluate
-from tinyzero_trl.evaluation import engines as engines_module
 from tinyzero_trl.evaluation import run as run_module
-from tinyzero_trl.generation.sampling import Completion
+from tinyzero_trl.generation.transformers_engine import TransformersEngine
 from tinyzero_trl.metrics import pass_at_k, wilson_interval
 from tinyzero_trl.tasks import Problem, countdown
 
@@ -240,7 +239,7 @@ def test_answers_without_files_need_no_model(
     with pytest.raises(OSError, match="no space left"):
         evaluate(settings, tmp_path)
     monkeypatch.undo()
-    monkeypatch.setattr(run_module, "load_engine", lambda *_: pytest.fail("everything was answered already"))
+    monkeypatch.setattr(run_module, "engine_class", lambda *_: pytest.fail("everything was answered already"))
     assert evaluate(settings, tmp_path)["generations"] == 3 * len(PROBLEMS)
 
 
@@ -248,16 +247,16 @@ def test_too_large_a_batch_goes_on_with_a_smaller_one(
     settings: EvaluationSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     evaluate(settings, tmp_path / "whole")
-    complete = engines_module.complete_tokens
+    start = TransformersEngine.start
 
-    def complete_small_batches(*args: Any, **options: Any) -> list[Completion]:
-        if options["batch_size"] > 4 and len(args[2][0]) > shortest:
+    def start_small_batches(engine: Any, prompt_ids: list[list[int]], *args: Any) -> Any:
+        if len(prompt_ids) > 4 and len(prompt_ids[0]) > shortest:
             raise torch.OutOfMemoryError
-        return complete(*args, **options)
+        return start(engine, prompt_ids, *args)
 
     rows = pq.read_table(tmp_path / "whole" / "generations.parquet").to_pylist()
     shortest = min(row["prompt_length"] for row in rows)
-    monkeypatch.setattr(engines_module, "complete_tokens", complete_small_batches)
+    monkeypatch.setattr(TransformersEngine, "start", start_small_batches)
     out = tmp_path / "out"
     with pytest.raises(ValueError, match=r"batch_size: 8 rows do not fit.*smaller --batch-size, it goes on"):
         evaluate(settings, out)

@@ -8,7 +8,8 @@ import torch
 from tiny_models import build_model, build_tokenizer
 from transformers import GenerationConfig
 
-from tinyzero_trl.generation.sampling import Completion, derive_seed, generate_completions
+from tinyzero_trl.generation.completions import Completion, generate_completions
+from tinyzero_trl.generation.engine import derive_seed
 
 PROMPTS = ["1", "1 2 3", "4 4 4 4 4 4", "9 8", "7 unknown words 7", "2 2"]
 

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, GenerationConfig
 from trl import GRPOTrainer
 
 from tinyzero_trl import AdaptiveGRPOTrainer
-from tinyzero_trl.generation.compacting import can_shrink, generate_while_any_unfinished
+from tinyzero_trl.generation.compacting import can_compact, compacting_generate
 
 LORA = {"use_peft": True, "lora_r": 4, "lora_alpha": 8, "lora_target_modules": ["q_proj", "v_proj"]}
 EVERYWHERE = {"lora": peft.LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj", "v_proj"])}
@@ -64,8 +64,8 @@ def test_with_an_adapter_the_same_is_written(adapter: str) -> None:
     settings = {"max_new_tokens": 10, "do_sample": False, "pad_token_id": tokenizer.pad_token_id}
     config = GenerationConfig(**settings, eos_token_id=[tokenizer.eos_token_id, 8, 17])
     stock = model.generate(**batch, generation_config=config)
-    assert can_shrink(model, config) is (adapter in EVERYWHERE)
-    ours = generate_while_any_unfinished(model, batch.input_ids, batch.attention_mask, config)
+    assert can_compact(model, config) is (adapter in EVERYWHERE)
+    ours = compacting_generate(model, batch.input_ids, batch.attention_mask, config)
     assert torch.equal(ours, stock)
 
 

@@ -189,14 +189,14 @@ def test_the_engine_gets_the_window_and_nothing_else_does(trained: WatchedTraine
 
 def test_rollouts_and_evaluation_let_finished_rows_leave(workshop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     batches = []
-    shrinking = decoding.generate_while_any_unfinished
+    compacting = decoding.compacting_generate
 
     def watched(model, input_ids, *args, **kwargs):
         batches.append(len(input_ids))
-        return shrinking(model, input_ids, *args, **kwargs)
+        return compacting(model, input_ids, *args, **kwargs)
 
-    monkeypatch.setattr(decoding, "generate_while_any_unfinished", watched)
-    trainer = train(write_recipe(workshop, "shrinking", max_steps=1, save_strategy="no"))
+    monkeypatch.setattr(decoding, "compacting_generate", watched)
+    trainer = train(write_recipe(workshop, "compacting", max_steps=1, save_strategy="no"))
     assert batches == [len(batch.lengths) for batch in trainer.batches]
 
 

@@ -4,17 +4,20 @@ import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from tinyzero_trl.evaluation.rows import Row, WorkFile, is_correct, summarise, write_rows
 from tinyzero_trl.evaluation.settings import EvaluationSettings, Exam, identify, prepare_exam
-from tinyzero_trl.generation.engines import Decoding, Engine, load_engine
-from tinyzero_trl.generation.sampling import batched, derive_seed
-from tinyzero_trl.models.loading import check_model, load_model_config, load_tokenizer
+from tinyzero_trl.generation.completions import batched, complete
+from tinyzero_trl.generation.engine import Engine, EngineSetup, Sampling, derive_seed, engine_class
+from tinyzero_trl.generation.sampling import end_token_ids, padding_token_id
+from tinyzero_trl.models.loading import check_model, load_generation_config, load_model_config, load_tokenizer
 from tinyzero_trl.models.toy import resolve_model
 from tinyzero_trl.runs.records import write_atomically
 from tinyzero_trl.tasks import get_task
@@ -47,17 +50,18 @@ def evaluate(settings: EvaluationSettings, out: Path) -> dict[str, Any]:
     work = WorkFile(out / WORK, identity)
     samples = _by_prompt_length(exam, settings.n)
     if pending := samples[len(work.rows) :]:
-        decoding = Decoding(
-            longest_prompt=exam.longest_prompt_tokens,
-            max_completion_length=settings.max_completion_length,
-            temperature=settings.temperature,
+        setup = EngineSetup(
+            tokenizer,
+            model_path,
             batch_size=settings.batch_size,
+            max_sequence_length=exam.longest_prompt_tokens + settings.max_completion_length,
         )
-        engine = load_engine(identity["engine"], model_path, tokenizer, decoding)
+        engine = engine_class(identity["engine"])(setup)
+        sampling = _sampling(settings, model_path, tokenizer)
         with _progress_bar(total=len(samples)) as advance:
             advance(work.rows)
             for batch in batched(pending, engine.rows_per_call):
-                rows = _answer(engine, exam, batch, settings.seed)
+                rows = _answer(engine, exam, batch, settings, sampling)
                 work.append(rows)
                 advance(rows)
     result = {"settings": identity, **summarise(work.rows)}
@@ -79,12 +83,32 @@ def _by_prompt_length(exam: Exam, n: int) -> list[Sample]:
     return sorted(samples, key=lambda sample: len(exam.prompt_ids[sample[0]]))
 
 
-def _answer(engine: Engine, exam: Exam, batch: Sequence[Sample], seed: int) -> list[Row]:
-    """Let the engine write the samples of a batch, and judge them."""
-    room = get_task(exam.task.task)
-    completions = engine.complete(
-        [exam.prompt_ids[problem] for problem, _ in batch], [derive_seed(seed, *sample) for sample in batch]
+def _sampling(settings: EvaluationSettings, model_path: str, tokenizer: Any) -> Sampling:
+    """How completions are sampled; the seeds follow for each batch."""
+    ends = end_token_ids(tokenizer, load_generation_config(model_path))
+    return Sampling(
+        temperature=settings.temperature, end_token_ids=ends, pad_token_id=padding_token_id(tokenizer, ends)
     )
+
+
+def _answer(
+    engine: Engine, exam: Exam, batch: Sequence[Sample], settings: EvaluationSettings, sampling: Sampling
+) -> list[Row]:
+    """Let the engine write the samples of a batch, and judge them.
+
+    Raises:
+        ValueError: the batch does not fit into the device's memory.
+    """
+    room = get_task(exam.task.task)
+    seeds = tuple(derive_seed(settings.seed, *sample) for sample in batch)
+    prompt_ids = [exam.prompt_ids[problem] for problem, _ in batch]
+    try:
+        completions = complete(engine, prompt_ids, replace(sampling, seeds=seeds), settings.max_completion_length)
+    except torch.OutOfMemoryError as error:
+        raise ValueError(
+            f"batch_size: {len(batch)} rows do not fit the device's memory; run the same command "
+            "with a smaller --batch-size, it goes on where this one stopped"
+        ) from error
     rows = []
     for (index, sample), completion in zip(batch, completions, strict=True):
         problem = exam.problems[index]

@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
-from tinyzero_trl.generation.engines import default_device, dtype_name
-from tinyzero_trl.generation.sampling import choose_engine, encode_prompts
-from tinyzero_trl.models.loading import check_room
+from tinyzero_trl.generation.engine import choose_engine
+from tinyzero_trl.generation.prompts import encode_prompts
+from tinyzero_trl.models.loading import check_room, default_device, dtype_name
 from tinyzero_trl.runs.files import read_mapping, shortened
 from tinyzero_trl.runs.records import CONFIG
 from tinyzero_trl.tasks import Problem, get_task

@@ -6,7 +6,7 @@ from typing import Any
 
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tinyzero_trl.generation.sampling import generate_completions
+from tinyzero_trl.generation.completions import generate_completions
 from tinyzero_trl.models.toy.curricula import Curriculum, TaughtTask
 from tinyzero_trl.models.toy.warmstart import runs_on_gpu
 from tinyzero_trl.tasks import get_task

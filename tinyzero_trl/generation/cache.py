@@ -2,8 +2,8 @@
 
 For every token, Transformers copies the whole cache twice: to append the token's keys and values, and, where query
 heads share them (GQA) and rows are padded, to repeat them for every query head. With hundreds of long rows these copies
-are most of a rollout. Here the cache has room to append in place, and the query heads of a group stand where query
-positions do: a decoding step has one position, so their attention is the same computation, up to its rounding.
+are most of a rollout. Here the cache is preallocated and appends in place, and the query heads of a group stand where
+query positions do: a decoding step has one position, so their attention is the same computation, up to its rounding.
 """
 
 from collections.abc import Iterator
@@ -21,18 +21,18 @@ from transformers.masking_utils import sdpa_mask
 GROUPED_DECODING = "sdpa_grouped_decoding"
 """The name of `grouped_decoding` among Transformers' attention implementations."""
 
-ROOM_TOKENS = 128
-"""Tokens for which a cache makes room at a time."""
+PREALLOCATED_TOKENS = 128
+"""Tokens for which a cache allocates memory at a time."""
 
 
-class RoomyLayer(DynamicLayer):
-    """A dynamic cache layer whose `keys` and `values` (B, H, L, D) are the used part of tensors with room behind it."""
+class PreallocatedLayer(DynamicLayer):
+    """A dynamic cache layer whose `keys` and `values` (B, H, L, D) are the used part of larger tensors."""
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        """Start empty and without room."""
+        """Start empty, with nothing allocated."""
         super().lazy_initialization(key_states, value_states)
         assert self.keys is not None and self.values is not None
-        self._room = (self.keys, self.values)
+        self._allocated = (self.keys, self.values)
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Append `key_states` and `value_states` (B, H, new, D) and return all keys and values."""
@@ -42,29 +42,29 @@ class RoomyLayer(DynamicLayer):
         length = self.get_seq_length()
         end = length + key_states.size(-2)
         # Whoever selects rows puts other tensors in place of `keys` and `values`.
-        is_view = length > 0 and self.keys.data_ptr() == self._room[0].data_ptr()
-        if not is_view or end > self._room[0].size(-2):
-            self._room = (_with_room(self.keys, key_states, end), _with_room(self.values, value_states, end))
-        for room, states in zip(self._room, (key_states, value_states), strict=True):
-            room[:, :, length:end] = states
-        keys, values = (room[:, :, :end] for room in self._room)
+        is_view = length > 0 and self.keys.data_ptr() == self._allocated[0].data_ptr()
+        if not is_view or end > self._allocated[0].size(-2):
+            self._allocated = (_preallocated(self.keys, key_states, end), _preallocated(self.values, value_states, end))
+        for memory, states in zip(self._allocated, (key_states, value_states), strict=True):
+            memory[:, :, length:end] = states
+        keys, values = (memory[:, :, :end] for memory in self._allocated)
         self.keys, self.values = keys, values
         return keys, values
 
 
-def _with_room(old: Tensor, new: Tensor, tokens: int) -> Tensor:
-    """A tensor for `tokens` and `ROOM_TOKENS` more, that begins with `old`."""
+def _preallocated(old: Tensor, new: Tensor, tokens: int) -> Tensor:
+    """A tensor for `tokens` and `PREALLOCATED_TOKENS` more, that begins with `old`."""
     batch, heads, _, width = new.shape
-    room = new.new_empty(batch, heads, tokens + ROOM_TOKENS, width)
+    memory = new.new_empty(batch, heads, tokens + PREALLOCATED_TOKENS, width)
     if old.numel():
-        room[:, :, : old.size(-2)] = old
-    return room
+        memory[:, :, : old.size(-2)] = old
+    return memory
 
 
-def roomy_cache(model: Any) -> DynamicCache:
-    """The cache that `generate` would make for `model`, of layers with room where they are plain dynamic ones."""
+def preallocated_cache(model: Any) -> DynamicCache:
+    """The cache that `generate` would make for `model`, with preallocated layers in place of plain dynamic ones."""
     cache = DynamicCache(config=model.config)
-    cache.layers = [RoomyLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    cache.layers = [PreallocatedLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
     return cache
 
 

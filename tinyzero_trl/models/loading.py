@@ -1,19 +1,71 @@
 """How models and tokenizers are loaded: precision, attention, no remote code, no pickle, errors of one line."""
 
 import logging
+import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from transformers.integrations import is_deepspeed_zero3_enabled, is_fsdp_enabled
+from transformers.utils import is_flash_attn_2_available
 from transformers.utils import logging as transformers_logging
 
 from tinyzero_trl.runs.files import read_mapping
 
 SAFE: dict[str, Any] = {"trust_remote_code": False, "use_safetensors": True}
 """What every `from_pretrained` of weights is called with: a model folder is data, and no program."""
+
+
+def default_device() -> torch.device:
+    """The first CUDA device, or the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def default_dtype() -> torch.dtype:
+    """bfloat16 on a CUDA device, float32 on the CPU."""
+    return torch.bfloat16 if torch.cuda.is_available() else torch.float32
+
+
+def dtype_name() -> str:
+    """`default_dtype()` as vLLM and people write it."""
+    return str(default_dtype()).removeprefix("torch.")
+
+
+def load_model(path: str) -> Any:
+    """A causal language model on `default_device()` in `default_dtype()`, with FlashAttention 2 if it works.
+
+    Raises:
+        ValueError: if it cannot be loaded.
+    """
+    flash = is_flash_attn_2_available() and default_dtype() == torch.bfloat16
+    # bars would be drawn wherever standard error goes; here they are for terminals
+    with nullcontext() if sys.stderr.isatty() else without_bars():
+        model = load(
+            AutoModelForCausalLM.from_pretrained,
+            path,
+            **SAFE,
+            dtype=default_dtype(),
+            attn_implementation="flash_attention_2" if flash else None,
+        )
+    return model.to(default_device())
+
+
+def load_generation_config(path: str) -> GenerationConfig:
+    """What a loaded model has as `generation_config`: its own file's, or one made of the model's configuration.
+
+    Raises:
+        ValueError: the file is damaged, or there is no model.
+    """
+    path = base_of_adapter(path) or path
+    try:
+        return load(GenerationConfig.from_pretrained, path)
+    except ValueError as error:
+        if isinstance(error.__cause__, OSError):
+            return GenerationConfig.from_model_config(load_model_config(path))
+        raise
 
 
 def load_model_config(path: str, **settings: Any) -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 
 from trl import GRPOConfig
 
-from tinyzero_trl.generation.sampling import choose_engine
+from tinyzero_trl.generation.engine import choose_engine
 from tinyzero_trl.runs.files import shortened
 from tinyzero_trl.training.preflight.values import check_choices, check_numbers, check_schedule
 from tinyzero_trl.windows import WindowConfig

@@ -5,7 +5,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase, StopStringCriteria
 
-from tinyzero_trl.generation.compacting import shrinking_batches
+from tinyzero_trl.generation.compacting import compacting_batches
 from tinyzero_trl.generation.vllm_on_cpu import adapt_vllm_to_cpu
 from tinyzero_trl.tasks.rewards import completion_text
 from tinyzero_trl.training.config import AdaptiveGRPOConfig
@@ -53,7 +53,7 @@ class Rollouts:
 
     def sample(self, generate: Callable[[], Any], model: Any) -> Any:
         """What `generate` returns: token ids of the completions and more. It runs `model.generate`, or vLLM."""
-        with shrinking_batches(model, self._answer_ends):
+        with compacting_batches(model, self._answer_ends):
             completion_ids, *others = generate()
         if self._answer_ends:
             completion_ids = [self._without_padding_after_answer(ids) for ids in completion_ids]

@@ -21,7 +21,7 @@ class CheckFailedError(Exception):
 def _embedded_model() -> Any:
     from transformers import AutoModelForCausalLM
 
-    from tinyzero_trl.generation.engines import default_device
+    from tinyzero_trl.models.loading import default_device
     from tinyzero_trl.models.toy import EMBEDDED, resolve_model
 
     model: Any = AutoModelForCausalLM.from_pretrained(resolve_model(EMBEDDED))

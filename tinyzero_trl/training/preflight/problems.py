@@ -6,7 +6,7 @@ from typing import Any
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from tinyzero_trl.generation.sampling import encode_prompts
+from tinyzero_trl.generation.prompts import encode_prompts
 from tinyzero_trl.models.loading import check_room
 from tinyzero_trl.training.config import AdaptiveGRPOConfig
 

@@ -1,0 +1,107 @@
+"""Completions as text, from any engine."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Any
+
+from tinyzero_trl.generation.engine import Engine, EngineSetup, SampledBatch, Sampling, derive_seed
+from tinyzero_trl.generation.prompts import Prompt, encode_prompts
+from tinyzero_trl.generation.sampling import end_token_ids, padding_token_id
+from tinyzero_trl.generation.transformers_engine import TransformersEngine
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What a model wrote after a prompt.
+
+    `token_ids` run up to and including the end token; `text` is the same without special tokens. `truncated`
+    means that no end token came within the limit: an end token exactly at the limit is a finished completion.
+    """
+
+    token_ids: tuple[int, ...]
+    text: str
+    truncated: bool
+
+    @property
+    def length_tokens(self) -> int:
+        """Tokens written, the end token included."""
+        return len(self.token_ids)
+
+
+def complete(engine: Engine, prompt_ids: Sequence[list[int]], sampling: Sampling, limit: int) -> list[Completion]:
+    """One completion per prompt, of `limit` tokens at most.
+
+    Raises:
+        ValueError: the engine does not return what it must.
+    """
+    batch = engine.start(prompt_ids, sampling, limit)
+    check_batch(engine, batch, len(prompt_ids))
+    return [
+        Completion(tuple(ids), engine.setup.tokenizer.decode(ids, skip_special_tokens=True), truncated=not finished)
+        for ids, finished in zip(batch.completion_ids, batch.finished, strict=True)
+    ]
+
+
+def check_batch(engine: Engine, batch: SampledBatch, rows: int) -> None:
+    """Whether an engine has returned one completion per prompt, each of one token or more and within the limit.
+
+    Raises:
+        ValueError: names the engine and what is wrong.
+    """
+    name, lengths = type(engine).__name__, [len(ids) for ids in batch.completion_ids]
+    if (len(lengths), len(batch.finished)) != (rows, rows):
+        raise ValueError(f"engine: {name} returned {len(lengths)} completions for {rows} prompts; return one for each")
+    if not 0 < min(lengths, default=1) <= max(lengths, default=1) <= batch.limit:
+        raise ValueError(
+            f"engine: {name} returned completions of {min(lengths)} to {max(lengths)} tokens for a limit of "
+            f"{batch.limit}; return 1 token or more, and no more than the limit"
+        )
+
+
+def generate_completions(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[Prompt],
+    *,
+    max_completion_length: int,
+    temperature: float = 0.0,
+    seed: int = 0,
+    batch_size: int = 64,
+) -> list[Completion]:
+    """One completion per prompt, in the order of the prompts, by Transformers' `generate`.
+
+    Prompts are batched by length, so that little is padded. The global random state, the model's mode and its
+    generation settings are the same afterwards; of the latter only the end tokens are used, so that a
+    checkpoint's own top-k or repetition penalty does not decide what is measured.
+
+    Args:
+        model: a causal language model of transformers, on the device where it shall run.
+        tokenizer: its tokenizer; the prompts are padded on the left, whichever side it prefers.
+        prompts: texts, or chats for the tokenizer's chat template.
+        max_completion_length: most tokens that a completion may have.
+        temperature: 0.0 takes the likeliest token, anything above samples from the full distribution.
+        seed: prompt i is sampled with a generator seeded from `seed` and i.
+        batch_size: rows that are generated side by side.
+
+    Raises:
+        ValueError: if a chat meets a tokenizer without a chat template.
+    """
+    prompt_ids = encode_prompts(tokenizer, prompts)
+    engine = TransformersEngine(EngineSetup(tokenizer, model.name_or_path, model=model, batch_size=batch_size))
+    ends = end_token_ids(tokenizer, model.generation_config)
+    sampling = Sampling(temperature=temperature, end_token_ids=ends, pad_token_id=padding_token_id(tokenizer, ends))
+    by_length = sorted(range(len(prompt_ids)), key=lambda row: len(prompt_ids[row]))
+    completions: dict[int, Completion] = {}
+    for rows in batched(by_length, batch_size):
+        seeded = replace(sampling, seeds=tuple(derive_seed(seed, row) for row in rows))
+        written = complete(engine, [prompt_ids[row] for row in rows], seeded, max_completion_length)
+        completions |= dict(zip(rows, written, strict=True))
+    return [completions[row] for row in range(len(prompts))]
+
+
+def batched(items: Sequence[Any], size: int) -> Iterator[list[Any]]:
+    """Consecutive lists of `size` items, the last one shorter."""
+    remaining = iter(items)
+    while batch := list(islice(remaining, size)):
+        yield batch

@@ -1,0 +1,239 @@
+"""What an engine is: prompts in, sampled token ids out, stage by stage; and how it is found by its name.
+
+There is one protocol and one registry for the rollouts of training and for evaluation. docs/engines.md shows an engine
+in one file.
+"""
+
+import hashlib
+import importlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import entry_points
+from importlib.util import find_spec
+from typing import Any
+
+ENTRY_POINTS = "tinyzero_trl.engines"
+"""The entry point group in which an installed package offers its engines."""
+
+_BUILT_IN = {
+    "transformers": "tinyzero_trl.generation.transformers_engine:TransformersEngine",
+    "vllm": "tinyzero_trl.generation.vllm_engine:VllmEngine",
+}
+_REGISTERED: dict[str, type["Engine"]] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """Everything that shapes which tokens are sampled, besides the model, the prompts and the limit.
+
+    Args:
+        temperature: 0 takes the likeliest token.
+        top_p: smallest probability mass to sample from; 1 is all of it.
+        top_k: most tokens to sample from; 0 is all of them.
+        min_p: smallest probability relative to the likeliest token's; 0 is any.
+        repetition_penalty: 1 is none.
+        end_token_ids: each of them ends a sequence, and is its last token.
+        pad_token_id: what stands where a sequence has no token.
+        stop_strings: text that ends a sequence, and stays in it.
+        seeds: one per sequence, or None for the global random state. Equal seeds give equal sequences, whatever else
+            is in the batch.
+    """
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    end_token_ids: tuple[int, ...] = ()
+    pad_token_id: int = 0
+    stop_strings: tuple[str, ...] = ()
+    seeds: tuple[int, ...] | None = None
+
+
+@dataclass(slots=True)
+class SampledBatch:
+    """The sequences of one batch, as far as they have been sampled.
+
+    Args:
+        prompt_ids: of each sequence.
+        completion_ids: of each sequence, one token or more, its end token included.
+        finished: whether each sequence has ended by itself; the others were cut at `limit`.
+        limit: most tokens that a completion could have at the last stage.
+        sampling: how they were sampled.
+        logprobs: of each sampled token, if the engine tells them.
+        state: what the engine keeps for `extend`, such as a cache.
+    """
+
+    prompt_ids: list[list[int]]
+    completion_ids: list[list[int]]
+    finished: list[bool]
+    limit: int
+    sampling: Sampling
+    logprobs: list[list[float]] | None = None
+    state: Any = None
+
+    @property
+    def unfinished(self) -> list[int]:
+        """The sequences that could go on, ascending."""
+        return [row for row, finished in enumerate(self.finished) if not finished]
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSetup:
+    """What an engine is made from.
+
+    Args:
+        tokenizer: of the model.
+        model_path: folder or Hub id.
+        model: the policy, in training; None in evaluation, where the engine loads `model_path` itself.
+        batch_size: sequences to sample side by side, for an engine that does not decide it itself.
+        max_sequence_length: tokens of the longest prompt and the longest completion together; None where that is
+            not known beforehand.
+    """
+
+    tokenizer: Any
+    model_path: str
+    model: Any = None
+    batch_size: int = 64
+    max_sequence_length: int | None = None
+
+
+class Engine(ABC):
+    """Samples completions. A subclass implements `start`, and the rest where it can do better.
+
+    Args:
+        setup: model, tokenizer and sizes. An engine of training is made once per process, before the first rollout.
+    """
+
+    def __init__(self, setup: EngineSetup) -> None:
+        self.setup = setup
+        self.rows_per_call = setup.batch_size
+        """Sequences that evaluation asks for at once. A rollout is asked for as a whole."""
+
+    @abstractmethod
+    def start(self, prompt_ids: Sequence[list[int]], sampling: Sampling, limit: int) -> SampledBatch:
+        """Sample one completion per prompt, until it ends or has `limit` tokens.
+
+        Args:
+            prompt_ids: token ids of each prompt. Training repeats a prompt once per completion of its group.
+            sampling: how to sample.
+            limit: most tokens of a completion.
+        """
+
+    def extend(self, batch: SampledBatch, rows: Sequence[int], limit: int) -> SampledBatch:
+        """Let `rows`, none of which has finished, go on until they end or have `limit` tokens; the others stay.
+
+        This default hands prompts and completions back to `start`. Each seed is replaced by one derived from it, so
+        that no random number serves twice.
+        """
+        left = limit - batch.limit
+        assert left > 0 and not any(batch.finished[row] for row in rows), (
+            "only unfinished rows go on, to a longer limit"
+        )
+        further = self.start(
+            [batch.prompt_ids[row] + batch.completion_ids[row] for row in rows], _further(batch, rows), left
+        )
+        return _joined(batch, rows, further, limit)
+
+    def update_weights(self, model: Any) -> None:  # noqa: B027
+        """Take over the weights of the policy; called before a rollout whose policy has changed, with whole weights.
+
+        Nothing to do for an engine that samples from `setup.model` itself.
+        """
+
+
+def derive_seed(*parts: int) -> int:
+    """A seed in [0, 2^56) that is a fixed, well mixed function of its parts."""
+    return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=7).digest())
+
+
+def register_engine(name: str) -> Callable[[type[Engine]], type[Engine]]:
+    """Make an engine known by a name, for `engine: name` in training and `--engine name` in evaluation.
+
+    Raises:
+        ValueError: the name is taken, or the class is no `Engine`.
+    """
+
+    def register(engine: type[Engine]) -> type[Engine]:
+        known = _REGISTERED.get(name)
+        # A module that is imported twice, as `__main__` and by its name, may register its class again.
+        taken = known is not None and known.__qualname__ != engine.__qualname__
+        if name in ("auto", *_BUILT_IN) or taken or ":" in name:
+            raise ValueError(f"register_engine: the name {name!r} is taken; choose another without a colon")
+        _REGISTERED[name] = _checked(name, engine)
+        return engine
+
+    return register
+
+
+def choose_engine(engine: str) -> str:
+    """The name of the engine that `engine` stands for: `auto` takes vLLM where it is installed beside a CUDA device.
+
+    Raises:
+        ValueError: it is unknown, or vLLM is asked for and not installed.
+    """
+    if engine in ("auto", "vllm"):
+        installed = find_spec("vllm") is not None
+        if engine == "vllm" and not installed:
+            raise ValueError(
+                "engine: 'vllm' is not installed; pip install 'tinyzero-trl[vllm]', or use the engine transformers"
+            )
+        return "vllm" if installed and (engine == "vllm" or _has_cuda()) else "transformers"
+    if engine not in _BUILT_IN:
+        engine_class(engine)
+    return engine
+
+
+def engine_class(name: str) -> type[Engine]:
+    """The engine of a name that is built in, registered, offered by an installed package, or `package.module:Class`.
+
+    Raises:
+        ValueError: it is unknown, or cannot be imported.
+    """
+    if name in _REGISTERED:
+        return _REGISTERED[name]
+    offered = {entry.name: entry.value for entry in entry_points(group=ENTRY_POINTS)}
+    place = name if ":" in name else {**offered, **_BUILT_IN}.get(name)
+    if place is None:
+        known = ", ".join(dict.fromkeys(["auto", *_BUILT_IN, *sorted({**_REGISTERED, **offered})]))
+        raise ValueError(f"engine: {name!r} is unknown; use one of {known}, or package.module:Class")
+    module, _, attribute = place.partition(":")
+    try:
+        return _checked(name, getattr(importlib.import_module(module), attribute))
+    except (ImportError, AttributeError, TypeError) as error:  # TypeError: no package before a leading dot
+        raise ValueError(
+            f"engine: {name!r} cannot be imported ({error}); give the package.module:Class of an installed module"
+        ) from error
+
+
+def _checked(name: str, engine: Any) -> type[Engine]:
+    if not (isinstance(engine, type) and issubclass(engine, Engine)):
+        raise ValueError(f"engine: {name!r} is no Engine; derive the class from tinyzero_trl.Engine")
+    return engine
+
+
+def _has_cuda() -> bool:
+    import torch  # here, so that a module with an engine can be imported where torch is not
+
+    return torch.cuda.is_available()
+
+
+def _further(batch: SampledBatch, rows: Sequence[int]) -> Sampling:
+    """The sampling of `rows` from here on."""
+    seeds = batch.sampling.seeds
+    if seeds is None:
+        return batch.sampling
+    return replace(batch.sampling, seeds=tuple(derive_seed(seeds[row], batch.limit) for row in rows))
+
+
+def _joined(batch: SampledBatch, rows: Sequence[int], further: SampledBatch, limit: int) -> SampledBatch:
+    """`batch` with what `rows` were given `further`."""
+    completions, finished = list(batch.completion_ids), list(batch.finished)
+    logprobs = None if batch.logprobs is None else list(batch.logprobs)
+    for index, row in enumerate(rows):
+        completions[row] = completions[row] + further.completion_ids[index]
+        finished[row] = further.finished[index]
+        if logprobs is not None and further.logprobs is not None:
+            logprobs[row] = logprobs[row] + further.logprobs[index]
+    return replace(batch, completion_ids=completions, finished=finished, logprobs=logprobs, limit=limit)

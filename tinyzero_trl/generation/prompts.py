@@ -1,0 +1,45 @@
+"""Prompts as the model's token ids."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+Prompt = str | Sequence[Mapping[str, str]]
+"""Text as the model shall read it, or chat messages ({role, content}) for the model's chat template."""
+
+
+def encode_prompts(tokenizer: Any, prompts: Sequence[Prompt]) -> list[list[int]]:
+    """Token ids of each prompt, as TRL makes them in training; a chat ends where the assistant's turn begins.
+
+    Raises:
+        ValueError: if a chat meets a tokenizer without a chat template.
+    """
+    return [_encode(tokenizer, prompt) for prompt in prompts]
+
+
+def _encode(tokenizer: Any, prompt: Prompt) -> list[int]:
+    if isinstance(prompt, str):
+        return tokenizer(prompt)["input_ids"]
+    if not tokenizer.chat_template:
+        raise ValueError(
+            "template: 'chat' needs a tokenizer with a chat template, and the model's has none; use the "
+            "template base or qwen-instruct, or another model"
+        )
+    try:
+        return tokenizer.apply_chat_template(list(prompt), add_generation_prompt=True, tokenize=True, return_dict=True)[
+            "input_ids"
+        ]
+    except Exception as error:  # a chat template is a program of the model's author, run in Jinja's sandbox
+        raise ValueError(
+            f"template: 'chat' fails in the model's own chat template ({' '.join(str(error).split())}); use the "
+            "template base or qwen-instruct, or another model"
+        ) from error
+
+
+def padded_left(prompt_ids: Sequence[list[int]], pad: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids and attention mask, (B, P) each."""
+    width = max(map(len, prompt_ids))
+    rows = [[pad] * (width - len(ids)) + ids for ids in prompt_ids]
+    mask = [[0] * (width - len(ids)) + [1] * len(ids) for ids in prompt_ids]
+    return torch.tensor(rows, device=device), torch.tensor(mask, device=device)
