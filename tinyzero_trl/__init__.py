@@ -1,25 +1,59 @@
-"""GRPO on verifiable arithmetic, with a rollout window that adapts while the model trains.
+"""GRPO on problems with a verifiable answer, with a rollout window that adapts while the model trains.
 
-The names below load PyTorch and TRL on first use only, so that `tinyzero_trl.tasks`, `.windows`, `.metrics`,
-`.records`, `.ablation` and `.report` stay importable on a machine that has neither.
+The names below are loaded on first use, so that the package and its rooms without PyTorch stay importable on a machine
+that has neither PyTorch nor TRL.
 """
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # what editors and type checkers read; the table below says the same to the interpreter
+    from tinyzero_trl.generation.engine import Engine, register_engine
+    from tinyzero_trl.training.callbacks.events import AdaptiveWindowCallback, Rollout, RolloutCallback
+    from tinyzero_trl.training.callbacks.safe_points import StopOnSignal
+    from tinyzero_trl.training.config import AdaptiveGRPOConfig
+    from tinyzero_trl.training.controller import WindowController
+    from tinyzero_trl.training.trainer import AdaptiveGRPOTrainer
+    from tinyzero_trl.windows import RolloutObservation, WindowConfig, WindowPolicy
 
 __version__ = "0.1.0"
 
-_LAZY = {
-    "AdaptiveGRPOConfig": "tinyzero_trl.training.config",
-    "AdaptiveGRPOTrainer": "tinyzero_trl.training.trainer",
-    "AdaptiveWindowCallback": "tinyzero_trl.training.callbacks.events",
-    "Engine": "tinyzero_trl.generation.engine",
-    "register_engine": "tinyzero_trl.generation.engine",
+_MODULES = {
+    "AdaptiveGRPOConfig": "training.config",
+    "AdaptiveGRPOTrainer": "training.trainer",
+    "AdaptiveWindowCallback": "training.callbacks.events",
+    "Engine": "generation.engine",
+    "Rollout": "training.callbacks.events",
+    "RolloutCallback": "training.callbacks.events",
+    "RolloutObservation": "windows",
+    "StopOnSignal": "training.callbacks.safe_points",
+    "WindowConfig": "windows",
+    "WindowController": "training.controller",
+    "WindowPolicy": "windows",
+    "register_engine": "generation.engine",
 }
-__all__ = sorted(_LAZY)
+__all__ = [
+    "AdaptiveGRPOConfig",
+    "AdaptiveGRPOTrainer",
+    "AdaptiveWindowCallback",
+    "Engine",
+    "Rollout",
+    "RolloutCallback",
+    "RolloutObservation",
+    "StopOnSignal",
+    "WindowConfig",
+    "WindowController",
+    "WindowPolicy",
+    "__version__",
+    "register_engine",
+]
 
 
 def __getattr__(name: str) -> Any:
-    if name in _LAZY:
-        return getattr(import_module(_LAZY[name]), name)
+    if name in _MODULES:
+        return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

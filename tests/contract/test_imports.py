@@ -13,6 +13,15 @@ HEAVY = ("torch", "transformers", "trl")
 # The rooms from the ground up; a room may import those before it.
 ROOMS = ["windows", "metrics", "runs", "tasks", "models", "generation", "evaluation", "training", "commands"]
 
+# What users import from the top of the package; whoever takes a name away breaks their programs.
+PUBLIC = {
+    *("AdaptiveGRPOConfig", "AdaptiveGRPOTrainer", "WindowController"),
+    *("AdaptiveWindowCallback", "Rollout", "RolloutCallback", "StopOnSignal"),
+    *("RolloutObservation", "WindowConfig", "WindowPolicy"),
+    *("Engine", "register_engine"),
+    "__version__",
+}
+
 
 def imported_rooms(file: Path) -> set[str]:
     """Rooms of this package that a file imports, at its top or inside a function."""
@@ -74,11 +83,21 @@ def test_light_rooms_load_neither_torch_nor_transformers_nor_trl() -> None:
 def test_the_public_names_are_there() -> None:
     import tinyzero_trl
 
-    assert tinyzero_trl.__all__ == [
-        *("AdaptiveGRPOConfig", "AdaptiveGRPOTrainer", "AdaptiveWindowCallback"),
-        *("Engine", "register_engine"),
-    ]
-    for name in tinyzero_trl.__all__:
+    assert {*tinyzero_trl.__all__} == PUBLIC
+    assert {*tinyzero_trl.__all__} == {*tinyzero_trl._MODULES, "__version__"}, "one name, one module"
+    for name in PUBLIC - {"__version__"}:
         assert getattr(tinyzero_trl, name).__name__ == name
     with pytest.raises(AttributeError, match="has no attribute 'Trainer'"):
         tinyzero_trl.Trainer  # noqa: B018
+
+
+def test_type_checkers_and_editors_see_the_public_names() -> None:
+    import tinyzero_trl
+
+    seen = {
+        f"{node.module}.{alias.name}"
+        for node in ast.walk(ast.parse((PACKAGE / "__init__.py").read_text()))
+        if isinstance(node, ast.ImportFrom) and str(node.module).startswith(PACKAGE.name)
+        for alias in node.names
+    }
+    assert seen == {f"{PACKAGE.name}.{module}.{name}" for name, module in tinyzero_trl._MODULES.items()}
