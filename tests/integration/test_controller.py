@@ -10,7 +10,7 @@ from fixed_rollouts import GROUP_SIZE, LONGEST_COMPLETION, PROMPTS, FixedRollout
 from trl import GRPOConfig, GRPOTrainer
 from windows_by_ranks import MOVING_WINDOWS, Windows, finished_in_an_odd_number, placed
 
-from tinyzero_trl import AdaptiveGRPOConfig, AdaptiveGRPOTrainer
+from tinyzero_trl import AdaptiveGRPOConfig, AdaptiveGRPOTrainer, AdaptiveWindowCallback
 from tinyzero_trl.training.controller import WindowController
 from tinyzero_trl.windows import WindowConfig
 
@@ -79,6 +79,33 @@ def test_training_keeps_to_the_window_and_evaluation_has_the_full_length(engine:
     assert controller.policy.metrics()["current_window"] == 4
 
 
+@pytest.mark.parametrize("stock", [True, False], ids=["stock", "ours"])
+def test_an_evaluation_stays_one_where_sampling_leaves_the_model_in_training_mode(
+    stock: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As TRL's continuous batching does; with two batches of examples to evaluate."""
+
+    def leaves_training_mode(self: GRPOTrainer, prompt_ids: list, *_: Any, **__: Any) -> tuple[list[list[int]], None]:
+        self.model.train()
+        return [[3] * self.generation_config.max_new_tokens for _ in prompt_ids], None
+
+    monkeypatch.setattr(GRPOTrainer, "_generate_single_turn", leaves_training_mode)
+    settings: dict[str, Any] = {"max_steps": 2, "eval_strategy": "steps", "eval_steps": 1}
+    if stock:
+        trainer = trainer_of(GRPOTrainer, arguments(**settings))
+        config = WindowConfig(strategy="cosine", initial=4, min=4, total_steps=100)
+        policy = WindowController(config).attach(trainer).policy
+    else:
+        window = {"window_strategy": "cosine", "window_initial": 4, "window_min": 4, "window_total_steps": 100}
+        trainer = trainer_of(AdaptiveGRPOTrainer, arguments(AdaptiveGRPOConfig, **settings, **window))
+        policy = trainer.window_callback.policy
+    trainer.train()
+    evaluations = [line for line in trainer.state.log_history if "eval_completions/mean_length" in line]
+    assert {line["eval_completions/mean_length"] for line in evaluations} == {LONGEST_COMPLETION}
+    assert policy.state_dict()["next_step"] == 2 and policy.metrics()["current_window"] == 4
+    assert len(evaluations) == 2
+
+
 @pytest.mark.parametrize("strategy", ["success", "signal"])
 def test_a_resumed_run_chooses_the_windows_of_an_unbroken_one(strategy: str) -> None:
     def windows(resume_from: str | None = None, **settings: Any) -> list[int]:
@@ -131,6 +158,14 @@ def test_a_controller_says_which_trainer_it_cannot_limit_and_why() -> None:
         WindowController(WindowConfig(strategy="fixed", max=512)).attach(trainer_of(GRPOTrainer))
     with pytest.raises(ValueError, match=r"not attached; call controller\.attach"):
         _ = controller_of().window
+
+
+def test_the_callback_of_our_trainer_says_that_it_has_no_effect_on_stock() -> None:
+    callback = AdaptiveWindowCallback(WindowConfig(strategy="fixed", max=24))
+    trainer = trainer_of(placed(GRPOTrainer), callbacks=[callback])
+    with pytest.raises(ValueError, match=r"AdaptiveWindowCallback has no effect on this trainer; .*WindowController"):
+        trainer.train()
+    assert trainer.state.global_step == 0
 
 
 def test_a_trainer_that_samples_beyond_the_limit_is_found_out() -> None:

@@ -1,16 +1,15 @@
 """`WindowController`: the rollout window for a stock `trl.GRPOTrainer`, or for any subclass of it."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import torch
 from trl import GRPOTrainer
 
+from tinyzero_trl.training import trl_internals
 from tinyzero_trl.training.callbacks.events import SavedInCheckpoints
 from tinyzero_trl.training.completion_limit import CompletionLimit
-from tinyzero_trl.training.trl_internals import training_metrics
 from tinyzero_trl.windows import RolloutObservation, WindowConfig, WindowPolicy, make_policy
 
 
@@ -71,7 +70,7 @@ class WindowController(SavedInCheckpoints):
         calculate_rewards = trainer._calculate_rewards
 
         def sampled(*args: Any, **kwargs: Any) -> Any:
-            with unchanged_mode(model):
+            with trl_internals.unchanged_mode(model):
                 return sample(*args, **kwargs)
 
         def limited(inputs: list[dict[str, Any]]) -> dict[str, Any]:
@@ -134,21 +133,7 @@ class WindowController(SavedInCheckpoints):
             )
         )
         for name, value in self.policy.metrics().items():
-            training_metrics(trainer)[f"adaptive_window/{name}"].append(value)
-
-
-@contextmanager
-def unchanged_mode(model: torch.nn.Module) -> Iterator[None]:
-    """Inside the context the model may change between training and evaluation mode; afterwards its mode is as before.
-
-    After continuous batching TRL 1.16 leaves the model in training mode, also in an evaluation. It then takes the next
-    batch of the evaluation for a training rollout.
-    """
-    training = model.training
-    try:
-        yield
-    finally:
-        model.train(training)
+            trl_internals.training_metrics(trainer)[f"adaptive_window/{name}"].append(value)
 
 
 def _within(config: WindowConfig, full_length: int) -> WindowConfig:

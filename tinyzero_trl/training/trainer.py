@@ -201,7 +201,8 @@ class AdaptiveGRPOTrainer(GRPOTrainer):
 
     def _generate_single_turn(self, *args: Any, **kwargs: Any) -> Any:
         model = self.accelerator.unwrap_model(self.model_wrapped, keep_torch_compile=False)
-        return self.rollouts.sample(partial(super()._generate_single_turn, *args, **kwargs), model)
+        with trl_internals.unchanged_mode(self.model):
+            return self.rollouts.sample(partial(super()._generate_single_turn, *args, **kwargs), model)
 
     def _calculate_rewards(
         self, inputs: list[dict[str, Any]], prompts: list, completions: list, completion_ids_list: list[list[int]]

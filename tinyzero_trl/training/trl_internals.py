@@ -4,10 +4,12 @@ The methods that `AdaptiveGRPOTrainer` wraps are listed by its own file. What is
 so that an upgrade has one file to look at: `tests/contract/test_trl_internals.py` fails for each name that is gone.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import httpx
+import torch
 from accelerate import Accelerator
 from huggingface_hub import HfApi
 from huggingface_hub.utils._http import default_client_factory
@@ -67,6 +69,20 @@ def tokenizer_of(trainer: GRPOTrainer) -> Any:
 def has_entropy_bonus(trainer: GRPOTrainer) -> bool:
     """Whether the loss has an entropy term, whose weight may also be adapted while training."""
     return bool(trainer._entropy_bonus_enabled)
+
+
+@contextmanager
+def unchanged_mode(model: torch.nn.Module) -> Iterator[None]:
+    """Afterwards the model is in training or in evaluation mode, as before.
+
+    After continuous batching TRL leaves the model in training mode, also in an evaluation. It then takes the next batch
+    of the evaluation for a rollout.
+    """
+    training = model.training
+    try:
+        yield
+    finally:
+        model.train(training)
 
 
 def attention_of(model_config: Any) -> str:

@@ -93,13 +93,18 @@ class SavedInCheckpoints(RolloutCallback, ExportableState):
 
 
 class AdaptiveWindowCallback(SavedInCheckpoints):
-    """Holds the window policy: says how long the next rollout may be, and shows the policy what came of it."""
+    """Holds the window policy of `AdaptiveGRPOTrainer`, which makes one, and lets the policy observe each rollout.
+
+    Another trainer fires no rollout events, so the window would have no effect there: `WindowController` brings a
+    window to it.
+    """
 
     ILL_TRUNCATED_FRAC = 0.9
 
     def __init__(self, config: WindowConfig) -> None:
         self.policy: WindowPolicy = make_policy(config)
         self._warned = False
+        self._observes = False
 
     @property
     def window(self) -> int:
@@ -116,6 +121,7 @@ class AdaptiveWindowCallback(SavedInCheckpoints):
         """Let the policy observe the rollout."""
         observation = rollout.observation
         self.policy.observe(observation)
+        self._observes = True
         if (
             not self._warned
             and observation.truncated_frac > self.ILL_TRUNCATED_FRAC
@@ -127,6 +133,20 @@ class AdaptiveWindowCallback(SavedInCheckpoints):
                 f"{observation.window} tokens and none earned a reward. Raise window_initial or window_min (or "
                 "max_completion_length), or check that the prompt template is one the model answers to.",
                 stacklevel=2,
+            )
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Refuse a trainer that fires no rollout events, before it has changed a weight.
+
+        Raises:
+            ValueError: no rollout has been observed.
+        """
+        if not self._observes:
+            raise ValueError(
+                "callbacks: AdaptiveWindowCallback has no effect on this trainer; remove it and call "
+                "WindowController(config).attach(trainer), or train with AdaptiveGRPOTrainer"
             )
 
     def state_dict(self) -> dict[str, Any]:
