@@ -9,7 +9,7 @@ import pytest
 from tinyzero_trl.metrics import Interval
 from tinyzero_trl.runs.records import read_run
 from tinyzero_trl.runs.report.compare import Outcome, compare
-from tinyzero_trl.runs.report.policies import Policy, choose_baseline, load_policies
+from tinyzero_trl.runs.report.run_groups import RunGroup, choose_baseline, load_run_groups
 
 ROOT = Path(__file__).parents[2]
 RESULTS = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
@@ -21,15 +21,15 @@ ASKED_AGAIN = ROOT / "results" / "ablation_tiny_three_numbers"
 @pytest.fixture(scope="module")
 def outcomes() -> dict[str, Outcome]:
     """By the name that a run has in the grid, which is that of its folder."""
-    policies = load_policies(sorted(GRID.glob("*/*")))
-    full = choose_baseline(policies, None)
-    folders = [_folder(policy) for policy in policies]
-    assert _folder(full) == "full" and len(set(folders)) == len(folders), "one policy is one run of the grid"
-    return dict(zip(folders, compare(policies, full), strict=True))
+    groups = load_run_groups(sorted(GRID.glob("*/*"))).groups
+    full = choose_baseline(groups, None)
+    folders = [_folder(group) for group in groups]
+    assert _folder(full) == "full" and len(set(folders)) == len(folders), "one group is one run of the grid"
+    return dict(zip(folders, compare(groups, full), strict=True))
 
 
-def _folder(policy: Policy) -> str:
-    [name] = {run.path.parent.name for run in policy.runs.values()}
+def _folder(group: RunGroup) -> str:
+    [name] = {run.path.parent.name for run in group.runs.values()}
     return name
 
 

@@ -13,10 +13,11 @@ from tinyzero_trl.commands.main import main
 from tinyzero_trl.runs.records import RunRecords, read_run
 from tinyzero_trl.runs.report import write_pictures, write_report
 from tinyzero_trl.runs.report.compare import accuracy_curve, compare, cost_to_reach
+from tinyzero_trl.runs.report.names import group_names
 from tinyzero_trl.runs.report.pictures import accuracy_and_cost, on_common_axis, thinned
-from tinyzero_trl.runs.report.policies import choose_baseline, load_policies, policy_names
+from tinyzero_trl.runs.report.run_groups import choose_baseline, load_run_groups
 from tinyzero_trl.runs.report.samples import before_and_after
-from tinyzero_trl.runs.report.style import COLOURS, Canvas, house_style
+from tinyzero_trl.runs.report.style import COLOURS, Canvas, house_style, looks
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -68,7 +69,7 @@ def train(path, *, seed=0, speed=1.0, best=0.8, steps=8, evaluate_every=2, finis
 
 @pytest.fixture(scope="module")
 def grid(tmp_path_factory):
-    """Three seeds each of a baseline, of a policy twice as fast, and of one that never gets there."""
+    """Three seeds each of a baseline, of a group twice as fast, and of one that never gets there."""
     runs, tmp_path = [], tmp_path_factory.mktemp("grid")
     for seed in range(3):
         runs += [
@@ -86,8 +87,8 @@ def report(grid, tmp_path_factory):
 
 
 def test_the_comparison_finds_the_known_answer(grid):
-    policies = load_policies(grid)
-    outcomes = {outcome.name: outcome for outcome in compare(policies, choose_baseline(policies, None))}
+    groups = load_run_groups(grid).groups
+    outcomes = {outcome.name: outcome for outcome in compare(groups, choose_baseline(groups, None))}
     full, bold, short = (outcomes[name] for name in ("full", "bold", "short"))
     assert bold.tokens_to_target_ratio == pytest.approx((0.5, 0.5, 0.5))
     assert bold.time_to_target_ratio == pytest.approx((0.5, 0.5, 0.5))
@@ -109,8 +110,8 @@ def test_pairs_are_made_of_the_seeds_that_both_have(tmp_path):
     runs = [train(tmp_path / f"a{seed}", seed=seed, recipe="full") for seed in (0, 1)]
     runs += [train(tmp_path / f"b{seed}", seed=seed, recipe="bold", speed=2.0) for seed in (1, 2)]
     runs += [train(tmp_path / "c", seed=7, recipe="other")]
-    policies = load_policies(runs)
-    _, bold, other = compare(policies, policies[0])
+    groups = load_run_groups(runs).groups
+    _, bold, other = compare(groups, groups[0])
     assert (bold.seeds, bold.paired_seeds) == (2, 1)
     assert bold.tokens_to_target_ratio == (pytest.approx(0.5), None, None)
     assert (other.paired_seeds, other.acc_difference, other.time_to_target_ratio) == (0, None, None)
@@ -119,8 +120,8 @@ def test_pairs_are_made_of_the_seeds_that_both_have(tmp_path):
 def test_whole_runs_are_compared_even_where_the_target_is_missed(tmp_path):
     runs = [train(tmp_path / f"a{seed}", seed=seed, recipe="full", steps=8) for seed in (0, 1)]
     runs += [train(tmp_path / f"b{seed}", seed=seed, recipe="brief", steps=2 + 2 * seed) for seed in (0, 1)]
-    policies = load_policies(runs)
-    brief = compare(policies, policies[0])[1]
+    groups = load_run_groups(runs).groups
+    brief = compare(groups, groups[0])[1]
     assert (brief.reached_target, brief.tokens_to_target_ratio) == (0, None)
     assert brief.tokens_ratio.mean == brief.time_ratio.mean == pytest.approx(math.sqrt(0.25 * 0.5))
 
@@ -137,8 +138,8 @@ def test_cost_to_reach_is_linear_between_evaluations():
 def test_a_baseline_that_learns_nothing_gives_no_ratio(tmp_path):
     flat = train(tmp_path / "flat", recipe="flat", best=0.0)
     better = train(tmp_path / "better", recipe="better")
-    policies = load_policies([flat, better])
-    assert compare(policies, policies[0])[1].tokens_to_target_ratio is None
+    groups = load_run_groups([flat, better]).groups
+    assert compare(groups, groups[0])[1].tokens_to_target_ratio is None
 
 
 def test_training_time_leaves_evaluation_out(tmp_path):
@@ -166,11 +167,11 @@ def test_training_time_leaves_evaluation_out(tmp_path):
         ([{"recipe": "a", "window_seed": 0}, {"recipe": "a", "window_seed": 1}], ["a", "a"]),
     ],
 )
-def test_policies_are_named_by_what_sets_them_apart(configurations, names):
-    assert policy_names(configurations) == names
+def test_groups_are_named_by_what_sets_them_apart(configurations, names):
+    assert group_names(configurations) == names
 
 
-def test_a_field_of_another_strategy_makes_no_other_policy(tmp_path):
+def test_a_field_of_another_strategy_makes_no_other_group(tmp_path):
     """Its default may have changed between two runs that never read it."""
     for seed, probe_every in enumerate((8, 16)):
         for strategy in ("fixed", "signal"):
@@ -181,8 +182,8 @@ def test_a_field_of_another_strategy_makes_no_other_policy(tmp_path):
                 window_strategy=strategy,
                 window_probe_every=probe_every,
             )
-    found = load_policies(sorted(tmp_path.glob("*/*")))
-    assert [(policy.name, sorted(policy.runs)) for policy in found] == [
+    found = load_run_groups(sorted(tmp_path.glob("*/*"))).groups
+    assert [(group.name, sorted(group.runs)) for group in found] == [
         ("fixed", [0, 1]),
         ("signal window_probe_every=8", [0]),
         ("signal window_probe_every=16", [1]),
@@ -193,14 +194,14 @@ def test_the_default_baseline_is_the_largest_fixed_window(tmp_path):
     signal = train(tmp_path / "signal", recipe="signal", window_strategy="signal", window_max=4096)
     vanilla = train(tmp_path / "vanilla", recipe="vanilla", window_max=1024)
     full = train(tmp_path / "full", recipe="full", window_max=4096)
-    policies = load_policies([signal, vanilla, full])
-    assert choose_baseline(policies, None).name == "full"
-    assert choose_baseline(policies, "signal").name == "signal"
-    assert choose_baseline(policies[:1], None).name == "signal"
+    groups = load_run_groups([signal, vanilla, full]).groups
+    assert choose_baseline(groups, None).name == "full"
+    assert choose_baseline(groups, "signal").name == "signal"
+    assert choose_baseline(groups[:1], None).name == "signal"
     with pytest.raises(
-        ValueError, match=r"baseline = 'bold' is none of the policies; choose one of signal, vanilla, full"
+        ValueError, match=r"baseline = 'bold' is none of the run groups; choose one of signal, vanilla, full"
     ):
-        choose_baseline(policies, "bold")
+        choose_baseline(groups, "bold")
 
 
 def test_the_machine_readable_result_follows_the_contract(report):
@@ -220,15 +221,15 @@ def test_the_machine_readable_result_follows_the_contract(report):
     assert (rows["short"]["tokens_to_target_ratio_mean"], rows["short"]["reached_target"]) == ("", "1")
 
 
-def test_a_tile_says_what_a_policy_costs_where_the_target_is_missed(report):
+def test_a_tile_says_what_a_group_costs_where_the_target_is_missed(report):
     text = " ".join(Page((report / "index.html").read_text(encoding="utf-8")).text)
     assert "50% fewer rollout tokens for bold to reach the accuracy of full" in text
     assert "1.00 x the tokens of full with short, at -20.0 points of accuracy (95 % interval: -12" in text
 
 
-def test_the_picture_of_costs_has_a_point_for_every_policy(grid):
-    policies = load_policies(grid)
-    axes = accuracy_and_cost(policies, dict.fromkeys((policy.name for policy in policies), "black")).axes
+def test_the_picture_of_costs_has_a_point_for_every_group(grid):
+    groups = load_run_groups(grid).groups
+    axes = accuracy_and_cost(groups, looks([group.label for group in groups], "full")).axes
     points = [tuple(container.lines[0].get_xydata()[0]) for container in axes.containers]
     assert points == [pytest.approx((8000, accuracy)) for accuracy in (0.7, 0.7, 0.5)]
     assert [(label.get_text(), label.xy) for label in axes.texts] == list(
@@ -428,4 +429,4 @@ def test_a_lone_run_says_what_it_is(tmp_path):
     run = train(tmp_path / "run", task="countdown", model_name_or_path="embedded", seed=3)
     page = write_report([run], tmp_path / "out").read_text(encoding="utf-8")
     assert "countdown; trained from the embedded model; window policy fixed; up to 512 tokens; seed 3" in page
-    assert "all policies" not in page
+    assert "all run groups" not in page

@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from tinyzero_trl.runs.environment import describe_environment
 from tinyzero_trl.runs.files import checked_figures, is_finite_number, read_mapping, shortened
 from tinyzero_trl.runs.redaction import without_secrets
+from tinyzero_trl.windows.outcomes import FULL_REWARD
 
 CONFIG = "config.yaml"
 ENVIRONMENT = "environment.json"
@@ -153,6 +154,11 @@ class Run:
         pairs = [(line[x], line[y]) for line in self.metrics if x in line and y in line]
         columns = np.array(pairs, dtype=np.float64).reshape(-1, 2)
         return columns[:, 0], columns[:, 1]
+
+    @property
+    def success_threshold(self) -> float:
+        """The reward from which a completion of this run is a success."""
+        return float(self.config.get("window_success_threshold", FULL_REWARD))
 
     def evaluation_at(self, step: int | None) -> dict[str, Any] | None:
         """The evaluation of a step, if it was evaluated."""

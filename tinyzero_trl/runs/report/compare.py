@@ -1,4 +1,4 @@
-"""What each policy costs and earns against a baseline, paired over seeds."""
+"""What each run group costs and earns against a baseline, paired over seeds."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from tinyzero_trl.metrics import Interval, mean_interval, paired_difference, paired_ratio
 from tinyzero_trl.runs.records import Run
-from tinyzero_trl.runs.report.policies import Policy
+from tinyzero_trl.runs.report.run_groups import RunGroup, evaluation_differences
 
 
 @dataclass(frozen=True)
@@ -25,14 +25,17 @@ class Curve:
 
 @dataclass(frozen=True)
 class Outcome:
-    """One policy against the baseline. A comparison is None where there is nothing to compare.
+    """One run group against the baseline. A comparison is None where there is nothing to compare.
 
     The target of a seed is the final accuracy of the baseline's run with that seed; `reached_target` counts
     the seeds that arrive there. Costs to target and their ratios are None unless every paired seed arrives:
-    leaving out those that fail would flatter the policy. `tokens_ratio` and `time_ratio` are those of whole runs.
+    leaving out those that fail would flatter the group. `tokens_ratio` and `time_ratio` are those of whole runs.
+    Where the two were evaluated on other problems or in another way, `not_compared` says how they differ, and no
+    seeds are paired.
     """
 
     name: str
+    label: str
     seeds: int
     final_acc: Interval
     acc_difference: Interval | None
@@ -46,6 +49,7 @@ class Outcome:
     reached_target: int
     tokens: float
     elapsed_s: float
+    not_compared: tuple[str, ...] = ()
 
 
 def accuracy_curve(run: Run) -> Curve:
@@ -76,21 +80,23 @@ def cost_to_reach(target: float, cost: NDArray[np.float64], accuracy: NDArray[np
     return float(cost[first - 1] + share * (cost[first] - cost[first - 1]))
 
 
-def compare(policies: Sequence[Policy], baseline: Policy) -> list[Outcome]:
-    """Every policy's outcome against the baseline, itself included, in the order given."""
+def compare(groups: Sequence[RunGroup], baseline: RunGroup) -> list[Outcome]:
+    """Every group's outcome against the baseline, itself included, in the order given."""
     reference = {seed: accuracy_curve(run) for seed, run in baseline.runs.items()}
-    return [_outcome(policy, reference) for policy in policies]
+    return [_outcome(group, reference, tuple(evaluation_differences(group, baseline))) for group in groups]
 
 
-def _outcome(policy: Policy, reference: Mapping[int, Curve]) -> Outcome:
-    curves = {seed: accuracy_curve(run) for seed, run in policy.runs.items()}
-    pairs = [(curve, reference[seed]) for seed, curve in curves.items() if seed in reference]
+def _outcome(group: RunGroup, reference: Mapping[int, Curve], differences: tuple[str, ...]) -> Outcome:
+    curves = {seed: accuracy_curve(run) for seed, run in group.runs.items()}
+    comparable = not differences
+    pairs = [(curve, reference[seed]) for seed, curve in curves.items() if comparable and seed in reference]
     ours = [float(curve.accuracy[-1]) for curve, _ in pairs]
     targets = [float(baseline.accuracy[-1]) for _, baseline in pairs]
     tokens = _costs(pairs, lambda curve: curve.tokens)
     elapsed = _costs(pairs, lambda curve: curve.elapsed_s)
     return Outcome(
-        name=policy.name,
+        name=group.name,
+        label=group.label,
         seeds=len(curves),
         final_acc=mean_interval([float(curve.accuracy[-1]) for curve in curves.values()]),
         acc_difference=paired_difference(ours, targets) if pairs else None,
@@ -104,6 +110,7 @@ def _outcome(policy: Policy, reference: Mapping[int, Curve]) -> Outcome:
         reached_target=sum(cost is not None for cost, _ in tokens),
         tokens=float(np.mean([curve.tokens[-1] for curve in curves.values()])),
         elapsed_s=float(np.mean([curve.elapsed_s[-1] for curve in curves.values()])),
+        not_compared=differences,
     )
 
 

@@ -2,234 +2,159 @@
 
 import base64
 import hashlib
-import re
 from collections.abc import Sequence
-from html import escape
-from importlib.resources import files
-from string import Template
+from typing import Any, NamedTuple
 
-from tinyzero_trl.metrics import Interval
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from tinyzero_trl.runs.records import Run
 from tinyzero_trl.runs.report.compare import Outcome, accuracy_curve
+from tinyzero_trl.runs.report.formats import NOTHING, Cell, count, duration, interval_cell, points, saved
+from tinyzero_trl.runs.report.headlines import tiles_of_comparison, tiles_of_one
 from tinyzero_trl.runs.report.panels import is_on_policy
-from tinyzero_trl.runs.report.policies import Policy
-from tinyzero_trl.runs.report.samples import samples_section
-from tinyzero_trl.runs.report.style import Picture, colour_names, style_sheet
+from tinyzero_trl.runs.report.run_groups import LoadedRuns, RunGroup
+from tinyzero_trl.runs.report.samples import sample_cards
+from tinyzero_trl.runs.report.style import Picture, looks, style_sheet
 
-_NOTHING = "&ndash;"
 _SECTIONS = {"accuracy": "accuracy", "window": "window", "truncation": "window"}
 
 
+class Table(NamedTuple):
+    """A table of the page."""
+
+    heads: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+
+
 def render_page(
-    policies: Sequence[Policy], baseline: str, outcomes: Sequence[Outcome], pictures: Sequence[Picture]
+    loaded: LoadedRuns, baseline: RunGroup, outcomes: Sequence[Outcome], pictures: Sequence[Picture]
 ) -> str:
-    """The whole page as text; every string that comes from a run is escaped."""
-    page = files("tinyzero_trl.runs.report").joinpath("page.html").read_text(encoding="utf-8")
-    alone = len(policies) == 1
-    runs = sum(len(policy.runs) for policy in policies)
-    sections: dict[str, list[str]] = {"accuracy": [], "window": [], "health": []}
-    for picture in pictures:
-        kind = _SECTIONS.get(picture.name.partition("-")[0], "health")
-        sections[kind].append(_figure(picture))
-    return Template(page).substitute(
-        script_hash=_script_hash(page),
-        title=escape(policies[0].name if alone else "Rollout windows compared"),
-        subtitle=_described(policies[0])
-        if alone
-        else f"{len(policies)} policies, {runs} runs; baseline: {escape(baseline)}",
-        note=_ON_POLICY if is_on_policy(policies) else "",
-        palette=style_sheet(),
-        tiles=_single_tiles(outcomes[0], policies[0]) if alone else _comparison_tiles(outcomes, baseline),
-        legend="" if alone else _legend(policies, baseline),
-        results="" if alone else _results(outcomes, baseline),
-        samples=samples_section(policies),
-        runs=_runs(policies),
-        **{kind: "".join(figures) for kind, figures in sections.items()},
+    """The whole page as text; the template escapes every string that comes from a run."""
+    templates = Environment(
+        loader=PackageLoader("tinyzero_trl.runs.report"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+    )
+    groups, alone = loaded.groups, len(loaded.groups) == 1
+    labels = [group.label for group in groups]
+    script = _source(templates, "page.js")
+    return templates.get_template("page.html").render(
+        title=labels[0] if alone else "Rollout windows compared",
+        subtitle=_described(groups[0]) if alone else _counted(groups, baseline),
+        notes=_notes(loaded),
+        headlines=tiles_of_one(outcomes[0], groups[0]) if alone else tiles_of_comparison(outcomes, baseline.label),
+        legend={} if alone else looks(labels, baseline.label),
+        key=[{"label": group.label, "name": group.name} for group in groups if group.label != group.name],
+        pictures=_by_section(pictures),
+        results=None if alone else _results(outcomes, baseline.label),
+        on_policy=is_on_policy(groups),
+        samples={"groups": labels, "cards": sample_cards(groups)},
+        runs=_runs(loaded),
+        palette=Markup(style_sheet()),
+        style=Markup(_source(templates, "page.css")),
+        script=Markup(script),
+        script_hash=_script_hash(script),
     )
 
 
-_ON_POLICY = """<p class="muted note">Each rollout served one optimizer step, so the policy that learned was the policy
-that wrote: importance ratios were exactly 1, its drift and the share of clipped tokens 0 throughout.</p>"""
-
-_RESULTS = """<h2>Results</h2>
-<div class="card scroll">{table}</div>
-<p class="muted note">The target of each seed is the final accuracy of the baseline with that seed; the cost
-of reaching it is linear between evaluations, and savings are geometric means over paired seeds. In small
-print: 95 % intervals over seeds (Student's t). A policy that misses the target with any seed has no cost of
-reaching it.</p>"""
+def _source(templates: Environment, name: str) -> str:
+    assert templates.loader is not None, "the environment was made with one"
+    return templates.loader.get_source(templates, name)[0]
 
 
-def _described(policy: Policy) -> str:
-    """What one run, or the seeds of one policy, trained: task, model and window, as far as they are recorded."""
-    run = next(iter(policy.runs.values()))
-    config, model = run.config, run.config.get("model_name_or_path")
+def _script_hash(script: str) -> str:
+    """The page's own script as its content security policy names it: no other one may run."""
+    return f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}"
+
+
+def _by_section(pictures: Sequence[Picture]) -> dict[str, list[dict[str, Any]]]:
+    sections: dict[str, list[dict[str, Any]]] = {"accuracy": [], "window": [], "health": []}
+    for picture in pictures:
+        kind = _SECTIONS.get(picture.name.partition("-")[0], "health")
+        sections[kind].append({"title": picture.title, "svg": Markup(picture.svg), "caption": picture.caption})
+    return sections
+
+
+def _counted(groups: Sequence[RunGroup], baseline: RunGroup) -> str:
+    runs = sum(len(group.runs) for group in groups)
+    return f"{len(groups)} run groups, {runs} runs; baseline: {baseline.label}"
+
+
+def _described(group: RunGroup) -> str:
+    """What one run, or the seeds of one group, trained: task, model and window, as far as they are recorded."""
+    config, model = group.config, group.config.get("model_name_or_path")
     facts = [
         ("", config.get("task")),
         ("trained from ", "the embedded model" if model == "embedded" else model),
         ("window policy ", config.get("window_strategy")),
         ("up to ", config.get("window_max") and f"{config['window_max']} tokens"),
-        ("seed " if len(policy.runs) == 1 else "seeds ", ", ".join(map(str, policy.runs))),
+        ("seed " if len(group.runs) == 1 else "seeds ", ", ".join(map(str, group.runs))),
     ]
-    return escape("; ".join(f"{what}{value}" for what, value in facts if value is not None))
+    return "; ".join(f"{what}{value}" for what, value in facts if value is not None)
 
 
-def _script_hash(page: str) -> str:
-    """The page's own script as its content security policy names it: no other one may run."""
-    [script] = re.findall(r"<script>(.*?)</script>", page, flags=re.DOTALL)
-    return f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}"
+def _notes(loaded: LoadedRuns) -> list[str]:
+    """What a reader must know before the figures."""
+    notes = []
+    if not loaded.finished:
+        notes.append("No run here is finished: every figure says how far the runs have come, and none is a result.")
+    if loaded.left_out:
+        runs = "1 run is" if len(loaded.left_out) == 1 else f"{len(loaded.left_out)} runs are"
+        notes.append(f"{runs} not finished and no part of any figure; see the table of runs at the end.")
+    return notes
 
 
-def _figure(picture: Picture) -> str:
-    return (
-        f'<figure class="card"><h3>{escape(picture.title)}</h3>{picture.svg}'
-        f"<figcaption>{escape(picture.caption)}</figcaption></figure>\n"
-    )
-
-
-def _tile(number: str, text: str) -> str:
-    return f'<div class="card tile"><b>{escape(number)}</b><span class="muted">{escape(text)}</span></div>'
-
-
-def _single_tiles(outcome: Outcome, policy: Policy) -> str:
-    before = sum(accuracy_curve(run).accuracy[0] for run in policy.runs.values()) / len(policy.runs)
-    return (
-        _tile(f"{before:.0%} → {outcome.final_acc.mean:.0%}", "held-out accuracy, before and after")
-        + _tile(_count(outcome.tokens), "rollout tokens")
-        + _tile(_duration(outcome.elapsed_s), "of training")
-    )
-
-
-def _comparison_tiles(outcomes: Sequence[Outcome], baseline: str) -> str:
-    tiles = []
-    for outcome in outcomes:
-        ratio = outcome.tokens_to_target_ratio
-        if outcome.name == baseline:
-            continue
-        if ratio is None and (points := _points(outcome.acc_difference)) and outcome.tokens_ratio:
-            text = f"the tokens of {baseline} with {outcome.name}, at {points.mean:+.1f} points of accuracy"
-            if points.low is not None:
-                text += f" (95 % interval: {points.low:+.1f} to {points.high:+.1f})"
-            tiles.append(_tile(f"{outcome.tokens_ratio.mean:.2f} x", text))
-        elif ratio is None:
-            missed = f"of {outcome.name} reach the accuracy of {baseline}"
-            tiles.append(_tile(f"{outcome.reached_target} of {outcome.paired_seeds} seeds", missed))
-        else:
-            less = "fewer" if ratio.mean <= 1 else "more"
-            text = f"rollout tokens for {outcome.name} to reach the accuracy of {baseline}"
-            saved = _saved(ratio)
-            if saved and saved.low is not None:
-                text += f" (95 % interval: {saved.low:z.0%} to {saved.high:z.0%} fewer)"
-            tiles.append(_tile(f"{abs(1 - ratio.mean):.0%} {less}", text))
-    return "".join(tiles)
-
-
-def _legend(policies: Sequence[Policy], baseline: str) -> str:
-    colours = colour_names([policy.name for policy in policies], baseline)
-    chips = (
-        f'<span><span class="swatch" style="background: var(--{colour})"></span>{escape(name)}</span>'
-        for name, colour in colours.items()
-    )
-    return f'<div class="legend">{"".join(chips)}</div>'
-
-
-def _results(outcomes: Sequence[Outcome], baseline: str) -> str:
+def _results(outcomes: Sequence[Outcome], baseline: str) -> Table:
     heads = (
-        *("policy", "seeds", "final accuracy", "difference (points)", "tokens", "time"),
+        *("run group", "seeds", "final accuracy", "difference (points)", "tokens", "time"),
         *("tokens to target", "tokens saved"),
         *("time to target", "time saved"),
     )
-    rows = []
-    for outcome in outcomes:
-        itself = outcome.name == baseline
-        missed = None if itself else f"{outcome.reached_target} of {outcome.paired_seeds} seeds arrive"
-        rows.append(
-            [
-                escape(outcome.name),
-                str(outcome.seeds),
-                _cell(outcome.final_acc, "{:.1%}"),
-                "baseline" if itself else _cell(_points(outcome.acc_difference), "{:+.1f}"),
-                _count(outcome.tokens) if itself else _cell(outcome.tokens_ratio, "{:.2f} x"),
-                _duration(outcome.elapsed_s) if itself else _cell(outcome.time_ratio, "{:.2f} x"),
-                _NOTHING if outcome.tokens_to_target is None else _count(outcome.tokens_to_target),
-                "baseline" if itself else _cell(_saved(outcome.tokens_to_target_ratio), "{:z.0%}", missed),
-                _NOTHING if outcome.time_to_target_s is None else _duration(outcome.time_to_target_s),
-                "baseline" if itself else _cell(_saved(outcome.time_to_target_ratio), "{:z.0%}", missed),
-            ]
-        )
-    return _RESULTS.format(table=_table(heads, rows))
+    return Table(heads, [_result(outcome, is_baseline=outcome.label == baseline) for outcome in outcomes])
 
 
-def _runs(policies: Sequence[Policy]) -> str:
+def _result(outcome: Outcome, *, is_baseline: bool) -> list[Cell]:
+    label, seeds = Cell(outcome.label), Cell(str(outcome.seeds))
+    accuracy, itself = interval_cell(outcome.final_acc, "{:.1%}"), Cell("baseline")
+    tokens, elapsed = Cell(count(outcome.tokens)), Cell(duration(outcome.elapsed_s))
+    to_target = Cell(NOTHING if outcome.tokens_to_target is None else count(outcome.tokens_to_target))
+    time_to_target = Cell(NOTHING if outcome.time_to_target_s is None else duration(outcome.time_to_target_s))
+    if is_baseline:
+        return [label, seeds, accuracy, itself, tokens, elapsed, to_target, itself, time_to_target, itself]
+    if outcome.not_compared:
+        reason = Cell("not comparable", "; ".join(outcome.not_compared))
+        return [label, seeds, accuracy, reason, tokens, elapsed, *[Cell(NOTHING)] * 4]
+    missed = f"{outcome.reached_target} of {outcome.paired_seeds} seeds arrive"
+    return [
+        *(label, seeds, accuracy),
+        interval_cell(points(outcome.acc_difference), "{:+.1f}"),
+        interval_cell(outcome.tokens_ratio, "{:.2f} x"),
+        interval_cell(outcome.time_ratio, "{:.2f} x"),
+        to_target,
+        interval_cell(saved(outcome.tokens_to_target_ratio), "{:z.0%}", missed),
+        time_to_target,
+        interval_cell(saved(outcome.time_to_target_ratio), "{:z.0%}", missed),
+    ]
+
+
+def _runs(loaded: LoadedRuns) -> Table:
     heads = (
-        "policy",
-        "seed",
-        "state",
-        "accuracy before",
-        "after",
-        "tokens",
-        "training time",
-        "rollouts",
-        "commit",
+        *("run group", "seed", "state", "accuracy before", "after", "tokens"),
+        *("training time", "rollouts", "commit"),
     )
-    rows = []
-    for policy in policies:
-        for seed, run in policy.runs.items():
-            curve = accuracy_curve(run)
-            rows.append(
-                [
-                    escape(policy.name),
-                    str(seed),
-                    "finished" if run.summary else "unfinished",
-                    f"{curve.accuracy[0]:.1%}",
-                    f"{curve.accuracy[-1]:.1%}",
-                    _count(curve.tokens[-1]),
-                    _duration(curve.elapsed_s[-1]),
-                    str(len(run.metrics)),
-                    escape(str(run.environment.get("git_commit") or "unknown")[:12]),
-                ]
-            )
-    return _table(heads, rows)
+    listed = [(group.label, run) for group in loaded.groups for run in group.runs.values()]
+    return Table(heads, [_run(label, run) for label, run in [*listed, *loaded.left_out]])
 
 
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table of cells that are HTML already."""
-    head = "".join(f"<th>{name}</th>" for name in heads)
-    body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>\n" for row in rows)
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-
-
-def _cell(interval: Interval | None, form: str, missing: str | None = None) -> str:
-    if interval is None:
-        return _NOTHING if missing is None else f"{_NOTHING}<small>{escape(missing)}</small>"
-    bounds = (interval.low, interval.high)
-    small = "" if None in bounds else f"<small>{form.format(bounds[0])} to {form.format(bounds[1])}</small>"
-    return form.format(interval.mean) + small
-
-
-def _points(difference: Interval | None) -> Interval | None:
-    """A difference of accuracies in percentage points."""
-    if difference is None:
-        return None
-    low, high = (None if bound is None else 100 * bound for bound in (difference.low, difference.high))
-    return Interval(100 * difference.mean, low, high)
-
-
-def _saved(ratio: Interval | None) -> Interval | None:
-    """1 - ratio; what bounded the ratio from above bounds the saving from below."""
-    if ratio is None:
-        return None
-    low, high = (None if bound is None else 1 - bound for bound in (ratio.high, ratio.low))
-    return Interval(1 - ratio.mean, low, high)
-
-
-def _count(number: float) -> str:
-    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if number >= size:
-            return f"{number / size:.3g} {letter}"
-    return f"{number:.0f}"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes = seconds / 60
-    return f"{minutes:.1f} min" if minutes < 60 else f"{minutes / 60:.1f} h"
+def _run(label: str, run: Run) -> list[Cell]:
+    curve = accuracy_curve(run)
+    figures = [NOTHING] * 4
+    if len(curve.accuracy):
+        figures = [f"{curve.accuracy[0]:.1%}", f"{curve.accuracy[-1]:.1%}"]
+        figures += [count(curve.tokens[-1]), duration(curve.elapsed_s[-1])]
+    texts = [label, str(run.config.get("seed")), "finished" if run.summary else "unfinished", *figures]
+    texts += [str(len(run.metrics)), str(run.environment.get("git_commit") or "unknown")[:12]]
+    return [Cell(text) for text in texts]

@@ -4,13 +4,13 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from tinyzero_trl.runs.report.policies import Policy
+from tinyzero_trl.runs.report.run_groups import RunGroup
 
 Figure = Callable[[Mapping[str, Any]], float | None]  # a line of metrics.jsonl -> what to draw, if it holds it
 
 
 class Panel(NamedTuple):
-    """One picture of training health: figures of every policy over training steps, one line style each."""
+    """One picture of training health: figures of every run group over training steps, one line style each."""
 
     name: str
     title: str
@@ -20,13 +20,13 @@ class Panel(NamedTuple):
     idle: float | None = None  # what the figures are throughout while each rollout serves one optimizer step
 
 
-def panels_of(policies: Sequence[Policy]) -> list[Panel]:
+def panels_of(groups: Sequence[RunGroup]) -> list[Panel]:
     """Every panel; one whose figures no record holds is not drawn."""
     operands = sorted(
         {
             int(match.group(1))
-            for policy in policies
-            for run in policy.runs.values()
+            for group in groups
+            for run in group.runs.values()
             for line in run.metrics
             for name in line
             if (match := re.fullmatch(r"difficulty/([0-9]{1,3})_acc", name))
@@ -97,12 +97,12 @@ def _drift(line: Mapping[str, Any]) -> float | None:
     return None if mean is None or log_mean is None else max(0.0, mean - 1 - log_mean)
 
 
-def is_on_policy(policies: Sequence[Policy]) -> bool:
+def is_on_policy(groups: Sequence[RunGroup]) -> bool:
     """Whether every update saw only completions of the very policy that it updated: then these figures never move."""
-    lines = [line for policy in policies for run in policy.runs.values() for line in run.metrics]
+    lines = [line for group in groups for run in group.runs.values() for line in run.metrics]
     off = [
         abs(value - panel.idle)
-        for panel in panels_of(policies)
+        for panel in panels_of(groups)
         for figure in panel.figures.values()
         for line in lines
         if panel.idle is not None and (value := figure(line)) is not None

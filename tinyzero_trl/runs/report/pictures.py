@@ -6,93 +6,110 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.ticker import EngFormatter, MaxNLocator, PercentFormatter
+from matplotlib.ticker import EngFormatter, MaxNLocator
 from numpy.typing import NDArray
 
 from tinyzero_trl.metrics import Interval, mean_interval
 from tinyzero_trl.runs.records import Run
 from tinyzero_trl.runs.report.compare import accuracy_curve
+from tinyzero_trl.runs.report.names import file_slugs
 from tinyzero_trl.runs.report.panels import Panel, is_on_policy, panels_of
-from tinyzero_trl.runs.report.policies import Policy
-from tinyzero_trl.runs.report.style import COLOURS, MUTED, Canvas, LineStyle, Picture, colour_names, house_style
+from tinyzero_trl.runs.report.run_groups import RunGroup
+from tinyzero_trl.runs.report.style import (
+    MUTED,
+    STYLES,
+    Canvas,
+    LineStyle,
+    Look,
+    Percent,
+    Picture,
+    house_style,
+    looks,
+)
 
 Array = NDArray[np.float64]
 
 _MOST_POINTS = 160  # of a line: a run of 5,000 records shows its course, and the page stays small
 _SEED: dict[str, Any] = {"linewidth": 0.7, "alpha": 0.45}  # one seed among several
-_STYLES: tuple[LineStyle, ...] = ("-", "--", ":", "-.")
 
 
-def draw_pictures(policies: Sequence[Policy], baseline: str, folders: Sequence[Path]) -> list[Picture]:
+def draw_pictures(groups: Sequence[RunGroup], baseline: str, folders: Sequence[Path]) -> list[Picture]:
     """Draw every picture that the records hold figures for, and write each as a PNG into all `folders`."""
-    names = colour_names([policy.name for policy in policies], baseline)
-    palette = {policy: COLOURS[colour][0] for policy, colour in names.items()}
+    palette = looks([group.label for group in groups], baseline)
+    slugs = file_slugs([group.label for group in groups])
     with house_style():
-        canvases = [_accuracy_over_tokens(policies, palette), _accuracy_over_time(policies, palette)]
-        canvases += [accuracy_and_cost(policies, palette)] if len(policies) > 1 else []
-        canvases += [_window(policy, palette[policy.name], single=len(policies) == 1) for policy in policies]
-        moving = [panel for panel in panels_of(policies) if panel.idle is None or not is_on_policy(policies)]
-        canvases += [_health(panel, policies, palette) for panel in moving]
+        canvases = [_accuracy_over_tokens(groups, palette), _accuracy_over_time(groups, palette)]
+        canvases += [accuracy_and_cost(groups, palette)] if len(groups) > 1 else []
+        canvases += [
+            _window(group, palette[group.label], slugs[group.label] if len(groups) > 1 else None) for group in groups
+        ]
+        moving = [panel for panel in panels_of(groups) if panel.idle is None or not is_on_policy(groups)]
+        canvases += [_health(panel, groups, palette) for panel in moving]
         return [canvas.finish(palette, folders) for canvas in canvases if canvas.axes.has_data()]
 
 
-def _accuracy_over_tokens(policies: Sequence[Policy], palette: Mapping[str, str]) -> Canvas:
+def _accuracy_over_tokens(groups: Sequence[RunGroup], palette: Mapping[str, Look]) -> Canvas:
     canvas = Canvas(
         *("accuracy", "Held-out accuracy against rollout tokens"),
         "Share of unseen problems solved at full length, against the tokens generated so far. "
-        + ("Thin lines are seeds, the" if any(len(p.runs) > 1 for p in policies) else "The")
+        + ("Thin lines are seeds, the" if any(len(group.runs) > 1 for group in groups) else "The")
         + " band is the 95 % interval.",
         *("rollout tokens", "held-out accuracy"),
+        lines_tell_groups=True,
     )
-    curves = {p.name: [(c.tokens, c.accuracy) for c in map(accuracy_curve, p.runs.values())] for p in policies}
+    curves = {
+        group.label: [(c.tokens, c.accuracy) for c in map(accuracy_curve, group.runs.values())] for group in groups
+    }
     canvas.axes.xaxis.set_major_formatter(EngFormatter(sep=" "))
-    _draw_accuracy(canvas, policies, curves, palette)
+    _draw_accuracy(canvas, groups, curves, palette)
     return canvas
 
 
-def _accuracy_over_time(policies: Sequence[Policy], palette: Mapping[str, str]) -> Canvas:
-    curves = {p.name: [accuracy_curve(run) for run in p.runs.values()] for p in policies}
-    longest = max(curve.elapsed_s[-1] for of_policy in curves.values() for curve in of_policy)
+def _accuracy_over_time(groups: Sequence[RunGroup], palette: Mapping[str, Look]) -> Canvas:
+    curves = {group.label: [accuracy_curve(run) for run in group.runs.values()] for group in groups}
+    longest = max(curve.elapsed_s[-1] for of_group in curves.values() for curve in of_group)
     unit, seconds = next(((u, s) for u, s in (("h", 3600), ("min", 60)) if longest >= 2 * s), ("s", 1))
     canvas = Canvas(
         *("accuracy-time", "Held-out accuracy against training time"),
         "The same accuracy against wall-clock, without the time that evaluation took.",
         *(f"training time ({unit})", "held-out accuracy"),
+        lines_tell_groups=True,
     )
     scaled = {name: [(c.elapsed_s / seconds, c.accuracy) for c in cs] for name, cs in curves.items()}
-    _draw_accuracy(canvas, policies, scaled, palette)
+    _draw_accuracy(canvas, groups, scaled, palette)
     return canvas
 
 
-def accuracy_and_cost(policies: Sequence[Policy], palette: Mapping[str, str]) -> Canvas:
-    """One point per policy: where its runs ended, and what they took."""
+def accuracy_and_cost(groups: Sequence[RunGroup], palette: Mapping[str, Look]) -> Canvas:
+    """One point per run group: where its runs ended, and what they took."""
     canvas = Canvas(
-        *("accuracy-cost", "What each policy costs and earns"),
+        *("accuracy-cost", "What each run group costs and earns"),
         "Held-out accuracy at the end of training, against the tokens of the whole run; up and to the left is better. "
         "Bars are 95 % intervals over seeds.",
         *("rollout tokens of a run", "final held-out accuracy"),
     )
-    ends = {policy.name: _ends(policy) for policy in policies}
+    ends = {group.label: _ends(group) for group in groups}
     for name, (tokens, accuracy) in ends.items():
         canvas.axes.errorbar(
             *(tokens.mean, accuracy.mean),
             xerr=_reach(tokens),
             yerr=_reach(accuracy),
-            color=palette[name],
-            marker="o",
+            color=palette[name].colour,
+            marker=palette[name].marker,
             markersize=5,
             elinewidth=1.1,
         )
     canvas.axes.xaxis.set_major_formatter(EngFormatter(sep=" "))
-    canvas.axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    canvas.axes.set_xlim(left=0)
+    canvas.axes.yaxis.set_major_formatter(Percent())
+    canvas.axes.set_xlim(0, 1.1 * max(1.0, canvas.axes.dataLim.x1))
+    canvas.axes.margins(y=0.12)
     canvas.label({name: (tokens.mean, accuracy.mean) for name, (tokens, accuracy) in ends.items()})
     return canvas
 
 
-def _ends(policy: Policy) -> tuple[Interval, Interval]:
-    """Tokens of a policy's whole runs, and accuracy at their ends."""
-    curves = [accuracy_curve(run) for run in policy.runs.values()]
+def _ends(group: RunGroup) -> tuple[Interval, Interval]:
+    """Tokens of a group's whole runs, and accuracy at their ends."""
+    curves = [accuracy_curve(run) for run in group.runs.values()]
     return mean_interval([float(c.tokens[-1]) for c in curves]), mean_interval([float(c.accuracy[-1]) for c in curves])
 
 
@@ -105,23 +122,23 @@ def _reach(interval: Interval) -> list[list[float]] | None:
 
 def _draw_accuracy(
     canvas: Canvas,
-    policies: Sequence[Policy],
+    groups: Sequence[RunGroup],
     curves: Mapping[str, Sequence[tuple[Array, Array]]],
-    palette: Mapping[str, str],
+    palette: Mapping[str, Look],
 ) -> None:
-    for policy in policies:
-        colour, seeds = palette[policy.name], curves[policy.name]
+    for group in groups:
+        look, seeds = palette[group.label], curves[group.label]
         if len(seeds) > 1:
             for x, y in seeds:
-                canvas.axes.plot(x, y, color=colour, **_SEED)
+                canvas.axes.plot(x, y, color=look.colour, **_SEED)
             x, values = on_common_axis(seeds)
             mean, low, high = (np.array(column) for column in zip(*map(mean_interval, values.T.tolist()), strict=True))
         else:
-            (x, mean), run = seeds[0], next(iter(policy.runs.values()))
+            (x, mean), run = seeds[0], next(iter(group.runs.values()))
             low, high = (_bounds(run, name, mean) for name in ("eval/acc_low", "eval/acc_high"))
-        canvas.axes.fill_between(x, np.clip(low, 0, 1), np.clip(high, 0, 1), color=colour, alpha=0.14, linewidth=0)
-        canvas.axes.plot(x, mean, color=colour)
-    canvas.axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        canvas.axes.fill_between(x, np.clip(low, 0, 1), np.clip(high, 0, 1), color=look.colour, alpha=0.14, linewidth=0)
+        canvas.axes.plot(x, mean, color=look.colour, linestyle=look.line)
+    canvas.axes.yaxis.set_major_formatter(Percent())
     canvas.axes.set_ylim(0, min(1.0, canvas.axes.dataLim.y1 * 1.08 + 0.02))
     canvas.axes.set_xlim(left=0)
 
@@ -132,26 +149,25 @@ def _bounds(run: Run, name: str, accuracy: Array) -> Array:
     return np.array([line.get(name, value) for line, value in zip(lines, accuracy, strict=True)])
 
 
-def _window(policy: Policy, colour: str, *, single: bool) -> Canvas:
-    slug = "".join(letter if letter.isalnum() else "-" for letter in policy.name)
+def _window(group: RunGroup, look: Look, slug: str | None) -> Canvas:
     canvas = Canvas(
-        "window" if single else f"window-{slug}",
-        "Window and lengths of correct completions" if single else f"Window of {policy.name}",
+        "window" if slug is None else f"window-{slug}",
+        "Window and lengths of correct completions" if slug is None else f"Window of {group.label}",
         "The longest completion allowed, and how long correct completions are under it. A window far above "
         "the dashed line pays for tokens that are rarely needed. Exploring rollouts are left out.",
         *("rollout tokens", "tokens"),
     )
     for name, style in (("p95", "--"), ("median", ":")):
-        seeds = _over_tokens(policy, f"adaptive_window/{name}_success_length")
+        seeds = _over_tokens(group, f"adaptive_window/{name}_success_length")
         if seeds:
             x, values = on_common_axis(seeds)
             canvas.axes.plot(x, values.mean(axis=0), color=MUTED, linestyle=style, linewidth=1.3)
-    windows = _over_tokens(policy, "adaptive_window/current_window")
+    windows = _over_tokens(group, "adaptive_window/current_window")
     for x, window in windows:
-        canvas.axes.step(x, window, where="pre", color=colour, **(_SEED if len(windows) > 1 else {}))
+        canvas.axes.step(x, window, where="pre", color=look.colour, **(_SEED if len(windows) > 1 else {}))
     if len(windows) > 1:
         x, values = on_common_axis(windows)
-        canvas.axes.plot(x, values.mean(axis=0), color=colour)
+        canvas.axes.plot(x, values.mean(axis=0), color=look.colour)
     canvas.axes.xaxis.set_major_formatter(EngFormatter(sep=" "))
     canvas.axes.set_xlim(left=0)
     canvas.axes.set_ylim(bottom=0)
@@ -159,10 +175,10 @@ def _window(policy: Policy, colour: str, *, single: bool) -> Canvas:
     return canvas
 
 
-def _over_tokens(policy: Policy, name: str) -> list[tuple[Array, Array]]:
+def _over_tokens(group: RunGroup, name: str) -> list[tuple[Array, Array]]:
     """A figure over rollout tokens, one curve per seed that has it, without the rollouts that explored."""
     curves = []
-    for run in policy.runs.values():
+    for run in group.runs.values():
         kept = replace(run, metrics=[m for m in run.metrics if not m.get("adaptive_window/explored_step")])
         x, y = kept.series(name, "tokens/response_cumulative")
         if len(x):
@@ -170,25 +186,25 @@ def _over_tokens(policy: Policy, name: str) -> list[tuple[Array, Array]]:
     return curves
 
 
-def _health(panel: Panel, policies: Sequence[Policy], palette: Mapping[str, str]) -> Canvas:
+def _health(panel: Panel, groups: Sequence[RunGroup], palette: Mapping[str, Look]) -> Canvas:
     canvas = Canvas(panel.name, panel.title, panel.caption, "training step", panel.y_label)
     drawn: dict[str, LineStyle] = {}
-    points = max(40, _MOST_POINTS // len(policies))  # many lines in one picture need calmer ones
-    for (label, figure), style in zip(panel.figures.items(), _STYLES * len(panel.figures), strict=False):
-        for policy in policies:
-            lines = [line for run in policy.runs.values() for line in run.metrics]
+    points = max(40, _MOST_POINTS // len(groups))  # many lines in one picture need calmer ones
+    for (label, figure), style in zip(panel.figures.items(), STYLES * len(panel.figures), strict=False):
+        for group in groups:
+            lines = [line for run in group.runs.values() for line in run.metrics]
             pairs = [(line["step"], value) for line in lines if (value := figure(line)) is not None]
             if pairs:
                 steps, values = np.array(pairs, dtype=np.float64).T
                 x, y = thinned(steps, values, points)
-                canvas.axes.plot(x, y, color=palette[policy.name], linestyle=style, linewidth=1.4)
+                canvas.axes.plot(x, y, color=palette[group.label].colour, linestyle=style, linewidth=1.4)
                 drawn[label] = style
     canvas.axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     if panel.name != "ratios":  # all others count from zero
         canvas.axes.set_ylim(bottom=0)
     if panel.y_label.startswith("share"):
         canvas.axes.set_ylim(top=max(0.05, canvas.axes.get_ylim()[1]))
-        canvas.axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        canvas.axes.yaxis.set_major_formatter(Percent())
     canvas.key(drawn)
     return canvas
 

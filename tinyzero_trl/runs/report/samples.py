@@ -1,26 +1,52 @@
 """The browser of sampled completions: what the model wrote before training and after it, side by side.
 
-Prompts and completions are text that a model made up: every character of theirs passes `html.escape`.
+Prompts and completions are text that a model made up: the template escapes every character of theirs.
 """
 
 from collections.abc import Mapping, Sequence
-from html import escape
+from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any
 
 from tinyzero_trl.runs.records import Run
-from tinyzero_trl.runs.report.policies import Policy
+from tinyzero_trl.runs.report.run_groups import RunGroup
+from tinyzero_trl.windows.outcomes import outcomes
 
-_PER_POLICY = 12
+_PER_GROUP = 12
 _MOST_CHARACTERS = 6_000  # of one completion on the page; the run directory keeps more
 
-_CHANGES = {  # correct before, and after
+_CHANGES: dict[tuple[bool | None, bool | None], str] = {  # correct before, and after
     (False, True): "learned",
     (True, True): "kept",
     (True, False): "lost",
     (False, False): "unsolved",
 }
+_MARKS = {True: "correct", False: "wrong", None: "unjudged"}
+_SIGNS = {"correct": "✓", "wrong": "✗", "unjudged": "?"}
 Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Side:
+    """One completion: its score as `mark`, `sign` and `reason`, what is known of it, and its text in two parts."""
+
+    mark: str
+    sign: str
+    reason: str
+    facts: str
+    prompt: str
+    reasoning: str
+    answer: str
+
+
+@dataclass(frozen=True)
+class SampleCard:
+    """A completion before training and one after; `prompt` is that of both, None where they differ."""
+
+    group: str
+    change: str
+    prompt: str | None
+    sides: list[Side]
 
 
 def before_and_after(run: Run) -> list[tuple[Row | None, Row | None]]:
@@ -40,72 +66,59 @@ def before_and_after(run: Run) -> list[tuple[Row | None, Row | None]]:
     pairs: list[tuple[Row | None, Row | None]] = [
         (row, later[row.get("prompt")]) for row in before if row.get("prompt") in later
     ]
-    return (pairs or list(zip_longest(before, after)))[:_PER_POLICY]
+    return (pairs or list(zip_longest(before, after)))[:_PER_GROUP]
 
 
-def samples_section(policies: Sequence[Policy]) -> str:
-    """The section's HTML; empty if no run sampled any completion. One run speaks for each policy."""
-    cards = [
-        _card(policy.name, before, after, named=len(policies) > 1)
-        for policy in policies
-        for before, after in before_and_after(next(iter(policy.runs.values())))
+def sample_cards(groups: Sequence[RunGroup]) -> list[SampleCard]:
+    """What the browser of completions shows, nothing if no run sampled any. One run speaks for each group."""
+    return [
+        _card(group.label, before, after, run.success_threshold)
+        for group in groups
+        for run in list(group.runs.values())[:1]
+        for before, after in before_and_after(run)
     ]
-    if not cards:
-        return ""
-    policy_options = "".join(f"<option>{escape(policy.name)}</option>" for policy in policies)
-    choose_policy = f"""<select name="policy" aria-label="Policy">
-<option value="">all policies</option>{policy_options}</select>"""
-    return f"""<h2>Completions, before and after</h2>
-<div class="controls" hidden>
-{choose_policy if len(policies) > 1 else ""}
-<select name="change" aria-label="Verdict">
-<option value="">all verdicts</option>
-<option value="learned">wrong before, correct after</option>
-<option value="lost">correct before, wrong after</option>
-<option value="kept">correct before and after</option>
-<option value="unsolved">wrong before and after</option></select>
-</div>
-<p class="muted none" hidden>No completion of this kind was sampled.</p>
-{"".join(cards)}"""
 
 
-def _card(policy: str, before: Row | None, after: Row | None, *, named: bool) -> str:
-    kind = _CHANGES[_correct(before), _correct(after)] if before and after else ""
-    prompts = [str(row.get("prompt", "")) for row in (before, after) if row]
-    same = len(set(prompts)) == 1
-    name = f'<span class="muted">{escape(policy)}</span>' if named else ""
-    head = f'<pre class="prompt">{escape(prompts[0])}</pre>' if same else ""
-    sides = "".join(_side(label, row, same) for label, row in (("before", before), ("after", after)) if row)
-    return (
-        f'<article class="card samples" data-policy="{escape(policy)}" data-change="{kind}">'
-        f"{name}{head}"
-        f'<div class="sides">{sides}</div></article>\n'
+def _card(group: str, before: Row | None, after: Row | None, threshold: float) -> SampleCard:
+    rows = [row for row in (before, after) if row]
+    prompts = {str(row.get("prompt", "")) for row in rows}
+    return SampleCard(
+        group=group,
+        change=_CHANGES.get((_correct(before, threshold), _correct(after, threshold)), "") if len(rows) == 2 else "",
+        prompt=prompts.pop() if len(prompts) == 1 else None,
+        sides=[_side(name, row, threshold) for name, row in (("before", before), ("after", after)) if row],
     )
 
 
-def _side(label: str, row: Row, prompt_shown: bool) -> str:
-    mark, sign = ("correct", "✓") if _correct(row) else ("wrong", "✗")
-    facts = [label, f"step {row['step']}"]
+def _side(name: str, row: Row, threshold: float) -> Side:
+    facts = [name, f"step {row['step']}"]
     if "length" in row:
         facts.append(f"{row['length']} tokens")
     if row.get("truncated"):
         facts.append("cut at the full length" if row.get("source") == "eval" else "cut by the window")
-    prompt = "" if prompt_shown else f'<pre class="prompt">{escape(str(row.get("prompt", "")))}</pre>'
-    return (
-        f'<div><span class="verdict {mark}">{sign} {escape(str(row.get("reason", mark)))}</span> '
-        f'<span class="muted">{escape(", ".join(facts))}</span>{prompt}'
-        f"<pre>{_completion(str(row.get('completion', '')))}</pre></div>"
+    mark = _MARKS[_correct(row, threshold)]
+    reasoning, answer = _parts(str(row.get("completion", "")))
+    return Side(
+        mark=mark,
+        sign=_SIGNS[mark],
+        reason=str(row.get("reason") or mark),
+        facts=", ".join(facts),
+        prompt=str(row.get("prompt", "")),
+        reasoning=reasoning,
+        answer=answer,
     )
 
 
-def _completion(text: str) -> str:
-    """The text with all before its last answer tag set back as reasoning; a long one loses its middle."""
+def _parts(text: str) -> tuple[str, str]:
+    """The text before its last answer tag, and from there on; a long one loses its middle."""
     if len(text) > _MOST_CHARACTERS:
         half = _MOST_CHARACTERS // 2
         text = f"{text[:half]}\n[{len(text) - 2 * half} characters left out]\n{text[-half:]}"
     start = max(text.rfind("<answer>"), 0)
-    return f'<span class="reasoning">{escape(text[:start])}</span>{escape(text[start:])}'
+    return text[:start], text[start:]
 
 
-def _correct(row: Row | None) -> bool:
-    return row is not None and float(row.get("reward", 0)) >= 1
+def _correct(row: Row | None, threshold: float) -> bool | None:
+    """Whether a completion is a success; None where it is missing or was not judged."""
+    [outcome] = outcomes([row.get("reward") if row else None], threshold)
+    return outcome

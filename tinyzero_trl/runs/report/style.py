@@ -6,11 +6,13 @@ refers to its colours as CSS variables, so that the page decides between light a
 
 import html
 import io
+import math
 import re
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +20,9 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.lines import Line2D
+from matplotlib.ticker import PercentFormatter
 from matplotlib.transforms import Bbox
 
 # name of the CSS variable: (light, dark)
@@ -35,8 +39,12 @@ COLOURS = {
     "series-5": ("#4b8fc9", "#a5d6f7"),
 }
 LineStyle = Literal["-", "--", ":", "-."]
+STYLES: tuple[LineStyle, ...] = ("-", "--", ":", "-.")
+MARKERS = ("o", "s", "^", "D")
 INK, MUTED, GRID = (COLOURS[name][0] for name in ("ink", "muted", "grid"))
 _PLACES = [(right, up) for up in (7, -7, 14, -14) for right in (1, -1)]  # beside a point, in points above it
+_HEIGHT_INCHES, _LEGEND_ROW_INCHES, _FREE_LEGEND_ROWS = 2.65, 0.16, 5
+_SHORT = 5  # characters of a label, of which four fit beside each other
 _SERIES = sum(name.startswith("series") for name in COLOURS)
 
 _STYLE: dict[Any, Any] = {
@@ -88,19 +96,62 @@ def house_style() -> AbstractContextManager[None]:
     return matplotlib.rc_context(_STYLE)
 
 
-def colour_names(policies: Sequence[str], baseline: str) -> dict[str, str]:
-    """Policy -> name of its colour; the baseline is grey unless it is alone. Hues repeat after six."""
-    others = [name for name in policies if name != baseline or len(policies) == 1]
-    colours = {name: f"series-{position % _SERIES}" for position, name in enumerate(others)}
-    return {name: colours.get(name, "baseline") for name in policies}
+@dataclass(frozen=True)
+class Look:
+    """How a run group is drawn: hues repeat after six groups, then with another line style and another marker."""
+
+    colour_name: str
+    line: LineStyle = "-"
+    marker: str = "o"
+
+    @property
+    def colour(self) -> str:
+        """The colour in light pictures."""
+        return COLOURS[self.colour_name][0]
+
+
+def looks(labels: Sequence[str], baseline: str) -> dict[str, Look]:
+    """Label of a group -> its look; the baseline is grey unless it is alone."""
+    others = [label for label in labels if label != baseline or len(labels) == 1]
+    found = {}
+    for position, label in enumerate(others):
+        cycle = position // _SERIES % len(STYLES)
+        found[label] = Look(f"series-{position % _SERIES}", STYLES[cycle], MARKERS[cycle])
+    return {label: found.get(label, Look("baseline")) for label in labels}
+
+
+def can_be_drawn(text: str) -> bool:
+    """Whether the font of the pictures has a glyph for every character."""
+    font = get_font(findfont(FontProperties(family=matplotlib.rcParams["font.family"])))
+    return all(font.get_char_index(ord(character)) for character in text)
+
+
+class Percent(PercentFormatter):
+    """Shares as per cent, with as many decimals as tell all ticks apart."""
+
+    def __init__(self) -> None:
+        super().__init__(1.0, decimals=0)
+
+    def set_locs(self, locs: Any) -> None:
+        """Choose the decimals by the distance between the ticks, `locs` in shares."""
+        super().set_locs(locs)
+        step = min((high - low for low, high in pairwise(sorted(locs)) if high > low), default=0.01)
+        rounded = (places for places in range(5) if math.isclose(round(100 * step, places), 100 * step, rel_tol=1e-6))
+        self.decimals = next(rounded, 5)
 
 
 class Canvas:
-    """One set of axes: within `house_style()`, draw on `axes`, then `finish`."""
+    """One set of axes: within `house_style()`, draw on `axes`, then `finish`.
 
-    def __init__(self, name: str, title: str, caption: str, x_label: str, y_label: str) -> None:
+    Line styles tell either groups apart (`lines_tell_groups`) or the figures of a panel (`key`).
+    """
+
+    def __init__(
+        self, name: str, title: str, caption: str, x_label: str, y_label: str, *, lines_tell_groups: bool = False
+    ) -> None:
         self.name, self.title, self.caption = name, title, caption
-        self.figure = Figure(figsize=(3.9, 2.65))
+        self.lines_tell_groups = lines_tell_groups
+        self.figure = Figure(figsize=(3.9, _HEIGHT_INCHES))
         self.axes: Axes = self.figure.add_subplot()
         self.axes.set_xlabel(x_label)
         self.axes.set_ylabel(y_label)
@@ -137,18 +188,25 @@ class Canvas:
             for name in names[:best] + names[best + 1 :]:
                 name.remove()
 
-    def finish(self, legend: dict[str, str], folders: Sequence[Path]) -> Picture:
-        """Write the PNG, with the legend {policy: colour}, into `folders`; the page has its own legend."""
+    def finish(self, legend: Mapping[str, Look], folders: Sequence[Path]) -> Picture:
+        """Write the PNG, with a legend of the groups, into `folders`; the page has its own legend."""
         drawn = None
-        if len(legend) > 1 and not self.axes.texts:  # labels name the policies already
-            lines = [Line2D([], [], color=colour, label=policy) for policy, colour in legend.items()]
-            drawn = self.figure.legend(handles=lines, loc="outside upper left", ncols=2)
+        if len(legend) > 1 and not self.axes.texts:  # labels name the groups already
+            lines = [
+                Line2D([], [], color=look.colour, linestyle=look.line if self.lines_tell_groups else "-", label=label)
+                for label, look in legend.items()
+            ]
+            columns = 2 if max(map(len, legend)) > _SHORT else 4
+            rows = math.ceil(len(legend) / columns)
+            drawn = self.figure.legend(handles=lines, loc="outside upper left", ncols=columns)
+            self.figure.set_figheight(_HEIGHT_INCHES + _LEGEND_ROW_INCHES * max(0, rows - _FREE_LEGEND_ROWS))
         first, *others = (folder / f"{self.name}.png" for folder in folders)
         self.figure.savefig(first, dpi=_PNG_DOTS_PER_INCH)
         for other in others:
             shutil.copyfile(first, other)
         if drawn is not None:
             drawn.remove()
+            self.figure.set_figheight(_HEIGHT_INCHES)
         text = io.StringIO()
         with matplotlib.rc_context({"svg.hashsalt": self.name}):  # the same figures give the same page
             self.figure.savefig(text, format="svg", transparent=True, metadata=_NO_METADATA)

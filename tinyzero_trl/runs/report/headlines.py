@@ -1,0 +1,84 @@
+"""The tiles at the top of a report: what was bought for what, in words."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from tinyzero_trl.metrics import Interval
+from tinyzero_trl.runs.report.compare import Outcome, accuracy_curve
+from tinyzero_trl.runs.report.formats import count, duration, points, saved
+from tinyzero_trl.runs.report.run_groups import RunGroup
+
+
+class Tile(NamedTuple):
+    """A figure in large print, and what it says."""
+
+    number: str
+    text: str
+
+
+def tiles_of_one(outcome: Outcome, group: RunGroup) -> list[Tile]:
+    """Accuracy before and after, and what it took."""
+    before = sum(accuracy_curve(run).accuracy[0] for run in group.runs.values()) / len(group.runs)
+    return [
+        Tile(f"{before:.0%} → {outcome.final_acc.mean:.0%}", "held-out accuracy, before and after"),
+        Tile(count(outcome.tokens), "rollout tokens"),
+        Tile(duration(outcome.elapsed_s), "of training"),
+    ]
+
+
+def tiles_of_comparison(outcomes: Sequence[Outcome], baseline: str) -> list[Tile]:
+    """First the best bargain against the baseline, then a tile for each group that can be compared.
+
+    Args:
+        outcomes: those of all groups, the baseline's among them.
+        baseline: the baseline's label.
+    """
+    [reference] = [outcome for outcome in outcomes if outcome.label == baseline]
+    others = [outcome for outcome in outcomes if outcome.label != baseline and outcome.paired_seeds]
+    found = [_bargain(_best(others), reference)] if others else []
+    return [*found, *(_tile(outcome, baseline) for outcome in others)]
+
+
+def _best(outcomes: Sequence[Outcome]) -> Outcome:
+    """The fewest tokens among those whose accuracy may be as high as the baseline's; else the highest accuracy."""
+
+    def difference(outcome: Outcome) -> Interval:
+        assert outcome.acc_difference is not None, "paired seeds have a difference"
+        return outcome.acc_difference
+
+    level = [each for each in outcomes if (difference(each).high or difference(each).mean) >= 0 and each.tokens_ratio]
+    if level:
+        return min(level, key=lambda outcome: outcome.tokens_ratio or Interval(0, None, None))
+    return max(outcomes, key=lambda outcome: difference(outcome).mean)
+
+
+def _bargain(outcome: Outcome, baseline: Outcome) -> Tile:
+    difference = points(outcome.acc_difference)
+    assert difference is not None, "paired seeds have a difference"
+    ratio = outcome.tokens_ratio
+    number = f"{ratio.mean:.2f} x the tokens" if ratio else f"{count(outcome.tokens)} tokens"
+    text = (
+        f"With {outcome.label}, {count(outcome.tokens)} rollout tokens a run bought {outcome.final_acc.mean:.1%} "
+        f"held-out accuracy. With {baseline.label}, {count(baseline.tokens)} tokens bought "
+        f"{baseline.final_acc.mean:.1%}. The difference is {difference.mean:+z.1f} points"
+    )
+    if difference.low is not None:
+        text += f", between {difference.low:+z.1f} and {difference.high:+z.1f} (95 % interval)"
+    return Tile(number, f"{text}.")
+
+
+def _tile(outcome: Outcome, baseline: str) -> Tile:
+    ratio, difference = outcome.tokens_to_target_ratio, points(outcome.acc_difference)
+    if ratio is not None:
+        text = f"rollout tokens for {outcome.label} to reach the accuracy of {baseline}"
+        saving = saved(ratio)
+        if saving and saving.low is not None:
+            text += f" (95 % interval: {saving.low:z.0%} to {saving.high:z.0%} fewer)"
+        return Tile(f"{abs(1 - ratio.mean):.0%} {'fewer' if ratio.mean <= 1 else 'more'}", text)
+    if difference and outcome.tokens_ratio:
+        text = f"the tokens of {baseline} with {outcome.label}, at {difference.mean:+.1f} points of accuracy"
+        if difference.low is not None:
+            text += f" (95 % interval: {difference.low:+.1f} to {difference.high:+.1f})"
+        return Tile(f"{outcome.tokens_ratio.mean:.2f} x", text)
+    missed = f"of {outcome.label} reach the accuracy of {baseline}"
+    return Tile(f"{outcome.reached_target} of {outcome.paired_seeds} seeds", missed)

@@ -1,0 +1,140 @@
+"""Run directories -> run groups: finished runs that differ in nothing but their seed, by their configuration alone."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from os import PathLike
+from typing import Any
+
+from tinyzero_trl.runs.files import shortened
+from tinyzero_trl.runs.records import CONFIG, Run, read_run
+from tinyzero_trl.runs.report.names import group_names, short_labels
+from tinyzero_trl.runs.report.style import can_be_drawn
+from tinyzero_trl.windows import unread_fields
+
+# What decides which held-out problems are asked, and how: accuracies under different ones are not compared.
+EVALUATION_FIELDS = (
+    *("task", "dataset", "dataset_name", "test_size", "eval_size", "problem_seed"),
+    *("operands", "digits", "min_number", "max_number", "min_target", "max_target"),
+    *("prompt_template", "chat_template_kwargs", "max_completion_length", "stop_at_answer"),
+    *("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "generation_kwargs"),
+    *("num_generations_eval", "window_success_threshold"),
+)
+
+
+@dataclass(frozen=True)
+class RunGroup:
+    """Runs of one configuration, by seed; `label` is the short name that pictures use."""
+
+    name: str
+    runs: dict[int, Run]
+    label: str
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The configuration of the first run; the others differ from it in bookkeeping alone."""
+        return next(iter(self.runs.values())).config
+
+
+@dataclass(frozen=True)
+class LoadedRuns:
+    """The groups of a report, and the runs that are no part of its results because they are not finished.
+
+    Where no run is finished, `groups` holds those that have an evaluation, and `finished` is False.
+    """
+
+    groups: list[RunGroup]
+    finished: bool = True
+    left_out: list[tuple[str, Run]] = field(default_factory=list)  # label of the group, run
+
+
+def load_run_groups(paths: Sequence[str | PathLike[str]]) -> LoadedRuns:
+    """Read run directories and gather those that differ in nothing but their seed, in the order given.
+
+    Raises:
+        ValueError: if a folder is no run, a run has no evaluation or no seed, or a group has a seed twice.
+    """
+    runs = [read_run(path) for path in paths]
+    if not runs:
+        raise ValueError("no runs given: name at least one run directory")
+    names = group_names([_configuration(run) for run in runs])
+    labels = short_labels(list(dict.fromkeys(names)), can_be_drawn)
+    any_finished = any(run.summary is not None for run in runs)
+    gathered: dict[str, dict[int, Run]] = {}
+    left_out = []
+    for run, name in zip(runs, names, strict=True):
+        if any_finished and run.summary is None:
+            left_out.append((labels[name], run))
+            continue
+        if not any("eval/acc" in line for line in run.evals):
+            raise ValueError(f"{run.path} has no evaluation yet: train it with eval_strategy set, or leave it out")
+        seed = _seed(run)
+        seeds = gathered.setdefault(name, {})
+        if seed in seeds:
+            raise ValueError(
+                f"{run.path} and {seeds[seed].path} are the same configuration with the same seed, {seed}; give one "
+                "of them"
+            )
+        seeds[seed] = run
+    groups = [RunGroup(name, dict(sorted(seeds.items())), labels[name]) for name, seeds in gathered.items()]
+    return LoadedRuns(groups, any_finished, left_out)
+
+
+def evaluation_differences(group: RunGroup, baseline: RunGroup) -> list[str]:
+    """In what the held-out evaluations of two groups differ, such as "test_size 512, not 1024"; [] if in nothing.
+
+    What only one of them recorded is not known to differ.
+    """
+    recorded = [name for name in EVALUATION_FIELDS if name in group.config and name in baseline.config]
+    pairs = [(name, group.config[name], baseline.config[name]) for name in recorded]
+    problems = _problems(group), _problems(baseline)
+    if None not in problems:
+        pairs.append(("held-out problems", *problems))
+    return [f"{name} {shortened(ours)}, not {shortened(other)}" for name, ours, other in pairs if ours != other]
+
+
+def choose_baseline(groups: Sequence[RunGroup], name: str | None) -> RunGroup:
+    """The group called `name`; without a name the largest fixed window, or else the first group.
+
+    Raises:
+        ValueError: if no group has that name or label.
+    """
+    if name is not None:
+        for group in groups:
+            if name in (group.name, group.label):
+                return group
+        known = ", ".join(group.name for group in groups)
+        raise ValueError(f"baseline = {name!r} is none of the run groups; choose one of {known}")
+    fixed = [group for group in groups if group.config.get("window_strategy") == "fixed"]
+    return max(fixed or groups[:1], key=lambda group: group.config.get("window_max") or 0)
+
+
+def _configuration(run: Run) -> dict[str, Any]:
+    """What tells groups apart, after a look at the fields that names and order are made of.
+
+    Not the fields of another window strategy: their defaults may have changed between two runs at a fixed window.
+    """
+    recipe = run.config.get("recipe") or (run.summary or {}).get("recipe")
+    configuration = {**run.config, "recipe": recipe}
+    for name in ("recipe", "window_strategy"):
+        if not isinstance(value := configuration.get(name), str | None):
+            raise ValueError(f"{run.path}: {name} = {shortened(value)} in its {CONFIG} is no text; correct it there")
+    if type(longest := configuration.get("window_max", 1)) is not int:
+        raise ValueError(
+            f"{run.path}: window_max = {shortened(longest)} in its {CONFIG} is no whole number; correct it there"
+        )
+    unread = {f"window_{name}" for name in unread_fields(str(configuration.get("window_strategy")))}
+    return {name: value for name, value in configuration.items() if name not in unread}
+
+
+def _seed(run: Run) -> int:
+    seed = run.config.get("seed")
+    if type(seed) is not int:
+        raise ValueError(f"{run.path}: seed = {shortened(seed)} in its {CONFIG} is no whole number; correct it there")
+    return seed
+
+
+def _problems(group: RunGroup) -> int | None:
+    """How many held-out problems the last evaluation of the group's first run counts, where it says so."""
+    last = next(iter(group.runs.values())).evals[-1]
+    problems = last.get("eval/problems", last.get("eval/n"))
+    return None if problems is None else int(problems)
