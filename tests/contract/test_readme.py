@@ -1,22 +1,22 @@
 """Whatever the README tells a reader to type exists and is understood."""
 
 import argparse
+import json
+import os
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
-from datasets import Dataset
 
-import tinyzero_trl
-from tinyzero_trl import AdaptiveGRPOConfig
 from tinyzero_trl.commands.main import build_parser
 from tinyzero_trl.training.recipe import parse_recipe
+from tinyzero_trl.training.shipped import find_launch_file
 
 ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text() if (ROOT / "README.md").exists() else ""
+README = (ROOT / "README.md").read_text()
 CODE_BLOCKS = re.findall(r"^```(?:bash|sh|shell|console)?\n(.*?)^```", README, flags=re.DOTALL | re.MULTILINE)
 COMMANDS = [
     re.sub(r"^\$ ", "", line).split(" #")[0].strip()
@@ -33,6 +33,7 @@ def starting_with(*words: str) -> list[list[str]]:
 
 def test_there_is_a_readme_with_the_two_commands() -> None:
     assert "make demo" in README and "make test" in README
+    assert starting_with("tinyzero-trl") and starting_with("accelerate", "launch"), "else nothing is checked"
 
 
 @pytest.mark.parametrize("path", sorted(set(re.findall(r"\b(?:recipes|configs|docs|benchmarks)/[\w./-]*\w", README))))
@@ -60,36 +61,21 @@ def test_every_command_line_in_the_readme_parses(command: list[str]) -> None:
 
 @pytest.mark.parametrize("command", starting_with("accelerate", "launch"), ids=shlex.join)
 def test_every_launch_in_the_readme_parses(command: list[str]) -> None:
-    script = next(place for place, word in enumerate(command) if word.endswith(".py"))
-    assert (ROOT / command[command.index("--config_file") + 1]).is_file()
-    arguments = [str(ROOT / word) if word.startswith("recipes/") else word for word in command[script + 1 :]]
-    if "--config" in arguments:
-        parse_recipe([*arguments, "--use_cpu", "true"])
+    programs = ("recipes/countdown_adaptive.py", "tinyzero_trl.commands.train")
+    [program] = [place for place, word in enumerate(command) if word in programs]
+    if "--config_file" in command:
+        assert Path(find_launch_file(command[command.index("--config_file") + 1])).is_file()
+    parse_recipe([*command[program + 1 :], "--use_cpu", "true"])
 
 
-def test_every_field_that_the_readme_shows_in_yaml_exists() -> None:
-    blocks = re.findall(r"^```yaml\n(.*?)^```", README, flags=re.DOTALL | re.MULTILINE)
-    for block in blocks:
-        assert isinstance(yaml.safe_load(block), dict), block
-
-
-def test_the_own_reward_of_the_readme_is_a_verdict_that_a_trainer_takes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The block is run as it stands, but for the trainer, which would load a model."""
-    [block] = re.findall(r"^```python\n(.*?)^```", README, flags=re.DOTALL | re.MULTILINE)
-    made: dict[str, Any] = {}
-
-    class Trainer:
-        def __init__(self, model: str, reward: Any, config: AdaptiveGRPOConfig, train_dataset: Dataset) -> None:
-            made.update(reward=reward, config=config, rows=train_dataset)
-
-        def train(self) -> None:
-            made["trained"] = True
-
-    monkeypatch.setattr(tinyzero_trl, "AdaptiveGRPOTrainer", Trainer)
-    monkeypatch.setattr("transformers.training_args.is_torch_bf16_gpu_available", lambda: True)  # TRL's default is bf16
-    exec(block, {})
-    assert made["trained"]
-    columns = made["rows"][:2]
-    assert made["reward"](completions=["So it is 4", "no"], **columns) == [1.0, 0.0]
-    assert made["config"].window_config().strategy == "signal"
-    assert made["config"].generation_batch_size == 256
+@pytest.mark.slow
+def test_the_python_example_of_the_readme_trains_as_printed(tmp_path: Path) -> None:
+    [example] = re.findall(r"^```python\n(.*?)^```", README, flags=re.DOTALL | re.MULTILINE)
+    (tmp_path / "example.py").write_text(example)
+    variables = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "example.py"], env=variables, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    lines = [json.loads(line) for line in (tmp_path / "runs/mine/metrics.jsonl").read_text().splitlines()]
+    assert lines[-1]["step"] == 10
+    assert {line["adaptive_window/current_window"] for line in lines} > {64}, "the window moves"
+    assert lines[-1]["adaptive_window/cumulative_success_rate"] > 0, "some completions are right"
