@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tinyzero_trl.generation import sampling as generation
+from tinyzero_trl.generation import engine as engine_module
 from tinyzero_trl.tasks.config import TaskConfig
 from tinyzero_trl.training.config import AdaptiveGRPOConfig
 from tinyzero_trl.training.recipe import parse_recipe
@@ -271,8 +271,8 @@ def test_the_engine_is_vllm_where_it_pays(
 ) -> None:
     _, training, _ = parse()
     training.engine, training.use_cpu, training.use_vllm = engine, use_cpu, use_vllm
-    monkeypatch.setattr(generation, "find_spec", lambda name: object() if installed else None)
-    monkeypatch.setattr(generation.torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(engine_module, "find_spec", lambda name: object() if installed else None)
+    monkeypatch.setattr(engine_module, "_has_cuda", lambda: cuda)
     training._choose_engine()
     assert training.use_vllm is expected
 

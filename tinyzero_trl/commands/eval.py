@@ -27,7 +27,11 @@ def register(commands: Any) -> None:
     add("--n", type=int, default=1, help="samples per problem; above 1 gives pass@k")
     add("--temperature", type=float, default=0.0, help="0.0 is greedy")
     add("--max-completion-length", type=int, default=4096, metavar="TOKENS", help="longest completion")
-    add("--engine", default="auto", help="auto, transformers or vllm; auto takes vLLM where there is CUDA")
+    add(
+        "--engine",
+        default="auto",
+        help="auto, transformers, vllm, a registered engine or module:Class; auto takes vLLM where there is CUDA",
+    )
     add("--seed", type=int, default=0, help="the same seed gives the same files")
     add("--task", help="countdown or multiplication; left out, that of the model's run, else countdown")
     add("--template", help="base, qwen-instruct or chat; left out, that of the model's run, else base")

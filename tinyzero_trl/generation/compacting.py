@@ -191,7 +191,7 @@ def compacting_batches(model: Any, row_ends: StoppingCriteria | None = None) -> 
     ends rows in either case.
     """
     in_step = is_deepspeed_zero3_enabled() or is_fsdp_managed_module(model)
-    of_instance, inherited = vars(model).get("generate"), model.generate  # Trainer gives an FSDP2 model its own
+    inherited = model.generate
 
     def generate(*args: Any, **kwargs: Any) -> Any:
         if not in_step and not args and kwargs.keys() == _COMPACTING_ARGUMENTS:
@@ -200,6 +200,14 @@ def compacting_batches(model: Any, row_ends: StoppingCriteria | None = None) -> 
             kwargs["stopping_criteria"] = StoppingCriteriaList([row_ends])
         return inherited(*args, **kwargs)
 
+    with replaced_generate(model, generate):
+        yield
+
+
+@contextmanager
+def replaced_generate(model: Any, generate: Callable[..., Any]) -> Iterator[None]:
+    """Within it, `model.generate` is another function."""
+    of_instance = vars(model).get("generate")  # Trainer gives an FSDP2 model its own
     model.generate = generate
     try:
         yield

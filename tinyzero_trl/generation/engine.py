@@ -16,6 +16,9 @@ from typing import Any
 ENTRY_POINTS = "tinyzero_trl.engines"
 """The entry point group in which an installed package offers its engines."""
 
+ANSWER_END = "</answer>"
+"""The text that ends a completion with `stop_at_answer`."""
+
 _BUILT_IN = {
     "transformers": "tinyzero_trl.generation.transformers_engine:TransformersEngine",
     "vllm": "tinyzero_trl.generation.vllm_engine:VllmEngine",
@@ -159,7 +162,7 @@ def register_engine(name: str) -> Callable[[type[Engine]], type[Engine]]:
         known = _REGISTERED.get(name)
         # A module that is imported twice, as `__main__` and by its name, may register its class again.
         taken = known is not None and known.__qualname__ != engine.__qualname__
-        if name in ("auto", *_BUILT_IN) or taken or ":" in name:
+        if is_built_in(name) or taken or ":" in name:
             raise ValueError(f"register_engine: the name {name!r} is taken; choose another without a colon")
         _REGISTERED[name] = _checked(name, engine)
         return engine
@@ -180,9 +183,13 @@ def choose_engine(engine: str) -> str:
                 "engine: 'vllm' is not installed; pip install 'tinyzero-trl[vllm]', or use the engine transformers"
             )
         return "vllm" if installed and (engine == "vllm" or _has_cuda()) else "transformers"
-    if engine not in _BUILT_IN:
-        engine_class(engine)
+    engine_class(engine)
     return engine
+
+
+def is_built_in(engine: str) -> bool:
+    """Whether `engine` is a name that training leaves to TRL."""
+    return engine in ("auto", *_BUILT_IN)
 
 
 def engine_class(name: str) -> type[Engine]:

@@ -10,12 +10,14 @@ from typing import Any
 
 from trl import GRPOConfig
 
-from tinyzero_trl.generation.engine import choose_engine
+from tinyzero_trl.generation.engine import choose_engine, is_built_in
 from tinyzero_trl.runs.files import shortened
 from tinyzero_trl.training.preflight.values import check_choices, check_numbers, check_schedule
 from tinyzero_trl.windows import WindowConfig
 
 FORK_INITIAL_WINDOW = 1024
+_OF_TRLS_ENGINES = ("use_transformers_continuous_batching", "cache_implementation", "generation_kwargs")
+"""Fields that only the engines of TRL know."""
 
 
 def _flat(window_field: Any) -> tuple[str, Any, Any]:
@@ -61,7 +63,7 @@ class AdaptiveGRPOConfig(_WindowFields, GRPOConfig):
         default=None,
         metadata={
             "help": "what samples rollouts: auto (vLLM where it is installed beside a CUDA device, else transformers), "
-            "transformers or vllm; left out, use_vllm decides"
+            "transformers, vllm, a registered engine, or package.module:Class; left out, use_vllm decides"
         },
     )
     stop_at_answer: bool = field(
@@ -113,11 +115,21 @@ class AdaptiveGRPOConfig(_WindowFields, GRPOConfig):
         values["phases"] = values["phases"] or ()
         return WindowConfig(**values)
 
+    @property
+    def has_registered_engine(self) -> bool:
+        """Whether rollouts come from an engine that somebody registered, and not from one of TRL's."""
+        return self.engine is not None and not is_built_in(self.engine)
+
     def _choose_engine(self) -> None:
         if self.engine is None:
             return
-        if self.engine == "transformers" and self.use_vllm:
-            raise ValueError("engine: 'transformers' contradicts use_vllm true; leave out one of the two")
+        if self.engine not in ("auto", "vllm") and self.use_vllm:
+            raise ValueError(f"engine: {self.engine!r} contradicts use_vllm true; leave out one of the two")
+        for name in _OF_TRLS_ENGINES:
+            if self.has_registered_engine and getattr(self, name):
+                raise ValueError(
+                    f"{name}: {getattr(self, name)!r} has no effect on the engine {self.engine!r}; leave it out"
+                )
         on_cpu = self.engine == "auto" and self.use_cpu
         self.use_vllm = not on_cpu and choose_engine(self.engine) == "vllm"
 

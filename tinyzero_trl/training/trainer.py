@@ -124,6 +124,7 @@ class AdaptiveGRPOTrainer(GRPOTrainer):
         self.rollouts = Rollouts(
             args,
             trl_internals.tokenizer_of(self),
+            model=self.model,
             end_tokens=self.eos_token_ids,
             process_index=self.accelerator.process_index,
         )
@@ -199,10 +200,11 @@ class AdaptiveGRPOTrainer(GRPOTrainer):
         self._fire("on_rollout_end", rollout=rollout)
         return output
 
-    def _generate_single_turn(self, *args: Any, **kwargs: Any) -> Any:
+    def _generate_single_turn(self, prompt_ids: list[list[int]], *args: Any, **kwargs: Any) -> Any:
         model = self.accelerator.unwrap_model(self.model_wrapped, keep_torch_compile=False)
+        sample = partial(super()._generate_single_turn, prompt_ids, *args, **kwargs)
         with trl_internals.unchanged_mode(self.model):
-            return self.rollouts.sample(partial(super()._generate_single_turn, *args, **kwargs), model)
+            return self.rollouts.sample(sample, model, prompt_ids, step=self.state.global_step)
 
     def _calculate_rewards(
         self, inputs: list[dict[str, Any]], prompts: list, completions: list, completion_ids_list: list[list[int]]

@@ -1,0 +1,260 @@
+"""An engine that lives outside the package samples in training, evaluation, grids and reports; and stages add up."""
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from test_generation import PROMPTS
+from tiny_models import PROBLEMS, build_model, build_tokenizer, save_tiny_model, write_problems
+from training import LONGEST, train, write_recipe
+
+from tinyzero_trl import Engine, register_engine
+from tinyzero_trl.commands.main import main
+from tinyzero_trl.generation.engine import EngineSetup, SampledBatch, Sampling, choose_engine, engine_class
+from tinyzero_trl.generation.prompts import encode_prompts
+from tinyzero_trl.generation.transformers_engine import TransformersEngine
+from tinyzero_trl.models.loading import load_tokenizer
+from tinyzero_trl.models.toy import resolve_model
+from tinyzero_trl.runs.records import read_run
+from tinyzero_trl.tasks import countdown
+
+MODULE = '''
+"""One file of a user's: an engine that gives the same answer to every other prompt, and talks to the limit else."""
+
+from tinyzero_trl.generation.engine import Engine, SampledBatch
+
+ANSWER = "<answer> (1 + 2) * 3 </answer>"
+
+
+class Replay(Engine):
+    asked = []  # (rows, limit, has seeds, is training) of each call
+    weights = []
+
+    def start(self, prompt_ids, sampling, limit):
+        self.asked.append((len(prompt_ids), limit, sampling.seeds is not None, self.setup.model is not None))
+        tokenizer = self.setup.tokenizer
+        answer = [*tokenizer(ANSWER)["input_ids"], tokenizer.eos_token_id]
+        rows = range(len(prompt_ids))
+        return SampledBatch(
+            [list(prompt) for prompt in prompt_ids],
+            [answer if row % 2 else tokenizer("7")["input_ids"] * limit for row in rows],
+            [bool(row % 2) for row in rows],
+            limit,
+            sampling,
+        )
+
+    def update_weights(self, model):
+        self.weights.append(sum(p.double().sum().item() for p in model.parameters()))
+'''
+
+
+@pytest.fixture
+def replay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The engine's class, in a module that only this test knows."""
+    folder = tmp_path / "users"
+    folder.mkdir()
+    (folder / "users_engine.py").write_text(MODULE)
+    package = folder / "users_engine-1.0.dist-info"
+    package.mkdir()
+    (package / "METADATA").write_text("Metadata-Version: 2.1\nName: users-engine\nVersion: 1.0\n")
+    (package / "entry_points.txt").write_text("[tinyzero_trl.engines]\nreplay = users_engine:Replay\n")
+    monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.setenv("PYTHONPATH", str(folder), prepend=":")
+    engine = engine_class("users_engine:Replay")
+    engine.asked.clear(), engine.weights.clear()
+    return engine
+
+
+@pytest.mark.slow
+def test_a_users_engine_samples_rollouts_and_evaluations(replay: Any, tmp_path: Path) -> None:
+    options = {"max_steps": 2, "save_strategy": "no", "window_strategy": "phased", "window_phases": "[[0, 4], [1, 8]]"}
+    trainer = train(write_recipe(tmp_path, engine="users_engine:Replay", **options))
+    assert [set(batch.lengths) for batch in trainer.batches if batch.training] == [{2, 4}, {2, 8}]
+    rows, limits, seeded, in_training = zip(*replay.asked, strict=True)
+    assert set(limits) == {4, 8, LONGEST} and all(seeded) and all(in_training)
+    assert rows == tuple(len(batch.lengths) for batch in trainer.batches)
+    assert len(replay.weights) == 3 and len(set(replay.weights)) > 1, "once for each policy that sampled"
+    run = read_run(tmp_path / "run")
+    assert run.config["engine"] == "users_engine:Replay" and len(run.metrics) == 2
+    assert run.metrics[0]["completion/truncated_frac"] == 0.5
+
+    replay.asked.clear()
+    data = str(write_problems(tmp_path / "problems.jsonl"))
+    common = ["--model", str(tmp_path / "run"), "--data", data, "--max-completion-length", "12"]
+    assert main(["eval", *common, "--engine", "replay", "--out", str(tmp_path / "eval")]) == 0
+    result = json.loads((tmp_path / "eval" / "eval.json").read_text())
+    assert replay.asked == [(len(PROBLEMS), 12, True, False)]
+    assert result["settings"]["engine"] == "replay" and 0 < result["acc"] < 1 and result["truncated_frac"] > 0.4
+
+    assert main(["report", str(tmp_path / "run"), "--out", str(tmp_path / "report")]) == 0
+    runs = {"replayed": {"recipe": str(tmp_path / "run.yaml"), "overrides": {"engine": "replay", "max_steps": 1}}}
+    launch = [sys.executable, "-m", "tinyzero_trl.commands.train"]
+    grid = {"output": str(tmp_path / "grid"), "seeds": [0], "launch": launch, "runs": runs}
+    (tmp_path / "grid.yaml").write_text(yaml.safe_dump(grid))
+    assert main(["ablate", str(tmp_path / "grid.yaml")]) == 0
+    [finished] = (tmp_path / "grid").glob("*/*/summary.json")
+    assert read_run(finished.parent).config["engine"] == "replay"
+
+
+def test_a_registered_name_is_known_and_no_other(replay: Any) -> None:
+    register_engine("users")(replay)
+    assert (engine_class("users"), choose_engine("users"), engine_class("replay")) == (replay, "users", replay)
+    for taken in ("auto", "transformers", "vllm", "users", "a:b"):
+        with pytest.raises(ValueError, match=f"the name '{taken}' is taken; choose another"):
+            register_engine(taken)(TransformersEngine)
+    with pytest.raises(ValueError, match=r"'other' is no Engine; derive the class from tinyzero_trl.Engine"):
+        register_engine("other")(dict)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"'magic' is unknown; use one of auto, transformers, vllm, .*replay.*:Class"):
+        choose_engine("magic")
+    for name in ("nowhere.at:All", "users_engine:Nothing", ".users_engine:Replay", "users_engine:"):
+        with pytest.raises(ValueError, match=f"'{name}' cannot be imported .*; give the package.module:Class"):
+            choose_engine(name)
+    with pytest.raises(ValueError, match="'users_engine:ANSWER' is no Engine"):
+        choose_engine("users_engine:ANSWER")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("use_vllm", True), ("use_transformers_continuous_batching", True), ("cache_implementation", "static")],
+)
+def test_what_a_users_engine_cannot_obey_is_refused(replay: Any, field: str, value: Any, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=f"(engine.*contradicts {field}|{field}: .* has no effect on the engine)"):
+        train(write_recipe(tmp_path, engine="users_engine:Replay", **{field: value}))
+
+
+class Miscounting(Engine):
+    """Returns one completion too few, or one without a token."""
+
+    lengths: tuple[int, ...] = ()
+
+    def start(self, prompt_ids: Any, sampling: Sampling, limit: int) -> SampledBatch:
+        rows = [[1] * length for length in self.lengths]
+        return SampledBatch(list(prompt_ids), rows, [True] * len(rows), limit, sampling)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "message"), [((2,), "1 completions for 11"), ((0,) * 11, "completions of 0 to 0 tokens for a")]
+)
+def test_an_engine_that_returns_something_else_is_named(
+    lengths: Any, message: str, tmp_path: Path, capsys: Any
+) -> None:
+    register_engine("miscounting")(Miscounting)
+    Miscounting.lengths = lengths
+    model, data = save_tiny_model(tmp_path / "model"), write_problems(tmp_path / "problems.jsonl")
+    command = ["eval", "--model", str(model), "--data", str(data), "--max-completion-length", "12"]
+    assert main([*command, "--engine", "miscounting", "--out", str(tmp_path / "out")]) == 2
+    assert f"engine: Miscounting returned {message}" in capsys.readouterr().err
+
+
+# --- stages -------------------------------------------------------------------------------------------------------
+
+
+class ByTokenIds(TransformersEngine):
+    """The same engine without a cache between stages."""
+
+    extend = Engine.extend
+
+
+ENDS = [3, 7, 8, 30]
+
+
+def in_stages(engine: Engine, sampling: Sampling, ends: list[int], leave: Any = lambda rows: rows) -> SampledBatch:
+    batch = engine.start(prompts(), sampling, ends[0])
+    for limit in ends[1:]:
+        batch = engine.extend(batch, leave(batch.unfinished), limit)
+    return batch
+
+
+def prompts() -> list[list[int]]:
+    return encode_prompts(build_tokenizer(), PROMPTS * 2)
+
+
+def engine_of(kind: type[Engine]) -> Engine:
+    tokenizer = build_tokenizer()
+    return kind(EngineSetup(tokenizer, "", build_model(tokenizer)))
+
+
+def sampling_of(engine: Any, **options: Any) -> Sampling:
+    """Settings under which some sequences end in every stage, and others in none."""
+    return Sampling(end_token_ids=(20, 21, 22, engine.setup.tokenizer.eos_token_id), pad_token_id=0, **options)
+
+
+@pytest.mark.parametrize("kind", [TransformersEngine, ByTokenIds])
+def test_greedy_stages_give_what_one_call_gives(kind: type[Engine]) -> None:
+    engine = engine_of(kind)
+    sampling = sampling_of(engine, temperature=0.0)
+    whole, staged = engine.start(prompts(), sampling, ENDS[-1]), in_stages(engine, sampling, ENDS)
+    assert (staged.completion_ids, staged.finished) == (whole.completion_ids, whole.finished)
+    assert staged.limit == ENDS[-1] and {True, False} == set(staged.finished)
+
+
+def test_seeded_stages_give_what_one_call_gives() -> None:
+    engine = engine_of(TransformersEngine)
+    sampling = sampling_of(engine, seeds=tuple(range(len(prompts()))))
+    whole, staged = engine.start(prompts(), sampling, ENDS[-1]), in_stages(engine, sampling, ENDS)
+    assert (staged.completion_ids, staged.finished) == (whole.completion_ids, whole.finished)
+    ends = {sum(len(ids) > end for end in ENDS) for ids in whole.completion_ids}
+    assert len(ends) >= 3, "completions must end in several stages, or this test is blind"
+
+
+@pytest.mark.parametrize("kind", [TransformersEngine, ByTokenIds])
+def test_rows_that_leave_stay_as_they_were(kind: type[Engine]) -> None:
+    engine = engine_of(kind)
+    sampling = sampling_of(engine, temperature=0.0)
+    whole = engine.start(prompts(), sampling, ENDS[-1])
+    staged = in_stages(engine, sampling, ENDS, leave=lambda rows: rows[len(rows) // 3 :])
+    cut = [len(ids) for ids, done in zip(staged.completion_ids, staged.finished, strict=True) if not done]
+    assert set(cut) & set(ENDS[:-1]), "some rows leave"
+    for ours, theirs in zip(staged.completion_ids, whole.completion_ids, strict=True):
+        assert ours == theirs[: len(ours)]
+
+
+def test_token_ids_that_are_handed_back_draw_other_numbers() -> None:
+    """A seed that served twice would repeat the first stage's noise, and with it often its tokens."""
+    engine = engine_of(ByTokenIds)
+    seeds = tuple(range(400))
+    sampling = Sampling(end_token_ids=(engine.setup.tokenizer.eos_token_id,), temperature=50.0, seeds=seeds)
+    batch = engine.start([prompts()[1]] * 400, sampling, 1)
+    batch = engine.extend(batch, batch.unfinished, 2)
+    again = [ids[0] == ids[1] for ids in batch.completion_ids if len(ids) == 2]
+    assert sum(again) < 0.2 * len(again), "nearly uniform tokens repeat once in 28"
+
+
+@pytest.mark.parametrize(
+    "options", [{"top_k": 1}, {"top_p": 1e-6}, {"min_p": 1.0}, {"temperature": 1e-4}, {"repetition_penalty": 1.0}]
+)
+@pytest.mark.parametrize("seeded", [True, False])
+def test_every_setting_reaches_the_sampler(options: dict[str, Any], seeded: bool) -> None:
+    engine = engine_of(TransformersEngine)
+    seeds = tuple(range(len(prompts()))) if seeded else None
+    greedy = engine.start(prompts(), sampling_of(engine, temperature=0.0), 8)
+    torch.manual_seed(0)
+    sampled = engine.start(prompts(), sampling_of(engine, seeds=seeds, **options), 8)
+    assert (sampled.completion_ids == greedy.completion_ids) is (options != {"repetition_penalty": 1.0})
+    penalised = replace(sampling_of(engine, temperature=0.0), repetition_penalty=5.0)
+    assert engine.start(prompts(), penalised, 8).completion_ids != greedy.completion_ids
+
+
+@pytest.mark.parametrize("kind", [TransformersEngine, ByTokenIds])
+def test_a_stop_string_ends_a_completion_and_stays_in_it(kind: type[Engine]) -> None:
+    path = resolve_model("embedded")
+    engine = kind(EngineSetup(load_tokenizer(path), path))
+    decode = engine.setup.tokenizer.decode
+    ends, problems = engine.setup.tokenizer.eos_token_id, countdown.generate(6, seed=0)
+    asked = encode_prompts(engine.setup.tokenizer, [countdown.render_prompt(p, "base") for p in problems])
+    sampling = Sampling(temperature=0.0, end_token_ids=(ends,), pad_token_id=0)
+    free = engine.start(asked, sampling, 40)
+    stop = decode(free.completion_ids[0][11:13])
+    assert len(free.completion_ids[0][11:13]) == 2 and len(stop) > 1, "it lies across the end of a stage"
+    staged = replace(sampling, stop_strings=(stop,))
+    batch = engine.start(asked, staged, 12)
+    batch = engine.extend(batch, batch.unfinished, 40)
+    for ours, theirs, done in zip(batch.completion_ids, free.completion_ids, batch.finished, strict=True):
+        assert ours == theirs[: len(ours)] and stop not in decode(ours[:-1])
+        assert done == (stop in decode(ours) or ours[-1] == ends)
+    assert batch.finished[0] and len(batch.completion_ids[0]) <= 13
