@@ -18,7 +18,15 @@ from typing import Any
 import numpy as np
 from window_learners import SCENARIOS, Scenario, Truth
 
-from tinyzero_trl.windows import WindowConfig, make_policy
+from tinyzero_trl.windows import (
+    CosineConfig,
+    FixedConfig,
+    PhasedConfig,
+    SignalConfig,
+    SuccessConfig,
+    WindowConfig,
+    make_policy,
+)
 
 
 @dataclass(frozen=True)
@@ -34,20 +42,21 @@ class Settings:
 
 def policies(scenario: Scenario, settings: Settings) -> dict[str, WindowConfig]:
     """The policies under comparison, each with its defaults."""
-    base = WindowConfig(initial=scenario.initial, max=scenario.largest, slack=settings.slack)
+    common: dict[str, Any] = {"initial": scenario.initial, "max": scenario.largest}
+    adaptive = common | {"slack": settings.slack}
     fork = {"std_multiplier": 0.0, "saturation_frac": 1.0, "growth_needs_pressure": False}
     third = settings.rollouts // 3
     phases = ((0, scenario.largest // 4), (third, scenario.largest // 2), (2 * third, scenario.largest))
     return {
-        "fixed": replace(base, strategy="fixed"),
-        "phased": replace(base, strategy="phased", phases=phases),
-        "cosine": replace(base, strategy="cosine", total_steps=settings.rollouts),
-        "success, fork's rule": replace(base, strategy="success", **fork),
-        "success, basic": replace(base, strategy="success", mode="basic"),
-        "success, ema": replace(base, strategy="success", mode="ema"),
-        "success, rolling": replace(base, strategy="success", mode="rolling"),
-        "signal": replace(base, strategy="signal"),
-        "signal, slack 0.3": replace(base, strategy="signal", slack=0.3),
+        "fixed": FixedConfig(**common),
+        "phased": PhasedConfig(**common, phases=phases),
+        "cosine": CosineConfig(**common, total_steps=settings.rollouts),
+        "success, fork's rule": SuccessConfig(**adaptive, **fork),
+        "success, basic": SuccessConfig(**adaptive, mode="basic"),
+        "success, ema": SuccessConfig(**adaptive, mode="ema"),
+        "success, rolling": SuccessConfig(**adaptive, mode="rolling"),
+        "signal": SignalConfig(**adaptive),
+        "signal, slack 0.3": SignalConfig(**common, slack=0.3),
     }
 
 

@@ -1,8 +1,24 @@
 """Every value that a window policy cannot work with is refused by name, with what to do about it."""
 
-import pytest
+import copy
+import pickle
+from dataclasses import replace
+from typing import Any
 
-from tinyzero_trl.windows import MODES, STRATEGIES, WindowConfig, make_policy, unread_fields
+import pytest
+from windows_histories import config_of
+
+from tinyzero_trl.windows import (
+    MODES,
+    AdaptiveConfig,
+    PhasedConfig,
+    SignalConfig,
+    SuccessConfig,
+    WindowConfig,
+    fields_read,
+    make_policy,
+    readers,
+)
 
 PHASES = ((0, 100), (10, 200))
 
@@ -11,29 +27,41 @@ PHASES = ((0, 100), (10, 200))
     ("values", "message"),
     [
         ({"strategy": "adaptive"}, r"window_strategy: 'adaptive' is unknown; choose one of fixed, phased"),
-        ({"mode": "median"}, r"window_mode: 'median' is unknown; choose one of basic, ema, rolling"),
+        (
+            {"strategy": "success", "mode": "median"},
+            r"window_mode: 'median' is unknown; choose one of basic, ema, rolling",
+        ),
         ({"min": 0}, r"window_min: 0 is below 1; set it to 1 or more"),
         ({"initial": 512.5}, r"window_initial: 512.5 is not a whole number"),
         ({"min_samples": True}, r"window_min_samples: True is not a whole number"),
         ({"seed": "7"}, r"window_seed: '7' is not a whole number"),
         ({"slack": 1.0}, r"window_slack: 1.0 is not below 1; set it below 1"),
         ({"slack": float("nan")}, r"window_slack: nan is not finite; give a finite number"),
-        ({"epsilon": 1.5}, r"window_epsilon: 1.5 is above 1; set it to 1 or less"),
-        ({"std_multiplier": -1}, r"window_std_multiplier: -1 is below 0; set it to 0 or more"),
-        ({"ema_beta": 1}, r"window_ema_beta: 1 is not below 1"),
-        ({"ema_bias_correction": "yes"}, r"window_ema_bias_correction: 'yes' is neither true nor false"),
-        ({"growth_needs_pressure": 1}, r"window_growth_needs_pressure: 1 is neither true nor false"),
+        ({"strategy": "success", "epsilon": 1.5}, r"window_epsilon: 1.5 is above 1; set it to 1 or less"),
+        ({"strategy": "success", "std_multiplier": -1}, r"window_std_multiplier: -1 is below 0; set it to 0 or more"),
+        ({"strategy": "success", "ema_beta": 1}, r"window_ema_beta: 1 is not below 1"),
+        (
+            {"strategy": "success", "ema_bias_correction": "yes"},
+            r"window_ema_bias_correction: 'yes' is neither true nor false",
+        ),
+        (
+            {"strategy": "success", "growth_needs_pressure": 1},
+            r"window_growth_needs_pressure: 1 is neither true nor false",
+        ),
         ({"max": 0}, r"window_max: 0 is not a positive whole number; give 1 or more"),
-        ({"total_steps": 2.0}, r"window_total_steps: 2.0 is not a positive whole number"),
+        ({"strategy": "cosine", "total_steps": 2.0}, r"window_total_steps: 2.0 is not a positive whole number"),
         ({"min": 300, "max": 200}, r"window_min: 300 exceeds window_max 200; lower window_min or raise window_max"),
         ({"initial": 1024, "max": 512}, r"window_initial: 1024 is outside \[window_min 20, window_max 512\]"),
         ({"strategy": "phased"}, r"window_phases: empty; strategy phased needs pairs such as"),
         ({"strategy": "phased", "phases": ((5, 100), (5, 200))}, r"window_phases: steps \[5, 5\] do not strictly"),
         ({"strategy": "phased", "phases": ((-1, 100),)}, r"window_phases: steps \[-1\] do not strictly"),
         ({"strategy": "phased", "phases": PHASES, "max": 150}, r"window_phases: window 200 at step 10 is outside"),
-        ({"phases": [[1, 2, 3]]}, r"window_phases: \[\[1, 2, 3\]\] is not a list of \[step, window\] pairs"),
-        ({"phases": "0:100"}, r"window_phases: '0:100' is not a list of \[step, window\] pairs"),
-        ({"phases": 7}, r"window_phases: 7 is not a list of \[step, window\] pairs"),
+        (
+            {"strategy": "phased", "phases": [[1, 2, 3]]},
+            r"window_phases: \[\[1, 2, 3\]\] is not a list of \[step, window\] pairs",
+        ),
+        ({"strategy": "phased", "phases": "0:100"}, r"window_phases: '0:100' is not a list of \[step, window\] pairs"),
+        ({"strategy": "phased", "phases": 7}, r"window_phases: 7 is not a list of \[step, window\] pairs"),
         ({"strategy": "cosine"}, r"window_total_steps: not set; strategy cosine needs"),
         (
             {"strategy": "success", "target_success_rate": 0.97},
@@ -52,7 +80,7 @@ PHASES = ((0, 100), (10, 200))
         ({"strategy": "signal", "probe_every": 30}, r"window_probe_every: 30 exceeds window_memory_rollouts 24"),
     ],
 )
-def test_a_bad_value_is_refused_with_field_value_and_remedy(values: dict, message: str) -> None:
+def test_a_bad_value_is_refused_with_field_value_and_remedy(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=f"^{message}"):
         WindowConfig(**values)
 
@@ -62,28 +90,79 @@ def test_the_largest_window_must_be_set_before_a_policy_is_made() -> None:
         make_policy(WindowConfig(strategy="fixed"))
 
 
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (
+            {"strategy": "success", "headroom": 2.0},
+            r"window_headroom: 2.0 has no effect on strategy success, which does not read it \(signal does\); rem",
+        ),
+        (
+            {"strategy": "fixed", "slack": 0.1},
+            r"window_slack: 0.1 has no effect .* \(signal and success read it\); remove",
+        ),
+        ({"phases": ((0, 100),)}, r"window_phases: \(\(0, 100\),\) has no effect on strategy signal"),
+        ({"headrom": 2.0}, r"window_headrom: 2.0 is not a field of strategy signal; did you mean window_headroom\?"),
+        ({"strategy": "fixed", "qqq": 1}, r"window_qqq: 1 is not a field of strategy fixed; remove it"),
+    ],
+)
+def test_a_field_that_the_strategy_does_not_read_is_refused(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{message}"):
+        WindowConfig(**values)
+
+
+def test_the_strategy_chooses_the_class_of_the_configuration() -> None:
+    success = WindowConfig(strategy="success", std_multiplier=1.5, max=2048)
+    assert success == SuccessConfig(std_multiplier=1.5, max=2048)
+    assert success.strategy == "success"
+    assert type(WindowConfig()) is SignalConfig
+    for copied in (pickle.loads(pickle.dumps(success)), copy.deepcopy(success), replace(success)):
+        assert copied == success
+
+
+def test_a_class_of_another_strategy_is_refused() -> None:
+    with pytest.raises(
+        ValueError, match=r"^window_strategy: 'signal' takes a SignalConfig, not a SuccessConfig; leave"
+    ):
+        SuccessConfig(strategy="signal")
+    with pytest.raises(
+        ValueError, match=r"^window_strategy: AdaptiveConfig belongs to no policy; name it in @register"
+    ):
+        AdaptiveConfig()
+
+
+@pytest.mark.parametrize("largest", [1, 8, 100, 2000])
+def test_defaults_never_exceed_the_maximum(largest: int) -> None:
+    for values in ({}, {"strategy": "success"}, {"strategy": "fixed"}, {"strategy": "cosine", "total_steps": 9}):
+        config = WindowConfig(**values, max=largest)
+        assert (config.min, config.initial) == (min(20, largest), min(1024, largest))
+        assert make_policy(config).window == (largest if values.get("strategy") == "fixed" else config.initial)
+    assert WindowConfig(min=1500, max=2000).initial == 1500
+
+
 def test_a_contradiction_matters_only_to_the_strategy_that_meets_it() -> None:
     assert make_policy(WindowConfig(strategy="fixed", initial=1024, max=512)).window == 512
-    assert WindowConfig(strategy="fixed", growth_delta=1).growth_delta == 1
+    assert WindowConfig(strategy="signal", growth_delta=1) == SignalConfig(
+        growth_delta=1
+    )  # no min_change to fall below
     assert WindowConfig(strategy="phased", initial=1024, phases=PHASES, max=512).largest == 512
 
 
 def test_lists_from_yaml_become_tuples() -> None:
-    assert WindowConfig(phases=[[0, 100], [10, 200]]).phases == PHASES  # type: ignore[arg-type]
-    assert WindowConfig(phases=None).phases == ()  # type: ignore[arg-type]
+    assert PhasedConfig(phases=[[0, 100], [10, 200]]).phases == PHASES  # type: ignore[arg-type, list-item]
 
 
 def test_every_strategy_and_mode_can_be_made_from_its_defaults() -> None:
-    for strategy in STRATEGIES:
+    for strategy in ("fixed", "phased", "cosine", "success", "signal"):
         for mode in MODES:
-            config = WindowConfig(strategy=strategy, mode=mode, max=4096, phases=PHASES, total_steps=10)
+            config = config_of(strategy, mode=mode, max=4096, phases=PHASES, total_steps=10)
             assert make_policy(config).window in (100, 1024, 4096)
 
 
-def test_a_strategy_reads_what_is_its_own_and_what_belongs_to_none() -> None:
-    unread = {strategy: unread_fields(strategy) for strategy in STRATEGIES}
-    assert {"headroom", "probe_every", "memory_rollouts"} <= unread["fixed"] & unread["success"] - unread["signal"]
-    assert {"mode", "ema_beta", "rolling_window"} <= unread["signal"] - unread["success"]
-    assert {"phases"} <= unread["cosine"] - unread["phased"]
-    assert not {"strategy", "initial", "min", "max", "slack", "shrink_delta"} & frozenset().union(*unread.values())
-    assert unread_fields("of another project") == frozenset()
+def test_the_fields_that_a_strategy_reads_are_those_of_its_class() -> None:
+    common = {"strategy", "initial", "min", "max", "success_threshold", "seed"}
+    assert fields_read("fixed") == common
+    assert fields_read("phased") == common | {"phases"}
+    assert fields_read("of another project") == frozenset()
+    assert {"success", "signal"} <= set(readers("slack")) and "fixed" not in readers("slack")
+    assert readers("mode") == ["success"]

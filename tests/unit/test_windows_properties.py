@@ -7,9 +7,9 @@ import random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from windows_histories import Wanted, configs, histories, observed, random_history
+from windows_histories import Wanted, config_of, configs, histories, observed, random_history
 
-from tinyzero_trl.windows import STRATEGIES, RolloutObservation, WindowConfig, WindowPolicy, make_policy
+from tinyzero_trl.windows import RolloutObservation, WindowConfig, WindowPolicy, make_policy, strategies
 
 many = settings(max_examples=300, deadline=None)
 
@@ -85,12 +85,10 @@ def test_an_engine_may_use_another_window_than_asked(
         assert policy.metrics()["current_window"] == window
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", strategies())
 @pytest.mark.parametrize("mode", ["basic", "ema", "rolling"])
 def test_memory_does_not_grow_with_the_run(strategy: str, mode: str) -> None:
-    config = WindowConfig(
-        strategy=strategy, mode=mode, initial=128, max=256, total_steps=10, phases=((0, 99),), memory_rollouts=16
-    )
+    config = config_of(strategy, mode=mode, initial=128, max=256, total_steps=10, phases=((0, 99),), memory_rollouts=16)
     policy = make_policy(config)
     sizes = []
     for round_ in range(3):
@@ -99,10 +97,10 @@ def test_memory_does_not_grow_with_the_run(strategy: str, mode: str) -> None:
     assert max(sizes[1:]) < 1.15 * sizes[0]
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", strategies())
 def test_nothing_outside_the_policy_decides(strategy: str) -> None:
     history = random_history(rollouts=30, completions=16, seed=1)
-    config = WindowConfig(strategy=strategy, initial=128, max=512, total_steps=10, phases=((0, 99),), epsilon=0.5)
+    config = config_of(strategy, initial=128, max=512, total_steps=10, phases=((0, 99),), epsilon=0.5)
     runs = []
     for seed in (1, 2):
         random.seed(seed)
@@ -112,7 +110,7 @@ def test_nothing_outside_the_policy_decides(strategy: str) -> None:
 
 def test_a_reward_that_is_not_a_number_is_no_success() -> None:
     for strategy in ("success", "signal"):
-        policy = make_policy(WindowConfig(strategy=strategy, initial=128, max=512, update_frequency=1, min_samples=1))
+        policy = make_policy(config_of(strategy, initial=128, max=512, update_frequency=1, min_samples=1))
         for step in range(5):
             policy.observe(RolloutObservation(step, 512, [9, 10], [math.nan, math.nan], [False, False], [0, 0]))
         assert all(math.isfinite(figure) for figure in policy.metrics().values())

@@ -40,7 +40,7 @@ def test_the_window_keeps_headroom_over_the_measured_optimum() -> None:
     roomy = policy(slack=0.0, headroom=1.25)
     see(roomy, MIXED, 12)
     assert roomy.metrics()["best_window"] == 300
-    assert roomy.state_dict()["settled_window"] == 375
+    assert roomy.state_dict()["base_window"] == 375
 
 
 @pytest.mark.parametrize(("headroom", "windows"), [(1.0, [300, 1024, 360, 360]), (1.25, [375, 450, 450, 450])])
@@ -79,43 +79,43 @@ def test_a_probe_that_the_engine_clamps_still_was_the_probe() -> None:
 
 def test_the_window_shrinks_by_bounded_steps_to_the_longest_success() -> None:
     shrinking = policy(initial=500, slack=0.0)
-    settled = []
+    base = []
     for _ in range(6):
         see(shrinking, MIXED, 1)
-        settled.append(shrinking.state_dict()["settled_window"])
-    assert settled == [436, 372, 308, 300, 300, 300]  # without slack, the longest success must fit
+        base.append(shrinking.state_dict()["base_window"])
+    assert base == [436, 372, 308, 300, 300, 300]  # without slack, the longest success must fit
 
 
 def test_a_window_more_than_twice_too_long_halves_unless_it_may_shrink_by_more() -> None:
     for steps, expected in ({"shrink_delta": 64}, [512, 448, 384, 320, 300]), ({"shrink_delta": 700}, [324, 300]):
         wide = policy(initial=1024, slack=0.0, **steps)
-        settled = []
+        base = []
         for _ in expected:
             see(wide, MIXED, 1)
-            settled.append(wide.state_dict()["settled_window"])
-        assert settled == expected
+            base.append(wide.state_dict()["base_window"])
+        assert base == expected
 
 
 def test_the_window_at_most_doubles_toward_a_measured_optimum() -> None:
     long = [Wanted(900, index % 2 == 0, index // 4) for index in range(16)]
-    growing, settled = policy(initial=100), []
+    growing, base = policy(initial=100), []
     for _ in range(5):
         see(growing, long, 1)
-        settled.append(growing.state_dict()["settled_window"])
+        base.append(growing.state_dict()["base_window"])
     # Nothing is known at first: growth_delta. The second rollout, a probe, shows 900: doubling, up to there.
-    assert settled == [164, 328, 656, 900, 900]
+    assert base == [164, 328, 656, 900, 900]
 
 
 def test_an_unknown_tail_is_probed_until_it_is_known_and_moves_nothing() -> None:
     """One completion a rollout goes on beyond the window, four must be followed there: so four probes in a row."""
     batch = [*MIXED, Wanted(None, False, 9)]
     seen = policy(probe_every=12, memory_rollouts=12, initial=310)
-    windows, settled = [], []
+    windows, base = [], []
     for _ in range(12):
         windows += see(seen, batch, 1)
-        settled.append(seen.state_dict()["settled_window"])
+        base.append(seen.state_dict()["base_window"])
     assert probes(windows) == [1, 2, 3, 4, 9]  # the last in its turn
-    assert settled[:4] == [310] * 4 and set(settled[4:]) == {300}
+    assert base[:4] == [310] * 4 and set(base[4:]) == {300}
 
 
 def test_without_any_success_it_grows_while_something_is_cut_and_holds_otherwise() -> None:
@@ -127,7 +127,7 @@ def test_without_any_success_it_grows_while_something_is_cut_and_holds_otherwise
 def policy_after(batch: list[Wanted], rollouts: int) -> int:
     seen = policy()
     see(seen, batch, rollouts)
-    return seen.state_dict()["settled_window"]
+    return seen.state_dict()["base_window"]
 
 
 def test_where_nothing_is_left_to_learn_tokens_are_saved() -> None:
@@ -141,14 +141,14 @@ def test_more_slack_gives_shorter_windows() -> None:
     for slack in (0.0, 0.05, 0.1, 0.3, 0.5):
         seen = policy(slack=slack)
         see(seen, easy, 20)
-        windows.append(seen.state_dict()["settled_window"])
+        windows.append(seen.state_dict()["base_window"])
     assert windows == [290, 280, 270, 230, 190]  # keeping all, 19, 18, 14 and 10 of 20 lengths
 
 
 def test_an_empty_batch_teaches_nothing() -> None:
     seen = policy()
     seen.observe(RolloutObservation(0, 256, [], [], [], []))
-    assert seen.state_dict()["settled_window"] == 256
+    assert seen.state_dict()["base_window"] == 256
 
 
 def test_a_shorter_memory_keeps_the_newest_rollouts() -> None:

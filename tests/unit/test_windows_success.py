@@ -86,7 +86,7 @@ def test_an_exploration_lasts_one_rollout_and_its_rate_is_not_the_windows() -> N
     assert see(exploring, EASY, EASY, long, long) == [256, 1024, 192, 1024]
     figures = exploring.metrics()
     assert (figures["exploration_rate"], figures["explored_step"]) == (0.25, 0.0)
-    # Rollout 3 explored and succeeded at 1024; only rollout 4 tells of the settled window: 0.9 x 1 + 0.1 x 0.
+    # Rollout 3 was a probe and succeeded at 1024; only rollout 4 tells of the base window: 0.9 x 1 + 0.1 x 0.
     assert figures["policy_success_rate"] == pytest.approx(0.9)
     assert figures["demand"] > 600  # its lengths count
 

@@ -2,11 +2,11 @@
 
 import random
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from hypothesis import strategies as st
 
-from tinyzero_trl.windows import MODES, RolloutObservation, WindowConfig
+from tinyzero_trl.windows import MODES, RolloutObservation, WindowConfig, fields_read
 
 
 class Wanted(NamedTuple):
@@ -50,32 +50,40 @@ wanted = st.builds(Wanted, st.none() | st.integers(1, 300), st.booleans(), st.in
 batches = st.lists(wanted, max_size=8)
 histories = st.lists(batches, min_size=1, max_size=25)
 
-configs = st.builds(
-    WindowConfig,
-    strategy=st.sampled_from(("fixed", "phased", "cosine", "success", "signal", "success", "signal")),
-    mode=st.sampled_from(MODES),
-    min=st.integers(1, 40),
-    initial=st.integers(40, 160),
-    max=st.integers(160, 400),
-    seed=st.integers(0, 3),
-    phases=st.just(((2, 64), (5, 128), (9, 40))),
-    total_steps=st.integers(1, 30),
-    min_samples=st.integers(1, 8),
-    growth_delta=st.integers(16, 80),
-    shrink_delta=st.integers(16, 80),
-    warmup_steps=st.integers(0, 4),
-    std_multiplier=st.sampled_from((0.0, 2.0)),
-    update_frequency=st.integers(1, 3),
-    min_change=st.integers(0, 16),
-    length_tolerance=st.integers(0, 32),
-    hold_steps_before_growth=st.integers(1, 5),
-    saturation_frac=st.sampled_from((0.0, 0.5, 1.0)),
-    growth_needs_pressure=st.booleans(),
-    rolling_window=st.integers(8, 30),
-    epsilon=st.sampled_from((0.0, 0.5, 1.0)),
-    ema_bias_correction=st.booleans(),
-    slack=st.sampled_from((0.0, 0.02, 0.3)),
-    headroom=st.sampled_from((1.0, 1.25, 3.0)),
-    memory_rollouts=st.integers(4, 8),
-    probe_every=st.integers(1, 4),
+
+def config_of(strategy: str, **values: Any) -> WindowConfig:
+    """The configuration of a strategy, from the values that it reads."""
+    return WindowConfig(strategy=strategy, **{name: values[name] for name in values.keys() & fields_read(strategy)})
+
+
+values = st.fixed_dictionaries(
+    dict(
+        strategy=st.sampled_from(("fixed", "phased", "cosine", "success", "signal", "success", "signal")),
+        mode=st.sampled_from(MODES),
+        min=st.integers(1, 40),
+        initial=st.integers(40, 160),
+        max=st.integers(160, 400),
+        seed=st.integers(0, 3),
+        phases=st.just(((2, 64), (5, 128), (9, 40))),
+        total_steps=st.integers(1, 30),
+        min_samples=st.integers(1, 8),
+        growth_delta=st.integers(16, 80),
+        shrink_delta=st.integers(16, 80),
+        warmup_steps=st.integers(0, 4),
+        std_multiplier=st.sampled_from((0.0, 2.0)),
+        update_frequency=st.integers(1, 3),
+        min_change=st.integers(0, 16),
+        length_tolerance=st.integers(0, 32),
+        hold_steps_before_growth=st.integers(1, 5),
+        saturation_frac=st.sampled_from((0.0, 0.5, 1.0)),
+        growth_needs_pressure=st.booleans(),
+        rolling_window=st.integers(8, 30),
+        epsilon=st.sampled_from((0.0, 0.5, 1.0)),
+        ema_bias_correction=st.booleans(),
+        slack=st.sampled_from((0.0, 0.02, 0.3)),
+        headroom=st.sampled_from((1.0, 1.25, 3.0)),
+        memory_rollouts=st.integers(4, 8),
+        probe_every=st.integers(1, 4),
+    )
 )
+configs = values.map(lambda given: config_of(**given))

@@ -1,48 +1,84 @@
-"""What a recipe may say: dataclasses on top of TRL's, judged before anything is loaded.
-
-Window fields are `tinyzero_trl.windows.WindowConfig`'s own, flat and with the prefix `window_`: they are derived from
-that class, so that each is declared, documented and checked in one place.
-"""
+"""What a recipe may say: dataclasses on top of TRL's, judged before anything is loaded."""
 
 import json
-from dataclasses import dataclass, field, fields, make_dataclass
+from collections.abc import Sequence
+from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
 
 from trl import GRPOConfig
 
 from tinyzero_trl.generation.engine import choose_engine, is_built_in
 from tinyzero_trl.runs.files import shortened
-from tinyzero_trl.training.preflight.values import check_choices, check_numbers, check_schedule
-from tinyzero_trl.windows import WindowConfig
+from tinyzero_trl.training.limits import check_choices, check_numbers, check_schedule
+from tinyzero_trl.windows import WindowConfig, declared_field, readers, strategies
 
-FORK_INITIAL_WINDOW = 1024
+WINDOW_PREFIX = "window_"
 _OF_TRLS_ENGINES = ("use_transformers_continuous_batching", "cache_implementation", "generation_kwargs")
 """Fields that only the engines of TRL know."""
 
 
-def _flat(window_field: Any) -> tuple[str, Any, Any]:
-    """A `WindowConfig` field as a flat training field: prefixed, and of a type that a command line can spell."""
-    kind, default = window_field.type, window_field.default
-    if window_field.name == "phases":
-        kind, default = str | None, None
-    elif window_field.name == "initial":
-        kind, default = int | None, None
-    return f"window_{window_field.name}", kind, field(default=default, metadata={"help": window_field.metadata["help"]})
-
-
-_WindowFields: Any = make_dataclass("_WindowFields", [_flat(each) for each in fields(WindowConfig)])
+def _window(name: str) -> Any:
+    """The field `name` of window policies, left out: then each policy has its own default. Help says whose it is."""
+    declared, owners = declared_field(name), readers(name)
+    whose = "" if name in WindowConfig.__dataclass_fields__ else f"{' and '.join(owners)}: "
+    default = "" if declared.default in (None, MISSING) else f"; default {declared.default}"
+    return field(default=None, metadata={"help": f"{whose}{declared.metadata['help']}{default}"})
 
 
 @dataclass
-class AdaptiveGRPOConfig(_WindowFields, GRPOConfig):
+class AdaptiveGRPOConfig(GRPOConfig):
     """TRL's `GRPOConfig` with a rollout window (`window_*`) and the savings of the training step.
 
-    `max_completion_length` is the largest window (unless `window_max` is lower) and the length of evaluation;
-    `window_initial` defaults to 1024, or to the maximum where that is smaller.
+    `max_completion_length` is the largest window (unless `window_max` is lower) and the length of evaluation. The
+    rollout window is the completion-length limit of a rollout. `window_strategy` names the policy that chooses it, and
+    `tinyzero_trl.windows` has one configuration class per policy. Their fields stand here with the prefix `window_`.
+    None means the policy's own default, so that a field of another policy is found out and refused.
 
     Raises:
-        ValueError: a value out of range or two that contradict each other; names field, value and remedy.
+        ValueError: a value out of range, two that contradict each other, or a field of another window policy. It names
+            field, value and remedy.
     """
+
+    window_strategy: str = field(
+        default="signal",
+        metadata={"help": f"window policy: one of {', '.join(strategies())}, or package.module:Class of your own"},
+    )
+    window_options: dict[str, Any] | str | None = field(
+        default=None,
+        metadata={
+            "help": "fields of a window policy of your own, without prefix; recipes may write window_NAME instead"
+        },
+    )
+    window_initial: int | None = _window("initial")
+    window_min: int | None = _window("min")
+    window_max: int | None = _window("max")
+    window_success_threshold: float | None = _window("success_threshold")
+    window_seed: int | None = _window("seed")
+    window_phases: Sequence[Sequence[int]] | str | None = _window("phases")
+    window_total_steps: int | None = _window("total_steps")
+    window_min_samples: int | None = _window("min_samples")
+    window_growth_delta: int | None = _window("growth_delta")
+    window_shrink_delta: int | None = _window("shrink_delta")
+    window_slack: float | None = _window("slack")
+    window_headroom: float | None = _window("headroom")
+    window_memory_rollouts: int | None = _window("memory_rollouts")
+    window_probe_every: int | None = _window("probe_every")
+    window_warmup_steps: int | None = _window("warmup_steps")
+    window_std_multiplier: float | None = _window("std_multiplier")
+    window_update_frequency: int | None = _window("update_frequency")
+    window_min_change: int | None = _window("min_change")
+    window_target_success_rate: float | None = _window("target_success_rate")
+    window_success_rate_margin: float | None = _window("success_rate_margin")
+    window_success_rate_ema_beta: float | None = _window("success_rate_ema_beta")
+    window_length_tolerance: int | None = _window("length_tolerance")
+    window_hold_steps_before_growth: int | None = _window("hold_steps_before_growth")
+    window_growth_needs_pressure: bool | None = _window("growth_needs_pressure")
+    window_saturation_frac: float | None = _window("saturation_frac")
+    window_mode: str | None = _window("mode")
+    window_rolling_window: int | None = _window("rolling_window")
+    window_epsilon: float | None = _window("epsilon")
+    window_ema_beta: float | None = _window("ema_beta")
+    window_ema_bias_correction: bool | None = _window("ema_bias_correction")
 
     max_tokens_per_micro_batch: int | None = field(
         default=None,
@@ -99,20 +135,27 @@ class AdaptiveGRPOConfig(_WindowFields, GRPOConfig):
         return self.steps_per_generation * self.num_iterations // self.gradient_accumulation_steps
 
     def window_config(self) -> WindowConfig:
-        """The window fields without their prefix, defaults filled in."""
-        values = {each.name: getattr(self, f"window_{each.name}") for each in fields(WindowConfig)}
-        if values["max"] is None:
-            values["max"] = self.max_completion_length
-        elif values["max"] > self.max_completion_length:
+        """The configuration of the window policy: the fields that were set, and its defaults.
+
+        Raises:
+            ValueError: as the class says.
+        """
+        flat = {each.name.removeprefix(WINDOW_PREFIX) for each in fields(self) if each.name.startswith(WINDOW_PREFIX)}
+        given = {name: getattr(self, WINDOW_PREFIX + name) for name in flat - {"options"}}
+        values = {name: value for name, value in given.items() if value is not None}
+        for name, value in options_as_mapping(self.window_options).items():
+            if name in values:
+                raise ValueError(f"window_options: {name} is also set by window_{name}; remove one of the two")
+            values[name] = value
+        if isinstance(phases := values.get("phases"), str):
+            values["phases"] = _parsed_json("window_phases", phases, "pairs such as [[0, 512], [100, 1024]]")
+        assert self.max_completion_length is not None, "check_numbers refuses it"
+        longest = values.setdefault("max", self.max_completion_length)
+        if isinstance(longest, int) and longest > self.max_completion_length:
             raise ValueError(
-                f"window_max: {values['max']} exceeds max_completion_length {self.max_completion_length}; lower it, "
-                "or raise max_completion_length"
+                f"window_max: {longest} exceeds max_completion_length {self.max_completion_length}; lower it, or raise "
+                "max_completion_length"
             )
-        if values["initial"] is None:
-            values["initial"] = max(values["min"], min(FORK_INITIAL_WINDOW, values["max"]))
-        if isinstance(values["phases"], str):
-            values["phases"] = _json_phases(values["phases"])
-        values["phases"] = values["phases"] or ()
         return WindowConfig(**values)
 
     @property
@@ -134,10 +177,22 @@ class AdaptiveGRPOConfig(_WindowFields, GRPOConfig):
         self.use_vllm = not on_cpu and choose_engine(self.engine) == "vllm"
 
 
-def _json_phases(text: str) -> Any:
+def options_as_mapping(options: dict[str, Any] | str | None) -> dict[str, Any]:
+    """`window_options` as a mapping; a command line gives it as JSON.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    given: Any = options
+    if isinstance(options, str):
+        given = _parsed_json("window_options", options, 'a mapping such as {"patience": 3}')
+    if not isinstance(given, dict | None):
+        raise ValueError(f"window_options: {shortened(given)} is not a mapping; write {{name: value}}")
+    return given or {}
+
+
+def _parsed_json(name: str, text: str, example: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
-        raise ValueError(
-            f"window_phases: {shortened(text)} is not JSON; write pairs such as [[0, 512], [100, 1024]]"
-        ) from None
+        raise ValueError(f"{name}: {shortened(text)} is not JSON; write {example}") from None

@@ -17,6 +17,7 @@ from tinyzero_trl.runs.files import read_mapping
 from tinyzero_trl.runs.redaction import shown
 from tinyzero_trl.tasks.config import TaskConfig
 from tinyzero_trl.training.config import AdaptiveGRPOConfig
+from tinyzero_trl.training.policy_fields import add_policy_fields, for_strategy, gather_policy_fields, given_strategy
 from tinyzero_trl.training.shipped import find_recipe
 
 _TYPES: dict[str, tuple[tuple[type, ...], str]] = {
@@ -26,12 +27,27 @@ _TYPES: dict[str, tuple[tuple[type, ...], str]] = {
 }
 _MAPPINGS = {
     *("model_init_kwargs", "generation_kwargs", "chat_template_kwargs"),
-    *("lr_scheduler_kwargs", "gradient_checkpointing_kwargs"),
+    *("lr_scheduler_kwargs", "gradient_checkpointing_kwargs", "window_options"),
 }
 
 
 class RecipeParser(TrlParser):
-    """`TrlParser` that judges a YAML recipe as strictly as a command line, and raises instead of printing usage."""
+    """`TrlParser` that judges a YAML recipe as strictly as a command line, and raises instead of printing usage.
+
+    It also knows the fields of a window policy of the user's own, once the command line or the recipe names it.
+    """
+
+    def __init__(self, *types: Any, strategy: str | None = None) -> None:
+        super().__init__(types, allow_abbrev=False)
+        self.strategy = strategy  # of the command line, which wins over the recipe's
+        if strategy is not None:
+            add_policy_fields(self, strategy)
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """What argparse gives; fields of a window policy of the user's own are gathered in `window_options`."""
+        parsed, rest = super().parse_known_args(args, namespace)
+        gather_policy_fields(parsed)
+        return parsed, rest
 
     def error(self, message: str) -> NoReturn:
         """Raise the one line that argparse would print after its usage, under the field's plain name."""
@@ -43,6 +59,9 @@ class RecipeParser(TrlParser):
         Raises:
             ValueError: an unknown field, or a value of the wrong type.
         """
+        recipe = for_strategy(self.strategy, recipe)
+        if isinstance(strategy := recipe.get("window_strategy"), str):
+            add_policy_fields(self, strategy)
         actions = {action.dest: action for action in self._actions}
         for name, value in recipe.items():
             if name not in actions:
@@ -56,7 +75,7 @@ class RecipeParser(TrlParser):
         """Fields that are text and nothing else, though a command line can spell numbers for them."""
         hints = {name: hint for kind in self.dataclass_types for name, hint in get_type_hints(kind).items()}
         text = {name for name, hint in hints.items() if set(get_args(hint) or (hint,)) <= {str, type(None)}}
-        return text - {"window_phases", "scale_rewards"}  # the one may be pairs, the other was once a truth value
+        return text - {"scale_rewards"}  # it was once a truth value
 
     def refuse(self, unknown: Sequence[str]) -> None:
         """Raise if a command line left anything over.
@@ -115,9 +134,8 @@ def _recipe_name(arguments: Sequence[str]) -> str | None:
     return Path(arguments[list(arguments).index("--config") + 1]).stem if "--config" in arguments else None
 
 
-def _parser() -> RecipeParser:
-    types: Any = (TaskConfig, AdaptiveGRPOConfig, ModelConfig)
-    return RecipeParser(types, allow_abbrev=False)
+def _parser(options: Sequence[str]) -> RecipeParser:
+    return RecipeParser(TaskConfig, AdaptiveGRPOConfig, ModelConfig, strategy=given_strategy(options))
 
 
 def check_fields(recipe: str, options: Sequence[str]) -> None:
@@ -127,7 +145,7 @@ def check_fields(recipe: str, options: Sequence[str]) -> None:
         ValueError: an unreadable recipe, an unknown field, or a wrong type.
         OSError: the recipe cannot be read.
     """
-    parser = _parser()
+    parser = _parser(options)
     parser.set_defaults_with_config(**read_mapping(find_recipe(recipe)))
     parser.refuse(parser.parse_known_args(list(options))[1])
 
@@ -140,8 +158,8 @@ def parse_recipe(
     Raises:
         ValueError: an unreadable recipe, an unknown field, a wrong type, an out-of-range or contradictory value.
     """
-    parser = _parser()
     given = sys.argv[1:] if arguments is None else arguments
+    parser = _parser(given)
     arguments = [part for text in given for part in (text.split("=", 1) if text.startswith("--config=") else [text])]
     if arguments[-1:] == ["--config"]:
         raise ValueError("config: names no recipe; give --config PATH.yaml")

@@ -18,7 +18,7 @@ from tinyzero_trl.runs.report import write_pictures
 from tinyzero_trl.tasks.config import TaskConfig
 from tinyzero_trl.tasks.datasets import load_split, to_dataset, train_test_problems
 from tinyzero_trl.tasks.rewards import reward_functions
-from tinyzero_trl.training.config import AdaptiveGRPOConfig
+from tinyzero_trl.training.config import WINDOW_PREFIX, AdaptiveGRPOConfig
 from tinyzero_trl.training.model_kwargs import model_init_kwargs
 from tinyzero_trl.training.preflight.run import check_run
 from tinyzero_trl.training.trainer import AdaptiveGRPOTrainer
@@ -93,10 +93,14 @@ def start_run(trainer: AdaptiveGRPOTrainer, task: TaskConfig | None = None, mode
 
 
 def resolved_config(task: TaskConfig | None, training: AdaptiveGRPOConfig, model: ModelConfig | None) -> dict[str, Any]:
-    """Every field of a run under its flat name, defaults filled in, tokens left out."""
+    """Every field of a run under its flat name, defaults filled in, tokens left out.
+
+    Of the window fields there are those that the run's window policy reads.
+    """
     recipe = {**(asdict(task) if task else {}), **(model.__dict__ if model else {})}
-    windows = {f"window_{name}": value for name, value in asdict(training.window_config()).items()}
-    return {**recipe, **training.to_dict(), **windows}
+    windows = {f"{WINDOW_PREFIX}{name}": value for name, value in asdict(training.window_config()).items()}
+    others = {name: value for name, value in training.to_dict().items() if not name.startswith(WINDOW_PREFIX)}
+    return {**recipe, **others, **windows}
 
 
 def finish_run(trainer: AdaptiveGRPOTrainer) -> None:

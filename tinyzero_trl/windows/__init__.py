@@ -1,29 +1,49 @@
 """How long a rollout may be: policies that choose the next window from what the last rollouts showed.
 
-Standard library alone. See docs/windows.md for the rules and a comparison.
+Standard library alone. docs/windows.md has the rules, a comparison, and how to write a policy of your own.
 """
 
-from tinyzero_trl.windows.config import MODES, STRATEGIES, WindowConfig, unread_fields
+from tinyzero_trl.windows.config import AdaptiveConfig, WindowConfig
+from tinyzero_trl.windows.fields import choice, count, flag, number
+from tinyzero_trl.windows.lengths import MODES
 from tinyzero_trl.windows.policy import RolloutObservation, WindowPolicy
-from tinyzero_trl.windows.schedules import CosineWindow, FixedWindow, PhasedWindow
-from tinyzero_trl.windows.signal import SignalWindow
-from tinyzero_trl.windows.success import SuccessWindow
-
-__all__ = ["MODES", "STRATEGIES", "RolloutObservation", "WindowConfig", "WindowPolicy", "make_policy", "unread_fields"]
-
-_POLICIES: tuple[type[WindowPolicy], ...] = (
-    FixedWindow,
-    PhasedWindow,
-    CosineWindow,
-    SuccessWindow,
-    SignalWindow,
+from tinyzero_trl.windows.registry import (
+    all_fields,
+    declared_field,
+    fields_read,
+    find_policy,
+    make_policy,
+    readers,
+    register_policy,
+    strategies,
+    unread_fields,
 )
+from tinyzero_trl.windows.schedules import CosineConfig, FixedConfig, PhasedConfig
+from tinyzero_trl.windows.signal import SignalConfig
+from tinyzero_trl.windows.success import SuccessConfig
 
-
-def make_policy(config: WindowConfig) -> WindowPolicy:
-    """The policy that `config.strategy` names.
-
-    Raises:
-        ValueError: `config.max` is not set.
-    """
-    return {policy.strategy: policy for policy in _POLICIES}[config.strategy](config)
+__all__ = [
+    "MODES",
+    "AdaptiveConfig",
+    "CosineConfig",
+    "FixedConfig",
+    "PhasedConfig",
+    "RolloutObservation",
+    "SignalConfig",
+    "SuccessConfig",
+    "WindowConfig",
+    "WindowPolicy",
+    "all_fields",
+    "choice",
+    "count",
+    "declared_field",
+    "fields_read",
+    "find_policy",
+    "flag",
+    "make_policy",
+    "number",
+    "readers",
+    "register_policy",
+    "strategies",
+    "unread_fields",
+]

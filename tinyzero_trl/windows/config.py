@@ -1,107 +1,77 @@
-"""The configuration of every window policy, and the one place where its values are judged.
+"""The configuration of a window policy: the fields that all policies share, and the way to those of each.
 
-Fields keep the names of the TinyZero fork's adaptive window where it has them. Users meet them with the
-prefix `window_` (flat training configurations), so every message names them that way.
+A policy declares its own fields in a subclass next to it, with the helpers of `fields`.
 """
 
-import math
-import re
-from dataclasses import Field, dataclass, field, fields
-from itertools import pairwise
-from typing import Any
+import difflib
+from dataclasses import dataclass, field, fields
+from typing import Any, Self, cast
 
-STRATEGIES = ("fixed", "phased", "cosine", "success", "signal")
-MODES = ("basic", "ema", "rolling")
+from tinyzero_trl.windows.fields import check_field, count, number
+from tinyzero_trl.windows.registry import find_policy, readers, strategy_of
 
-
-def _number(
-    default: Any, help: str, low: float | None = None, high: float | None = None, below: float | None = None
-) -> Any:
-    """A numeric field in [low, high], or in [low, below); its type is that of `default`."""
-    return field(default=default, metadata={"help": help, "low": low, "high": high, "below": below})
+DEFAULT_STRATEGY = "signal"
+DEFAULT_INITIAL, DEFAULT_MIN = 1024, 20
 
 
-@dataclass(frozen=True)
+def _strategy() -> Any:
+    help = "which policy: a registered name, or package.module:Class"
+    return field(default=None, metadata={"help": help})
+
+
+@dataclass(frozen=True, kw_only=True, init=False)
 class WindowConfig:
-    """What a window policy may do; lengths and windows in tokens, steps and frequencies in rollouts.
+    """What a window policy may do. Lengths and windows are in tokens, steps and frequencies in rollouts.
 
-    `max` is the largest window and has no default here: a training configuration sets it from
-    `max_completion_length`. Fields that the chosen strategy does not read are checked for range alone.
+    `WindowConfig(strategy="success", std_multiplier=2.0)` gives the configuration class of that strategy, as
+    `pathlib.Path` gives the path of a platform. It accepts the fields of that class and no others.
+
+    `max` is the largest window. It has no default here: a training configuration sets it from
+    `max_completion_length`. `initial` and `min` that are left out never exceed it.
 
     Raises:
-        ValueError: a value out of range, or two that contradict each other; names field, value and remedy.
+        ValueError: a field of another policy, a value out of range, or two values that contradict each other. It
+            names field, value and remedy.
     """
 
-    strategy: str = field(default="signal", metadata={"help": f"one of {', '.join(STRATEGIES)}"})
-    initial: int = _number(1024, "first window; `fixed` ignores it", low=1)
-    min: int = _number(20, "smallest window", low=1)
-    max: int | None = field(default=None, metadata={"help": "largest window, also what evaluation uses"})
-    success_threshold: float = _number(1.0, "a completion is a success from this reward on")
-    seed: int = _number(0, "seed of the policy's own random numbers", low=0)
-    # phased, cosine
-    phases: tuple[tuple[int, int], ...] = field(
-        default=(), metadata={"help": "phased: pairs [step, window], the last one holds"}
-    )
-    total_steps: int | None = field(default=None, metadata={"help": "cosine: steps from `initial` to `max`"})
-    # success and signal
-    min_samples: int = _number(10, "samples below which a length statistic is not trusted", low=1)
-    growth_delta: int = _number(64, "largest growth in one update", low=1)
-    shrink_delta: int = _number(64, "largest shrinking in one update", low=1)
-    # success
-    warmup_steps: int = _number(0, "success: rollouts at `initial`, after which the mean success length sets in", low=0)
-    std_multiplier: float = _number(2.0, "success: demand = mean + this x std; 0 as in the fork", low=0)
-    update_frequency: int = _number(5, "success: rollouts between two updates", low=1)
-    min_change: int = _number(64, "success: smaller changes are dropped, unless they reach a bound", low=0)
-    target_success_rate: float = _number(0.7, "success: smoothed success rate to aim at", low=0, high=1)
-    success_rate_margin: float = _number(0.05, "success: half-width of the dead band around it", low=0, high=1)
-    success_rate_ema_beta: float = _number(0.9, "success: weight of the past in that rate", low=0, below=1)
-    length_tolerance: int = _number(32, "success: |window - demand| that counts as equal", low=0)
-    hold_steps_before_growth: int = _number(20, "success: rollouts without a change before curriculum growth", low=1)
-    growth_needs_pressure: bool = field(
-        default=True,
-        metadata={"help": "success: grow only while successes press against the window; false as in the fork"},
-    )
-    saturation_frac: float = _number(
-        0.5,
-        "success: truncated fraction above which a batch saturates; 1 (never) as in the fork",
-        low=0,
-        high=1,
-    )
-    mode: str = field(default="basic", metadata={"help": f"success: one of {', '.join(MODES)}"})
-    rolling_window: int = _number(100, "success, mode rolling: success lengths that are kept at least", low=1)
-    epsilon: float = _number(0.1, "success: probability per update that the next rollout runs at `max`", low=0, high=1)
-    ema_beta: float = _number(0.98, "success, mode ema: weight of the past in the length moments", low=0, below=1)
-    ema_bias_correction: bool = field(
-        default=True,
-        metadata={"help": "success, mode ema: moments start at zero and are corrected for it"},
-    )
-    # signal
-    slack: float = _number(
-        0.02,
-        "share of the successes that may be given up: of those at `max` (signal), in one shrinking (success)",
-        low=0,
-        below=1,
-    )
-    headroom: float = _number(1.25, "signal: the window is this many times the measured optimum", low=1)
-    memory_rollouts: int = _number(24, "signal: rollouts remembered", low=1)
-    probe_every: int = _number(16, "signal: one rollout in this many runs at `max`, more at first", low=1)
+    strategy: str = _strategy()
+    initial: int = number(None, "first window; left out, 1024 or what lies nearest in [min, max]", low=1)
+    min: int = number(None, "smallest window; left out, 20 or `max` where that is smaller", low=1)
+    max: int | None = count("largest window, also what evaluation uses")
+    success_threshold: float = number(1.0, "a completion is a success from this reward on")
+    seed: int = number(0, "seed of the policy's own random numbers", low=0)
+
+    def __new__(cls, *, strategy: str | None = None, **values: Any) -> Self:
+        """Choose the class of the strategy, and refuse fields that it does not have."""
+        kind = find_policy(strategy or DEFAULT_STRATEGY).config_class if cls is WindowConfig else cls
+        own = [each.name for each in fields(kind)]
+        for name, value in values.items():
+            if name not in own:
+                raise ValueError(_foreign(name, value, strategy or strategy_of(kind), own))
+        return cast(Self, object.__new__(kind))
 
     def __post_init__(self) -> None:
-        """Normalise `phases` to tuples and check every field."""
-        object.__setattr__(self, "phases", _as_pairs(self.phases))
+        """Check every field; fill in what depends on other fields. A subclass that adds checks calls this first."""
+        if self.strategy is None:
+            self._set("strategy", strategy_of(type(self)))
+        if (kind := find_policy(self.strategy).config_class) is not type(self):
+            raise ValueError(
+                f"window_strategy: {self.strategy!r} takes a {kind.__name__}, not a {type(self).__name__}; "
+                "leave strategy out, or build WindowConfig(strategy=...)"
+            )
         for declared in fields(self):
-            _check_range(declared, getattr(self, declared.name))
-        _check_choice("strategy", self.strategy, STRATEGIES)
-        _check_choice("mode", self.mode, MODES)
-        for name in ("ema_bias_correction", "growth_needs_pressure"):
-            if not isinstance(getattr(self, name), bool):
-                raise ValueError(f"window_{name}: {getattr(self, name)!r} is neither true nor false")
-        _check_optional_count("max", self.max)
-        _check_optional_count("total_steps", self.total_steps)
+            check_field(declared, getattr(self, declared.name))
+        largest = float("inf") if self.max is None else self.max
+        if self.min is None:
+            self._set("min", min(DEFAULT_MIN, largest))
+        if self.min > largest:
+            raise ValueError(
+                f"window_min: {self.min} exceeds window_max {largest}; lower window_min or raise window_max"
+            )
+        if self.initial is None:
+            self._set("initial", max(self.min, min(DEFAULT_INITIAL, largest)))
         if self.max is not None:
-            self._check_bounds(self.max)
-        if check := getattr(self, f"_check_{self.strategy}", None):
-            check()
+            self._check_windows(self.max)
 
     @property
     def largest(self) -> int:
@@ -110,113 +80,42 @@ class WindowConfig:
             raise ValueError("window_max: not set; give the largest window in tokens (max_completion_length)")
         return self.max
 
-    def _check_bounds(self, largest: int) -> None:
-        if self.min > largest:
-            raise ValueError(
-                f"window_min: {self.min} exceeds window_max {largest}; lower window_min or raise window_max"
-            )
-        starts_with_a_phase = self.strategy == "phased" and self.phases and self.phases[0][0] == 0
-        if self.strategy != "fixed" and not starts_with_a_phase and not self.min <= self.initial <= largest:
+    def _check_windows(self, largest: int) -> None:
+        """Refuse windows outside the bounds; `largest` is `max`, which is set."""
+        if not self.min <= self.initial <= largest:
             raise ValueError(
                 f"window_initial: {self.initial} is outside [window_min {self.min}, window_max {largest}]; "
                 "choose a first window between them"
             )
-        for step, window in self.phases if self.strategy == "phased" else ():
-            if not self.min <= window <= largest:
-                raise ValueError(
-                    f"window_phases: window {window} at step {step} is outside [window_min {self.min}, "
-                    f"window_max {largest}]; change the pair or the bounds"
-                )
 
-    def _check_phased(self) -> None:
-        if not self.phases:
-            raise ValueError("window_phases: empty; strategy phased needs pairs such as [[0, 512], [100, 1024]]")
-        steps = [step for step, _ in self.phases]
-        if steps[0] < 0 or any(later <= earlier for earlier, later in pairwise(steps)):
-            raise ValueError(
-                f"window_phases: steps {steps} do not strictly increase from 0 or later; reorder the pairs"
-            )
-
-    def _check_cosine(self) -> None:
-        if self.total_steps is None:
-            raise ValueError("window_total_steps: not set; strategy cosine needs the number of steps it spans")
-
-    def _check_success(self) -> None:
-        for sign, bound in ((1, 1.0), (-1, 0.0)):
-            edge = self.target_success_rate + sign * self.success_rate_margin
-            if sign * edge > sign * bound + 1e-12:
-                raise ValueError(
-                    f"window_success_rate_margin: {self.success_rate_margin} puts target "
-                    f"{'+' if sign > 0 else '-'} margin at {edge:g}, which no success rate reaches; lower "
-                    "it, or move window_target_success_rate"
-                )
-        for name in ("growth_delta", "shrink_delta"):
-            if (delta := getattr(self, name)) < self.min_change:
-                raise ValueError(
-                    f"window_{name}: {delta} is below window_min_change {self.min_change}, so that every "
-                    "such change would be dropped; raise it or lower window_min_change"
-                )
-        if self.mode == "rolling" and self.rolling_window < self.min_samples:
-            raise ValueError(
-                f"window_rolling_window: {self.rolling_window} is below window_min_samples "
-                f"{self.min_samples}, so that the policy might never act; raise it or lower "
-                "window_min_samples"
-            )
-
-    def _check_signal(self) -> None:
-        if self.probe_every > self.memory_rollouts:
-            raise ValueError(
-                f"window_probe_every: {self.probe_every} exceeds window_memory_rollouts "
-                f"{self.memory_rollouts}, so that the memory might hold no full-length rollout; "
-                "lower it or raise window_memory_rollouts"
-            )
+    def _set(self, name: str, value: Any) -> None:
+        """Set a field of this frozen dataclass while it is being made."""
+        object.__setattr__(self, name, value)
 
 
-def unread_fields(strategy: str) -> frozenset[str]:
-    """Names of the fields that belong to another strategy: with this one they change nothing. None if it is unknown.
+@dataclass(frozen=True, kw_only=True)
+class AdaptiveConfig(WindowConfig):
+    """What the policies share that learn from completions."""
 
-    The help of a field that one strategy alone reads begins with its name.
-    """
-    if strategy not in STRATEGIES:
-        return frozenset()
-    readers = {each.name: re.split("[:,]", each.metadata["help"])[0] for each in fields(WindowConfig)}
-    return frozenset(name for name, reader in readers.items() if reader in STRATEGIES and reader != strategy)
-
-
-def _check_range(declared: Field, value: Any) -> None:
-    """Type and range of a field made by `_number`; other fields pass."""
-    if "low" not in declared.metadata:
-        return
-    name, whole = declared.name, isinstance(declared.default, int)
-    if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
-        raise ValueError(f"window_{name}: {value!r} is not {'a whole number' if whole else 'a number'}")
-    low, high, below = (declared.metadata[key] for key in ("low", "high", "below"))
-    if not math.isfinite(value):
-        raise ValueError(f"window_{name}: {value!r} is not finite; give a finite number")
-    if low is not None and value < low:
-        raise ValueError(f"window_{name}: {value!r} is below {low}; set it to {low} or more")
-    if high is not None and value > high:
-        raise ValueError(f"window_{name}: {value!r} is above {high}; set it to {high} or less")
-    if below is not None and value >= below:
-        raise ValueError(f"window_{name}: {value!r} is not below {below}; set it below {below}")
+    min_samples: int = number(10, "samples below which a length statistic is not trusted", low=1)
+    growth_delta: int = number(64, "largest growth in one update", low=1)
+    shrink_delta: int = number(64, "largest shrinking in one update", low=1)
+    slack: float = number(
+        0.02,
+        "share of the successes that may be given up: of those at `max` (signal), in one shrinking (success)",
+        low=0,
+        below=1,
+    )
 
 
-def _check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"window_{name}: {value!r} is unknown; choose one of {', '.join(choices)}")
-
-
-def _check_optional_count(name: str, value: Any) -> None:
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-        raise ValueError(f"window_{name}: {value!r} is not a positive whole number; give 1 or more")
-
-
-def _as_pairs(phases: Any) -> tuple[tuple[int, int], ...]:
-    """Lists from YAML or JSON become tuples, so that the configuration stays immutable."""
-    try:
-        pairs = tuple(tuple(pair) for pair in phases or ())
-    except TypeError:
-        pairs = ((),)
-    if not all(len(pair) == 2 and all(type(number) is int for number in pair) for pair in pairs):
-        raise ValueError(f"window_phases: {phases!r} is not a list of [step, window] pairs of whole numbers")
-    return pairs
+def _foreign(name: str, value: Any, strategy: str, own: list[str]) -> str:
+    """Why a field is refused that the strategy does not have."""
+    if others := readers(name):
+        who = f"{' and '.join(others)} {'read it' if len(others) > 1 else 'does'}"
+        return (
+            f"window_{name}: {value!r} has no effect on strategy {strategy}, which does not read it ({who}); "
+            "remove it, or change window_strategy"
+        )
+    close = difflib.get_close_matches(name, own, n=1)
+    remedy = f"did you mean window_{close[0]}?" if close else "remove it"
+    return f"window_{name}: {value!r} is not a field of strategy {strategy}; {remedy}"

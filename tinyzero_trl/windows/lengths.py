@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
-from tinyzero_trl.windows.config import WindowConfig
+MODES = ("basic", "ema", "rolling")
 
 
 class LengthMoments(ABC):
@@ -42,7 +42,7 @@ class LengthMoments(ABC):
         """Mean success length in tokens; needs count > 0."""
         return self._first_two()[0]
 
-    def demand(self, std_multiplier: float) -> float:
+    def target_length(self, std_multiplier: float) -> float:
         """Mean + `std_multiplier` x (population) standard deviation, in tokens; needs count > 0."""
         mean, mean_square = self._first_two()
         return mean + std_multiplier * math.sqrt(max(mean_square - mean * mean, 0.0))
@@ -140,13 +140,13 @@ class _DecayingLengths(LengthMoments):
         self._count, self._weight, self._mean, self._mean_square = state
 
 
-def length_moments(config: WindowConfig) -> LengthMoments:
-    """The moments that `config.mode` names."""
-    if config.mode == "basic":
+def length_moments(mode: str, *, keep: int, beta: float, bias_correction: bool) -> LengthMoments:
+    """The moments that `mode` names; `keep` is for `rolling`, the other two are for `ema`."""
+    if mode == "basic":
         return _AllLengths()
-    if config.mode == "rolling":
-        return _RecentLengths(config.rolling_window)
-    return _DecayingLengths(config.ema_beta, config.ema_bias_correction)
+    if mode == "rolling":
+        return _RecentLengths(keep)
+    return _DecayingLengths(beta, bias_correction)
 
 
 def _sums(lengths: Sequence[int]) -> tuple[int, int, int]:

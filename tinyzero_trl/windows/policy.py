@@ -9,9 +9,11 @@ import random
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 from tinyzero_trl.windows.config import WindowConfig
+
+ConfigT = TypeVar("ConfigT", bound=WindowConfig)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,18 +65,24 @@ class RolloutObservation:
         return sum(map(bool, self.truncated)) / len(self.truncated) if self.truncated else 0.0
 
 
-class WindowPolicy(ABC):
+class WindowPolicy(ABC, Generic[ConfigT]):
     """Chooses how many tokens the next rollout may spend on a completion.
 
-    A subclass sets `strategy`, chooses `_next_window`, learns in `_learn`, and lists in `_STATE` the
-    attributes that a checkpoint must hold (values that JSON keeps as they are; anything else it converts in
-    `state_dict`).
+    A subclass is decorated with `@register_policy(name, config=...)`, chooses `_next_window`, learns in `_learn`, and
+    lists in `_STATE` the attributes that a checkpoint must hold (values that JSON keeps as they are; anything else it
+    converts in `state_dict`).
+
+    Attributes:
+        strategy: the registered name. `register_policy` sets it.
+        config_class: the dataclass of the policy's fields. `register_policy` sets it.
+        config: the fields of this policy.
     """
 
     strategy: ClassVar[str]
+    config_class: ClassVar[type[WindowConfig]]
     _STATE: ClassVar[tuple[str, ...]] = ()
 
-    def __init__(self, config: WindowConfig) -> None:
+    def __init__(self, config: ConfigT) -> None:
         self.config = config
         self._smallest, self._largest = config.min, config.largest
         self._observed_window: int | None = None
@@ -102,7 +110,7 @@ class WindowPolicy(ABC):
     def state_dict(self) -> dict[str, Any]:
         """Everything that the policy has learned, as plain JSON values."""
         names = ("_observed_window", *self._STATE)
-        return {"strategy": self.strategy} | {name.lstrip("_"): getattr(self, name) for name in names}
+        return {"strategy": self.config.strategy} | {name.lstrip("_"): getattr(self, name) for name in names}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from `state_dict()`; windows outside changed bounds are clipped.
@@ -110,14 +118,15 @@ class WindowPolicy(ABC):
         Raises:
             ValueError: the state was saved by another strategy, or lacks an entry.
         """
-        if state.get("strategy") != self.strategy:
+        strategy = self.config.strategy
+        if state.get("strategy") != strategy:
             raise ValueError(
-                f"window_strategy: {self.strategy!r} cannot continue the state of {state.get('strategy')!r}; "
+                f"window_strategy: {strategy!r} cannot continue the state of {state.get('strategy')!r}; "
                 "resume with the strategy of the checkpoint, or start a new run"
             )
         names = ("_observed_window", *self._STATE)
         if missing := [name.lstrip("_") for name in names if name.lstrip("_") not in state]:
-            raise ValueError(f"window_strategy: the saved state of {self.strategy!r} lacks {', '.join(missing)}")
+            raise ValueError(f"window_strategy: the saved state of {strategy!r} lacks {', '.join(missing)}")
         for name in names:
             setattr(self, name, state[name.lstrip("_")])
 

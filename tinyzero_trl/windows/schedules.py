@@ -2,21 +2,78 @@
 
 import math
 from abc import abstractmethod
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
 
 from tinyzero_trl.windows.config import WindowConfig
-from tinyzero_trl.windows.policy import RolloutObservation, WindowPolicy
+from tinyzero_trl.windows.fields import count
+from tinyzero_trl.windows.policy import ConfigT, RolloutObservation, WindowPolicy
+from tinyzero_trl.windows.registry import register_policy
 
 
-class _Schedule(WindowPolicy):
+@dataclass(frozen=True, kw_only=True)
+class FixedConfig(WindowConfig):
+    """The window is always `max`, so `initial` has no effect and may exceed it."""
+
+    def _check_windows(self, largest: int) -> None:
+        """`max` is the only window."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PhasedConfig(WindowConfig):
+    """A window for each phase of training."""
+
+    phases: tuple[tuple[int, int], ...] = field(
+        default=(), metadata={"help": "pairs [step, window] in ascending order; the last window holds"}
+    )
+
+    def __post_init__(self) -> None:
+        """Lists from YAML or JSON become tuples, so that the configuration stays immutable."""
+        self._set("phases", _as_pairs(self.phases))
+        super().__post_init__()
+        if not self.phases:
+            raise ValueError("window_phases: empty; strategy phased needs pairs such as [[0, 512], [100, 1024]]")
+        steps = [step for step, _ in self.phases]
+        if steps[0] < 0 or any(later <= earlier for earlier, later in pairwise(steps)):
+            raise ValueError(
+                f"window_phases: steps {steps} do not strictly increase from 0 or later; reorder the pairs"
+            )
+
+    def _check_windows(self, largest: int) -> None:
+        if not self.phases or self.phases[0][0] != 0:  # else `initial` is never used
+            super()._check_windows(largest)
+        for step, window in self.phases:
+            if not self.min <= window <= largest:
+                raise ValueError(
+                    f"window_phases: window {window} at step {step} is outside [window_min {self.min}, "
+                    f"window_max {largest}]; change the pair or the bounds"
+                )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CosineConfig(WindowConfig):
+    """A rise from `initial` to `max`."""
+
+    total_steps: int | None = count("training steps from `initial` to `max`")
+
+    def __post_init__(self) -> None:
+        """Require the number of steps."""
+        super().__post_init__()
+        if self.total_steps is None:
+            raise ValueError("window_total_steps: not set; strategy cosine needs the number of steps it spans")
+
+
+class _Schedule(WindowPolicy[ConfigT]):
     """A window that is a function of the step; subclasses say which.
 
-    The step is the trainer's, as observations carry it, so that a schedule written in training steps stays
+    The step is the trainer's, as observations carry it. A schedule that is written in training steps therefore stays
     true when one rollout serves several of them.
     """
 
     _STATE = ("_next_step",)
 
-    def __init__(self, config: WindowConfig) -> None:
+    def __init__(self, config: ConfigT) -> None:
         super().__init__(config)
         self._next_step = 0
 
@@ -30,32 +87,42 @@ class _Schedule(WindowPolicy):
     def _window_at(self, step: int) -> float: ...
 
 
-class FixedWindow(_Schedule):
+@register_policy("fixed", config=FixedConfig)
+class FixedWindow(_Schedule[FixedConfig]):
     """Always `max`."""
-
-    strategy = "fixed"
 
     def _window_at(self, step: int) -> float:
         return self._largest
 
 
-class PhasedWindow(_Schedule):
+@register_policy("phased", config=PhasedConfig)
+class PhasedWindow(_Schedule[PhasedConfig]):
     """The window of the last phase that has begun; `initial` before the first."""
-
-    strategy = "phased"
 
     def _window_at(self, step: int) -> float:
         begun = [window for first_step, window in self.config.phases if first_step <= step]
         return begun[-1] if begun else self.config.initial
 
 
-class CosineWindow(_Schedule):
+@register_policy("cosine", config=CosineConfig)
+class CosineWindow(_Schedule[CosineConfig]):
     """From `initial` to `max` along half a cosine over `total_steps`, then `max`."""
 
-    strategy = "cosine"
-
     def _window_at(self, step: int) -> float:
-        assert self.config.total_steps is not None, "WindowConfig checks it"
+        assert self.config.total_steps is not None, "CosineConfig checks it"
         progress = min(step / self.config.total_steps, 1.0)
         risen = (1 - math.cos(math.pi * progress)) / 2
         return self.config.initial + (self._largest - self.config.initial) * risen
+
+
+def _as_pairs(phases: Any) -> tuple[tuple[int, int], ...]:
+    try:
+        pairs = tuple(tuple(pair) for pair in phases or ())
+    except TypeError:
+        pairs = ((),)
+    if not all(len(pair) == 2 and all(type(number) is int for number in pair) for pair in pairs):
+        raise ValueError(
+            f"window_phases: {phases!r} is not a list of [step, window] pairs of whole numbers; "
+            "write pairs such as [[0, 512], [100, 1024]]"
+        )
+    return pairs

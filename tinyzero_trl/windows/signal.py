@@ -39,29 +39,51 @@ that cut it, not earlier.
 
 from collections import deque
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from tinyzero_trl.windows.config import WindowConfig
+from tinyzero_trl.windows.config import AdaptiveConfig
+from tinyzero_trl.windows.fields import number
 from tinyzero_trl.windows.policy import RolloutObservation, WindowPolicy
+from tinyzero_trl.windows.registry import register_policy
 from tinyzero_trl.windows.survival import Point, RolloutTally, estimate
 
 
-class SignalWindow(WindowPolicy):
+@dataclass(frozen=True, kw_only=True)
+class SignalConfig(AdaptiveConfig):
+    """How much success may be given up for tokens, and how the estimates are kept up to date."""
+
+    headroom: float = number(1.25, "the window is this many times the measured optimum", low=1)
+    memory_rollouts: int = number(24, "rollouts remembered", low=1)
+    probe_every: int = number(16, "one rollout in this many is a probe at `max`, more at first", low=1)
+
+    def __post_init__(self) -> None:
+        """Refuse a memory that might hold no rollout at full length."""
+        super().__post_init__()
+        if self.probe_every > self.memory_rollouts:
+            raise ValueError(
+                f"window_probe_every: {self.probe_every} exceeds window_memory_rollouts "
+                f"{self.memory_rollouts}, so that the memory might hold no full-length rollout; "
+                "lower it or raise window_memory_rollouts"
+            )
+
+
+@register_policy("signal", config=SignalConfig)
+class SignalWindow(WindowPolicy[SignalConfig]):
     """Follows, with headroom, the window of most estimated signal per token that keeps (1 - slack) of the success."""
 
-    strategy = "signal"
-    _STATE = ("_settled_window", "_probing", "_probed", "_since_probe", "_rollouts", "_probes")
+    _STATE = ("_base_window", "_probing", "_probed", "_since_probe", "_rollouts", "_probes")
 
-    def __init__(self, config: WindowConfig) -> None:
+    def __init__(self, config: SignalConfig) -> None:
         super().__init__(config)
-        self._settled_window = config.initial
+        self._base_window = config.initial
         self._probing = False  # the next rollout runs at max
         self._probed = False  # the last one did, because it was asked to
         self._rollouts = self._probes = self._since_probe = 0  # the last: rollouts since one at max
         self._memory: deque[RolloutTally] = deque(maxlen=config.memory_rollouts)
 
     def metrics(self) -> dict[str, float]:
-        """Adds the probes, and the estimates at the settled window and at `max` (absent at first)."""
+        """Adds the probes, and the estimates at the base window and at `max` (absent at first)."""
         figures = super().metrics() | {
             "explored_step": float(self._probed),
             "exploration_rate": self._probes / max(self._rollouts, 1),
@@ -69,7 +91,7 @@ class SignalWindow(WindowPolicy):
         if not self._memory:
             return figures
         points = self._points()
-        here, full = _at(points, self._clip(self._settled_window)), points[-1]
+        here, full = _at(points, self._clip(self._base_window)), points[-1]
         figures |= {
             "best_window": float(most_signal_per_token(points, self.config.slack).window),
             "estimated_success": here.success,
@@ -90,7 +112,7 @@ class SignalWindow(WindowPolicy):
         self._memory.extend(map(RolloutTally.from_state, state["memory"]))
 
     def _next_window(self) -> float:
-        return self._largest if self._probing else self._settled_window
+        return self._largest if self._probing else self._base_window
 
     def _learn(self, observation: RolloutObservation) -> None:
         self._rollouts += 1
@@ -105,14 +127,14 @@ class SignalWindow(WindowPolicy):
         self._since_probe = 0 if full_length else self._since_probe + 1
         interval = min(self.config.probe_every, self._rollouts - self._since_probe)
         due = tail_unknown or self._since_probe + 1 >= interval
-        self._probing = due and self._settled_window < self._largest
+        self._probing = due and self._base_window < self._largest
 
     def _step(self) -> bool:
-        """Move the settled window by one bounded step; or leave it and return True, where the tail is unknown."""
-        window, points = self._clip(self._settled_window), self._points()
+        """Move the base window by one bounded step; or leave it and return True, where the tail is unknown."""
+        window, points = self._clip(self._base_window), self._points()
         here, full, few = _at(points, window), points[-1], self.config.min_samples
         if sum(tally.successes for tally in self._memory) < few or full.success == 0:
-            self._settled_window = self._clip(window + self.config.growth_delta) if here.unfinished > 0 else window
+            self._base_window = self._clip(window + self.config.growth_delta) if here.unfinished > 0 else window
             return False
         matters = here.unfinished > self.config.slack * full.success
         if window < self._largest and here.followed < few and matters:
@@ -121,12 +143,12 @@ class SignalWindow(WindowPolicy):
         lowest: float = window - self.config.shrink_delta
         if window > 2 * target:
             lowest = min(lowest, window / 2)
-        self._settled_window = self._clip(max(lowest, min(target, 2 * window)))
+        self._base_window = self._clip(max(lowest, min(target, 2 * window)))
         return False
 
     def _points(self) -> list[Point]:
         """Estimates at every length worth considering, from `min` to `max`."""
-        known = estimate(self._memory, (self._smallest, self._clip(self._settled_window), self._largest))
+        known = estimate(self._memory, (self._smallest, self._clip(self._base_window), self._largest))
         return [point for point in known if self._smallest <= point.window <= self._largest]
 
 

@@ -1,55 +1,108 @@
 """The adaptive success window: shrink while the model succeeds, grow where it does not.
 
-The rule is the TinyZero fork's, with its mistakes mended: the smoothed rate is updated before it is used, an
-exploration lasts one rollout, the standard deviation counts, truncation is what the observation says it is, a
-bound can always be reached, memory is bounded, and everything is seeded and saved. With `std_multiplier=0`
-and `saturation_frac=1` the fork's own decisions remain.
+The rule comes from a fork of TinyZero, which docs/windows.md calls "the fork". Its faults are fixed here: the smoothed
+rate is updated before it is used, a probe lasts one rollout, the standard deviation counts, truncation is what the
+observation says it is, a bound can always be reached, memory is bounded, and everything is seeded and saved. With
+`std_multiplier=0`, `saturation_frac=1` and `growth_needs_pressure=False` the fork's own decisions remain.
 
-What it cannot know: only successes that fit the window are seen (they are right-censored), so the demand is a
-lower bound while the window cuts. Saturation and exploration are its two answers; `signal` has a better one.
+What it cannot know: only successes that fit the window are seen (they are right-censored), so the target length is a
+lower bound while the window cuts. Saturation and probes are its two answers; `signal` has a better one.
 """
 
 import random
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from tinyzero_trl.windows.config import WindowConfig
-from tinyzero_trl.windows.lengths import length_moments
+from tinyzero_trl.windows.config import AdaptiveConfig
+from tinyzero_trl.windows.fields import choice, flag, number
+from tinyzero_trl.windows.lengths import MODES, length_moments
 from tinyzero_trl.windows.policy import RolloutObservation, WindowPolicy, generator_state, set_generator_state
+from tinyzero_trl.windows.registry import register_policy
 
 
-class SuccessWindow(WindowPolicy):
+@dataclass(frozen=True, kw_only=True)
+class SuccessConfig(AdaptiveConfig):
+    """When the window follows the success rate, and how lengths of successes become a target length."""
+
+    warmup_steps: int = number(0, "rollouts at `initial`, after which the mean success length sets in", low=0)
+    std_multiplier: float = number(2.0, "target length = mean + this x std; 0 as in the fork", low=0)
+    update_frequency: int = number(5, "rollouts between two updates", low=1)
+    min_change: int = number(64, "smaller changes are dropped, unless they reach a bound", low=0)
+    target_success_rate: float = number(0.7, "smoothed success rate to aim at", low=0, high=1)
+    success_rate_margin: float = number(0.05, "half-width of the dead band around it", low=0, high=1)
+    success_rate_ema_beta: float = number(0.9, "weight of the past in that rate", low=0, below=1)
+    length_tolerance: int = number(32, "|window - target length| that counts as equal", low=0)
+    hold_steps_before_growth: int = number(20, "rollouts without a change before curriculum growth", low=1)
+    growth_needs_pressure: bool = flag(True, "grow only while successes press against the window; false as in the fork")
+    saturation_frac: float = number(
+        0.5, "truncated fraction above which a batch saturates; 1 (never) as in the fork", low=0, high=1
+    )
+    mode: str = choice("basic", "which success lengths count", MODES)
+    rolling_window: int = number(100, "mode rolling: success lengths that are kept at least", low=1)
+    epsilon: float = number(0.1, "probability per update that the next rollout is a probe at `max`", low=0, high=1)
+    ema_beta: float = number(0.98, "mode ema: weight of the past in the length moments", low=0, below=1)
+    ema_bias_correction: bool = flag(True, "mode ema: moments start at zero and are corrected for it")
+
+    def __post_init__(self) -> None:
+        """Refuse values under which the rule could never act."""
+        super().__post_init__()
+        for sign, bound in ((1, 1.0), (-1, 0.0)):
+            edge = self.target_success_rate + sign * self.success_rate_margin
+            if sign * edge > sign * bound + 1e-12:
+                raise ValueError(
+                    f"window_success_rate_margin: {self.success_rate_margin} puts target "
+                    f"{'+' if sign > 0 else '-'} margin at {edge:g}, which no success rate reaches; lower "
+                    "it, or move window_target_success_rate"
+                )
+        for name in ("growth_delta", "shrink_delta"):
+            if (delta := getattr(self, name)) < self.min_change:
+                raise ValueError(
+                    f"window_{name}: {delta} is below window_min_change {self.min_change}, so that every "
+                    "such change would be dropped; raise it or lower window_min_change"
+                )
+        if self.mode == "rolling" and self.rolling_window < self.min_samples:
+            raise ValueError(
+                f"window_rolling_window: {self.rolling_window} is below window_min_samples "
+                f"{self.min_samples}, so that the policy might never act; raise it or lower "
+                "window_min_samples"
+            )
+
+
+@register_policy("success", config=SuccessConfig)
+class SuccessWindow(WindowPolicy[SuccessConfig]):
     """A window that follows the smoothed success rate and the lengths of the successes seen under it."""
 
-    strategy = "success"
-    _STATE = ("_settled_window", "_exploring", "_explored", "_rollouts", "_explored_rollouts", "_last_change",
+    _STATE = ("_base_window", "_probing", "_probed", "_rollouts", "_probes", "_last_change",
               "_rate_ema", "_truncated_frac", "_successes", "_edge_successes")  # fmt: skip
 
-    def __init__(self, config: WindowConfig) -> None:
+    def __init__(self, config: SuccessConfig) -> None:
         super().__init__(config)
-        self._settled_window = config.initial
-        self._exploring = False  # the next rollout runs at max
-        self._explored = False  # the last one did
+        self._base_window = config.initial
+        self._probing = False  # the next rollout runs at max
+        self._probed = False  # the last one did
         self._rollouts = 0
-        self._explored_rollouts = 0
+        self._probes = 0
         self._last_change = 0  # in rollouts
         self._rate_ema: float | None = None
-        self._truncated_frac = 0.0  # of the last rollout at the settled window
+        self._truncated_frac = 0.0  # of the last rollout at the base window
         self._successes = self._edge_successes = 0  # since the last update; edge: in the last shrink_delta
-        self._lengths = length_moments(config)
+        self._lengths = length_moments(
+            config.mode, keep=config.rolling_window, beta=config.ema_beta, bias_correction=config.ema_bias_correction
+        )
         self._generator = random.Random(config.seed)
 
     def metrics(self) -> dict[str, float]:
-        """Adds the success rate that it goes by, the demand in tokens, and what exploration did."""
+        """Adds the success rate that it goes by, the target length in tokens, and what the probes did."""
         figures = super().metrics() | {
             "epsilon": self.config.epsilon,
-            "explored_step": float(self._explored),
-            "exploration_rate": self._explored_rollouts / max(self._rollouts, 1),
+            "explored_step": float(self._probed),
+            "exploration_rate": self._probes / max(self._rollouts, 1),
         }
         if self._rate_ema is not None:
             figures["policy_success_rate"] = self._rate_ema
         if self._lengths.count:
-            figures["demand"] = self._lengths.demand(self.config.std_multiplier)
+            figures["demand"] = self._lengths.target_length(self.config.std_multiplier)
         return figures
 
     def state_dict(self) -> dict[str, Any]:
@@ -73,24 +126,24 @@ class SuccessWindow(WindowPolicy):
         set_generator_state(self._generator, state["generator"])
 
     def _next_window(self) -> float:
-        return self._largest if self._exploring else self._settled_window
+        return self._largest if self._probing else self._base_window
 
     def _learn(self, observation: RolloutObservation) -> None:
         self._rollouts += 1
-        self._explored, self._exploring = self._exploring, False
-        self._explored_rollouts += self._explored
+        self._probed, self._probing = self._probing, False
+        self._probes += self._probed
         self._measure(observation)
         since_warmup = self._rollouts - self.config.warmup_steps
         if since_warmup == 0 and self._lengths.count:
-            self._settle(self._lengths.mean())
+            self._set_base(self._lengths.mean())
         elif since_warmup > 0 and since_warmup % self.config.update_frequency == 0:
             self._update()
 
     def _measure(self, observation: RolloutObservation) -> None:
-        """Take in lengths from any rollout; judge the settled window only by rollouts that ran under it."""
+        """Take in lengths from any rollout; judge the base window only by rollouts that ran under it."""
         lengths = observation.success_lengths(self.config.success_threshold)
         self._lengths.add(lengths)
-        if self._explored or not observation.lengths:
+        if self._probed or not observation.lengths:
             return
         rate = len(lengths) / len(observation.lengths)
         beta = self.config.success_rate_ema_beta
@@ -102,17 +155,17 @@ class SuccessWindow(WindowPolicy):
     def _update(self) -> None:
         proposal = self._proposal()
         self._successes = self._edge_successes = 0
-        if abs(proposal - self._settled_window) >= self.config.min_change or proposal in (
+        if abs(proposal - self._base_window) >= self.config.min_change or proposal in (
             self._smallest,
             self._largest,
         ):
-            self._settle(proposal)
-        explores = self._generator.random() < self.config.epsilon  # drawn always: one draw per update
-        self._exploring = explores and self._settled_window < self._largest
+            self._set_base(proposal)
+        probes = self._generator.random() < self.config.epsilon  # drawn always: one draw per update
+        self._probing = probes and self._base_window < self._largest
 
     def _proposal(self) -> int:
         """The window that the rule asks for, before small changes are dropped."""
-        config, window, rate = self.config, self._settled_window, self._rate_ema
+        config, window, rate = self.config, self._base_window, self._rate_ema
         if rate is None:
             return window
         grown = self._clip(window + config.growth_delta)
@@ -121,7 +174,7 @@ class SuccessWindow(WindowPolicy):
         saturated = self._truncated_frac > config.saturation_frac and not high
         if self._lengths.count < config.min_samples:
             return grown if saturated else window  # too short a window to succeed in must not last
-        gap = window - self._lengths.demand(config.std_multiplier)
+        gap = window - self._lengths.target_length(config.std_multiplier)
         shrunk = window
         if gap > config.length_tolerance:
             shrunk = self._clip(window - min(config.shrink_delta, int(gap)))
@@ -139,14 +192,14 @@ class SuccessWindow(WindowPolicy):
     def _pressing(self) -> bool:
         """Whether the next shrinking would give up more than `slack` of the successes of the last rollouts.
 
-        Counted under the settled window itself, so exact; without a success there, whether the window cuts at
+        Counted under the base window itself, so exact; without a success there, whether the window cuts at
         all.
         """
         if self._successes == 0:
             return self._truncated_frac > 0
         return self._edge_successes > self.config.slack * self._successes
 
-    def _settle(self, window: float) -> None:
-        settled = self._clip(window)
-        if settled != self._settled_window:
-            self._settled_window, self._last_change = settled, self._rollouts
+    def _set_base(self, window: float) -> None:
+        base = self._clip(window)
+        if base != self._base_window:
+            self._base_window, self._last_change = base, self._rollouts

@@ -111,7 +111,7 @@ def choose_baseline(groups: Sequence[RunGroup], name: str | None) -> RunGroup:
 def _configuration(run: Run) -> dict[str, Any]:
     """What tells groups apart, after a look at the fields that names and order are made of.
 
-    Not the fields of another window strategy: their defaults may have changed between two runs at a fixed window.
+    Not the fields that its window strategy does not read: older records hold them, and their defaults have changed.
     """
     recipe = run.config.get("recipe") or (run.summary or {}).get("recipe")
     configuration = {**run.config, "recipe": recipe}
@@ -122,7 +122,7 @@ def _configuration(run: Run) -> dict[str, Any]:
         raise ValueError(
             f"{run.path}: window_max = {shortened(longest)} in its {CONFIG} is no whole number; correct it there"
         )
-    unread = {f"window_{name}" for name in unread_fields(str(configuration.get("window_strategy")))}
+    unread = {f"window_{name}" for name in unread_fields(configuration.get("window_strategy"))}
     return {name: value for name, value in configuration.items() if name not in unread}
 
 

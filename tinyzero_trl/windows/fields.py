@@ -1,0 +1,89 @@
+"""How a window policy's configuration declares its fields: default, help, and the values that are allowed.
+
+Each helper returns a `dataclasses.field`. `WindowConfig.__post_init__` checks what it declares, and refuses a value
+with one line that names field, value and remedy. Users meet the fields with the prefix `window_` (training
+configurations are flat), so every message names them that way.
+"""
+
+import math
+from dataclasses import Field, field
+from typing import Any
+
+
+def number(
+    default: float | None,
+    help: str,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    below: float | None = None,
+) -> Any:
+    """A number in [low, high], or in [low, below). It is a whole number, unless `default` is a float.
+
+    Args:
+        default: value of a field that is left out. None: the configuration derives it in `__post_init__`.
+        help: one line for `--help` and for readers of the class.
+        low: smallest value.
+        high: largest value.
+        below: a bound that the value may not reach.
+    """
+    bounds = {"low": low, "high": high, "below": below}
+    return field(default=default, metadata={"help": help, "check": _check_number} | bounds)
+
+
+def count(help: str) -> Any:
+    """A positive whole number that may be left out (None)."""
+    return field(default=None, metadata={"help": help, "check": _check_count})
+
+
+def choice(default: str, help: str, choices: tuple[str, ...]) -> Any:
+    """One of a few words."""
+    help = f"{help}: one of {', '.join(choices)}"
+    return field(default=default, metadata={"help": help, "check": _check_choice, "choices": choices})
+
+
+def flag(default: bool, help: str) -> Any:
+    """True or false."""
+    return field(default=default, metadata={"help": help, "check": _check_flag})
+
+
+def check_field(declared: Field[Any], value: Any) -> None:
+    """Refuse what the declaration does not allow. A field that was declared without these helpers is not checked.
+
+    Raises:
+        ValueError: the wrong type, or a value out of range. It names field, value and remedy.
+    """
+    left_out = value is None and declared.default is None
+    if "check" in declared.metadata and not left_out:
+        declared.metadata["check"](declared, value)
+
+
+def _check_number(declared: Field[Any], value: Any) -> None:
+    name, whole = declared.name, not isinstance(declared.default, float)
+    if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
+        raise ValueError(f"window_{name}: {value!r} is not {'a whole number' if whole else 'a number'}; change it")
+    low, high, below = (declared.metadata[key] for key in ("low", "high", "below"))
+    if not math.isfinite(value):
+        raise ValueError(f"window_{name}: {value!r} is not finite; give a finite number")
+    if low is not None and value < low:
+        raise ValueError(f"window_{name}: {value!r} is below {low}; set it to {low} or more")
+    if high is not None and value > high:
+        raise ValueError(f"window_{name}: {value!r} is above {high}; set it to {high} or less")
+    if below is not None and value >= below:
+        raise ValueError(f"window_{name}: {value!r} is not below {below}; set it below {below}")
+
+
+def _check_count(declared: Field[Any], value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"window_{declared.name}: {value!r} is not a positive whole number; give 1 or more")
+
+
+def _check_choice(declared: Field[Any], value: Any) -> None:
+    choices = declared.metadata["choices"]
+    if value not in choices:
+        raise ValueError(f"window_{declared.name}: {value!r} is unknown; choose one of {', '.join(choices)}")
+
+
+def _check_flag(declared: Field[Any], value: Any) -> None:
+    if not isinstance(value, bool):
+        raise ValueError(f"window_{declared.name}: {value!r} is neither true nor false; set it to one of them")

@@ -1,0 +1,151 @@
+"""Window policies by name: those of this package, those of installed packages, and those of a user's own module.
+
+A policy is found under
+
+1. the name that `@register_policy` gave it, once its module is imported;
+2. the name of an entry point in the group `tinyzero_trl.policies`, whose value is `package.module:Class`;
+3. `package.module:Class` itself. This form imports the module, so it runs its code.
+"""
+
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import Field, fields
+from importlib.metadata import EntryPoint, entry_points
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from tinyzero_trl.windows.config import WindowConfig
+    from tinyzero_trl.windows.policy import WindowPolicy
+
+ENTRY_POINT_GROUP = "tinyzero_trl.policies"
+
+PolicyT = TypeVar("PolicyT", bound="WindowPolicy[Any]")
+_POLICIES: "dict[str, type[WindowPolicy[Any]]]" = {}
+
+
+def register_policy(name: str, *, config: "type[WindowConfig]") -> Callable[[type[PolicyT]], type[PolicyT]]:
+    """Make a subclass of `WindowPolicy` known as `window_strategy: name`.
+
+    Args:
+        name: what recipes call it. The name may not hold a colon.
+        config: the dataclass of its fields, a subclass of `WindowConfig`. Recipes accept each field as
+            `window_<field>`, and refuse the fields of other policies.
+
+    Raises:
+        ValueError: another policy has the name, or `config` is not a dataclass of its own.
+    """
+    if not name or ":" in name:
+        raise ValueError(f"register_policy: {name!r} is not a name; give one without a colon, such as 'halving'")
+    if "__dataclass_fields__" not in vars(config):
+        raise ValueError(f"register_policy: {config.__name__} is not a dataclass; add @dataclass(frozen=True)")
+
+    def register(policy: type[PolicyT]) -> type[PolicyT]:
+        known = _POLICIES.get(name)
+        if known is not None and _path(known) != _path(policy):
+            raise ValueError(f"register_policy: {name!r} already names {_path(known)}; choose another name")
+        policy.strategy, policy.config_class = name, config
+        _POLICIES[name] = policy
+        return policy
+
+    return register
+
+
+def make_policy(config: "WindowConfig") -> "WindowPolicy[Any]":
+    """The policy that `config.strategy` names, before its first rollout.
+
+    Raises:
+        ValueError: `config.max` is not set.
+    """
+    return find_policy(config.strategy)(config)
+
+
+def find_policy(strategy: str) -> "type[WindowPolicy[Any]]":
+    """The policy class behind `window_strategy`; imports its module where that is necessary.
+
+    Raises:
+        ValueError: there is no such policy, its module cannot be imported, or the class is not registered.
+    """
+    if strategy in _POLICIES:
+        return _POLICIES[strategy]
+    installed = _installed().get(strategy)
+    if installed is None and ":" not in str(strategy):
+        known = ", ".join(strategies())
+        raise ValueError(f"window_strategy: {strategy!r} is unknown; choose one of {known}, or package.module:Class")
+    return _load(strategy, installed or EntryPoint(strategy, strategy, ENTRY_POINT_GROUP))
+
+
+def strategies() -> tuple[str, ...]:
+    """The names that `window_strategy` accepts, besides `package.module:Class`."""
+    return tuple(dict.fromkeys([*_POLICIES, *_installed()]))
+
+
+def fields_read(strategy: str | None) -> frozenset[str]:
+    """Names of the fields of a registered policy; empty if the name is not registered. Nothing is imported."""
+    policy = _POLICIES.get(str(strategy))
+    return frozenset(each.name for each in fields(policy.config_class)) if policy else frozenset()
+
+
+def all_fields() -> frozenset[str]:
+    """Names of the fields of all registered policies."""
+    return frozenset().union(*map(fields_read, _POLICIES))
+
+
+def declared_field(name: str) -> Field[Any]:
+    """The declaration of a field of a registered policy.
+
+    Raises:
+        StopIteration: no registered policy has it.
+    """
+    declared = (each for policy in _POLICIES.values() for each in fields(policy.config_class))
+    return next(each for each in declared if each.name == name)
+
+
+def unread_fields(strategy: str | None) -> frozenset[str]:
+    """Names of the fields that only other policies read; empty if the name is not registered. Nothing is imported."""
+    read = fields_read(strategy)
+    return all_fields() - read if read else frozenset()
+
+
+def readers(field: str) -> list[str]:
+    """Names of the registered policies that have the field."""
+    return [strategy for strategy in _POLICIES if field in fields_read(strategy)]
+
+
+def strategy_of(config: "type[WindowConfig]") -> str:
+    """The registered name of the policy whose fields `config` declares.
+
+    Raises:
+        ValueError: no policy has it.
+    """
+    for strategy, policy in _POLICIES.items():
+        if policy.config_class is config:
+            return strategy
+    raise ValueError(f"window_strategy: {config.__name__} belongs to no policy; name it in @register_policy")
+
+
+def _installed() -> dict[str, EntryPoint]:
+    """Policies that installed packages bring along, by name."""
+    return {each.name: each for each in entry_points(group=ENTRY_POINT_GROUP)}
+
+
+def _load(strategy: str, source: EntryPoint) -> "type[WindowPolicy[Any]]":
+    """Import a policy class. A module that is named by its path is also looked for in the working directory."""
+    if source.name == source.value and os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    try:
+        policy = source.load()
+    except Exception as error:  # whatever a module does when it is imported
+        reason = f"{type(error).__name__}: {error}"
+        raise ValueError(
+            f"window_strategy: {strategy!r} cannot be imported ({reason}); give package.module:Class"
+        ) from error
+    if not hasattr(policy, "config_class"):
+        raise ValueError(
+            f"window_strategy: {strategy!r} is not registered; decorate it with @register_policy(name, ...)"
+        )
+    return policy
+
+
+def _path(policy: type) -> str:
+    return f"{policy.__module__}.{policy.__qualname__}"
