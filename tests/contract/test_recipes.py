@@ -50,7 +50,7 @@ def test_a_recipe_parses_and_its_values_agree(recipe: Path) -> None:
     assert training.generation_batch_size % training.num_generations == 0
     window = training.window_config()
     assert 1 <= window.min <= window.largest <= training.max_completion_length
-    for _, phase in window.phases:
+    for _, phase in getattr(window, "phases", ()):
         assert window.min <= phase <= window.largest
     assert model.model_name_or_path
     assert training.eval_strategy == "steps", "summary.json needs accuracy before and after"

@@ -18,20 +18,21 @@ from tinyzero_trl.training.recipe import parse_recipe
 ROOT = Path(__file__).parents[2]
 PROGRAM = ROOT / "recipes" / "countdown_adaptive.py"
 LONGEST = 24
-RECIPE = {
+SMALL_STEPS = {"window_growth_delta": 4, "window_shrink_delta": 4, "window_min_samples": 2}
+WINDOWS: dict[str, dict[str, Any]] = {
+    "success": {
+        **SMALL_STEPS,
+        "window_min_change": 2,
+        "window_length_tolerance": 2,
+        "window_update_frequency": 1,
+        "window_epsilon": 0.3,
+    },
+    "signal": {**SMALL_STEPS, "window_memory_rollouts": 4, "window_probe_every": 2},
+}
+BASE = {
     "max_completion_length": LONGEST,
-    "window_strategy": "success",
     "window_initial": 12,
     "window_min": 4,
-    "window_min_change": 2,
-    "window_growth_delta": 4,
-    "window_shrink_delta": 4,
-    "window_length_tolerance": 2,
-    "window_min_samples": 2,
-    "window_update_frequency": 1,
-    "window_epsilon": 0.3,
-    "window_memory_rollouts": 4,
-    "window_probe_every": 2,
     "num_generations": 4,
     "per_device_train_batch_size": 16,
     "gradient_accumulation_steps": 1,
@@ -53,6 +54,7 @@ RECIPE = {
     "report_to": "none",
     "seed": 7,
 }
+RECIPE = {**BASE, "window_strategy": "success", **WINDOWS["success"]}
 
 
 @dataclass
@@ -109,7 +111,9 @@ def write_recipe(workshop: Path, name: str = "run", **overrides: Any) -> Path:
         "output_dir": str(workshop / name),
     }
     recipe = workshop / f"{name}.yaml"
-    recipe.write_text(yaml.safe_dump({**RECIPE, **places, **overrides}))
+    strategy = overrides.get("window_strategy", "success")
+    window = {"window_strategy": strategy, **WINDOWS.get(strategy, {})}
+    recipe.write_text(yaml.safe_dump({**BASE, **window, **places, **overrides}))
     return recipe
 
 

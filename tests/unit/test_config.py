@@ -1,8 +1,9 @@
 """A recipe is judged before anything is loaded: existence, type, range, contradictions; by name and with a remedy."""
 
 import json
-from dataclasses import MISSING, fields
+from dataclasses import fields
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 import yaml
@@ -11,7 +12,7 @@ from tinyzero_trl.generation import engine as engine_module
 from tinyzero_trl.tasks.config import TaskConfig
 from tinyzero_trl.training.config import AdaptiveGRPOConfig
 from tinyzero_trl.training.recipe import parse_recipe
-from tinyzero_trl.windows import WindowConfig, make_policy
+from tinyzero_trl.windows import all_fields, find_policy, make_policy, strategies
 
 BASE = {
     "model_name_or_path": "embedded",
@@ -99,7 +100,7 @@ def parse(tmp_path: Path):
         ({"loss_type": "dapoo"}, r"loss_type: 'dapoo' is unknown; choose one of grpo"),
         ({"vllm_mode": "colocated"}, r"vllm_mode: 'colocated' is unknown; choose one of colocate, server"),
         ({"report_to": "wandbb"}, r"report_to: 'wandbb' cannot be used .wandbb is not supported, only .*wandb"),
-        ({"window_epsilon": 2}, r"window_epsilon: 2 is above 1; set it to 1 or less"),
+        ({"window_strategy": "success", "window_epsilon": 2}, r"window_epsilon: 2 is above 1; set it to 1 or less"),
         ({"window_min": 0}, r"window_min: 0 is below 1; set it to 1 or more"),
         ({"window_max": 0}, r"window_max: 0 is not a positive whole number"),
         ({"window_strategy": "sucess"}, r"window_strategy: 'sucess' is unknown; choose one of fixed"),
@@ -211,16 +212,67 @@ def test_a_lower_largest_window_leaves_the_length_of_evaluation_alone(parse) -> 
     assert training.max_completion_length == 512
 
 
-def test_every_window_field_has_a_prefixed_twin_with_the_same_default() -> None:
-    """`initial` and `max` depend on max_completion_length, and a command line has no lists of pairs."""
-    flat = {each.name: each for each in fields(AdaptiveGRPOConfig)}
-    for each in fields(WindowConfig):
-        twin = flat[f"window_{each.name}"]
-        assert twin.metadata["help"] == each.metadata["help"]
-        assert each.default is not MISSING
-        assert twin.default == (None if each.name in ("initial", "phases") else each.default), each.name
+def test_every_field_of_a_window_policy_has_a_typed_twin() -> None:
+    """None stands for the policy's own default, whatever the type; a command line spells pairs as text."""
+    kinds, flat = get_type_hints(AdaptiveGRPOConfig), {each.name: each for each in fields(AdaptiveGRPOConfig)}
+    ours = [find_policy(name).config_class for name in strategies()]
+    for config_class in ours:
+        for each in fields(config_class):
+            if each.name in ("strategy", "phases"):
+                continue
+            assert kinds[f"window_{each.name}"] == get_type_hints(config_class)[each.name] | None, each.name
+            twin = flat[f"window_{each.name}"]
+            assert twin.default is None
+            assert each.metadata["help"] in twin.metadata["help"]
     prefixed = {name.removeprefix("window_") for name in flat if name.startswith("window_")}
-    assert prefixed == {each.name for each in fields(WindowConfig)}
+    assert prefixed == all_fields() | {"options"}
+
+
+def test_every_default_nobody_set_fits_a_short_maximum(parse) -> None:
+    for strategy in ("signal", "success", "fixed"):
+        window = parse(max_completion_length=8, window_strategy=strategy)[1].window_config()
+        assert (window.min, window.initial, window.largest) == (8, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        (
+            {"window_mode": "ema"},
+            r"window_mode: 'ema' has no effect on strategy signal, which does not read it \(success",
+        ),
+        ({"window_strategy": "fixed", "window_slack": 0.1}, r"window_slack: 0.1 has no effect on strategy fixed"),
+        (
+            {"window_options": {"headroom": 2}, "window_headroom": 2.0},
+            r"window_options: headroom is also set by window_h",
+        ),
+        ({"window_options": {"patience": 2}}, r"window_patience: 2 is not a field of strategy signal; remove it"),
+        ({"window_options": "{bad"}, r"window_options: '{bad' is no mapping"),
+    ],
+)
+def test_a_field_that_the_window_policy_does_not_read_is_refused(parse, recipe: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{message}"):
+        parse(**recipe)
+
+
+def test_from_python_too_options_must_be_a_mapping() -> None:
+    with pytest.raises(ValueError, match=r"^window_options: \[1\] is not a mapping; write \{name: value\}"):
+        AdaptiveGRPOConfig("run", window_options="[1]")
+    with pytest.raises(ValueError, match=r"^window_options: '\{bad' is not JSON; write a mapping such as"):
+        AdaptiveGRPOConfig("run", window_options="{bad")
+
+
+def test_a_strategy_on_the_command_line_replaces_the_recipes_with_its_fields(parse) -> None:
+    """A recipe for `signal` runs with another strategy as it is; what is given beside that strategy is checked."""
+    recipe = {"window_strategy": "signal", "window_headroom": 1.5, "window_growth_delta": 80, "window_initial": 99}
+    success = parse("--window_strategy", "success", **recipe)[1].window_config()
+    assert (success.strategy, success.growth_delta, success.initial) == ("success", 80, 99)
+    fixed = parse("--window_strategy=fixed", **recipe)[1]
+    assert (fixed.window_config().strategy, fixed.window_headroom) == ("fixed", None)
+    with pytest.raises(ValueError, match=r"^window_headroom: 2.0 has no effect on strategy fixed"):
+        parse("--window_strategy", "fixed", "--window_headroom", "2", **recipe)
+    with pytest.raises(ValueError, match=r"^window_mode: 'ema' has no effect on strategy fixed"):
+        parse("--window_strategy", "fixed", window_mode="ema", **recipe)
 
 
 def test_the_help_of_every_field_of_ours_can_be_shown(capsys: pytest.CaptureFixture[str]) -> None:

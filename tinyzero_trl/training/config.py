@@ -9,7 +9,7 @@ from trl import GRPOConfig
 
 from tinyzero_trl.generation.engine import choose_engine, is_built_in
 from tinyzero_trl.runs.files import shortened
-from tinyzero_trl.training.limits import check_choices, check_numbers, check_schedule
+from tinyzero_trl.training.preflight.values import check_choices, check_numbers, check_schedule
 from tinyzero_trl.windows import WindowConfig, declared_field, readers, strategies
 
 WINDOW_PREFIX = "window_"
