@@ -14,7 +14,7 @@ if TYPE_CHECKING:  # what editors and type checkers read; the table below says t
     from tinyzero_trl.training.config import AdaptiveGRPOConfig
     from tinyzero_trl.training.controller import WindowController
     from tinyzero_trl.training.trainer import AdaptiveGRPOTrainer
-    from tinyzero_trl.windows import RolloutObservation, WindowConfig, WindowPolicy
+    from tinyzero_trl.windows import RolloutObservation, WindowConfig, WindowPolicy, register_policy
 
 __version__ = "0.1.0"
 
@@ -31,6 +31,7 @@ _MODULES = {
     "WindowController": "training.controller",
     "WindowPolicy": "windows",
     "register_engine": "generation.engine",
+    "register_policy": "windows",
 }
 __all__ = [
     "AdaptiveGRPOConfig",
@@ -46,6 +47,7 @@ __all__ = [
     "WindowPolicy",
     "__version__",
     "register_engine",
+    "register_policy",
 ]
 
 

@@ -18,7 +18,7 @@ PUBLIC = {
     *("AdaptiveGRPOConfig", "AdaptiveGRPOTrainer", "WindowController"),
     *("AdaptiveWindowCallback", "Rollout", "RolloutCallback", "StopOnSignal"),
     *("RolloutObservation", "WindowConfig", "WindowPolicy"),
-    *("Engine", "register_engine"),
+    *("Engine", "register_engine", "register_policy"),
     "__version__",
 }
 

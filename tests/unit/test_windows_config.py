@@ -18,6 +18,7 @@ from tinyzero_trl.windows import (
     fields_read,
     make_policy,
     readers,
+    unread_fields,
 )
 
 PHASES = ((0, 100), (10, 200))
@@ -163,6 +164,8 @@ def test_the_fields_that_a_strategy_reads_are_those_of_its_class() -> None:
     common = {"strategy", "initial", "min", "max", "success_threshold", "seed"}
     assert fields_read("fixed") == common
     assert fields_read("phased") == common | {"phases"}
-    assert fields_read("of another project") == frozenset()
+    assert {"phases", "mode", "slack", "headroom"} <= unread_fields("fixed") and not common & unread_fields("fixed")
+    assert {"headroom"} <= unread_fields("success") and not fields_read("success") & unread_fields("success")
+    assert fields_read("of another project") == unread_fields("of another project") == frozenset()
     assert {"success", "signal"} <= set(readers("slack")) and "fixed" not in readers("slack")
     assert readers("mode") == ["success"]
