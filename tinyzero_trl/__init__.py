@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # what editors and type checkers read; the table below says the same to the interpreter
     from tinyzero_trl.generation.engine import Engine, register_engine
-    from tinyzero_trl.training.callbacks.events import AdaptiveWindowCallback, Rollout, RolloutCallback
+    from tinyzero_trl.training.callbacks.events import Rollout, RolloutCallback
     from tinyzero_trl.training.callbacks.safe_points import StopOnSignal
+    from tinyzero_trl.training.callbacks.window import AdaptiveWindowCallback
     from tinyzero_trl.training.config import AdaptiveGRPOConfig
     from tinyzero_trl.training.controller import WindowController
     from tinyzero_trl.training.trainer import AdaptiveGRPOTrainer
@@ -21,7 +22,7 @@ __version__ = "0.1.0"
 _MODULES = {
     "AdaptiveGRPOConfig": "training.config",
     "AdaptiveGRPOTrainer": "training.trainer",
-    "AdaptiveWindowCallback": "training.callbacks.events",
+    "AdaptiveWindowCallback": "training.callbacks.window",
     "Engine": "generation.engine",
     "Rollout": "training.callbacks.events",
     "RolloutCallback": "training.callbacks.events",

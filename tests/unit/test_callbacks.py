@@ -9,8 +9,9 @@ import pytest
 from transformers import TrainerControl, TrainerState
 
 from tinyzero_trl.metrics import describe, evaluation_metrics, rollout_metrics
-from tinyzero_trl.training.callbacks.events import AdaptiveWindowCallback, Evaluation, Rollout, SavedInCheckpoints
+from tinyzero_trl.training.callbacks.events import Evaluation, Rollout, SavedInCheckpoints
 from tinyzero_trl.training.callbacks.records import LOG_HISTORY_LINES, RecordsCallback
+from tinyzero_trl.training.callbacks.window import AdaptiveWindowCallback
 from tinyzero_trl.windows import RolloutObservation, WindowConfig
 
 CONFIG = WindowConfig(

@@ -40,7 +40,7 @@ class FiniteNumbersGuard:
     or a batch without any score.
     """
 
-    def __init__(self, accelerator: Accelerator, *, max_skipped_steps: int, folder: str | Path) -> None:
+    def __init__(self, accelerator: Accelerator, max_skipped_steps: int, folder: str | Path) -> None:
         self._accelerator = accelerator
         self._max_skipped_steps = max_skipped_steps
         self._folder = Path(folder) / FAULTY_BATCH

@@ -22,7 +22,7 @@ Result = TypeVar("Result")
 
 
 class RetriedPushes:
-    """The part of a trainer's pushes that may fail. No warning shows a token."""
+    """What may fail of a trainer's pushes: each failure is a warning, which shows no token, and is tried again."""
 
     pauses_s: Sequence[float] = (10.0, 60.0)
 
@@ -52,19 +52,23 @@ class RetriedPushes:
             if (error := job.exception()) is not None:
                 self._warn("a push failed", error, "the next one makes up for it")
 
-    def push(
+    def push(self, push: Callable[[], Result]) -> Result | None:
+        """Push for the first time; None if it failed."""
+        return self._attempt(push, "the push failed", "trying again")
+
+    def push_again(
         self,
-        push: Callable[[], Any] | None,
         reach_repository: Callable[[], str | None],
         *,
         commit_message: str | None,
         token: str | None,
         revision: str | None,
     ) -> Any:
-        """Upload the run's folder, again after each of `pauses_s` seconds if it fails, then warn how to do it by hand.
+        """Upload the run's folder after each of `pauses_s` seconds until it succeeds, or warn how to do it by hand.
+
+        The upload alone: the model is saved, and saving it once more would need the other ranks.
 
         Args:
-            push: Trainer's own push, tried first; None where the Hub was not reached.
             reach_repository: the id of the repository, or None while the Hub is not reached.
             commit_message: of the upload.
             token: one to use in place of `args.hub_token`.
@@ -73,14 +77,11 @@ class RetriedPushes:
         Returns:
             What the upload returned; None if the Hub did not take it.
         """
-        if push is not None and (pushed := self._attempt(push, "the push failed", "trying again")) is not None:
-            return pushed
         folder, name = str(self._args.output_dir), None
         for pause_s in self.pauses_s:
             time.sleep(pause_s)
             if (name := reach_repository()) is None:
                 continue
-            # The upload alone: the model is saved, and saving it once more would need the other ranks.
             pushed = self._attempt(
                 lambda name=name: hub_api().upload_folder(  # type: ignore[misc]
                     repo_id=name,

@@ -16,10 +16,11 @@ from tinyzero_trl.runs.checkpoints import checkpoint_to_resume
 from tinyzero_trl.runs.model_card import write_model_card
 from tinyzero_trl.runs.records import CONFIG
 from tinyzero_trl.training import trl_internals
-from tinyzero_trl.training.callbacks.events import AdaptiveWindowCallback
+from tinyzero_trl.training.callbacks.events import fire
 from tinyzero_trl.training.callbacks.progress import RolloutProgressCallback
 from tinyzero_trl.training.callbacks.records import RecordsCallback
 from tinyzero_trl.training.callbacks.safe_points import SaveBetweenRollouts
+from tinyzero_trl.training.callbacks.window import AdaptiveWindowCallback
 from tinyzero_trl.training.checkpoint_writer import CheckpointWriter
 from tinyzero_trl.training.completion_limit import CompletionLimit
 from tinyzero_trl.training.config import AdaptiveGRPOConfig
@@ -97,43 +98,21 @@ class AdaptiveGRPOTrainer(GRPOTrainer):
         self.hub = RetriedPushes(args)
         self.evaluator = HeldOutEvaluator(args)
         prepare_engine(args)
-        super().__init__(
-            model,
-            reward_funcs,
-            args,
-            train_dataset,
-            numbered(eval_dataset),
-            processing_class,
-            reward_processing_classes,
-            # First whether a step is saved, which decides what is logged. The policy comes before those who listen to
-            # rollouts: they see the window of the next one.
-            [
-                *(SaveBetweenRollouts(), self.window_callback, self.records_callback, RolloutProgressCallback()),
-                *(callbacks or ()),
-            ],
-            optimizers,
-            quantization_config,
-            peft_config,
-            tools,
-            rollout_func,
-            environment_factory,
-        )
+        # First whether a step is saved, which decides what is logged. The policy comes before those who listen to
+        # rollouts: they see the window of the next one.
+        ours = [SaveBetweenRollouts(), self.window_callback, self.records_callback, RolloutProgressCallback()]
+        data = (train_dataset, numbered(eval_dataset), processing_class, reward_processing_classes)
+        others = (optimizers, quantization_config, peft_config, tools, rollout_func, environment_factory)
+        super().__init__(model, reward_funcs, args, *data, [*ours, *(callbacks or ())], *others)
         self.remove_callback(ProgressCallback)
         self.remove_callback(PrinterCallback)
         self.limiter = CompletionLimit(self)
-        self.rollouts = Rollouts(
-            args,
-            trl_internals.tokenizer_of(self),
-            model=self.model,
-            end_tokens=self.eos_token_ids,
-            process_index=self.accelerator.process_index,
-        )
+        tokenizer, rank, ends = trl_internals.tokenizer_of(self), self.accelerator.process_index, self.eos_token_ids
+        self.rollouts = Rollouts(args, tokenizer, model=self.model, end_tokens=ends, process_index=rank)
         if args.use_vllm:  # which has seeded this process with its own number, the same for every `seed`
             set_seed(self.rollouts.seed)
         self.loss = ExactLoss(self.accelerator, LossTraits.of(self))
-        self.guard = FiniteNumbersGuard(
-            self.accelerator, max_skipped_steps=args.max_skipped_steps, folder=str(args.output_dir)
-        )
+        self.guard = FiniteNumbersGuard(self.accelerator, args.max_skipped_steps, str(args.output_dir))
         self.checkpoints = CheckpointWriter(is_main=self.is_world_process_zero())
 
     # --- the start ------------------------------------------------------------------------------------------------
@@ -174,9 +153,7 @@ class AdaptiveGRPOTrainer(GRPOTrainer):
         rollout = trl_internals.rollout_buffer(self)
         if rollout is None or rollout is before:
             return inputs
-        dealt = self.loss.deal(
-            rollout, batches_per_step=self.args.gradient_accumulation_steps, step=self.state.global_step
-        )
+        dealt = self.loss.deal(rollout, self.args.gradient_accumulation_steps, step=self.state.global_step)
         return trl_internals.replace_rollout_buffer(self, dealt)
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
@@ -197,7 +174,7 @@ class AdaptiveGRPOTrainer(GRPOTrainer):
             optimizer_steps=self.args.optimizer_steps_per_rollout,
             duration_s=time.perf_counter() - started_at,
         )
-        self._fire("on_rollout_end", rollout=rollout)
+        fire(self, "on_rollout_end", rollout=rollout)
         return output
 
     def _generate_single_turn(self, prompt_ids: list[list[int]], *args: Any, **kwargs: Any) -> Any:
@@ -234,13 +211,8 @@ class AdaptiveGRPOTrainer(GRPOTrainer):
     def _compute_loss(self, model: torch.nn.Module, inputs: dict[str, Any]) -> torch.Tensor:
         if not model.training:
             return super()._compute_loss(model, inputs)
-        loss = self.loss.backward_all_but_last(
-            super()._compute_loss,
-            model,
-            inputs,
-            step=self.state.global_step,
-            metrics=trl_internals.training_metrics(self),
-        )
+        metrics, step = trl_internals.training_metrics(self), self.state.global_step
+        loss = self.loss.backward_all_but_last(super()._compute_loss, model, inputs, step=step, metrics=metrics)
         self.guard.watch_loss(loss)
         return loss
 
@@ -255,7 +227,7 @@ class AdaptiveGRPOTrainer(GRPOTrainer):
             decode=partial(self.processing_class.batch_decode, skip_special_tokens=True),
         )
         figures = self.loss.figures.pop(self.accelerator, clip_low=self.epsilon_low, clip_high=self.epsilon_high)
-        self._fire("on_policy_update", figures={**figures, "faults/step_skipped": float(skipped)})
+        fire(self, "on_policy_update", figures={**figures, "faults/step_skipped": float(skipped)})
         return grad_norm
 
     # --- an evaluation --------------------------------------------------------------------------------------------
@@ -268,7 +240,7 @@ class AdaptiveGRPOTrainer(GRPOTrainer):
         """
         answer = partial(super().evaluate, numbered(eval_dataset), *args, **kwargs)
         metrics, evaluation = self.evaluator.measure(answer, seed=self.rollouts.seed)
-        self._fire("on_evaluation_end", evaluation=evaluation)
+        fire(self, "on_evaluation_end", evaluation=evaluation)
         return metrics
 
     def prediction_step(
@@ -326,30 +298,18 @@ class AdaptiveGRPOTrainer(GRPOTrainer):
         push = partial(super().push_to_hub, commit_message, blocking, token, revision, **kwargs)
         if not self.is_world_process_zero():  # saving is the work of all ranks, pushing that of one
             return push()
-        is_reached = self._reached_repository(token) is not None
-        if not is_reached:
+        if self._reached_repository(token) is None:
             self.save_model(_internal_call=True)
-        return self.hub.push(
-            push if is_reached else None,
-            partial(self._reached_repository, token),
-            commit_message=commit_message,
-            token=token,
-            revision=revision or self.args.hub_revision,
-        )
+        elif (pushed := self.hub.push(push)) is not None:
+            return pushed
+        repository, revision = partial(self._reached_repository, token), revision or self.args.hub_revision
+        return self.hub.push_again(repository, commit_message=commit_message, token=token, revision=revision)
 
     def _reached_repository(self, token: str | None = None) -> str | None:
         """The id of the repository; as long as there is none, the Hub is asked again."""
         if self.hub_model_id is None:
             self.init_hf_repo(token)
         return self.hub_model_id
-
-    # --- events ---------------------------------------------------------------------------------------------------
-
-    def _fire(self, event: str, **facts: Any) -> None:
-        """Call the method `event` of every callback that has one."""
-        for callback in self.callback_handler.callbacks:
-            if hook := getattr(callback, event, None):
-                hook(self.args, self.state, self.control, **facts)
 
 
 def _default_config(model: Any) -> AdaptiveGRPOConfig:

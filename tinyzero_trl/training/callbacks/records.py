@@ -10,8 +10,9 @@ from transformers import TrainerControl, TrainerState, TrainingArguments
 from tinyzero_trl.metrics import RunningTotals, rollout_metrics
 from tinyzero_trl.runs.checkpoints import drop_later_checkpoints
 from tinyzero_trl.runs.records import RunRecords
-from tinyzero_trl.training.callbacks.events import AdaptiveWindowCallback, Evaluation, Rollout, SavedInCheckpoints
+from tinyzero_trl.training.callbacks.events import Evaluation, Rollout, SavedInCheckpoints
 from tinyzero_trl.training.callbacks.trackers import Trackers
+from tinyzero_trl.training.callbacks.window import AdaptiveWindowCallback
 
 LOG_HISTORY_LINES = 100
 

@@ -62,7 +62,7 @@ class ExactLoss:
 
     # -- the rows of an optimizer step ----------------------------------------------------------------------
 
-    def deal(self, batches: list[Inputs], *, batches_per_step: int, step: int) -> list[Inputs]:
+    def deal(self, batches: list[Inputs], batches_per_step: int, *, step: int) -> list[Inputs]:
         """The micro-batches of a new rollout, rows of similar length side by side.
 
         Args:

@@ -1,0 +1,76 @@
+"""The window policy of a running trainer: another one takes over everywhere, or is refused; and what is warned of."""
+
+import warnings
+from types import SimpleNamespace
+
+import pytest
+
+from tinyzero_trl.training.callbacks.events import Rollout
+from tinyzero_trl.training.callbacks.window import AdaptiveWindowCallback
+from tinyzero_trl.windows import RolloutObservation, WindowConfig, make_policy
+
+LONGEST = 100
+CONFIG = WindowConfig(strategy="fixed", initial=50, min=10, max=LONGEST)
+
+
+def observe(callback: AdaptiveWindowCallback, step: int, rewards: list[float], truncated: bool = False) -> None:
+    seen = RolloutObservation(step, callback.window, [9, 9], rewards, [truncated] * 2, [0, 0])
+    callback.on_rollout_end(
+        SimpleNamespace(), SimpleNamespace(), SimpleNamespace(), rollout=Rollout(seen, [4, 4], None, 0.1)
+    )
+
+
+def test_an_assigned_policy_is_asked_shown_recorded_and_saved() -> None:
+    callback = AdaptiveWindowCallback(CONFIG)
+    callback.policy = make_policy(WindowConfig(strategy="fixed", initial=70, min=10, max=70))
+    assert callback.window == 70
+    observe(callback, 0, [1.0, 0.0])
+    assert callback.metrics() == callback.policy.metrics() == {"current_window": 70.0, "next_window": 70.0}
+    assert callback.state_dict() == callback.policy.state_dict()
+
+
+@pytest.mark.parametrize(
+    ("policy", "why"),
+    [
+        (CONFIG, r"^policy: a WindowConfig is no WindowPolicy; derive"),
+        (
+            make_policy(WindowConfig(strategy="fixed", initial=200, min=10, max=200)),
+            r"^policy: its window 200 is outside 1 to 100.*raise max_completion_length",
+        ),
+        (
+            make_policy(WindowConfig(strategy="fixed", max=LONGEST, success_threshold=0.5)),
+            r"^policy: its success_threshold 0.5 is not the 1.0 by which records.*set window_success_threshold to 0.5",
+        ),
+    ],
+)
+def test_a_policy_that_cannot_take_over_is_refused_and_the_former_one_stays(policy: object, why: str) -> None:
+    callback = AdaptiveWindowCallback(CONFIG)
+    former = callback.policy
+    with pytest.raises(ValueError, match=why):
+        callback.policy = policy  # type: ignore[assignment]
+    assert callback.policy is former
+
+
+def test_rewards_that_never_reach_the_threshold_are_named_once() -> None:
+    callback = AdaptiveWindowCallback(CONFIG)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for step in range(9):
+            observe(callback, step, [0.25, step / 16])
+    with pytest.warns(
+        UserWarning, match=r"step 9: none of the first 10 .* reward function was 0.5, and a success is 1"
+    ):
+        observe(callback, 9, [0.1, 0.2])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for step in range(10, 30):
+            observe(callback, step, [0.0, 0.0])
+
+
+def test_after_a_success_nothing_is_said() -> None:
+    callback = AdaptiveWindowCallback(CONFIG)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        observe(callback, 0, [1.0, 0.0])
+        for step in range(1, 30):
+            observe(callback, step, [0.0, 0.0])

@@ -1,0 +1,129 @@
+"""The callback that holds the window policy: asked before each rollout, and shown what came of it."""
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+from transformers import TrainerControl, TrainerState, TrainingArguments
+
+from tinyzero_trl.training.callbacks.events import Rollout, SavedInCheckpoints
+from tinyzero_trl.windows import RolloutObservation, WindowConfig, WindowPolicy, make_policy
+
+
+class AdaptiveWindowCallback(SavedInCheckpoints):
+    """Holds the window policy of `AdaptiveGRPOTrainer`, which makes one, and lets the policy observe each rollout.
+
+    `policy` may be assigned, also while training runs: the next rollout, the records and the checkpoints go by it.
+
+    Another trainer fires no rollout events, so the window would have no effect there: `WindowController` brings a
+    window to it.
+    """
+
+    MOSTLY_TRUNCATED_FRAC = 0.9
+    ROLLOUTS_WITHOUT_SUCCESS = 10
+
+    def __init__(self, config: WindowConfig) -> None:
+        self._config = config
+        self._policy = make_policy(config)
+        self._observes = False
+        self._warned_of_truncation = False
+        self._rollouts_without_success: int | None = 0  # None once there was a success, or it has been said
+        self._largest_reward = float("-inf")
+
+    @property
+    def policy(self) -> WindowPolicy:
+        """The policy in use."""
+        return self._policy
+
+    @policy.setter
+    def policy(self, policy: WindowPolicy) -> None:
+        if not isinstance(policy, WindowPolicy):
+            raise ValueError(
+                f"policy: a {type(policy).__name__} is no WindowPolicy; derive its class from WindowPolicy"
+            )
+        ours, theirs = self._config.success_threshold, policy.config.success_threshold
+        if ours != theirs:
+            raise ValueError(
+                f"policy: its success_threshold {theirs} is not the {ours} by which records and evaluation count; set "
+                f"window_success_threshold to {theirs}, or give the policy {ours}"
+            )
+        self._check(policy.window)
+        self._policy = policy
+
+    @property
+    def window(self) -> int:
+        """Completion tokens that the next rollout may use."""
+        return self._check(self.policy.window)
+
+    def metrics(self) -> dict[str, float]:
+        """The figures of the policy in use."""
+        return self.policy.metrics()
+
+    def on_rollout_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, rollout: Rollout
+    ) -> None:
+        """Let the policy observe the rollout."""
+        self.policy.observe(rollout.observation)
+        self._observes = True
+        self._warn_of_truncation(rollout.observation)
+        self._warn_of_rewards(rollout.observation)
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Refuse a trainer that fires no rollout events, before it has changed a weight.
+
+        Raises:
+            ValueError: no rollout has been observed.
+        """
+        if not self._observes:
+            raise ValueError(
+                "callbacks: AdaptiveWindowCallback has no effect on this trainer; remove it and call "
+                "WindowController(config).attach(trainer), or train with AdaptiveGRPOTrainer"
+            )
+
+    def state_dict(self) -> dict[str, Any]:
+        """The policy's state."""
+        return self.policy.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue the policy's state."""
+        self.policy.load_state_dict(state)
+
+    def _check(self, window: int) -> int:
+        if not 1 <= window <= self._config.largest:
+            raise ValueError(
+                f"policy: its window {window} is outside 1 to {self._config.largest}, the longest that the trainer "
+                "allows; lower it, or raise max_completion_length"
+            )
+        return window
+
+    def _warn_of_truncation(self, seen: RolloutObservation) -> None:
+        failed = seen.truncated_frac > self.MOSTLY_TRUNCATED_FRAC and max(seen.rewards, default=0.0) <= 0.0
+        if self._warned_of_truncation or not failed:
+            return
+        self._warned_of_truncation = True
+        warnings.warn(
+            f"step {seen.step}: {seen.truncated_frac:.0%} of the completions were cut at {seen.window} tokens and none "
+            "earned a reward. Raise window_initial or window_min (or max_completion_length), or check that the prompt "
+            "template is one the model answers to.",
+            stacklevel=3,
+        )
+
+    def _warn_of_rewards(self, seen: RolloutObservation) -> None:
+        """Say once that no reward has ever counted as a success: perhaps the threshold is on another scale."""
+        if self._rollouts_without_success is None:
+            return
+        self._largest_reward = max([self._largest_reward, *seen.rewards])
+        self._rollouts_without_success += 1
+        if self._largest_reward >= self._config.success_threshold:
+            self._rollouts_without_success = None
+        elif self._rollouts_without_success == self.ROLLOUTS_WITHOUT_SUCCESS:
+            self._rollouts_without_success = None
+            warnings.warn(
+                f"step {seen.step}: none of the first {self.ROLLOUTS_WITHOUT_SUCCESS} rollouts had a success. The "
+                f"largest reward of the first reward function was {self._largest_reward:g}, and a success is "
+                f"{self._config.success_threshold:g} or more. If its rewards are on another scale, set "
+                "window_success_threshold.",
+                stacklevel=3,
+            )
