@@ -1,4 +1,4 @@
-"""The run directory: what is written is what is read, through torn lines, resumes and figures that are not finite."""
+"""The run directory: what is written is what is read, through kills, resumes and figures that are not finite."""
 
 import gzip
 import json
@@ -54,7 +54,7 @@ def test_a_run_whose_lines_were_compressed_reads_the_same(records):
     packed = records.path / "metrics.jsonl.gz"
     for damaged in (packed.read_bytes()[:-9], b"plain text"):
         packed.write_bytes(damaged)
-        with pytest.raises(ValueError, match=r"metrics.jsonl.gz is no whole gzip file \(.*\); copy it anew"):
+        with pytest.raises(ValueError, match=r"metrics.jsonl.gz is no complete gzip file \(.*\); copy it anew"):
             read_run(records.path)
 
 
@@ -68,7 +68,7 @@ def test_figures_that_are_not_finite_are_absent_and_the_json_is_strict(records):
 
 
 @pytest.mark.parametrize("cut", [1, 9, 30])
-def test_a_line_torn_by_a_kill_is_skipped_on_reading_and_gone_after_reopening(records, cut):
+def test_a_line_cut_by_a_kill_is_skipped_on_reading_and_gone_after_reopening(records, cut):
     fill(records, range(4))
     file = records.path / "metrics.jsonl"
     file.write_bytes(file.read_bytes()[:-cut])
@@ -141,7 +141,7 @@ def test_what_is_no_run_is_refused_with_its_path(records, tmp_path):
         read_run(records.path)
 
 
-def test_only_a_whole_summary_finishes_a_run(records):
+def test_only_a_complete_summary_finishes_a_run(records):
     assert not is_finished(records.path)
     (records.path / "summary.json").write_text('{"seed": ', encoding="utf-8")
     assert not is_finished(records.path)

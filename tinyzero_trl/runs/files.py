@@ -37,15 +37,17 @@ def checked_figures(file: Path, records: Iterable[dict[str, Any]]) -> list[dict[
         where = f"{file}, line {number}"
         for name in ("tokens", "time_s") if "eval/acc" in line else ():
             if name not in line:
-                raise ValueError(f"{where}: {name!r} is missing; give a run whose records are whole")
+                raise ValueError(f"{where}: {name!r} is missing; give a run whose records are complete")
         for name, value in line.items():
             if not is_finite_number(value):
-                raise ValueError(f"{where}: {name!r} is {shortened(value)}, no finite number; mend or remove the line")
+                raise ValueError(
+                    f"{where}: {name!r} is {shortened(value)}, no finite number; correct or remove the line"
+                )
         for name in ("tokens", "time_s", "eval/acc"):
             if line.get(name, 0) < 0:
-                raise ValueError(f"{where}: {name!r} is {line[name]}, below 0; mend or remove the line")
+                raise ValueError(f"{where}: {name!r} is {line[name]}, below 0; correct or remove the line")
         if line.get("eval/acc", 0) > 1:
-            raise ValueError(f"{where}: 'eval/acc' is {line['eval/acc']}, above 1; mend or remove the line")
+            raise ValueError(f"{where}: 'eval/acc' is {line['eval/acc']}, above 1; correct or remove the line")
         if number > 1 and line["step"] < (before := lines[number - 2]["step"]):
             raise ValueError(f"{where}: step {line['step']} comes after step {before}; put the lines in order")
     return lines

@@ -6,16 +6,12 @@
 
 A run that is kept may have its lines compressed: `gzip metrics.jsonl`.
 
-Every line is flushed when it is written, so a killed run loses at most the line being written; such a torn
-last line is dropped on reading and on resuming. Whole files are replaced atomically. The JSON is strict: a
+Every line is flushed when it is written, so a killed run loses at most the line being written; such a partially
+written last line is dropped on reading and on resuming. Other files are replaced atomically. The JSON is strict: a
 figure that is not finite is left out, as one without samples is.
 """
 
-import gzip
-import json
-import math
 import os
-import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +23,7 @@ from numpy.typing import NDArray
 
 from tinyzero_trl.runs.environment import describe_environment
 from tinyzero_trl.runs.files import checked_figures, is_finite_number, read_mapping, shortened
+from tinyzero_trl.runs.json_lines import drop_partial_line, json_text, plain, read_lines, read_object
 from tinyzero_trl.runs.redaction import without_secrets
 from tinyzero_trl.windows.outcomes import FULL_REWARD
 
@@ -41,12 +38,12 @@ COMPLETIONS = "completions"
 class RunRecords:
     """Writes one run directory. Only the main process of a run may hold one.
 
-    Opening an existing directory drops torn last lines and keeps the rest; `truncate_after` then sets the
+    Opening an existing directory drops partially written last lines and keeps the rest; `truncate_after` then sets the
     records back to the checkpoint that training continues from, or to nothing with a step of -1.
 
     Args:
         path: the run directory; created if it is missing.
-        completions_per_step: most rows that one call of `append_completions` keeps.
+        completions_per_step: most samples that one call of `append_completions` keeps.
         completion_characters: longest text kept of one prompt or completion; the rest is replaced by a mark.
     """
 
@@ -62,21 +59,21 @@ class RunRecords:
         self.completion_characters = completion_characters
         self.path.mkdir(parents=True, exist_ok=True)
         for lines in self._line_files():
-            _drop_torn_line(lines)
+            drop_partial_line(lines)
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Write the resolved configuration without its secrets; values YAML has no type for are written as text."""
-        text = yaml.safe_dump(without_secrets(_plain(config)), sort_keys=False, allow_unicode=True)
+        text = yaml.safe_dump(without_secrets(plain(config)), sort_keys=False, allow_unicode=True)
         write_atomically(self.path / CONFIG, text)
 
     def write_environment(self, devices: Sequence[str] = (), **facts: Any) -> None:
         """Write versions, platform, git commit, the names of the devices in use, and further `facts`."""
-        environment = without_secrets(_plain(describe_environment() | {"devices": list(devices)} | facts))
-        write_atomically(self.path / ENVIRONMENT, _json(environment, indent=2) + "\n")
+        environment = without_secrets(plain(describe_environment() | {"devices": list(devices)} | facts))
+        write_atomically(self.path / ENVIRONMENT, json_text(environment, indent=2) + "\n")
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Write the run's result; a run that has one counts as finished."""
-        write_atomically(self.path / SUMMARY, _json(summary, indent=2) + "\n")
+        write_atomically(self.path / SUMMARY, json_text(summary, indent=2) + "\n")
 
     def append_metrics(self, step: int, time_s: float, metrics: Mapping[str, Any]) -> None:
         """Append the figures of the rollout at optimizer step `step`, `time_s` seconds into the run."""
@@ -110,9 +107,9 @@ class RunRecords:
         A summary goes too: the run is no longer finished.
         """
         for lines in self._line_files():
-            kept = [record for record in _read_lines(lines) if record["step"] <= step]
+            kept = [record for record in read_lines(lines) if record["step"] <= step]
             if kept:
-                write_atomically(lines, "".join(_json(record) + "\n" for record in kept))
+                write_atomically(lines, "".join(json_text(record) + "\n" for record in kept))
             else:
                 lines.unlink()
         (self.path / SUMMARY).unlink(missing_ok=True)
@@ -133,7 +130,7 @@ class RunRecords:
         # a lone surrogate in a decoded text becomes its escape: valid JSON, and no reason to stop
         with file.open("a", encoding="utf-8", errors="backslashreplace") as stream:
             for record in records:
-                stream.write(_json(record) + "\n")
+                stream.write(json_text(record) + "\n")
                 stream.flush()
 
 
@@ -179,18 +176,18 @@ def read_run(path: str | os.PathLike[str]) -> Run:
     return Run(
         path=folder,
         config=config,
-        environment=_read_object(folder / ENVIRONMENT) or {},
-        summary=_read_object(folder / SUMMARY),
-        metrics=checked_figures(folder / METRICS, _read_lines(folder / METRICS)),
-        evals=checked_figures(folder / EVAL, _read_lines(folder / EVAL)),
+        environment=read_object(folder / ENVIRONMENT) or {},
+        summary=read_object(folder / SUMMARY),
+        metrics=checked_figures(folder / METRICS, read_lines(folder / METRICS)),
+        evals=checked_figures(folder / EVAL, read_lines(folder / EVAL)),
         completions=[row for file in samples for row in _read_samples(file)],
     )
 
 
 def is_finished(path: str | os.PathLike[str]) -> bool:
-    """Whether a run directory holds a whole summary."""
+    """Whether a run directory holds a complete summary."""
     try:
-        return _read_object(Path(path) / SUMMARY) is not None
+        return read_object(Path(path) / SUMMARY) is not None
     except ValueError:
         return False
 
@@ -205,82 +202,9 @@ def write_atomically(file: Path, text: str) -> None:
     draft.replace(file)
 
 
-def _plain(value: Any) -> Any:
-    """`value` in the types of JSON and YAML; NumPy scalars become Python's, unknown types their text."""
-    if isinstance(value, np.generic):
-        value = value.item()
-    if value is None or type(value) in (bool, int, float, str):
-        return value
-    if isinstance(value, Mapping):
-        return {str(key): _plain(entry) for key, entry in value.items()}
-    if isinstance(value, Sequence | set | frozenset | np.ndarray) and not isinstance(value, str | bytes):
-        return [_plain(entry) for entry in value]
-    return str(value)
-
-
-def _json(record: Mapping[str, Any], indent: int | None = None) -> str:
-    finite = _without_infinite(_plain(record))
-    return json.dumps(finite, ensure_ascii=False, allow_nan=False, indent=indent)
-
-
-def _without_infinite(value: Any) -> Any:
-    if isinstance(value, dict):
-        kept = {key: entry for key, entry in value.items() if not _infinite(entry)}
-        return {key: _without_infinite(entry) for key, entry in kept.items()}
-    if isinstance(value, list):
-        return [None if _infinite(entry) else _without_infinite(entry) for entry in value]
-    return value
-
-
-def _infinite(value: Any) -> bool:
-    return isinstance(value, float) and not math.isfinite(value)
-
-
-def _drop_torn_line(file: Path) -> None:
-    """Cut `file` after its last line end; a line without one was being written when the run was killed."""
-    content = file.read_bytes()
-    whole = content.rfind(b"\n") + 1
-    if whole < len(content):
-        os.truncate(file, whole)
-
-
-def _read_lines(file: Path) -> Iterator[dict[str, Any]]:
-    """The objects of a JSONL file or of the same with .gz, none if both are missing; a torn last line is skipped."""
-    packed = file.with_name(f"{file.name}.gz")
-    if not file.exists() and not packed.exists():
-        return
-    try:
-        content = file.read_bytes() if file.exists() else gzip.decompress(packed.read_bytes())
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise ValueError(f"{packed} is no whole gzip file ({error}); copy it anew") from error
-    *lines, _torn = content.decode("utf-8", errors="replace").split("\n")
-    for number, line in enumerate(lines, start=1):
-        try:
-            record = json.loads(line)
-            if not isinstance(record, dict) or type(record["step"]) is not int or record["step"] < 0:
-                raise TypeError
-        except (ValueError, TypeError, KeyError, RecursionError) as error:
-            raise ValueError(
-                f"{file}, line {number}: not a record (a JSON object with a whole `step`): {shortened(line)}; "
-                "mend or remove the line"
-            ) from error
-        yield record
-
-
 def _read_samples(file: Path) -> Iterator[dict[str, Any]]:
-    for number, row in enumerate(_read_lines(file), start=1):
-        if not is_finite_number(reward := row.get("reward", 0)):
-            raise ValueError(f"{file}, line {number}: 'reward' is {shortened(reward)}, no finite number; mend it")
+    for number, row in enumerate(read_lines(file), start=1):
+        reward = row.get("reward")  # None where the completion was not judged
+        if reward is not None and not is_finite_number(reward):
+            raise ValueError(f"{file}, line {number}: 'reward' is {shortened(reward)}, no finite number; correct it")
         yield row
-
-
-def _read_object(file: Path) -> dict[str, Any] | None:
-    if not file.exists():
-        return None
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{file} is not JSON: {error}; mend or remove it") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{file} holds no JSON object; mend or remove it")
-    return content

@@ -31,6 +31,7 @@ Array = NDArray[np.float64]
 
 _MOST_POINTS = 160  # of a line: a run of 5,000 records shows its course, and the page stays small
 _SEED: dict[str, Any] = {"linewidth": 0.7, "alpha": 0.45}  # one seed among several
+_GROUPS_WITH_SEEDS = 6  # with more groups in one picture the lines of seeds hide those of means
 
 
 def draw_pictures(groups: Sequence[RunGroup], baseline: str, folders: Sequence[Path]) -> list[Picture]:
@@ -52,7 +53,7 @@ def _accuracy_over_tokens(groups: Sequence[RunGroup], palette: Mapping[str, Look
     canvas = Canvas(
         *("accuracy", "Held-out accuracy against rollout tokens"),
         "Share of unseen problems solved at full length, against the tokens generated so far. "
-        + ("Thin lines are seeds, the" if any(len(group.runs) > 1 for group in groups) else "The")
+        + ("Thin lines are seeds, the" if _shows_seeds(groups) else "The")
         + " band is the 95 % interval.",
         *("rollout tokens", "held-out accuracy"),
         lines_tell_groups=True,
@@ -63,6 +64,10 @@ def _accuracy_over_tokens(groups: Sequence[RunGroup], palette: Mapping[str, Look
     canvas.axes.xaxis.set_major_formatter(EngFormatter(sep=" "))
     _draw_accuracy(canvas, groups, curves, palette)
     return canvas
+
+
+def _shows_seeds(groups: Sequence[RunGroup]) -> bool:
+    return len(groups) <= _GROUPS_WITH_SEEDS and any(len(group.runs) > 1 for group in groups)
 
 
 def _accuracy_over_time(groups: Sequence[RunGroup], palette: Mapping[str, Look]) -> Canvas:
@@ -129,7 +134,7 @@ def _draw_accuracy(
     for group in groups:
         look, seeds = palette[group.label], curves[group.label]
         if len(seeds) > 1:
-            for x, y in seeds:
+            for x, y in seeds if _shows_seeds(groups) else ():
                 canvas.axes.plot(x, y, color=look.colour, **_SEED)
             x, values = on_common_axis(seeds)
             mean, low, high = (np.array(column) for column in zip(*map(mean_interval, values.T.tolist()), strict=True))

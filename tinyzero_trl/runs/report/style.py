@@ -43,7 +43,7 @@ STYLES: tuple[LineStyle, ...] = ("-", "--", ":", "-.")
 MARKERS = ("o", "s", "^", "D")
 INK, MUTED, GRID = (COLOURS[name][0] for name in ("ink", "muted", "grid"))
 _PLACES = [(right, up) for up in (7, -7, 14, -14) for right in (1, -1)]  # beside a point, in points above it
-_HEIGHT_INCHES, _LEGEND_ROW_INCHES, _FREE_LEGEND_ROWS = 2.65, 0.16, 5
+_HEIGHT_INCHES, _LEGEND_ROW_INCHES, _FREE_LEGEND_ROWS = 2.65, 0.16, 2
 _SHORT = 5  # characters of a label, of which four fit beside each other
 _SERIES = sum(name.startswith("series") for name in COLOURS)
 
@@ -108,6 +108,11 @@ class Look:
     def colour(self) -> str:
         """The colour in light pictures."""
         return COLOURS[self.colour_name][0]
+
+    @property
+    def css_border(self) -> str:
+        """The line style as a style sheet names it."""
+        return {"-": "solid", ":": "dotted"}.get(self.line, "dashed")
 
 
 def looks(labels: Sequence[str], baseline: str) -> dict[str, Look]:

@@ -1,0 +1,107 @@
+"""A page compares what can be compared: finished runs, asked the same held-out problems in the same way."""
+
+import json
+import re
+
+import pytest
+from synthetic_runs import train
+
+from tinyzero_trl.runs.records import RunRecords, read_run
+from tinyzero_trl.runs.report import write_report
+from tinyzero_trl.runs.report.compare import compare
+from tinyzero_trl.runs.report.run_groups import choose_baseline, load_run_groups
+from tinyzero_trl.runs.report.samples import sample_cards
+
+ASKED = {
+    "task": "countdown",
+    "test_size": 1024,
+    "problem_seed": 0,
+    "prompt_template": "base",
+    "max_completion_length": 512,
+}
+
+
+def report(runs, out):
+    """The page as text, and the summary."""
+    page = write_report(runs, out).read_text(encoding="utf-8")
+    return page, json.loads((out / "summary.json").read_text(encoding="utf-8"))
+
+
+def test_a_run_that_stopped_halfway_changes_no_result(tmp_path):
+    runs = [train(tmp_path / f"full{seed}", seed=seed) for seed in range(3)]
+    runs += [train(tmp_path / f"bold{seed}", seed=seed, recipe="bold", speed=2.0) for seed in range(2)]
+    _, expected = report(runs, tmp_path / "before")
+    half = train(tmp_path / "bold2", seed=2, recipe="bold", steps=3, finished=False)
+    early = RunRecords(tmp_path / "early")
+    early.write_config({"recipe": "bold", "window_strategy": "fixed", "window_max": 512, "seed": 4})
+    page, found = report([*runs, half, early.path], tmp_path / "after")
+    assert found.pop("unfinished_runs") == [str(half), str(early.path)]
+    assert found == expected
+    assert "2 runs are not finished and no part of any figure" in page
+    assert page.count("<td>unfinished</td>") == 2
+
+
+def test_while_no_run_is_finished_the_page_shows_how_far_they_are(tmp_path):
+    runs = [train(tmp_path / recipe, recipe=recipe, finished=False) for recipe in ("full", "bold")]
+    page, summary = report(runs, tmp_path / "out")
+    assert "No run here is finished" in page and summary["finished"] is False
+    assert (tmp_path / "out" / "plots" / "accuracy.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("test_size", 512),
+        ("problem_seed", 1),
+        ("prompt_template", "chat"),
+        ("max_completion_length", 256),
+        ("temperature", 0.6),
+    ],
+)
+def test_other_problems_or_another_way_of_asking_are_said_and_not_compared(tmp_path, field, value):
+    base = ASKED | {"temperature": 1.0}
+    runs = [train(tmp_path / f"full{seed}", seed=seed, **base) for seed in range(2)]
+    runs += [train(tmp_path / f"bold{seed}", seed=seed, **base | {"recipe": "bold", field: value}) for seed in range(2)]
+    groups = load_run_groups(runs).groups
+    _, bold = compare(groups, choose_baseline(groups, "full"))
+    assert (bold.acc_difference, bold.tokens_ratio, bold.tokens_to_target_ratio, bold.paired_seeds) == (
+        None,
+        None,
+        None,
+        0,
+    )
+    page, summary = report(runs, tmp_path / "out")
+    assert summary["policies"]["bold"]["not_compared"] == [f"{field} {value!r}, not {base[field]!r}"]
+    assert re.search(rf"not comparable<small>{field} ", page)
+    assert "x the tokens" not in page, "no tile compares them"
+
+
+def test_seeds_that_were_asked_other_problems_are_no_repetitions(tmp_path):
+    runs = [train(tmp_path / str(seed), seed=seed, **ASKED | {"problem_seed": seed}) for seed in range(2)]
+    assert [list(group.runs) for group in load_run_groups(runs).groups] == [[0], [1]]
+
+
+def test_the_number_of_problems_counts_where_no_field_tells(tmp_path):
+    runs = [train(tmp_path / recipe, recipe=recipe) for recipe in ("full", "bold")]
+    for run, problems in zip(runs, (64, 32), strict=True):
+        lines = [line | {"eval/n": 128.0, "eval/problems": problems} for line in read_run(run).evals]
+        (run / "eval.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    groups = load_run_groups(runs).groups
+    assert compare(groups, groups[0])[1].not_compared == ("held-out problems 32, not 64",)
+
+
+def test_the_page_calls_a_success_what_the_run_does(tmp_path):
+    """Rewards 0 and 0.5 under a threshold of 0.5, and completions that were not judged."""
+    records = RunRecords(tmp_path)
+    records.write_config({"seed": 0, "window_success_threshold": 0.5})
+    for step, rewards in ((0, (0.0, 0.5, None)), (9, (0.5, 0.5, 0.5))):
+        rows = [
+            {"source": "eval", "prompt": f"p{row}", "completion": "c", "reward": reward}
+            for row, reward in enumerate(rewards)
+        ]
+        records.append_completions(step, rows)
+        records.append_eval(step, 1.0, 10, {"eval/acc": 0.5})
+    [group] = load_run_groups([tmp_path]).groups
+    cards = sample_cards([group])
+    assert [card.change for card in cards] == ["learned", "kept", ""]
+    assert [card.sides[0].mark for card in cards] == ["wrong", "correct", "unjudged"]

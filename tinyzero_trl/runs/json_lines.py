@@ -1,0 +1,98 @@
+"""JSON lines, as a run writes them: strict JSON, and a last line that was only partially written is no line."""
+
+import gzip
+import json
+import math
+import os
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tinyzero_trl.runs.files import shortened
+
+
+def plain(value: Any) -> Any:
+    """`value` in the types of JSON and YAML; NumPy scalars become Python's, unknown types their text."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if value is None or type(value) in (bool, int, float, str):
+        return value
+    if isinstance(value, Mapping):
+        return {str(key): plain(entry) for key, entry in value.items()}
+    if isinstance(value, Sequence | set | frozenset | np.ndarray) and not isinstance(value, str | bytes):
+        return [plain(entry) for entry in value]
+    return str(value)
+
+
+def json_text(record: Mapping[str, Any], indent: int | None = None) -> str:
+    """`record` as strict JSON; a figure that is not finite is left out."""
+    finite = _without_infinite(plain(record))
+    return json.dumps(finite, ensure_ascii=False, allow_nan=False, indent=indent)
+
+
+def _without_infinite(value: Any) -> Any:
+    if isinstance(value, dict):
+        kept = {key: entry for key, entry in value.items() if not _infinite(entry)}
+        return {key: _without_infinite(entry) for key, entry in kept.items()}
+    if isinstance(value, list):
+        return [None if _infinite(entry) else _without_infinite(entry) for entry in value]
+    return value
+
+
+def _infinite(value: Any) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)
+
+
+def drop_partial_line(file: Path) -> None:
+    """Cut `file` after its last line end; a line without one was being written when the run was killed."""
+    content = file.read_bytes()
+    complete = content.rfind(b"\n") + 1
+    if complete < len(content):
+        os.truncate(file, complete)
+
+
+def read_lines(file: Path) -> Iterator[dict[str, Any]]:
+    """The objects of a JSONL file or of the same with .gz, none if both are missing; a partial last line is skipped.
+
+    Raises:
+        ValueError: names file, line and remedy where a line is no record.
+    """
+    packed = file.with_name(f"{file.name}.gz")
+    if not file.exists() and not packed.exists():
+        return
+    try:
+        content = file.read_bytes() if file.exists() else gzip.decompress(packed.read_bytes())
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise ValueError(f"{packed} is no complete gzip file ({error}); copy it anew") from error
+    *lines, _partial = content.decode("utf-8", errors="replace").split("\n")
+    for number, line in enumerate(lines, start=1):
+        try:
+            record = json.loads(line)
+            if not isinstance(record, dict) or type(record["step"]) is not int or record["step"] < 0:
+                raise TypeError
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            raise ValueError(
+                f"{file}, line {number}: not a record (a JSON object with a whole `step`): {shortened(line)}; "
+                "correct or remove the line"
+            ) from error
+        yield record
+
+
+def read_object(file: Path) -> dict[str, Any] | None:
+    """The JSON object in a file, None if there is no file.
+
+    Raises:
+        ValueError: if the file holds anything else.
+    """
+    if not file.exists():
+        return None
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file} is not JSON: {error}; correct or remove it") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{file} holds no JSON object; correct or remove it")
+    return content
