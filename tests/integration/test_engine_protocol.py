@@ -11,7 +11,7 @@ import torch
 import yaml
 from test_generation import PROMPTS
 from tiny_models import PROBLEMS, build_model, build_tokenizer, save_tiny_model, write_problems
-from training import LONGEST, train, write_recipe
+from training import LONGEST, ROOT, train, write_recipe
 
 from tinyzero_trl import Engine, register_engine
 from tinyzero_trl.commands.main import main
@@ -112,10 +112,22 @@ def test_a_registered_name_is_known_and_no_other(replay: Any) -> None:
     with pytest.raises(ValueError, match=r"'magic' is unknown; use one of auto, transformers, vllm, .*replay.*:Class"):
         choose_engine("magic")
     for name in ("nowhere.at:All", "users_engine:Nothing", ".users_engine:Replay", "users_engine:"):
-        with pytest.raises(ValueError, match=f"'{name}' cannot be imported .*; give the package.module:Class"):
+        with pytest.raises(ValueError, match=f"'{name}' cannot be imported .*Error: .*; give package.module:Class"):
             choose_engine(name)
     with pytest.raises(ValueError, match="'users_engine:ANSWER' is no Engine"):
         choose_engine("users_engine:ANSWER")
+
+
+def test_the_engine_of_the_page_runs_as_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (ROOT / "docs" / "engines.md").read_text()
+    (tmp_path / "my_engine.py").write_text(page.split("```python\n")[1].split("```")[0])
+    monkeypatch.chdir(tmp_path)  # where a module that is named by its path is looked for
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
+    warm, plain = engine_of(engine_class("my_engine:Warm")), engine_of(TransformersEngine)
+    assert engine_class("warm") is type(warm)
+    seeds = tuple(range(len(prompts())))
+    hotter = plain.start(prompts(), sampling_of(plain, temperature=1.5, seeds=seeds), 8)
+    assert warm.start(prompts(), sampling_of(warm, seeds=seeds), 8).completion_ids == hotter.completion_ids
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from tiny_models import build_model, build_tokenizer, save_tiny_model
 from trl import GRPOConfig, GRPOTrainer
 
 from tinyzero_trl import AdaptiveGRPOConfig, AdaptiveGRPOTrainer
+from tinyzero_trl.models.toy import resolve_model
 from tinyzero_trl.runs.records import read_run
 from tinyzero_trl.runs.report import write_report
 from tinyzero_trl.training.run import finish_run, start_run
@@ -138,3 +139,9 @@ def test_the_best_model_is_found_by_our_own_figures(tmp_path: Path) -> None:
 def test_a_compiled_model_samples_too(tmp_path: Path) -> None:
     trainer(tmp_path, max_steps=1, torch_compile=True, torch_compile_backend="eager").train()
     assert lines(tmp_path) == [1]
+
+
+def test_the_embedded_model_is_known_by_its_name(tmp_path: Path) -> None:
+    args = AdaptiveGRPOConfig(str(tmp_path), use_cpu=True, bf16=False, report_to="none")
+    embedded = AdaptiveGRPOTrainer("embedded", verdict, args, train_dataset=Dataset.from_dict({"prompt": PROMPTS * 2}))
+    assert embedded.model.config.name_or_path == embedded.processing_class.name_or_path == resolve_model("embedded")

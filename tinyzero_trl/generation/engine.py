@@ -5,11 +5,12 @@ in one file.
 """
 
 import hashlib
-import importlib
+import os
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
 from typing import Any
 
@@ -159,9 +160,8 @@ def register_engine(name: str) -> Callable[[type[Engine]], type[Engine]]:
     """
 
     def register(engine: type[Engine]) -> type[Engine]:
-        known = _REGISTERED.get(name)
-        # A module that is imported twice, as `__main__` and by its name, may register its class again.
-        taken = known is not None and known.__qualname__ != engine.__qualname__
+        known = _REGISTERED.get(name, engine)
+        taken = (known.__module__, known.__qualname__) != (engine.__module__, engine.__qualname__)  # not only reloaded
         if is_built_in(name) or taken or ":" in name:
             raise ValueError(f"register_engine: the name {name!r} is taken; choose another without a colon")
         _REGISTERED[name] = _checked(name, engine)
@@ -200,18 +200,23 @@ def engine_class(name: str) -> type[Engine]:
     """
     if name in _REGISTERED:
         return _REGISTERED[name]
-    offered = {entry.name: entry.value for entry in entry_points(group=ENTRY_POINTS)}
-    place = name if ":" in name else {**offered, **_BUILT_IN}.get(name)
-    if place is None:
+    offered = {each.name: each for each in entry_points(group=ENTRY_POINTS)}
+    place = _BUILT_IN.get(name) or (name if ":" in name else None)
+    if place is None and name not in offered:
         known = ", ".join(dict.fromkeys(["auto", *_BUILT_IN, *sorted({**_REGISTERED, **offered})]))
         raise ValueError(f"engine: {name!r} is unknown; use one of {known}, or package.module:Class")
-    module, _, attribute = place.partition(":")
+    return _checked(name, _load(EntryPoint(name, place, ENTRY_POINTS) if place else offered[name]))
+
+
+def _load(source: EntryPoint) -> Any:
+    """Import a class. A module that is named by its path is also looked for in the working directory."""
+    if source.name == source.value and os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
     try:
-        return _checked(name, getattr(importlib.import_module(module), attribute))
-    except (ImportError, AttributeError, TypeError) as error:  # TypeError: no package before a leading dot
-        raise ValueError(
-            f"engine: {name!r} cannot be imported ({error}); give the package.module:Class of an installed module"
-        ) from error
+        return source.load()
+    except Exception as error:  # whatever a module does when it is imported
+        reason = f"{type(error).__name__}: {error}"
+        raise ValueError(f"engine: {source.name!r} cannot be imported ({reason}); give package.module:Class") from error
 
 
 def _checked(name: str, engine: Any) -> type[Engine]:

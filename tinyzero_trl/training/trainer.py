@@ -12,6 +12,7 @@ from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 from trl import GRPOTrainer
 from trl.trainer.utils import get_config_model_id
 
+from tinyzero_trl.models.toy import resolve_model
 from tinyzero_trl.runs.checkpoints import checkpoint_to_resume
 from tinyzero_trl.runs.model_card import write_model_card
 from tinyzero_trl.runs.records import CONFIG
@@ -54,7 +55,8 @@ class AdaptiveGRPOTrainer(GRPOTrainer):
     so that a resumed run continues as if nothing had happened; the progress bar shows reward, window and truncation.
 
     Args:
-        model: as for `trl.GRPOTrainer`, and so are all arguments that are not named here.
+        model: as for `trl.GRPOTrainer`, and so are all arguments that are not named here. `embedded` is the small model
+            that comes with the package.
         reward_funcs: the reward of the first function is the score: what policies, metrics and evaluation call
             success. It counts even where `reward_weights` gives it no part in the gradient.
         args: an `AdaptiveGRPOConfig`; without one, a default that is named as TRL names it.
@@ -88,6 +90,7 @@ class AdaptiveGRPOTrainer(GRPOTrainer):
         rollout_func: Any = None,
         environment_factory: Any = None,
     ) -> None:
+        model = resolve_model(model) if isinstance(model, str) else model
         args = _default_config(model) if args is None else args
         if not isinstance(args, AdaptiveGRPOConfig):
             kind = type(args).__name__
