@@ -13,6 +13,9 @@ _GENERATOR_OPTIONS = {
 }
 
 
+EVAL_SIZE = 256
+
+
 @dataclass
 class TaskConfig:
     """What is learned, from which problems, and what a completion earns.
@@ -29,7 +32,10 @@ class TaskConfig:
     prompt_template: str = field(default="base", metadata={"help": "base, qwen-instruct or chat"})
     train_size: int = field(default=327_680, metadata={"help": "problems to train on (dataset: generate)"})
     test_size: int = field(default=1024, metadata={"help": "held-out problems (dataset: generate)"})
-    eval_size: int = field(default=256, metadata={"help": "held-out problems evaluated during training"})
+    eval_size: int | None = field(
+        default=None,
+        metadata={"help": f"held-out problems evaluated during training; by default {EVAL_SIZE}, or all if fewer"},
+    )
     problem_seed: int = field(default=0, metadata={"help": "decides the problems and their split (dataset: generate)"})
     operands: list[int] | None = field(default=None, metadata={"help": "countdown: numbers in a problem"})
     min_number: int | None = field(default=None, metadata={"help": "countdown: smallest number"})
@@ -51,7 +57,7 @@ class TaskConfig:
             if (value := getattr(self, name)) not in choices:
                 raise ValueError(f"{name}: {value!r} is unknown; choose one of {', '.join(choices)}")
         for name in ("train_size", "test_size", "eval_size"):
-            if (value := getattr(self, name)) < 1:
+            if (value := getattr(self, name)) is not None and value < 1:
                 raise ValueError(f"{name}: {value!r} is below 1; set it to 1 or more")
         if self.problem_seed < 0:
             raise ValueError(f"problem_seed: {self.problem_seed!r} is negative; use 0 or more")
@@ -62,6 +68,23 @@ class TaskConfig:
             for name in names if task != self.task else ():
                 if (value := getattr(self, name)) is not None:
                     raise ValueError(f"{name}: {value!r} has no effect on the task {self.task}; remove it")
+
+    def evaluated(self, held_out: int) -> int:
+        """How many of `held_out` problems an evaluation takes: `eval_size`, which is set here if it was left out.
+
+        Raises:
+            ValueError: `eval_size` exceeds them.
+        """
+        if self.eval_size is None:
+            self.eval_size = min(EVAL_SIZE, held_out)
+        if self.eval_size > held_out:
+            where, more = "", "give more held-out problems"
+            if self.dataset == "generate":
+                where, more = " (test_size)", "raise test_size"
+            raise ValueError(
+                f"eval_size: {self.eval_size} exceeds the {held_out} held-out problems{where}; lower it, or {more}"
+            )
+        return self.eval_size
 
     def generator_options(self) -> dict[str, Any]:
         """The options given for the task's problem generator."""

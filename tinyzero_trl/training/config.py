@@ -9,7 +9,15 @@ from trl import GRPOConfig
 
 from tinyzero_trl.generation.engine import choose_engine, is_built_in
 from tinyzero_trl.runs.files import shortened
-from tinyzero_trl.training.preflight.values import check_choices, check_numbers, check_schedule
+from tinyzero_trl.training.preflight.explained import explained_by_field
+from tinyzero_trl.training.preflight.mappings import check_mappings
+from tinyzero_trl.training.preflight.values import (
+    check_choices,
+    check_hardware,
+    check_mapping_texts,
+    check_numbers,
+    check_schedule,
+)
 from tinyzero_trl.windows import WindowConfig, declared_field, readers, strategies
 
 WINDOW_PREFIX = "window_"
@@ -117,12 +125,18 @@ class AdaptiveGRPOConfig(GRPOConfig):
 
     def __post_init__(self) -> None:
         """Check the window and what TRL would find out too late, then let TRL check the rest."""
+        if self.top_k is None:  # TRL's other spelling of no limit
+            self.top_k = 0
         check_numbers(self)
+        check_mapping_texts(self)
         check_choices(self)
         self._choose_engine()
         self.window_config()
-        super().__post_init__()
+        with explained_by_field(self):
+            super().__post_init__()
         check_schedule(self)
+        check_hardware(self)
+        check_mappings(self)
 
     def __getstate__(self) -> dict[str, Any]:
         """What is pickled into `training_args.bin`, and pushed with a model, holds no token."""

@@ -1,8 +1,6 @@
 """Reading a recipe as strictly as a command line: existence and type of every field, before any dataclass is made."""
 
 import argparse
-import difflib
-import json
 import re
 import sys
 from collections.abc import Sequence
@@ -17,7 +15,11 @@ from tinyzero_trl.runs.files import read_mapping
 from tinyzero_trl.runs.redaction import shown
 from tinyzero_trl.tasks.config import TaskConfig
 from tinyzero_trl.training.config import AdaptiveGRPOConfig
+<<<<<<< HEAD
 from tinyzero_trl.training.policy_fields import add_policy_fields, for_strategy, gather_policy_fields, given_strategy
+=======
+from tinyzero_trl.training.field_names import advice_for_unknown
+>>>>>>> 498306c (Inner mappings, optimizers and adapters are tried on the library that reads them, before a model is loaded)
 from tinyzero_trl.training.shipped import find_recipe
 
 _TYPES: dict[str, tuple[tuple[type, ...], str]] = {
@@ -25,9 +27,19 @@ _TYPES: dict[str, tuple[tuple[type, ...], str]] = {
     "float": ((int, float), "not a number"),
     "string_to_bool": ((bool,), "neither true nor false"),
 }
+<<<<<<< HEAD
 _MAPPINGS = {
     *("model_init_kwargs", "generation_kwargs", "chat_template_kwargs"),
     *("lr_scheduler_kwargs", "gradient_checkpointing_kwargs", "window_options"),
+=======
+_MAY_BE_NONE = ("top_k", "max_completion_length")  # the configuration says what None means
+_GIVE = {  # what argparse calls a value of the wrong type
+    "invalid int value": "give a whole number",
+    "invalid float value": "give a number",
+    "Truthy value expected": "give true or false",
+    "expected one argument": "give a value after it",
+    "expected at least one argument": "give a value after it",
+>>>>>>> 498306c (Inner mappings, optimizers and adapters are tried on the library that reads them, before a model is loaded)
 }
 
 
@@ -51,7 +63,8 @@ class RecipeParser(TrlParser):
 
     def error(self, message: str) -> NoReturn:
         """Raise the one line that argparse would print after its usage, under the field's plain name."""
-        raise ValueError(re.sub(r"^argument --(\w+)\S*:", r"\1:", message))
+        remedy = next((f"; {give}" for reason, give in _GIVE.items() if reason in message), "")
+        raise ValueError(re.sub(r"^argument --(\w+)\S*:", r"\1:", message) + remedy)
 
     def set_defaults_with_config(self, **recipe: Any) -> list[str]:
         """Check every field of the recipe for existence and type, then use it as a default.
@@ -89,18 +102,10 @@ class RecipeParser(TrlParser):
 
     def hint(self, name: str) -> str:
         """What to do about a field that does not exist."""
-        close = difflib.get_close_matches(name, [action.dest for action in self._actions], n=1)
-        return f"did you mean {close[0]}?" if close else "remove it"
+        return advice_for_unknown(name, [action.dest for action in self._actions])
 
 
 def _check_text(name: str, value: Any, pure: bool) -> None:
-    if name in _MAPPINGS and value is not None and not isinstance(value, dict):
-        try:
-            is_mapping = isinstance(json.loads(value), dict)
-        except (TypeError, ValueError, RecursionError):
-            is_mapping = False
-        if not is_mapping:
-            raise ValueError(f"{name}: {shown(name, value)} is no mapping; write it as in {{name: value}}")
     if pure and value is not None and not isinstance(value, str):
         raise ValueError(f"{name}: {shown(name, value)} is no text; put it in quotes, or change it")
     if isinstance(value, str) and "\0" in value:
@@ -108,7 +113,7 @@ def _check_text(name: str, value: Any, pure: bool) -> None:
 
 
 def _check_type(name: str, value: Any, action: argparse.Action) -> None:
-    if value is None and action.default is not None:
+    if value is None and action.default is not None and name not in _MAY_BE_NONE:
         raise ValueError(f"{name}: empty in the recipe; give a value, or remove the line for {action.default!r}")
     if value is None:
         return
@@ -176,6 +181,23 @@ def parse_recipe(
         raise ValueError(f"config: a field holds what it does not know ({error}); correct it") from error
     parser.refuse(unknown)
     task.recipe = task.recipe or _recipe_name(arguments)
+    _check_program_fields(training, model)
+    return task, training, model
+
+
+def _check_program_fields(training: AdaptiveGRPOConfig, model: ModelConfig) -> None:
+    """Fields that mean something from Python, and that the program decides itself or reads otherwise.
+
+    Raises:
+        ValueError: names field, value and remedy.
+    """
+    if training.max_steps == 0 or training.max_steps < -1:
+        raise ValueError(
+            f"max_steps: {training.max_steps} trains by num_train_epochs; set it to 1 or more, or leave it out"
+        )
+    if training.resume_from_checkpoint is not None:
+        given = training.resume_from_checkpoint
+        raise ValueError(f"resume_from_checkpoint: {given!r} is not read here; remove it, and give resume: {given}")
     if training.reward_weights is not None:
         raise ValueError(f"reward_weights: {training.reward_weights!r} would be replaced; choose with reward_shaping")
     for name in ("load_in_8bit", "load_in_4bit"):
@@ -186,4 +208,3 @@ def parse_recipe(
     if not training.output_dir or Path(training.output_dir).is_file():
         reason = "is a file" if training.output_dir else "names nothing"
         raise ValueError(f"output_dir: {training.output_dir!r} {reason}; name a folder")
-    return task, training, model

@@ -40,7 +40,7 @@ def load_problems(task: TaskConfig) -> tuple[Dataset, Dataset]:
             load_split(task.dataset, task=task.task, template=task.prompt_template, split=split)
             for split in ("train", "test")
         )
-    return train, held_out.select(range(min(task.eval_size, len(held_out))))
+    return train, held_out.select(range(task.evaluated(len(held_out))))
 
 
 def build_trainer(

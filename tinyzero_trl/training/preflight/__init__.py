@@ -1,6 +1,10 @@
 """All checks before a model is loaded, one file for each thing that is checked.
 
     values.py      ranges and choices of single fields, and what must fit together
+    mappings.py    mappings inside a field: generation, schedule, gradient checkpointing
+    explained.py   what TRL and Transformers refuse, told with field, value and remedy
+    optimizer.py   whether the optimizer can be built
+    model.py       keyword arguments of the model, and its adapter
     problems.py    enough problems for a rollout, and room for prompt and completion
     trackers.py    what `report_to` names
     resuming.py    the checkpoint that a run continues from

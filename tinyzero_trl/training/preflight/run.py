@@ -1,5 +1,7 @@
 """All checks of a recipe before its weights are read, in order."""
 
+from typing import Any
+
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 from trl import ModelConfig
@@ -8,6 +10,8 @@ from tinyzero_trl.models.loading import check_model, load_model_config, load_tok
 from tinyzero_trl.runs.checkpoints import checkpoint_to_resume
 from tinyzero_trl.tasks.config import TaskConfig
 from tinyzero_trl.training.config import AdaptiveGRPOConfig
+from tinyzero_trl.training.preflight.model import check_adapter, check_model_init_kwargs
+from tinyzero_trl.training.preflight.optimizer import check_optimizer
 from tinyzero_trl.training.preflight.problems import check_problems, check_prompts
 from tinyzero_trl.training.preflight.resuming import check_checkpoint
 from tinyzero_trl.training.preflight.trackers import check_trackers
@@ -24,10 +28,14 @@ def check_run(
     """
     check_problems(train, training)
     check_trackers(training)
+    check_optimizer(training)
     config = load_model_config(path, revision=model.model_revision)
     tokenizer: PreTrainedTokenizerBase = load_tokenizer(path, revision=model.model_revision, padding_side="left")
     if checkpoint := checkpoint_to_resume(training.resume, str(training.output_dir)):
         check_checkpoint(checkpoint, config, task.task, training.window_strategy)
     check_prompts(train, tokenizer, config, training)
     check_model(path, config, tokenizer, revision=model.model_revision)
+    given: Any = training.model_init_kwargs
+    check_model_init_kwargs(path, given, revision=model.model_revision)
+    check_adapter(model, config)
     return tokenizer

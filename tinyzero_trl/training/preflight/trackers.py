@@ -1,18 +1,46 @@
-"""Whether the trackers that `report_to` names can be used."""
+"""Whether the trackers that `report_to` names can be used. W&B without an account records on this machine alone."""
+
+import logging
+import os
 
 from transformers.integrations import get_reporting_integration_callbacks
 
 from tinyzero_trl.training.config import AdaptiveGRPOConfig
 
+logger = logging.getLogger(__name__)
+
+_MODE = "WANDB_MODE"
+
 
 def check_trackers(training: AdaptiveGRPOConfig) -> None:
-    """What `report_to` names must be installed; reading a recipe does not ask for it, training does.
+    """Require what `report_to` names to be installed. To read a recipe does not need it, to train does.
 
     Raises:
-        ValueError: it is not.
+        ValueError: a tracker that is not installed.
     """
     for tracker in get_reporting_integration_callbacks(training.report_to):
         try:
             tracker()
         except (RuntimeError, ImportError) as error:
             raise ValueError(f"report_to: {training.report_to} cannot be used ({error}); or give tensorboard") from None
+    if "wandb" in (training.report_to or ()):
+        _use_wandb_offline_without_account()
+
+
+def _use_wandb_offline_without_account() -> None:
+    """A recipe that names W&B runs without an account: the run is then kept here, and can be uploaded later."""
+    import wandb
+
+    if os.environ.get(_MODE, "online") not in ("online", "shared"):
+        return
+    try:
+        reason = "" if wandb.login(prompt=False) else "no API key is known here"
+    except wandb.errors.Error as error:
+        reason = " ".join(str(error).split())
+    if reason:
+        os.environ[_MODE] = "offline"
+        logger.warning(
+            "report_to: wandb records on this machine alone (%s); to upload, run `wandb login` before training or "
+            "`wandb sync` after it",
+            reason,
+        )

@@ -1,6 +1,9 @@
 """Ranges and choices of `AdaptiveGRPOConfig` that TRL checks too late, or not at all."""
 
+import base64
+import json
 import math
+from pathlib import Path
 from typing import Any
 
 from huggingface_hub.utils import HFValidationError, validate_repo_id
@@ -8,6 +11,7 @@ from transformers.integrations import get_reporting_integration_callbacks
 from transformers.utils import is_liger_kernel_available
 
 from tinyzero_trl.metrics import METRICS, describe
+from tinyzero_trl.runs.redaction import shown
 from tinyzero_trl.training.loss.micro_batches import LOSS_NORMALISERS
 
 _LEAST_COUNTS = {
@@ -51,7 +55,11 @@ _ABOVE_ZERO = {
     "repetition_penalty": "scores are divided by it",
     "top_p": "no token would be left to choose from",
 }
-_COLDEST = 1e-3
+_MAPPINGS = (
+    *("model_init_kwargs", "generation_kwargs", "chat_template_kwargs"),
+    *("lr_scheduler_kwargs", "gradient_checkpointing_kwargs", "transformers_continuous_batching_config"),
+)
+_COLDEST = 1e-5  # below it vLLM takes the likeliest token, and scores overflow
 _CHOICES: dict[str, tuple[Any, ...]] = {
     "loss_type": tuple(LOSS_NORMALISERS),
     "vllm_mode": ("colocate", "server"),
@@ -66,6 +74,11 @@ def check_numbers(config: Any) -> None:
     Raises:
         ValueError: a value out of range; names field, value and remedy.
     """
+    if config.max_completion_length is None:
+        raise ValueError(
+            "max_completion_length: None leaves the rollout window without a largest value; give the most tokens that "
+            "a completion may have"
+        )
     for name, least in _LEAST_COUNTS.items():
         if (value := getattr(config, name)) is None and _default_of(config, name) is None:
             continue
@@ -87,10 +100,6 @@ def check_numbers(config: Any) -> None:
         )
     if config.logging_steps == 0 and config.logging_strategy == "steps":
         raise ValueError("logging_steps: 0 is not above 0; change it, or set logging_strategy to 'no'")
-    if config.max_steps == 0 or config.max_steps < -1:
-        raise ValueError(
-            f"max_steps: {config.max_steps} trains by num_train_epochs; set it to 1 or more, or leave it out"
-        )
 
 
 def check_choices(config: Any) -> None:
@@ -131,8 +140,7 @@ def check_choices(config: Any) -> None:
             "restore_callback_states_from_checkpoint: true would build the window policy anew; leave it out, "
             "window and records are restored from every checkpoint"
         )
-    given: Any = config.model_init_kwargs
-    inner = given if isinstance(given, dict) else {}
+    inner = _mapping(config.model_init_kwargs) or {}
     if config.trust_remote_code or inner.get("trust_remote_code"):
         raise ValueError(
             "trust_remote_code: true is refused, because it runs code from the model's repository; remove it, and "
@@ -142,8 +150,22 @@ def check_choices(config: Any) -> None:
         raise ValueError(
             "model_init_kwargs: a token would be written to config.yaml; remove it and set HF_TOKEN in the environment"
         )
+    _check_deepspeed_file(config.deepspeed)
     if config.use_liger_kernel and not is_liger_kernel_available():
         raise ValueError("use_liger_kernel: liger-kernel is not installed; pip install liger-kernel, or remove it")
+
+
+def _check_deepspeed_file(given: Any) -> None:
+    """A path of a file, a mapping, or one in base64, as Transformers takes it."""
+    if not isinstance(given, str) or _mapping(given) is not None or Path(given).is_file():
+        return
+    try:
+        json.loads(base64.urlsafe_b64decode(given))
+    except ValueError:
+        raise ValueError(
+            f"deepspeed: {given!r} is no file; give the path of a DeepSpeed configuration, or remove it and launch "
+            "with configs/accelerate/zero2.yaml"
+        ) from None
 
 
 def _is_evaluated(name: str) -> bool:
@@ -169,17 +191,49 @@ def check_schedule(config: Any) -> None:
         steps = getattr(config, f"{what}_steps")
         if getattr(config, switch) == "steps" and not 0 < steps < math.inf:
             raise ValueError(f"{what}_steps: {steps!r} is not above 0; change it, or set {switch} to 'no'")
-    if config.save_only_model and config.resume != "never" and config.save_strategy != "no":
-        raise ValueError(
-            f"save_only_model: true leaves out the optimizer, so that resume {config.resume!r} would go on with "
-            "another one; set save_only_model to false, or resume to never"
-        )
     per_rollout = config.optimizer_steps_per_rollout
     wants_best = config.load_best_model_at_end or config.save_strategy == "best"
     if wants_best and per_rollout > 1 and config.eval_steps and config.eval_steps % per_rollout:
         raise ValueError(
             f"eval_steps: {config.eval_steps!r} is not a multiple of the {per_rollout} optimizer steps per rollout, "
             "between which nothing is saved, the best model neither; make it one"
+        )
+
+
+def check_mapping_texts(config: Any) -> None:
+    """Fields that hold a mapping: a command line gives it as text, which must be a JSON object.
+
+    Raises:
+        ValueError: another value.
+    """
+    for name in _MAPPINGS:
+        value = getattr(config, name)
+        if isinstance(value, str | int | float | list) and _mapping(value) is None:
+            raise ValueError(f"{name}: {shown(name, value)} is no mapping; write it as in {{name: value}}, or as JSON")
+
+
+def _mapping(value: Any) -> dict[str, Any] | None:
+    """The mapping that a value is, or holds as JSON."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            return None
+    return value if isinstance(value, dict) else None
+
+
+def check_hardware(config: Any) -> None:
+    """What would have no effect on the device that was found.
+
+    Raises:
+        ValueError: names field, value and remedy.
+    """
+    if config.fp16 and config.device.type == "cpu":
+        raise ValueError("fp16: true has no effect on a CPU; set it to false, or give bf16: true")
+    if config.fsdp_config and not config.fsdp:
+        raise ValueError(
+            f"fsdp_config: {config.fsdp_config} has no effect without fsdp; set fsdp to true, or remove it and "
+            "launch with configs/accelerate/fsdp2.yaml"
         )
 
 

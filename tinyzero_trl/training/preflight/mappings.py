@@ -1,0 +1,130 @@
+"""Mappings inside a field are checked as strictly as fields: the library function that reads one is tried on it."""
+
+import inspect
+import math
+from typing import Any
+
+import torch
+from torch.utils.checkpoint import checkpoint
+from transformers import GenerationConfig, PreTrainedModel, Qwen2Config, Qwen2ForCausalLM, get_scheduler
+
+from tinyzero_trl.runs.files import shortened
+
+_LENGTHS = ("max_new_tokens", "max_length", "max_tokens")
+_COUNTS = ("num_return_sequences", "n")
+_SAMPLING_FIELDS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "cache_implementation")
+_TRIED_STEPS = 1000  # length of a schedule that is tried where the run's own is not known yet
+
+
+def check_mappings(config: Any) -> None:
+    """Try `generation_kwargs`, `lr_scheduler_kwargs` and `gradient_checkpointing_kwargs` on what reads them.
+
+    Args:
+        config: an `AdaptiveGRPOConfig` that TRL has completed.
+
+    Raises:
+        ValueError: a name that nothing reads, a value that does not fit, or one that contradicts a field.
+    """
+    _check_generation(config)
+    _check_schedule(config)
+    _check_gradient_checkpointing(config)
+
+
+def _check_generation(config: Any) -> None:
+    given: dict[str, Any] = config.generation_kwargs or {}
+    for name in given:
+        value = shortened(given[name])
+        if name in _LENGTHS:
+            raise ValueError(
+                f"generation_kwargs: {name} {value} would contradict the rollout window; remove it, and set "
+                "max_completion_length or the window fields"
+            )
+        if name in _COUNTS and given[name] != 1:
+            raise ValueError(
+                f"generation_kwargs: {name} {value} would break the groups of a rollout; remove it, and set "
+                "num_generations"
+            )
+        if name in _SAMPLING_FIELDS and given[name] != (field := getattr(config, name)):
+            raise ValueError(
+                f"generation_kwargs: {name} {value} contradicts the field {name} ({field!r}); remove it, and set the "
+                "field"
+            )
+    if given.get("do_sample") is False:
+        raise ValueError("generation_kwargs: do_sample false makes all completions of a group the same; remove it")
+    if given.get("return_dict_in_generate"):
+        raise ValueError(
+            "generation_kwargs: return_dict_in_generate true returns what TRL does not read; remove it, and the "
+            "output_ names with it"
+        )
+    if given and not config.use_vllm:
+        _try_generation_config(config, given)
+
+
+def _try_generation_config(config: Any, given: dict[str, Any]) -> None:
+    known = {name for name in vars(GenerationConfig()) if not name.startswith("_")} - {"transformers_version"}
+    if unknown := [name for name in given if name not in known]:
+        raise ValueError(
+            f"generation_kwargs: {unknown[0]!r} is no option of Transformers' GenerationConfig; remove it, or correct "
+            "its name"
+        )
+    fields = {name: getattr(config, name) for name in _SAMPLING_FIELDS}
+    try:
+        tried = GenerationConfig(max_new_tokens=2, do_sample=True, pad_token_id=0, **{**fields, **given})
+        tried.validate(strict=True)
+        _sample_once(tried)
+    except Exception as error:  # whatever a wrong value brings about
+        raise ValueError(f"generation_kwargs: {shortened(given)} is refused ({_line(error)}); correct it") from None
+
+
+def _sample_once(tried: GenerationConfig) -> None:
+    """Most values are judged by `generate` alone: on a model of one layer, with random numbers of its own."""
+    tried.stop_strings = None  # they need a tokenizer
+    sizes: dict[str, Any] = {"vocab_size": 2**18, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1}
+    with torch.random.fork_rng():
+        model: Any = Qwen2ForCausalLM(Qwen2Config(**sizes, num_attention_heads=1, num_key_value_heads=1))
+        model.generate(torch.ones(1, 2, dtype=torch.long), generation_config=tried)
+
+
+def _check_schedule(config: Any) -> None:
+    """Build the schedule on one weight, and ask it for the first, a middle and the last learning rate."""
+    steps = config.max_steps if config.max_steps > 0 else _TRIED_STEPS
+    kind, given = str(getattr(config.lr_scheduler_type, "value", config.lr_scheduler_type)), config.lr_scheduler_kwargs
+    if given and kind in ("constant", "constant_with_warmup"):
+        raise ValueError(
+            f"lr_scheduler_kwargs: {shortened(given)} has no effect on lr_scheduler_type {kind!r}; remove it, or "
+            "choose another type"
+        )
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    try:
+        schedule = get_scheduler(
+            kind,
+            optimizer,
+            num_warmup_steps=config.get_warmup_steps(steps),
+            num_training_steps=steps,
+            scheduler_specific_kwargs=given,
+        )
+        for rate in getattr(schedule, "lr_lambdas", ()):
+            if not all(math.isfinite(rate(step)) for step in (0, steps // 2, steps)):
+                raise ValueError("a learning rate is not finite")
+    except Exception as error:  # whatever a wrong value brings about
+        raise ValueError(
+            f"lr_scheduler_type: {kind!r} cannot be built with lr_scheduler_kwargs {shortened(given or {})} "
+            f"({_line(error)}); change one of the two"
+        ) from None
+
+
+def _check_gradient_checkpointing(config: Any) -> None:
+    given = dict(config.gradient_checkpointing_kwargs or {})
+    ours = set(inspect.signature(PreTrainedModel.gradient_checkpointing_enable).parameters)
+    of_torch = {name: value for name, value in given.items() if name not in ours}
+    try:
+        checkpoint(torch.square, torch.ones(1, requires_grad=True), **{"use_reentrant": False, **of_torch})
+    except Exception as error:
+        raise ValueError(
+            f"gradient_checkpointing_kwargs: {shortened(given)} is refused by torch.utils.checkpoint "
+            f"({_line(error)}); correct it, or remove it"
+        ) from None
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())

@@ -1,0 +1,64 @@
+"""Whether the model takes `model_init_kwargs` and the adapter that the recipe describes, without its weights."""
+
+import re
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM
+from trl import ModelConfig, get_peft_config
+
+from tinyzero_trl.models.loading import SAFE, load
+from tinyzero_trl.runs.files import shortened
+
+
+def check_model_init_kwargs(path: str, given: dict[str, Any] | None, **settings: Any) -> None:
+    """`from_pretrained` must know every name; whether their values fit shows on the device that they are for.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    if not given:
+        return
+    try:
+        load(AutoModelForCausalLM.from_pretrained, path, **{**settings, **given, **SAFE, "device_map": "meta"})
+    except ValueError as error:
+        if unknown := re.search(r"unexpected keyword argument '\w+'", str(error)):
+            raise ValueError(
+                f"model_init_kwargs: {shortened(given)} is refused by the model ({unknown[0]}); correct it, or "
+                "remove it"
+            ) from None
+
+
+def check_adapter(model: ModelConfig, model_config: Any) -> None:
+    """Fit the adapter to a model without weights; the `lora_` fields must describe one that fits.
+
+    Raises:
+        ValueError: names the field that PEFT refuses.
+    """
+    if not model.use_peft:
+        return
+    from peft import get_peft_model
+
+    with torch.device("meta"):
+        bare = AutoModelForCausalLM.from_config(model_config)
+    try:
+        get_peft_model(bare, get_peft_config(model))
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        reason = " ".join(str(error).split()).rstrip(".")
+        name = _guilty_field(model, reason)
+        raise ValueError(f"{name}: {getattr(model, name)!r} is refused ({reason}); change it") from None
+
+
+def _guilty_field(model: ModelConfig, reason: str) -> str:
+    """PEFT names no field of the recipe: the most likely one, by what its message speaks of."""
+    signs = {
+        "`r`": "lora_r",
+        "task type": "lora_task_type",
+        "arget param": "lora_target_parameters",
+        "arget module": "lora_target_modules",
+        "target_modules": "lora_target_modules",
+        "modules_to_save": "lora_modules_to_save",
+        "dropout": "lora_dropout",
+        "alpha": "lora_alpha",
+    }
+    return next((name for sign, name in signs.items() if sign in reason), "use_peft")
