@@ -15,11 +15,8 @@ from tinyzero_trl.runs.files import read_mapping
 from tinyzero_trl.runs.redaction import shown
 from tinyzero_trl.tasks.config import TaskConfig
 from tinyzero_trl.training.config import AdaptiveGRPOConfig
-<<<<<<< HEAD
-from tinyzero_trl.training.policy_fields import add_policy_fields, for_strategy, gather_policy_fields, given_strategy
-=======
 from tinyzero_trl.training.field_names import advice_for_unknown
->>>>>>> 498306c (Inner mappings, optimizers and adapters are tried on the library that reads them, before a model is loaded)
+from tinyzero_trl.training.policy_fields import add_policy_fields, for_strategy, gather_policy_fields, given_strategy
 from tinyzero_trl.training.shipped import find_recipe
 
 _TYPES: dict[str, tuple[tuple[type, ...], str]] = {
@@ -27,11 +24,6 @@ _TYPES: dict[str, tuple[tuple[type, ...], str]] = {
     "float": ((int, float), "not a number"),
     "string_to_bool": ((bool,), "neither true nor false"),
 }
-<<<<<<< HEAD
-_MAPPINGS = {
-    *("model_init_kwargs", "generation_kwargs", "chat_template_kwargs"),
-    *("lr_scheduler_kwargs", "gradient_checkpointing_kwargs", "window_options"),
-=======
 _MAY_BE_NONE = ("top_k", "max_completion_length")  # the configuration says what None means
 _GIVE = {  # what argparse calls a value of the wrong type
     "invalid int value": "give a whole number",
@@ -39,7 +31,6 @@ _GIVE = {  # what argparse calls a value of the wrong type
     "Truthy value expected": "give true or false",
     "expected one argument": "give a value after it",
     "expected at least one argument": "give a value after it",
->>>>>>> 498306c (Inner mappings, optimizers and adapters are tried on the library that reads them, before a model is loaded)
 }
 
 
