@@ -249,7 +249,7 @@ def test_every_default_nobody_set_fits_a_short_maximum(parse) -> None:
             r"window_options: headroom is also set by window_h",
         ),
         ({"window_options": {"patience": 2}}, r"window_patience: 2 is not a field of strategy signal; remove it"),
-        ({"window_options": "{bad"}, r"window_options: '{bad' is no mapping"),
+        ({"window_options": "{bad"}, r"window_options: '{bad' is not JSON; write a mapping"),
     ],
 )
 def test_a_field_that_the_window_policy_does_not_read_is_refused(parse, recipe: dict, message: str) -> None:

@@ -58,7 +58,6 @@ _ABOVE_ZERO = {
 _MAPPINGS = (
     *("model_init_kwargs", "generation_kwargs", "chat_template_kwargs"),
     *("lr_scheduler_kwargs", "gradient_checkpointing_kwargs", "transformers_continuous_batching_config"),
-    "window_options",
 )
 _COLDEST = 1e-5  # below it vLLM takes the likeliest token, and scores overflow
 _CHOICES: dict[str, tuple[Any, ...]] = {
