@@ -89,4 +89,27 @@ def test_text_from_a_recipe_cannot_break_the_table_or_the_metadata(tmp_path: Pat
     assert rows[0].replace("\\|", "").count("|") == 3
     assert "<script>" not in body
     assert "\n---" not in body
-    assert set(metadata) <= {"library_name", "pipeline_tag", "tags", "base_model"}
+    assert set(metadata) <= {"library_name", "pipeline_tag", "tags", "base_model", "model-index"}
+
+
+def test_the_accuracy_stands_in_the_model_index(tmp_path: Path) -> None:
+    """So that the Hub shows it beside the model; several answers to a problem are told as what they are."""
+    metadata, _ = card(tmp_path / "run")
+    [model] = metadata["model-index"]
+    [result] = model["results"]
+    assert (model["name"], result["task"]["type"]) == ("run", "text-generation")
+    assert result["dataset"] == {"name": "countdown, held-out problems", "type": "countdown", "split": "test"}
+    [metric] = result["metrics"]
+    assert (metric["type"], metric["value"]) == ("accuracy", 0.625)
+    assert "model-index" not in card(tmp_path / "not_evaluated", evaluated=False)[0]
+    records = RunRecords(tmp_path / "run")
+    records.append_eval(50, 2.0, 200_000, {**EVAL, "eval/problems": 16.0})
+    assert (
+        "(95 % interval 50.0% to 75.0%, 16 problems, 64 answers, step 50)" in write_model_card(records.path).read_text()
+    )
+
+
+def test_an_evaluation_in_which_nothing_was_judged_has_no_accuracy_to_tell(tmp_path: Path) -> None:
+    card(tmp_path / "run", evaluated=False)
+    RunRecords(tmp_path / "run").append_eval(50, 2.0, 200_000, {"eval/mean_length": 12.0})
+    assert "accuracy" not in write_model_card(tmp_path / "run").read_text()

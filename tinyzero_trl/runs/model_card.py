@@ -2,12 +2,13 @@
 
 import html
 import re
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import ModelCardData
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from tinyzero_trl.runs.records import Run, read_run, write_atomically
+from tinyzero_trl.runs.records import Run, answers_of, read_run, write_atomically
 
 CARD = "README.md"
 
@@ -21,33 +22,28 @@ def write_model_card(folder: str | Path) -> Path:
 
 
 def render_card(run: Run) -> str:
-    """The card's Markdown with the metadata that the Hub reads."""
+    """The card's Markdown with the metadata that the Hub reads, the accuracy as a model index among it."""
     config = run.config
     base = str(config.get("model_name_or_path"))
+    title = _one_line(config.get("hub_model_id") or Path(str(config.get("output_dir", run.path))).name)
     is_on_hub = re.fullmatch(r"[\w.-]+/[\w.-]+", base) and not Path(base).exists()
     metadata = ModelCardData(
         library_name="transformers",
         tags=["trl", "grpo", "tinyzero-trl", "reasoning"],
         pipeline_tag="text-generation",
         base_model=base if is_on_hub else None,
+        model_name=title,
+        eval_results=_eval_results(run),
     )
-    task = f" on {_one_line(config['task'])}" if config.get("task") else ""
-    lines = [
-        "---",
-        metadata.to_yaml(),
-        "---",
-        "",
-        f"# {_one_line(config.get('hub_model_id') or Path(str(config.get('output_dir', run.path))).name)}",
-        "",
-        f"Trained from `{_one_line(base)}`{task} with GRPO under a rollout window.",
-        "",
-        "| | |",
-        "| --- | --- |",
-        *(f"| {name} | {_one_line(value)} |" for name, value in _facts(run)),
-    ]
-    if (run.path / "plots" / "accuracy.png").exists():
-        lines += ["", "![Held-out accuracy over rollout tokens](plots/accuracy.png)"]
-    return "\n".join(lines) + "\n"
+    return ModelCard.from_template(
+        metadata,
+        template_str=files("tinyzero_trl.runs").joinpath("templates", "model_card.md").read_text(encoding="utf-8"),
+        title=title,
+        base=_one_line(base),
+        task=f" on {_one_line(config['task'])}" if config.get("task") else "",
+        facts=[(name, _one_line(value)) for name, value in _facts(run)],
+        has_picture=(run.path / "plots" / "accuracy.png").exists(),
+    ).content
 
 
 def _one_line(value: Any) -> str:
@@ -66,15 +62,36 @@ def _facts(run: Run) -> list[tuple[str, Any]]:
         ("seed", config.get("seed")),
         ("code", (run.environment or {}).get("git_commit")),
     ]
-    if run.evals:
-        first, last = run.evals[0], run.evals[-1]
-        kept = run.evaluation_at((run.summary or {}).get("best_step")) or last  # whose weights the card is beside
-        if first["step"] == 0 and first is not last:
+    if (kept := _kept(run)) is not None:
+        first = run.judged_evals[0]
+        if first["step"] == 0 and first is not run.judged_evals[-1]:
             facts.append(("held-out accuracy before training", _accuracy(first)))
-        facts += [("held-out accuracy", _accuracy(kept)), ("rollout tokens", f"{last['tokens']:,}")]
+        facts += [("held-out accuracy", _accuracy(kept)), ("rollout tokens", f"{run.evals[-1]['tokens']:,}")]
     return [(name, value) for name, value in facts if value is not None]
+
+
+def _kept(run: Run) -> dict[str, Any] | None:
+    """The evaluation of the weights beside the card: those of the best step, where a run keeps these."""
+    best = run.evaluation_at((run.summary or {}).get("best_step"))
+    return best or (run.judged_evals[-1] if run.judged_evals else None)
 
 
 def _accuracy(line: dict[str, Any]) -> str:
     interval = f"95 % interval {line['eval/acc_low']:.1%} to {line['eval/acc_high']:.1%}"
-    return f"{line['eval/acc']:.1%} ({interval}, {int(line['eval/n'])} problems, step {line['step']})"
+    return f"{line['eval/acc']:.1%} ({interval}, {answers_of(line)}, step {line['step']})"
+
+
+def _eval_results(run: Run) -> list[EvalResult] | None:
+    kept, task = _kept(run), str(run.config.get("task") or "held-out problems")
+    if kept is None:
+        return None
+    result = EvalResult(
+        task_type="text-generation",
+        dataset_type=task,
+        dataset_name=f"{task}, held-out problems",
+        dataset_split="test",
+        metric_type="accuracy",
+        metric_name=f"accuracy at full length, {answers_of(kept)}",
+        metric_value=round(kept["eval/acc"], 4),
+    )
+    return [result]

@@ -157,9 +157,21 @@ class Run:
         """The reward from which a completion of this run is a success."""
         return float(self.config.get("window_success_threshold", FULL_REWARD))
 
+    @property
+    def judged_evals(self) -> list[dict[str, Any]]:
+        """The evaluations in which at least one completion was judged, so that there is an accuracy."""
+        return [line for line in self.evals if "eval/acc" in line]
+
     def evaluation_at(self, step: int | None) -> dict[str, Any] | None:
         """The evaluation of a step, if it was evaluated."""
         return next((line for line in self.evals if line["step"] == step), None)
+
+
+def answers_of(line: Mapping[str, Any]) -> str:
+    """What an evaluation's accuracy rests on: "64 problems", or "16 problems, 64 answers" where each has several."""
+    answers = int(line["eval/n"])
+    problems = int(line.get("eval/problems", answers))  # records of older versions count answers alone
+    return f"{problems:,} problems" if problems == answers else f"{problems:,} problems, {answers:,} answers"
 
 
 def read_run(path: str | os.PathLike[str]) -> Run:
