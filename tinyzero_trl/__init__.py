@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # what editors and type checkers read; the table below says the same to the interpreter
     from tinyzero_trl.generation.engine import Engine, register_engine
+    from tinyzero_trl.tasks import Score, Task, register_task
     from tinyzero_trl.training.callbacks.events import Rollout, RolloutCallback
     from tinyzero_trl.training.callbacks.safe_points import StopOnSignal
     from tinyzero_trl.training.callbacks.window import AdaptiveWindowCallback
@@ -27,12 +28,15 @@ _MODULES = {
     "Rollout": "training.callbacks.events",
     "RolloutCallback": "training.callbacks.events",
     "RolloutObservation": "windows",
+    "Score": "tasks",
     "StopOnSignal": "training.callbacks.safe_points",
+    "Task": "tasks",
     "WindowConfig": "windows",
     "WindowController": "training.controller",
     "WindowPolicy": "windows",
     "register_engine": "generation.engine",
     "register_policy": "windows",
+    "register_task": "tasks",
 }
 __all__ = [
     "AdaptiveGRPOConfig",
@@ -42,13 +46,16 @@ __all__ = [
     "Rollout",
     "RolloutCallback",
     "RolloutObservation",
+    "Score",
     "StopOnSignal",
+    "Task",
     "WindowConfig",
     "WindowController",
     "WindowPolicy",
     "__version__",
     "register_engine",
     "register_policy",
+    "register_task",
 ]
 
 

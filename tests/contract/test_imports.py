@@ -19,6 +19,7 @@ PUBLIC = {
     *("AdaptiveWindowCallback", "Rollout", "RolloutCallback", "StopOnSignal"),
     *("RolloutObservation", "WindowConfig", "WindowPolicy"),
     *("Engine", "register_engine", "register_policy"),
+    *("Task", "Score", "register_task"),
     "__version__",
 }
 

@@ -10,6 +10,7 @@ from accelerate.commands.config.config_args import load_config_from_file
 
 from tinyzero_trl.commands.ablation.grid import read_grid
 from tinyzero_trl.models.toy.curricula import SMALL, TINY, Curriculum
+from tinyzero_trl.tasks.config import task_config
 from tinyzero_trl.training.recipe import parse_recipe
 
 ROOT = Path(__file__).parents[2]
@@ -146,11 +147,12 @@ def test_a_recipe_draws_from_the_split_that_its_warm_started_model_never_saw(
 ) -> None:
     made_for = curriculum.tasks[place]
     task, training, _ = parse(ROOT / "recipes" / f"{name}.yaml")
-    options = {
-        key: tuple(value) if isinstance(value, list) else value for key, value in task.generator_options().items()
+    given = {
+        key: list(value) if isinstance(value, tuple) else value for key, value in made_for.generator_options.items()
     }
+    made_of = task_config(task=made_for.name, **given).generator_options()
     assert (task.task, task.train_size, task.test_size) == (made_for.name, made_for.train_size, made_for.test_size)
-    assert options == made_for.generator_options
+    assert task.generator_options() == made_of
     assert task.problem_seed == 0
     assert math.isclose(sum(each.share for each in curriculum.tasks), 1.0)
     assert training.max_completion_length < curriculum.max_positions

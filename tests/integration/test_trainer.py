@@ -353,7 +353,7 @@ def test_shaped_rewards_move_the_policy_and_verdicts_the_window(workshop: Path) 
     trainer = train(write_recipe(workshop, "shaped", reward_shaping="cosine", max_steps=2, eval_steps=2))
     for line, batch in zip(read_run(workshop / "shaped").metrics, rollouts(trainer), strict=True):
         assert line["adaptive_window/success_rate"] == pytest.approx(mean(reward >= 1 for reward in batch.rewards))
-        assert line["rewards/verdict/mean"] == pytest.approx(mean(batch.rewards), abs=1e-6)
+        assert line["rewards/score/mean"] == pytest.approx(mean(batch.rewards), abs=1e-6)
         assert line["reward"] == pytest.approx(line["rewards/cosine/mean"], abs=1e-5)
         # Lengths differ, so hardly a group is without variance now.
         assert line["compute/rows_skipped_frac"] < line["group/zero_variance_frac"] + 1e-9

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from tinyzero_trl.generation import engine as engine_module
-from tinyzero_trl.tasks.config import TaskConfig
+from tinyzero_trl.tasks.config import task_config
 from tinyzero_trl.training.config import AdaptiveGRPOConfig
 from tinyzero_trl.training.recipe import parse_recipe
 from tinyzero_trl.windows import all_fields, find_policy, make_policy, strategies
@@ -303,8 +303,11 @@ def test_the_resolved_configuration_is_a_recipe_for_the_same_run(parse, tmp_path
 
 
 def test_generator_options_are_those_of_the_task() -> None:
-    assert TaskConfig(operands=[3], max_number=12).generator_options() == {"operands": [3], "max_number": 12}
-    assert TaskConfig(task="multiplication", digits=[2]).generator_options() == {"digits": [2]}
+    options = {"operands": [3], "min_number": 1, "max_number": 12, "min_target": 10, "max_target": 100}
+    assert task_config(operands=[3], max_number=12).generator_options() == options
+    assert task_config(task="multiplication", digits=[2]).generator_options() == {"digits": [2]}
+    with pytest.raises(ValueError, match=r"digits: .* has no effect on the task countdown; remove it"):
+        task_config(digits=[2])
 
 
 @pytest.mark.parametrize(

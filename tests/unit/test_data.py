@@ -13,14 +13,19 @@ import pytest
 from tinyzero_trl.commands import main as cli
 from tinyzero_trl.tasks import Problem, countdown
 from tinyzero_trl.tasks import parquet as dataset_files
-from tinyzero_trl.tasks.datasets import load_split, read_problems, to_dataset, train_test_problems
+from tinyzero_trl.tasks.datasets import load_split, read_examples, to_dataset, train_test_examples
 
 PROBLEMS = [Problem((3, 7, 5), 22), Problem((44, 19, 35, 2), 96), Problem((7, 3, 5), 16)]
 COLUMNS = ["target", "nums", "data_source", "prompt", "ability", "reward_model", "extra_info", "difficulty"]
 
 
+def read_problems(source, **options):
+    return [Problem.of(example) for example in read_examples(source, **options)]
+
+
 def write(folder, template="base", problems=PROBLEMS):
-    splits = {"train": problems, "test": problems[:1]}
+    examples = [problem.example for problem in problems]
+    splits = {"train": examples, "test": examples[:1]}
     return dataset_files.write_splits(folder, splits, task="countdown", template=template)
 
 
@@ -30,11 +35,11 @@ def write(folder, template="base", problems=PROBLEMS):
 @pytest.mark.parametrize(("task", "options"), [("countdown", {"max_number": 20}), ("multiplication", {"digits": [2]})])
 def test_train_and_test_are_disjoint_and_deterministic(task, options):
     def draw(train_size, seed=1):
-        return train_test_problems(task, train_size=train_size, test_size=50, seed=seed, **options)
+        return train_test_examples(task, train_size=train_size, test_size=50, seed=seed, **options)
 
     train, test = draw(400)
     assert (len(train), len(test)) == (400, 50)
-    assert len({problem.key for problem in train + test}) == 450
+    assert len({Problem.of(example).key for example in train + test}) == 450
     assert draw(400) == (train, test)
     assert draw(400, seed=2)[1] != test
     assert draw(100)[1] == test, "the test problems do not depend on the size of the training set"
@@ -42,7 +47,7 @@ def test_train_and_test_are_disjoint_and_deterministic(task, options):
 
 def test_an_empty_split_is_refused():
     with pytest.raises(ValueError, match="test_size: 0 must be at least 1"):
-        train_test_problems("countdown", train_size=1, test_size=0, seed=0)
+        train_test_examples("countdown", train_size=1, test_size=0, seed=0)
 
 
 # written and read back
@@ -72,7 +77,7 @@ def test_what_is_written_is_read_back(tmp_path, template):
 
 
 def test_rows_come_as_trl_wants_them():
-    rows = to_dataset(PROBLEMS, task="countdown", template="chat")
+    rows = to_dataset([problem.example for problem in PROBLEMS], task="countdown", template="chat")
     assert rows.column_names == ["prompt", "numbers", "target", "difficulty"]
     assert rows[1] == {
         "prompt": countdown.render_prompt(PROBLEMS[1], "chat"),
@@ -163,8 +168,8 @@ def test_a_bad_row_is_named_with_file_row_and_field(tmp_path, row, field):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.json", b"[1, 2]", "must hold objects with target and nums"),
-        ("a.json", b'{"target": 22}', "must hold objects with target and nums"),
+        ("a.json", b"[1, 2]", "must hold objects with the task's columns"),
+        ("a.json", b'{"target": 22}', "must hold objects with the task's columns"),
         ("a.json", b"[", "is no valid JSON"),
         ("a.json", b"[" * 100_000, "is no valid JSON"),
         ("a.json", b'[{"target": ' + b"9" * 5000 + b"}]", "is no valid JSON"),
@@ -187,7 +192,7 @@ def test_a_bad_file_is_refused_in_one_line(tmp_path, name, content, message):
 
 def test_a_file_without_rows_is_refused(tmp_path):
     train, _ = write(tmp_path, problems=[])
-    with pytest.raises(ValueError, match="holds no problems"):
+    with pytest.raises(ValueError, match="holds no examples"):
         read_problems(str(train), task="countdown")
 
 

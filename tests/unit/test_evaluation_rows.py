@@ -32,7 +32,7 @@ def row(problem: int, sample: int, **changed: Any) -> dict[str, Any]:
         "sample_index": sample,
         "prompt_length": 7,
     }
-    assert plain.keys() == set(SCHEMA.names)
+    assert plain.keys() == {*SCHEMA.names, "numbers", "target"}
     return plain | changed
 
 

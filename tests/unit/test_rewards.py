@@ -18,7 +18,7 @@ def call(function, completions, **columns):
     return function(prompts=prompts, completions=completions, trainer_state=object(), difficulty=[3, 3], **columns)
 
 
-def test_the_verdict_is_the_tasks_score() -> None:
+def test_the_score_is_the_tasks_own() -> None:
     [verdict], weights = reward_functions("countdown")
     assert weights is None
     rewards = call(verdict, [RIGHT, WRONG], completion_ids=[[1], [2]], **COLUMNS)

@@ -33,7 +33,7 @@ def register(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Generate the problems and write the two files."""
-    from tinyzero_trl.tasks.datasets import train_test_problems
+    from tinyzero_trl.tasks.datasets import train_test_examples
     from tinyzero_trl.tasks.parquet import write_splits
 
     options = vars(args).copy()
@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> None:
     task, out, template = options.pop("task"), options.pop("out"), options.pop("template")
     total = args.train_size + args.test_size
     with progress_bar("problems", total) as advance:
-        train, test = train_test_problems(task, progress=advance, **options)
+        train, test = train_test_examples(task, progress=advance, **options)
     with progress_bar("rows written", total) as advance:
         splits = {"train": train, "test": test}
         paths = write_splits(out, splits, task=task, template=template, progress=advance)

@@ -1,4 +1,4 @@
-"""Checkpoint + problems -> verdicts, accuracy with intervals.
+"""Checkpoint + examples -> scores, accuracy with intervals.
 
 `settings` says what is evaluated on what, `rows` what is kept of the completions and which figures follow, and `run`
 goes from the one to the other. An engine of `tinyzero_trl.generation` writes the completions.

@@ -14,14 +14,12 @@ from tinyzero_trl.metrics import accuracy, by_problem, pass_at_k
 from tinyzero_trl.windows.outcomes import is_success
 
 Row = dict[str, Any]
-"""One generation; its keys and types are those of `SCHEMA`."""
+"""One generation; its keys are those of `SCHEMA` and the columns of the task."""
 
 SCHEMA = pa.schema(
     {
         "prompt": pa.string(),  # as the model read it: a chat is already rendered
         "completion": pa.string(),
-        "numbers": pa.list_(pa.int64()),
-        "target": pa.int64(),
         "reward": pa.float64(),
         "reason": pa.string(),
         "length": pa.int64(),  # tokens, the end token included
@@ -32,6 +30,7 @@ SCHEMA = pa.schema(
         "prompt_length": pa.int64(),  # tokens
     }
 )
+_TEXTS = 2  # prompt and completion, before the columns of the task
 
 
 class WorkFile:
@@ -77,10 +76,16 @@ class WorkFile:
 
 
 def write_rows(path: Path, rows: Iterable[Row]) -> None:
-    """Write the parquet file, ordered by problem and sample; it appears whole or not at all."""
+    """Write the parquet file, ordered by problem and sample; it appears whole or not at all.
+
+    The columns of the task stand after prompt and completion, in the types that Arrow finds for them.
+    """
     ordered = sorted(rows, key=lambda row: (row["problem_index"], row["sample_index"]))
+    own = pa.Table.from_pylist([{name: row[name] for name in row if name not in SCHEMA.names} for row in ordered])
+    texts, others = list(SCHEMA)[:_TEXTS], list(SCHEMA)[_TEXTS:]
+    schema = pa.schema([*texts, *own.schema, *others])
     draft = path.with_name(f".{path.name}.draft")
-    pq.write_table(pa.Table.from_pylist(ordered, schema=SCHEMA), draft)
+    pq.write_table(pa.Table.from_pylist(ordered, schema=schema), draft)
     draft.replace(path)
 
 

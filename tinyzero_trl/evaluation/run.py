@@ -1,4 +1,4 @@
-"""Checkpoint + problems -> verdicts: one evaluation from its settings to its two files."""
+"""Checkpoint + examples -> scores: one evaluation from its settings to its two files."""
 
 import json
 import re
@@ -21,6 +21,7 @@ from tinyzero_trl.models.loading import check_model, load_generation_config, loa
 from tinyzero_trl.models.toy import resolve_model
 from tinyzero_trl.runs.records import write_atomically
 from tinyzero_trl.tasks import get_task
+from tinyzero_trl.tasks.datasets import to_columns
 
 RESULT = "eval.json"
 GENERATIONS = "generations.parquet"
@@ -79,7 +80,7 @@ def default_out(model: str, data: str) -> Path:
 
 def _by_prompt_length(exam: Exam, n: int) -> list[Sample]:
     """All samples, prompts of a length together: little is padded, and vLLM reuses a problem's prefix."""
-    samples = [(problem, sample) for problem in range(len(exam.problems)) for sample in range(n)]
+    samples = [(problem, sample) for problem in range(len(exam.examples)) for sample in range(n)]
     return sorted(samples, key=lambda sample: len(exam.prompt_ids[sample[0]]))
 
 
@@ -94,12 +95,13 @@ def _sampling(settings: EvaluationSettings, model_path: str, tokenizer: Any) -> 
 def _answer(
     engine: Engine, exam: Exam, batch: Sequence[Sample], settings: EvaluationSettings, sampling: Sampling
 ) -> list[Row]:
-    """Let the engine write the samples of a batch, and judge them.
+    """Let the engine write the samples of a batch, and score them.
 
     Raises:
         ValueError: the batch does not fit into the device's memory.
     """
-    room = get_task(exam.task.task)
+    task = get_task(exam.task.task)
+    columns = to_columns(task, [exam.examples[index] for index, _ in batch])
     seeds = tuple(derive_seed(settings.seed, *sample) for sample in batch)
     prompt_ids = [exam.prompt_ids[problem] for problem, _ in batch]
     try:
@@ -110,20 +112,19 @@ def _answer(
             "with a smaller --batch-size, it goes on where this one stopped"
         ) from error
     rows = []
-    for (index, sample), completion in zip(batch, completions, strict=True):
-        problem = exam.problems[index]
-        verdict = room.score(completion.text, problem.numbers, problem.target)
+    for place, ((index, sample), completion) in enumerate(zip(batch, completions, strict=True)):
+        example = exam.examples[index]
+        score = task.score(completion.text, example)
         rows.append(
             {
                 "prompt": exam.texts[index],
                 "completion": completion.text,
-                "numbers": list(problem.numbers),
-                "target": problem.target,
-                "reward": verdict.reward,
-                "reason": verdict.reason,
+                **{name: values[place] for name, values in columns.items()},
+                "reward": score.reward,
+                "reason": score.reason,
                 "length": completion.length_tokens,
                 "truncated": completion.truncated,
-                "difficulty": room.difficulty(problem),
+                "difficulty": task.difficulty(example),
                 "problem_index": index,
                 "sample_index": sample,
                 "prompt_length": len(exam.prompt_ids[index]),

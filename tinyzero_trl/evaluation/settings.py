@@ -1,8 +1,9 @@
-"""What an evaluation is asked to do: its settings, the problems with their prompts, and its identity."""
+"""What an evaluation is asked to do: its settings, the examples with their prompts, and its identity."""
 
 import hashlib
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
@@ -12,9 +13,9 @@ from tinyzero_trl.generation.prompts import encode_prompts
 from tinyzero_trl.models.loading import check_room, default_device, dtype_name
 from tinyzero_trl.runs.files import read_mapping, shortened
 from tinyzero_trl.runs.records import CONFIG
-from tinyzero_trl.tasks import Problem, get_task
-from tinyzero_trl.tasks.config import TaskConfig
-from tinyzero_trl.tasks.datasets import read_problems, train_test_problems
+from tinyzero_trl.tasks import Example, get_task
+from tinyzero_trl.tasks.config import TaskConfig, config_class, task_config
+from tinyzero_trl.tasks.datasets import read_examples, train_test_examples
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +63,10 @@ class EvaluationSettings:
 
 @dataclass(frozen=True, slots=True)
 class Exam:
-    """The problems of an evaluation with their prompts, as text and as the model's token ids."""
+    """The examples of an evaluation with their prompts, as text and as the model's token ids."""
 
     task: TaskConfig
-    problems: list[Problem]
+    examples: Sequence[Example]
     texts: list[str]
     prompt_ids: list[list[int]]
 
@@ -76,27 +77,28 @@ class Exam:
 
 
 def prepare_exam(settings: EvaluationSettings, model_path: str, model_config: Any, tokenizer: Any) -> Exam:
-    """Read the problems and render their prompts.
+    """Read the examples and render their prompts.
 
     Raises:
-        ValueError: problems that cannot be read, chat prompts for a
+        ValueError: examples that cannot be read, chat prompts for a
             model without a chat template, or prompts and completions beyond the model's positions.
     """
     task = _task_config(settings, model_path)
-    problems = _problems(settings, task)
-    prompts = [get_task(task.task).render_prompt(problem, task.prompt_template) for problem in problems]
+    examples = _examples(settings, task)
+    render = get_task(task.task).prompt
+    prompts = [render(example, task.prompt_template) for example in examples]
     prompt_ids = encode_prompts(tokenizer, prompts)
     texts = [
         prompt if isinstance(prompt, str) else tokenizer.decode(ids)
         for prompt, ids in zip(prompts, prompt_ids, strict=True)
     ]
-    exam = Exam(task, problems, texts, prompt_ids)
+    exam = Exam(task, examples, texts, prompt_ids)
     check_room(model_config, exam.longest_prompt_tokens, settings.max_completion_length)
     return exam
 
 
 def identify(settings: EvaluationSettings, exam: Exam, model_path: str, model_config: Any) -> dict[str, Any]:
-    """Everything that decides the results: resolved settings, digests of weights, problems and prompts.
+    """Everything that decides the results: resolved settings, digests of weights, examples and prompts.
 
     `batch_size` is left out, so that an evaluation that ran out of memory can go on with smaller batches.
     """
@@ -108,7 +110,7 @@ def identify(settings: EvaluationSettings, exam: Exam, model_path: str, model_co
         "device": default_device().type,
         "dtype": dtype_name(),
         "weights": _weights_version(model_path, model_config),
-        "problems": _digest([[problem.numbers, problem.target] for problem in exam.problems]),
+        "problems": _digest([list(example.values()) for example in exam.examples]),
         "prompts": _digest(exam.prompt_ids),
     }
 
@@ -118,37 +120,48 @@ def _task_config(settings: EvaluationSettings, model_path: str) -> TaskConfig:
     run: dict[str, Any] = {}
     for folder in (Path(model_path), Path(model_path).absolute().parent):
         if Path(model_path).is_dir() and (folder / CONFIG).is_file():
-            run = _task_fields(folder / CONFIG)
+            run = _task_fields(folder / CONFIG, settings.task)
             break
     chosen = {"task": settings.task, "prompt_template": settings.template}
-    values = run | {name: value for name, value in chosen.items() if value is not None}
-    return TaskConfig(**values)
+    return task_config(**run | {name: value for name, value in chosen.items() if value is not None})
 
 
-def _task_fields(file: Path) -> dict[str, Any]:
-    """What a run's configuration says of its task, fit for `TaskConfig` in type."""
-    names = {each.name for each in fields(TaskConfig)}
-    found = {name: value for name, value in read_mapping(file).items() if name in names}
-    for name, value in found.items():
-        if type(value) not in _kinds(name):
+def _task_fields(file: Path, task: str | None) -> dict[str, Any]:
+    """What a run's configuration says of its task, fit for `TaskConfig` in type; of another task, only what it shares.
+
+    Raises:
+        ValueError: a value of a wrong type; or code that only the file asks for, which may come from anywhere.
+    """
+    found = read_mapping(file)
+    named = found.get("task", TaskConfig.task)
+    if type(named) is not str:
+        raise ValueError(f"{file}: task = {shortened(named)} does not fit; correct it there, or remove the file")
+    if ":" in named and task is None:
+        raise ValueError(
+            f"task: {shortened(named)} in {file} is code; if you trust it, let it run by --task {shortened(named)}"
+        )
+    kind = config_class(task or named)
+    hints = get_type_hints(kind)
+    values = {each.name: found[each.name] for each in fields(kind) if found.get(each.name) is not None}
+    for name, value in values.items():
+        if type(value) not in _kinds(hints[name]):
             raise ValueError(f"{file}: {name} = {shortened(value)} does not fit; correct it there, or remove the file")
-    return found
+    return values
 
 
-def _kinds(name: str) -> set[type]:
-    """The types that a field of `TaskConfig` may have in a file; a whole number may stand for any number."""
-    hint = get_type_hints(TaskConfig)[name]
+def _kinds(hint: Any) -> set[type]:
+    """The types that a field may have in a file; a whole number may stand for any number."""
     kinds = {get_origin(kind) or kind for kind in get_args(hint) or (hint,)}
     return kinds | ({int} if float in kinds else set())
 
 
-def _problems(settings: EvaluationSettings, task: TaskConfig) -> list[Problem]:
+def _examples(settings: EvaluationSettings, task: TaskConfig) -> Sequence[Example]:
     if settings.data == "generate":
-        _, held_out = train_test_problems(
+        _, held_out = train_test_examples(
             task.task, train_size=1, test_size=task.test_size, seed=task.problem_seed, **task.generator_options()
         )
         return held_out[: settings.limit]
-    return read_problems(settings.data, task=task.task, split=settings.split, limit=settings.limit)
+    return read_examples(settings.data, task=task.task, split=settings.split, limit=settings.limit)
 
 
 def _weights_version(model_path: str, model_config: Any) -> str | None:

@@ -33,23 +33,20 @@ def held_out(model_path: str | Path, curriculum: Curriculum, *, problems: int = 
 
 
 def _held_out(model: Any, tokenizer: Any, task: TaughtTask, problems: int, max_completion_length: int) -> HeldOut:
-    room, asked = get_task(task.name), task.split[1][:problems]
+    learned, asked = get_task(task.name), [problem.example for problem in task.split[1][:problems]]
     completions = generate_completions(
         model,
         tokenizer,
-        [room.render_prompt(problem, "base") for problem in asked],
+        [learned.prompt(example, "base") for example in asked],
         max_completion_length=max_completion_length,
         temperature=1.0,
         batch_size=256,
     )
-    verdicts = [
-        room.score(written.text, problem.numbers, problem.target)
-        for problem, written in zip(asked, completions, strict=True)
-    ]
+    scores = [learned.score(written.text, example) for example, written in zip(asked, completions, strict=True)]
     return HeldOut(
         task=task.name,
         problems=len(asked),
-        accuracy=sum(verdict.reward for verdict in verdicts) / len(asked),
+        accuracy=sum(score.reward for score in scores) / len(asked),
         mean_length_tokens=sum(written.length_tokens for written in completions) / len(asked),
         truncated_frac=sum(written.truncated for written in completions) / len(asked),
     )

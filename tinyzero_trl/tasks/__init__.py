@@ -1,21 +1,21 @@
-"""What is learned: verifiable arithmetic, as problems, prompts and verdicts. Standard library only."""
+"""What is learned: examples, their prompts and their scores, for built-in tasks and for a user's own.
 
-from types import ModuleType
+Importing it needs the standard library alone.
+"""
 
 from tinyzero_trl.tasks.arithmetic import countdown, multiplication
-from tinyzero_trl.tasks.task import Problem, Verdict
+from tinyzero_trl.tasks.arithmetic.problem import Problem
+from tinyzero_trl.tasks.registry import get_task, register_task, task_names
+from tinyzero_trl.tasks.task import Example, Score, Task
 
-__all__ = ["TASKS", "Problem", "Verdict", "countdown", "get_task", "multiplication"]
-
-TASKS: dict[str, ModuleType] = {"countdown": countdown, "multiplication": multiplication}
-
-
-def get_task(name: str) -> ModuleType:
-    """The task's module: `generate`, `solve`, `score`, `extract_answer`, `render_prompt`, `difficulty`, ...
-
-    Raises:
-        ValueError: if there is no task of that name.
-    """
-    if name not in TASKS:
-        raise ValueError(f"task: {name!r} is unknown; use one of {', '.join(TASKS)}")
-    return TASKS[name]
+__all__ = [
+    "Example",
+    "Problem",
+    "Score",
+    "Task",
+    "countdown",
+    "get_task",
+    "multiplication",
+    "register_task",
+    "task_names",
+]

@@ -1,49 +1,41 @@
-"""What a recipe says of its task: the problems, their prompts, and what a completion earns."""
+"""What a recipe says of its task: the examples, their prompts, and what a completion earns."""
 
 import math
-from dataclasses import dataclass, field, fields
-from typing import Any
+from dataclasses import MISSING, dataclass, field, fields, make_dataclass
+from typing import Any, get_type_hints
 
-from tinyzero_trl.tasks import get_task
+from tinyzero_trl.tasks.registry import get_task
 from tinyzero_trl.tasks.rewards import CosineShaping
-
-_GENERATOR_OPTIONS = {
-    "countdown": ("operands", "min_number", "max_number", "min_target", "max_target"),
-    "multiplication": ("digits",),
-}
-
 
 EVAL_SIZE = 256
 
 
 @dataclass
 class TaskConfig:
-    """What is learned, from which problems, and what a completion earns.
+    """What is learned, from which examples, and what a completion earns.
+
+    The options of the task's generator are fields too, in the class that `config_class` makes for the task.
 
     Raises:
-        ValueError: an unknown task, template or shaping, a problem count below 1, or an option of another task.
+        ValueError: an unknown task, template or shaping, a count below 1, or an option that the task refuses.
     """
 
     recipe: str | None = field(default=None, metadata={"help": "name in the records; by default the recipe's file"})
-    task: str = field(default="countdown", metadata={"help": "countdown or multiplication"})
+    task: str = field(default="countdown", metadata={"help": "a task's name, or package.module:Class"})
     dataset: str = field(
         default="generate", metadata={"help": "generate, a parquet or JSON file or folder, or a Hub id"}
     )
-    prompt_template: str = field(default="base", metadata={"help": "base, qwen-instruct or chat"})
-    train_size: int = field(default=327_680, metadata={"help": "problems to train on (dataset: generate)"})
-    test_size: int = field(default=1024, metadata={"help": "held-out problems (dataset: generate)"})
+    prompt_template: str = field(
+        default="", metadata={"help": "base, qwen-instruct or chat; left out, the first that the task offers"}
+    )
+    train_size: int = field(default=327_680, metadata={"help": "examples to train on (dataset: generate)"})
+    test_size: int = field(default=1024, metadata={"help": "held-out examples (dataset: generate)"})
     eval_size: int | None = field(
         default=None,
-        metadata={"help": f"held-out problems evaluated during training; by default {EVAL_SIZE}, or all if fewer"},
+        metadata={"help": f"held-out examples evaluated during training; by default {EVAL_SIZE}, or all if fewer"},
     )
-    problem_seed: int = field(default=0, metadata={"help": "decides the problems and their split (dataset: generate)"})
-    operands: list[int] | None = field(default=None, metadata={"help": "countdown: numbers in a problem"})
-    min_number: int | None = field(default=None, metadata={"help": "countdown: smallest number"})
-    max_number: int | None = field(default=None, metadata={"help": "countdown: largest number"})
-    min_target: int | None = field(default=None, metadata={"help": "countdown: smallest target"})
-    max_target: int | None = field(default=None, metadata={"help": "countdown: largest target"})
-    digits: list[int] | None = field(default=None, metadata={"help": "multiplication: digits of a factor"})
-    reward_shaping: str = field(default="none", metadata={"help": "none (the binary verdict) or cosine (2502.03373)"})
+    problem_seed: int = field(default=0, metadata={"help": "decides the examples and their split (dataset: generate)"})
+    reward_shaping: str = field(default="none", metadata={"help": "none (the task's score) or cosine (2502.03373)"})
     cosine_correct_at_zero: float = field(default=2.0, metadata={"help": "reward of a right answer of length 0"})
     cosine_correct_at_max: float = field(default=1.0, metadata={"help": "of a right answer as long as allowed"})
     cosine_wrong_at_zero: float = field(default=-10.0, metadata={"help": "of a wrong answer of length 0"})
@@ -52,8 +44,9 @@ class TaskConfig:
 
     def __post_init__(self) -> None:
         """Check names and counts."""
-        templates = get_task(self.task).TEMPLATES
-        for name, choices in (("prompt_template", templates), ("reward_shaping", ("none", "cosine"))):
+        task = get_task(self.task)
+        self.prompt_template = self.prompt_template or task.templates[0]
+        for name, choices in (("prompt_template", task.templates), ("reward_shaping", ("none", "cosine"))):
             if (value := getattr(self, name)) not in choices:
                 raise ValueError(f"{name}: {value!r} is unknown; choose one of {', '.join(choices)}")
         for name in ("train_size", "test_size", "eval_size"):
@@ -64,10 +57,7 @@ class TaskConfig:
         for name in (each.name for each in fields(self) if each.name.startswith("cosine_")):
             if not math.isfinite(value := getattr(self, name)):
                 raise ValueError(f"{name}: {value!r} is no finite number; change it")
-        for task, names in _GENERATOR_OPTIONS.items():
-            for name in names if task != self.task else ():
-                if (value := getattr(self, name)) is not None:
-                    raise ValueError(f"{name}: {value!r} has no effect on the task {self.task}; remove it")
+        task.check_options(self.generator_options())
 
     def evaluated(self, held_out: int) -> int:
         """How many of `held_out` problems an evaluation takes: `eval_size`, which is set here if it was left out.
@@ -87,8 +77,9 @@ class TaskConfig:
         return self.eval_size
 
     def generator_options(self) -> dict[str, Any]:
-        """The options given for the task's problem generator."""
-        return {name: value for name in _GENERATOR_OPTIONS[self.task] if (value := getattr(self, name)) is not None}
+        """The options of the task's generator, of those that this class has: `config_class` brings all."""
+        names = (each.name for each in fields(get_task(self.task).options))
+        return {name: getattr(self, name) for name in names if hasattr(self, name)}
 
     def shaping(self, max_completion_length: int) -> CosineShaping | None:
         """The shaped reward that was asked for, or None."""
@@ -96,3 +87,43 @@ class TaskConfig:
             return None
         names = ("correct_at_zero", "correct_at_max", "wrong_at_zero", "wrong_at_max", "over_length")
         return CosineShaping(max_completion_length, **{name: getattr(self, f"cosine_{name}") for name in names})
+
+
+def config_class(task: str) -> type[TaskConfig]:
+    """`TaskConfig` with the options of a task's generator as further fields.
+
+    Raises:
+        ValueError: there is no such task, or one of its options has no default or the name of another field.
+    """
+    options = get_task(task).options
+    taken, hints = {each.name for each in fields(TaskConfig)}, get_type_hints(options)
+    for each in fields(options):
+        if each.name in taken:
+            raise ValueError(f"task: {task!r} has an option {each.name!r}, which is a field of every recipe; rename it")
+        if each.default is MISSING and each.default_factory is MISSING:
+            raise ValueError(f"task: {task!r} has an option {each.name!r} without a default; give it one")
+    further = [
+        (each.name, hints[each.name], field(**_default(each), metadata=each.metadata)) for each in fields(options)
+    ]
+    named = ("task", str, field(default=task, metadata=TaskConfig.__dataclass_fields__["task"].metadata))
+    return make_dataclass(TaskConfig.__name__, [named, *further], bases=(TaskConfig,))
+
+
+def _default(option: Any) -> dict[str, Any]:
+    if option.default is MISSING:
+        return {"default_factory": option.default_factory}
+    return {"default": option.default}
+
+
+def task_config(**values: Any) -> TaskConfig:
+    """A task's configuration, its generator's options among the values.
+
+    Raises:
+        ValueError: as `config_class` and `TaskConfig`, or an option that the task does not have.
+    """
+    kind = config_class(values.get("task", TaskConfig.task))
+    known = {each.name for each in fields(kind)}
+    for name, value in values.items():
+        if name not in known:
+            raise ValueError(f"{name}: {value!r} has no effect on the task {kind.task}; remove it")
+    return kind(**values)

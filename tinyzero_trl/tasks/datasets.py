@@ -1,61 +1,55 @@
-"""Problems from the generator, a file, a folder or the Hub, to the columns TRL wants.
+"""Examples, generated or read, to the columns that TRL wants.
 
-A prompt is never taken from a file: it is always rendered from the numbers and the target, so a data set of
-TinyZero's trains with any template.
+A prompt is never taken from a file: the task always renders it, so data made for one template trains with any.
 """
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tinyzero_trl.tasks import Problem, get_task
+from tinyzero_trl.tasks.registry import get_task
+from tinyzero_trl.tasks.sources import read_rows
+from tinyzero_trl.tasks.task import Example, Task
 
 if TYPE_CHECKING:
     import datasets
 
-_FORMATS = (".parquet", ".jsonl", ".json")
-_NUMBERS_COLUMNS = ("nums", "numbers")
+_TAKEN = {
+    *("prompt", "prompts", "completion", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric"),
+    *("environment", "environments", "image", "images"),  # TRL's own
+    *("difficulty", "reward", "reason", "length", "truncated", "problem_index", "sample_index", "prompt_length"),
+}
 
-Columns = tuple[str, list[Any], list[Any]]
-"""The name of a file, its lists of numbers and its targets, as found: unchecked."""
 
-
-def train_test_problems(
+def train_test_examples(
     task: str,
     *,
     train_size: int,
     test_size: int,
     seed: int,
     progress: Callable[[int], object] | None = None,
-    **generator_options: Any,
-) -> tuple[list[Problem], list[Problem]]:
-    """Generate two disjoint lists of different problems, the same for the same arguments.
+    **options: Any,
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Generate two disjoint lists of different examples, the same for the same arguments.
 
-    The test problems are drawn first and do not depend on `train_size`. `generator_options` go to the task's
-    `generate`: `operands`, `min_number`, ... for countdown, `digits` for multiplication.
+    The test examples are drawn first and do not depend on `train_size`. `options` are those of the task's generator:
+    `operands`, `min_number`, ... for countdown, `digits` for multiplication.
 
     Raises:
-        ValueError: if the task is unknown, a size, the seed or an option is out of bounds, or too few problems exist.
+        ValueError: if the task is unknown, a size, the seed or an option is out of bounds, or too few examples exist.
     """
-    generate = get_task(task).generate
+    room = get_task(task)
     for field, size in (("train_size", train_size), ("test_size", test_size)):
         if size < 1:
             raise ValueError(f"{field}: {size} must be at least 1; ask for more problems")
     if seed < 0:
         raise ValueError(f"seed: {seed} is negative; use 0 or more")
     with _asked_for_as("test_size"):
-        test = generate(test_size, seed=2 * seed, progress=progress, **generator_options)
+        test = room.generate(test_size, seed=2 * seed, progress=progress, **options)
     with _asked_for_as("train_size"):
-        train = generate(
-            train_size,
-            seed=2 * seed + 1,
-            exclude={problem.key for problem in test},
-            progress=progress,
-            **generator_options,
-        )
+        exclude = {room.key(example) for example in test}
+        train = room.generate(train_size, seed=2 * seed + 1, exclude=exclude, progress=progress, **options)
     return train, test
 
 
@@ -71,144 +65,91 @@ def _asked_for_as(field: str) -> Iterator[None]:
 def load_split(
     source: str, *, task: str, template: str, split: str = "train", limit: int | None = None
 ) -> "datasets.Dataset":
-    """The problems of a file, folder or Hub data set as TRL wants them: `read_problems`, `to_dataset`."""
-    return to_dataset(read_problems(source, task=task, split=split, limit=limit), task=task, template=template)
+    """The examples of a file, folder or Hub data set as TRL wants them: `read_examples`, `to_dataset`."""
+    return to_dataset(read_examples(source, task=task, split=split, limit=limit), task=task, template=template)
 
 
-def to_dataset(problems: Sequence[Problem], *, task: str, template: str) -> "datasets.Dataset":
-    """Columns `prompt` (text, or messages for `chat`), `numbers`, `target` and `difficulty`, a row a problem.
-
-    Raises:
-        ValueError: if the task or the template is unknown.
-    """
-    import datasets
-
-    room = get_task(task)
-    return datasets.Dataset.from_dict(
-        {
-            "prompt": [room.render_prompt(problem, template) for problem in problems],
-            "numbers": [list(problem.numbers) for problem in problems],
-            "target": [problem.target for problem in problems],
-            "difficulty": [room.difficulty(problem) for problem in problems],
-        }
-    )
-
-
-def read_problems(source: str, *, task: str, split: str = "train", limit: int | None = None) -> list[Problem]:
-    """Read the problems of one split.
+def read_examples(source: str, *, task: str, split: str = "train", limit: int | None = None) -> list[dict[str, Any]]:
+    """Read the examples of one split.
 
     Args:
         source: a parquet, JSON or JSON-lines file (then `split` is not looked at); a folder with
             `train.parquet`, `test.jsonl`, ... or shards `train-*.parquet`; or the id of a Hub data set.
-        task: `countdown` or `multiplication`.
+        task: name of the task, which checks every row.
         split: the split's name.
         limit: read at most this many rows, the first ones.
 
     Raises:
-        ValueError: if the source is none of these, has no such split or column, or no row, or a row is not a
-            problem of the task: then the message names file, row (counted from 0) and field.
+        ValueError: if the source is none of these, has no such split or column, or no row, or a row is not an
+            example of the task: then the message names file, row (counted from 0) and field.
         OSError: if a file cannot be read.
     """
-    to_problem = get_task(task).to_problem
+    reader = get_task(task)
     if limit is not None and limit < 1:
         raise ValueError(f"limit: {limit} must be at least 1; leave it out to read every row")
-    problems: list[Problem] = []
-    for name, numbers, targets in _columns(source, split):
-        remaining = None if limit is None else limit - len(problems)
-        rows = islice(zip(numbers, targets, strict=True), remaining)
-        for row, (row_numbers, row_target) in enumerate(rows):
+    examples: list[dict[str, Any]] = []
+    for name, rows in read_rows(source, split, reader.source_columns):
+        for index, row in enumerate(rows):
             try:
-                problems.append(to_problem(row_numbers, row_target))
+                examples.append(reader.read(row))
             except ValueError as error:
-                raise ValueError(f"{name}: row {row}: {error}") from None
-    if not problems:
-        raise ValueError(f"{source}: holds no problems; needs rows with target and nums")
-    return problems
+                raise ValueError(f"{name}: row {index}: {error}") from None
+            if len(examples) == limit:
+                return examples
+    if not examples:
+        raise ValueError(f"{source}: holds no examples; give one with rows")
+    return examples
 
 
-def _columns(source: str, split: str) -> Iterator[Columns]:
-    path = Path(source)
-    if not source:
-        raise ValueError("dataset: '' names nothing; give a file, a folder or the id (owner/name) of a Hub data set")
-    if path.is_file():
-        yield _read_file(path)
-    elif path.is_dir():
-        yield from map(_read_file, _files_of_split(path, split))
-    elif path.suffix in _FORMATS or source.count("/") != 1 or source.startswith((".", "/", "~")):
-        raise ValueError(
-            f"dataset: {source!r} is no file or folder here, nor the id (owner/name) of a Hub data set; check the path"
-        )
-    else:
-        yield _read_hub(source, split)
+def to_dataset(examples: Sequence[Example], *, task: str, template: str) -> "datasets.Dataset":
+    """Columns `prompt` (text, or messages for `chat`), those of the task, and `difficulty`; one row per example.
 
-
-def _files_of_split(folder: Path, split: str) -> list[Path]:
-    for name in (f"{split}.parquet", f"{split}.jsonl", f"{split}.json"):
-        if (folder / name).is_file():
-            return [folder / name]
-    shards = sorted(folder.glob(f"{split}-*.parquet"))
-    if not shards:
-        raise ValueError(
-            f"{folder}: has no {split}.parquet, {split}.jsonl, {split}.json or {split}-*.parquet; "
-            "choose another folder or split"
-        )
-    return shards
-
-
-def _read_file(path: Path) -> Columns:
-    if path.suffix == ".parquet":
-        return _read_parquet(path)
-    if path.suffix == ".jsonl":
-        return _read_rows(path, [_parse_json(path, line) for line in path.read_bytes().splitlines() if line.strip()])
-    if path.suffix == ".json":
-        return _read_rows(path, _parse_json(path, path.read_bytes()))
-    raise ValueError(f"{path}: is none of {', '.join(_FORMATS)}; convert it to one of them")
-
-
-def _parse_json(path: Path, text: bytes) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: is no valid JSON: {_one_line(error)}; mend or replace it") from None
-
-
-def _read_rows(path: Path, rows: Any) -> Columns:
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise ValueError(f"{path}: must hold objects with target and nums: a list of them, or one a line (.jsonl)")
-    numbers = _numbers_column(path, set().union(*rows))
-    return str(path), [row.get(numbers) for row in rows], [row.get("target") for row in rows]
-
-
-def _read_parquet(path: Path) -> Columns:
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        numbers = _numbers_column(path, pyarrow.parquet.read_schema(path).names)
-        table = pyarrow.parquet.read_table(path, columns=[numbers, "target"], partitioning=None)
-    except (pyarrow.ArrowException, OSError) as error:  # damage inside a page is an OSError
-        raise ValueError(f"{path}: is no readable parquet file: {_one_line(error)}; write it anew") from None
-    return str(path), table[numbers].to_pylist(), table["target"].to_pylist()
-
-
-def _read_hub(identifier: str, split: str) -> Columns:
+    Raises:
+        ValueError: the task or the template is unknown, or a column holds values of several types.
+    """
     import datasets
+    import pyarrow
 
+    room = get_task(task)
+    columns: dict[str, list[Any]] = {"prompt": [room.prompt(example, template) for example in examples]}
+    columns |= to_columns(room, examples)
+    columns["difficulty"] = [room.difficulty(example) for example in examples]
     try:
-        rows = datasets.load_dataset(identifier, split=split)
-    except (ValueError, OSError, datasets.exceptions.DatasetsError) as error:
-        raise ValueError(f"dataset: {identifier!r}, split {split!r}: {_one_line(error)}") from None
-    numbers = _numbers_column(identifier, rows.column_names)
-    return identifier, rows[numbers][:], rows["target"][:]
+        return datasets.Dataset.from_dict(columns)
+    except (pyarrow.ArrowException, TypeError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(
+            f"dataset: a column of the task {task} holds values of several types ({reason}); give one"
+        ) from error
 
 
-def _numbers_column(source: str | Path, columns: Iterable[str]) -> str:
-    present = set(columns)
-    numbers = next((name for name in _NUMBERS_COLUMNS if name in present), None)
-    if numbers is None or "target" not in present:
-        raise ValueError(f"{source}: needs the columns target and nums (or numbers); has {sorted(present)}")
-    return numbers
+def to_columns(task: Task, examples: Sequence[Example]) -> dict[str, list[Any]]:
+    """The examples as columns that share no name with others: one that is taken becomes `example_NAME`.
+
+    Mappings become JSON: Arrow would give each of them the keys of all.
+    """
+    for example in examples:
+        if example.keys() != task.columns.keys():
+            raise ValueError(
+                f"task: an example of {task.name} has the columns {sorted(example)}, but the task declares "
+                f"{sorted(task.columns)}; return exactly these"
+            )
+    return {
+        column_name(name): [json.dumps(example[name]) if kind is dict else example[name] for example in examples]
+        for name, kind in task.columns.items()
+    }
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+def from_columns(task: Task, columns: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:
+    """The examples that `to_columns` was given."""
+    kinds = task.columns.items()
+    for values in zip(*(columns[column_name(name)] for name in task.columns), strict=True):
+        yield {
+            name: json.loads(value) if kind is dict else value
+            for (name, kind), value in zip(kinds, values, strict=True)
+        }
+
+
+def column_name(name: str) -> str:
+    """The name of a task's column in data sets and result files, where TRL and our own figures take some names."""
+    return f"example_{name}" if name in _TAKEN else name

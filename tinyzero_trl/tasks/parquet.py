@@ -1,23 +1,21 @@
-"""Problems to the parquet files that `tinyzero-trl data` writes: TinyZero's columns, and the difficulty."""
+"""Examples to the parquet files that `tinyzero-trl data` writes."""
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tinyzero_trl.runs.files import made_folder
-from tinyzero_trl.tasks import Problem, get_task
-
-if TYPE_CHECKING:
-    import pyarrow
+from tinyzero_trl.tasks.registry import get_task
+from tinyzero_trl.tasks.task import Example, Task
 
 _ROWS_PER_BATCH = 16_384
 
 
 def write_splits(
     folder: Path,
-    splits: Mapping[str, Sequence[Problem]],
+    splits: Mapping[str, Sequence[Example]],
     *,
     task: str,
     template: str,
@@ -25,8 +23,9 @@ def write_splits(
 ) -> list[Path]:
     """Write `folder/<split>.parquet` for every split; all of them appear at the end, or none.
 
-    Columns: `target`, `nums`, `data_source` (the task), `prompt` ([{role, content}]), `ability`,
-    `reward_model` ({style, ground_truth: {target, numbers}}), `extra_info` ({split, index}), `difficulty`.
+    The task chooses the columns. Those of countdown and multiplication are TinyZero's: `target`, `nums`,
+    `data_source` (the task), `prompt` ([{role, content}]), `ability`, `reward_model` ({style, ground_truth:
+    {target, numbers}}), `extra_info` ({split, index}), and `difficulty`. Any other task's are its own.
 
     Raises:
         ValueError: if the task or the template is unknown.
@@ -38,8 +37,8 @@ def write_splits(
             raise ValueError(f"{path} is a folder; remove it or name another one with --out")
     with made_folder(folder), ExitStack() as partial_files:
         partial_paths = [partial_files.enter_context(_partial(path)) for path in paths]
-        for partial_path, (split, problems) in zip(partial_paths, splits.items(), strict=True):
-            _write_parquet(partial_path, problems, split, task, template, progress)
+        for partial_path, (split, examples) in zip(partial_paths, splits.items(), strict=True):
+            _write_parquet(partial_path, examples, split, get_task(task), template, progress)
         for partial_path, path in zip(partial_paths, paths, strict=True):
             os.replace(partial_path, path)
     return paths
@@ -47,60 +46,25 @@ def write_splits(
 
 def _write_parquet(
     path: Path,
-    problems: Sequence[Problem],
+    examples: Sequence[Example],
     split: str,
-    task: str,
+    task: Task,
     template: str,
     progress: Callable[[int], object] | None,
 ) -> None:
     import pyarrow.parquet
 
-    schema = _schema()
+    def rows_from(start: int) -> list[dict[str, Any]]:
+        batch = enumerate(examples[start : start + _ROWS_PER_BATCH], start)
+        return [task.parquet_row(example, template=template, split=split, index=index) for index, example in batch]
+
+    schema = task.parquet_schema() or pyarrow.Table.from_pylist(rows_from(0)).schema
     with pyarrow.parquet.ParquetWriter(path, schema) as writer:
-        for start in range(0, len(problems), _ROWS_PER_BATCH):
-            batch = problems[start : start + _ROWS_PER_BATCH]
-            rows = [_row(problem, index, split, task, template) for index, problem in enumerate(batch, start)]
+        for start in range(0, len(examples), _ROWS_PER_BATCH):
+            rows = rows_from(start)
             writer.write_table(pyarrow.Table.from_pylist(rows, schema))
             if progress:
-                progress(len(batch))
-
-
-def _schema() -> "pyarrow.Schema":
-    import pyarrow
-
-    integer, text = pyarrow.int64(), pyarrow.string()
-    integers = pyarrow.list_(integer)
-    ground_truth = pyarrow.struct({"target": integer, "numbers": integers})
-    return pyarrow.schema(
-        {
-            "target": integer,
-            "nums": integers,
-            "data_source": text,
-            "prompt": pyarrow.list_(pyarrow.struct({"role": text, "content": text})),
-            "ability": text,
-            "reward_model": pyarrow.struct({"style": text, "ground_truth": ground_truth}),
-            "extra_info": pyarrow.struct({"split": text, "index": integer}),
-            "difficulty": integer,
-        }
-    )
-
-
-def _row(problem: Problem, index: int, split: str, task: str, template: str) -> dict[str, Any]:
-    room = get_task(task)
-    prompt = room.render_prompt(problem, template)
-    return {
-        "target": problem.target,
-        "nums": problem.numbers,
-        "data_source": task,
-        "prompt": [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt,
-        "ability": "math",
-        "reward_model": {
-            "style": "rule",
-            "ground_truth": {"target": problem.target, "numbers": problem.numbers},
-        },
-        "extra_info": {"split": split, "index": index},
-        "difficulty": room.difficulty(problem),
-    }
+                progress(len(rows))
 
 
 @contextmanager

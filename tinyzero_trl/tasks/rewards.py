@@ -1,7 +1,7 @@
-"""Verdicts in TRL's reward-function signature, and the optional cosine shaping.
+"""A task's score in TRL's reward-function signature, and the optional cosine shaping.
 
-The verdict always comes first in the list that `reward_functions` returns: it is what window policies, metrics and
-evaluation call success. With shaping, the verdict keeps weight 0 and the shaped reward alone moves the policy.
+The score always comes first in the list that `reward_functions` returns: it is what window policies, metrics and
+evaluation call success. With shaping, the score keeps weight 0 and the shaped reward alone moves the policy.
 """
 
 import math
@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tinyzero_trl.tasks import get_task
+from tinyzero_trl.tasks.datasets import from_columns
+from tinyzero_trl.tasks.registry import get_task
 from tinyzero_trl.windows.outcomes import is_success
 
 RewardFunction = Callable[..., list[float]]
@@ -52,31 +53,27 @@ def reward_functions(
 ) -> tuple[list[RewardFunction], list[float] | None]:
     """The reward functions of a task and their weights (None where each counts once), in TRL's terms.
 
-    The dataset must have the columns `numbers` and `target`.
+    The dataset must have the columns of the task, as `tasks.datasets.to_dataset` makes them.
     """
-    score = get_task(task).score
+    judge = get_task(task)
 
-    def verdict(
-        completions: Sequence[Any],
-        numbers: Sequence[Sequence[int]],
-        target: Sequence[int],
-        log_extra: Callable[[str, list[Any]], None] | None = None,
-        **_: Any,
+    def score(
+        completions: Sequence[Any], log_extra: Callable[[str, list[Any]], None] | None = None, **columns: Any
     ) -> list[float]:
-        rows = zip(completions, numbers, target, strict=True)
-        verdicts = [score(completion_text(text), given, goal) for text, given, goal in rows]
+        rows = zip(completions, from_columns(judge, columns), strict=True)
+        scores = [judge.score(completion_text(completion), example) for completion, example in rows]
         if log_extra is not None:
-            log_extra("reason", [judged.reason for judged in verdicts])
-        return [judged.reward for judged in verdicts]
+            log_extra("reason", [each.reason for each in scores])
+        return [each.reward for each in scores]
 
     if shaping is None:
-        return [verdict], None
+        return [score], None
 
     def cosine(completions: Sequence[Any], completion_ids: Sequence[Sequence[int]], **columns: Any) -> list[float]:
         columns.pop("log_extra", None)
-        correct = verdict(completions, **columns)
+        correct = score(completions, **columns)
         return [
             shaping.reward(is_success(reward), len(ids)) for reward, ids in zip(correct, completion_ids, strict=True)
         ]
 
-    return [verdict, cosine], [0.0, 1.0]
+    return [score, cosine], [0.0, 1.0]

@@ -1,50 +1,51 @@
-"""What every task shares: a problem, a verdict, and where in a completion the answer stands."""
+"""What a task is: examples with a prompt each, and a score for what a model writes after it.
 
+A task of your own is one class in one file; docs/tasks.md shows one. Name it with `--task package.module:Class`.
+"""
+
+import json
+import random
 import reprlib
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+from tinyzero_trl.tasks import prompts
+
+if TYPE_CHECKING:
+    import pyarrow
+
+Example = Mapping[str, Any]
+"""One example of a task: column names to plain JSON values."""
 
 ANSWER_OPEN = "<answer>"
 ANSWER_CLOSE = "</answer>"
 
-
-MAX_OPERANDS = 16
-"""Most numbers of a problem that is read from a file."""
-
-MAX_INTEGER = 10**18
-"""Largest number or target: a column of 64-bit integers holds it."""
-
-ProblemKey = tuple[tuple[int, ...], int]
-"""Numbers in ascending order, and the target."""
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """Given integers and the integer to be made from them."""
-
-    numbers: tuple[int, ...]
-    target: int
-
-    @property
-    def key(self) -> ProblemKey:
-        """What makes two problems the same one: the numbers in any order, and the target."""
-        return tuple(sorted(self.numbers)), self.target
+_FRUITLESS_DRAWS = 5000
+_KINDS = {
+    str: "text",
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    list: "a list",
+    dict: "a mapping",
+}
 
 
-class Verdict(NamedTuple):
-    """The judgement of one completion: reward 1.0 or 0.0, and a short code that says why."""
+class Score(NamedTuple):
+    """What a completion earns: a reward (1.0 is a success), and a short code that says why."""
 
     reward: float
     reason: str
 
 
-CORRECT = Verdict(1.0, "correct")
+CORRECT = Score(1.0, "correct")
 
 
-def wrong(reason: str) -> Verdict:
-    """A verdict without reward."""
-    return Verdict(0.0, reason)
+def wrong(reason: str) -> Score:
+    """A score without reward."""
+    return Score(0.0, reason)
 
 
 def extract_answer(completion: str) -> str | None:
@@ -63,27 +64,182 @@ def extract_answer(completion: str) -> str | None:
     return completion[start : completion.find(ANSWER_CLOSE, start)].strip()
 
 
+@dataclass
+class NoOptions:
+    """The options of a task whose generator has none."""
+
+
+class Task(ABC):
+    """The base class of every task.
+
+    A subclass declares `columns` and writes `question` and `score`. With `draw` it also generates examples, so that
+    `dataset: generate` and `tinyzero-trl data` work. Everything else has a default that may be overridden. Instances
+    hold no state.
+
+    Attributes:
+        name: by which the task was asked for, set by `get_task`.
+        columns: the columns of an example, by name, with the type of their values: str, int, float, bool, list (of
+            one type), or dict. `read` and `draw` return exactly these.
+        templates: the prompt templates that the task offers, the default one first.
+        options: a dataclass with the options of the generator. Each needs a default, and may have a help text:
+            `field(default=5, metadata={"help": "letters of a word"})`. Recipes and command lines take them as fields.
+    """
+
+    name: str = ""
+    columns: ClassVar[Mapping[str, type]] = {}
+    templates: ClassVar[tuple[str, ...]] = prompts.TEMPLATES
+    options: ClassVar[type[Any]] = NoOptions
+
+    @abstractmethod
+    def score(self, completion: str, example: Example) -> Score:
+        """Score what a model wrote after the example's prompt.
+
+        A reward of 1.0 is a success for window policies, metrics and evaluation. The completion is untrusted text:
+        never evaluate it, and never raise because of it.
+        """
+
+    def question(self, example: Example) -> str:
+        """The question of an example as plain text, without any frame; says in which form to answer."""
+        raise NotImplementedError(
+            f"{type(self).__name__} needs a method question(example), or prompt(example, template)"
+        )
+
+    def prompt(self, example: Example, template: str) -> str | list[prompts.Message]:
+        """The whole prompt: text as the model reads it, or chat messages for the model's chat template.
+
+        Raises:
+            ValueError: the task does not offer the template.
+        """
+        return prompts.render(template, (self.question(example),), ())
+
+    def difficulty(self, example: Example) -> int:
+        """A positive label by which accuracy is broken down, such as a length; 0 for none."""
+        return 0
+
+    def key(self, example: Example) -> Hashable:
+        """What makes two examples the same one: by default their prompt. Keeps held-out examples out of training."""
+        return json.dumps(self.prompt(example, self.templates[0]))
+
+    # --- examples from data ---------------------------------------------------------------------------------------
+
+    def source_columns(self, present: Iterable[str]) -> list[str]:
+        """Those columns of a file that `read` needs.
+
+        Raises:
+            ValueError: one is missing.
+        """
+        present = set(present)
+        if missing := [name for name in self.columns if name not in present]:
+            raise ValueError(f"needs the column {missing[0]}; has {sorted(present)}")
+        return list(self.columns)
+
+    def read(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """One untrusted row of data as an example.
+
+        Raises:
+            ValueError: a value is missing or of another type than `columns` says; names the column.
+        """
+        for name, kind in self.columns.items():
+            if kind is dict and isinstance(value := row.get(name), str):
+                row = {**row, name: _parse_mapping(value)}
+            if type(value := row.get(name)) is not kind and not (kind is float and type(value) is int):
+                raise ValueError(f"{name}: {reprlib.repr(value)} must be {_KINDS[kind]}")
+        return {name: row[name] for name in self.columns}
+
+    # --- examples from a generator --------------------------------------------------------------------------------
+
+    def draw(self, generator: random.Random, options: Any) -> dict[str, Any]:
+        """One random example; `options` is an instance of the task's `options`."""
+        raise NotImplementedError
+
+    def generate(
+        self,
+        count: int,
+        *,
+        seed: int,
+        exclude: Collection[Hashable] = (),
+        progress: Callable[[int], object] | None = None,
+        **options: Any,
+    ) -> list[dict[str, Any]]:
+        """Different examples, the same for the same arguments; by default from `draw`.
+
+        Args:
+            count: examples wanted, at least 0.
+            seed: of this call's own generator, at least 0.
+            exclude: keys of examples that must not occur.
+            progress: called now and then with the number of examples found since the last call.
+            options: of the task's `options`.
+
+        Raises:
+            ValueError: the task generates no examples, an option is unknown or out of bounds, or fewer examples exist
+                than are wanted.
+        """
+        if not self.can_generate:
+            raise ValueError(
+                f"dataset: 'generate', but the task {self.name} brings no generator; give a file, a folder or a Hub id"
+            )
+        check_count_and_seed(count, seed)
+        chosen = self.check_options(options)
+        generator, known, fruitless = random.Random(seed), set(exclude), 0
+        found: list[dict[str, Any]] = []
+        while len(found) < count:
+            example = self.draw(generator, chosen)
+            if (key := self.key(example)) in known:
+                fruitless += 1
+                if fruitless == _FRUITLESS_DRAWS:
+                    raise ValueError(
+                        f"count: {count} different examples of the task {self.name} are wanted, but only {len(found)} "
+                        "could be found; ask for fewer, or change the task's options"
+                    )
+                continue
+            known.add(key)
+            found.append(example)
+            fruitless = 0
+            if progress:
+                progress(1)
+        return found
+
+    @property
+    def can_generate(self) -> bool:
+        """Whether the task brings a generator of examples."""
+        return type(self).draw is not Task.draw or type(self).generate is not Task.generate
+
+    def check_options(self, options: Mapping[str, Any]) -> Any:
+        """The options as an instance of the task's `options`, defaults filled in.
+
+        Raises:
+            ValueError: an option that the task does not have, or a value that its dataclass refuses.
+        """
+        known = {each.name for each in fields(self.options)}
+        for name, value in options.items():
+            if name not in known:
+                raise ValueError(f"{name}: {value!r} has no effect on the task {self.name}; remove it")
+        return self.options(**options)
+
+    # --- examples to files ----------------------------------------------------------------------------------------
+
+    def parquet_row(self, example: Example, *, template: str, split: str, index: int) -> dict[str, Any]:
+        """The columns that `tinyzero-trl data` writes of an example: by default its own, mappings as JSON."""
+        return {
+            name: json.dumps(example[name]) if kind is dict else example[name] for name, kind in self.columns.items()
+        }
+
+    def parquet_schema(self) -> "pyarrow.Schema | None":
+        """The types of these columns; None to find them in the rows."""
+        return None
+
+
+def _parse_mapping(text: str) -> Any:
+    """The mapping that parquet files and data sets hold as JSON, or the text itself where it is none."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+
+
 def check_count_and_seed(count: int, seed: int) -> None:
     """Raise ValueError if either is negative: `random.Random` would take -1 for 1."""
     if count < 0:
         raise ValueError(f"count: {count} is negative; ask for 0 problems or more")
     if seed < 0:
         raise ValueError(f"seed: {seed} is negative; use 0 or more")
-
-
-def to_problem(numbers: object, target: object) -> Problem:
-    """Untrusted values as a problem.
-
-    Raises:
-        ValueError: unless `numbers` is a list of 2 to `MAX_OPERANDS` positive integers and `target` an
-            integer, all within `MAX_INTEGER`.
-    """
-    if not isinstance(numbers, Sequence) or isinstance(numbers, str | bytes):
-        raise ValueError(f"nums: {reprlib.repr(numbers)} must be a list of integers")
-    if not 2 <= len(numbers) <= MAX_OPERANDS:
-        raise ValueError(f"nums: {reprlib.repr(numbers)} must hold 2 to {MAX_OPERANDS} integers")
-    if not all(type(number) is int and 1 <= number <= MAX_INTEGER for number in numbers):
-        raise ValueError(f"nums: {reprlib.repr(numbers)} must hold integers from 1 to {MAX_INTEGER}")
-    if type(target) is not int or abs(target) > MAX_INTEGER:
-        raise ValueError(f"target: {reprlib.repr(target)} must be an integer from -{MAX_INTEGER} to {MAX_INTEGER}")
-    return Problem(tuple(numbers), target)

@@ -3,7 +3,7 @@
 import argparse
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn, get_args, get_type_hints
@@ -13,7 +13,8 @@ from trl import ModelConfig, TrlParser
 
 from tinyzero_trl.runs.files import read_mapping
 from tinyzero_trl.runs.redaction import shown
-from tinyzero_trl.tasks.config import TaskConfig
+from tinyzero_trl.tasks.config import TaskConfig, config_class
+from tinyzero_trl.tasks.registry import is_option
 from tinyzero_trl.training.config import AdaptiveGRPOConfig
 from tinyzero_trl.training.field_names import advice_for_unknown
 from tinyzero_trl.training.policy_fields import add_policy_fields, for_strategy, gather_policy_fields, given_strategy
@@ -70,6 +71,7 @@ class RecipeParser(TrlParser):
         for name, value in recipe.items():
             if name not in actions:
                 value = shown(name, value)
+                self._refuse_option_of_another_task(name, value)
                 raise ValueError(f"{name}: unknown field in the recipe (value {value}); {self.hint(name)}")
             _check_type(name, value, actions[name])
             _check_text(name, value, pure=name in self._text_fields())
@@ -89,7 +91,13 @@ class RecipeParser(TrlParser):
         """
         if unknown:
             name = unknown[0].removeprefix("--").split("=")[0]
+            self._refuse_option_of_another_task(name, " ".join(unknown[1:2]))
             raise ValueError(f"{name}: unknown field on the command line; {self.hint(name)}")
+
+    def _refuse_option_of_another_task(self, name: str, value: str) -> None:
+        if is_option(name):
+            task = next(kind.task for kind in self.dataclass_types if issubclass(kind, TaskConfig))
+            raise ValueError(f"{name}: {value} has no effect on the task {task}; remove it")
 
     def hint(self, name: str) -> str:
         """What to do about a field that does not exist."""
@@ -130,8 +138,13 @@ def _recipe_name(arguments: Sequence[str]) -> str | None:
     return Path(arguments[list(arguments).index("--config") + 1]).stem if "--config" in arguments else None
 
 
-def _parser(options: Sequence[str]) -> RecipeParser:
-    return RecipeParser(TaskConfig, AdaptiveGRPOConfig, ModelConfig, strategy=given_strategy(options))
+def _parser(arguments: Sequence[str], recipe: Mapping[str, Any]) -> RecipeParser:
+    """The parser whose fields are those of the task that the command line or else the recipe names."""
+    given = [value for name, value in pairwise(arguments) if name == "--task"]
+    given += [text.removeprefix("--task=") for text in arguments if text.startswith("--task=")]
+    named = given[-1] if given else recipe.get("task")
+    task = config_class(named if isinstance(named, str) else TaskConfig.task)
+    return RecipeParser(task, AdaptiveGRPOConfig, ModelConfig, strategy=given_strategy(arguments))
 
 
 def check_fields(recipe: str, options: Sequence[str]) -> None:
@@ -141,8 +154,9 @@ def check_fields(recipe: str, options: Sequence[str]) -> None:
         ValueError: an unreadable recipe, an unknown field, or a wrong type.
         OSError: the recipe cannot be read.
     """
-    parser = _parser(options)
-    parser.set_defaults_with_config(**read_mapping(find_recipe(recipe)))
+    fields = read_mapping(find_recipe(recipe))
+    parser = _parser(options, fields)
+    parser.set_defaults_with_config(**fields)
     parser.refuse(parser.parse_known_args(list(options))[1])
 
 
@@ -155,15 +169,16 @@ def parse_recipe(
         ValueError: an unreadable recipe, an unknown field, a wrong type, an out-of-range or contradictory value.
     """
     given = sys.argv[1:] if arguments is None else arguments
-    parser = _parser(given)
     arguments = [part for text in given for part in (text.split("=", 1) if text.startswith("--config=") else [text])]
     if arguments[-1:] == ["--config"]:
         raise ValueError("config: names no recipe; give --config PATH.yaml")
     arguments = [find_recipe(part) if name == "--config" else part for name, part in pairwise(["", *arguments])]
     try:
+        recipe: dict[str, Any] = {}
         for name, value in pairwise(arguments):
             if name == "--config":
-                read_mapping(value)
+                recipe = read_mapping(value)
+        parser = _parser(arguments, recipe)
         task, training, model, unknown = parser.parse_args_and_config(arguments, return_remaining_strings=True)
     except (OSError, yaml.YAMLError, IndexError) as error:
         reason = " ".join(str(error).split())

@@ -19,7 +19,7 @@ from typing import Any
 
 from tinyzero_trl.models.toy.traces import countdown_trace, multiplication_trace
 from tinyzero_trl.tasks import Problem
-from tinyzero_trl.tasks.datasets import train_test_problems
+from tinyzero_trl.tasks.datasets import train_test_examples
 
 
 @dataclass(frozen=True)
@@ -52,9 +52,10 @@ class TaughtTask:
     @cached_property
     def split(self) -> tuple[list[Problem], list[Problem]]:
         """Train and held-out problems, disjoint."""
-        return train_test_problems(
+        train, test = train_test_examples(
             self.name, train_size=self.train_size, test_size=self.test_size, seed=0, **self.generator_options
         )
+        return [Problem.of(example) for example in train], [Problem.of(example) for example in test]
 
     def problems_of(self, lesson: Lesson) -> list[Problem]:
         """The training problems that a lesson is about."""

@@ -54,7 +54,7 @@ def traces(curriculum: Curriculum, lesson: Lesson, *, seed: int) -> Iterator[dic
         problem = generator.choice(problems[task.name])
         completion = task.write_trace(problem, generator, lesson)
         if completion is not None:
-            yield {"prompt": str(get_task(task.name).render_prompt(problem, "base")), "completion": completion}
+            yield {"prompt": str(get_task(task.name).prompt(problem.example, "base")), "completion": completion}
 
 
 def trace_dataset(batches: int, curriculum: Curriculum, lesson: Lesson, *, seed: int) -> Dataset:

@@ -2,28 +2,22 @@
 
 import random
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import combinations_with_replacement
 from math import comb
 
 from tinyzero_trl.tasks import prompts
+from tinyzero_trl.tasks.arithmetic.base import ArithmeticTask
 from tinyzero_trl.tasks.arithmetic.expression import ExpressionError, evaluate, literals, parse
+from tinyzero_trl.tasks.arithmetic.problem import MAX_INTEGER, Problem, ProblemKey, to_problem
 from tinyzero_trl.tasks.arithmetic.solver import find_expression, natural_values
 from tinyzero_trl.tasks.prompts import TEMPLATES
-from tinyzero_trl.tasks.task import (
-    CORRECT,
-    MAX_INTEGER,
-    Problem,
-    ProblemKey,
-    Verdict,
-    check_count_and_seed,
-    extract_answer,
-    to_problem,
-    wrong,
-)
+from tinyzero_trl.tasks.registry import register_task
+from tinyzero_trl.tasks.task import CORRECT, Score, check_count_and_seed, extract_answer, wrong
 
 __all__ = [
     "TEMPLATES",
+    "Countdown",
     "difficulty",
     "extract_answer",
     "generate",
@@ -70,8 +64,8 @@ def solve(numbers: Sequence[int], target: int) -> str | None:
     return find_expression(numbers, target)
 
 
-def score(completion: str, numbers: Sequence[int], target: int) -> Verdict:
-    """Judge a completion: reward 1.0 if its answer makes the target of every number used once, else 0.0.
+def score(completion: str, numbers: Sequence[int], target: int) -> Score:
+    """Score a completion: reward 1.0 if its answer makes the target of every number used once, else 0.0.
 
     Never raises, whatever the text, and takes time linear in its length. The numbers are compared before
     anything is computed, so arithmetic only ever meets the problem's own.
@@ -137,6 +131,31 @@ def generate(
                 progress((found - 1) % 512 + 1)
     rng.shuffle(problems)
     return problems
+
+
+@dataclass
+class CountdownOptions:
+    """Which problems `generate` draws."""
+
+    operands: list[int] = field(
+        default_factory=lambda: [3, 4], metadata={"help": "countdown: numbers in a problem, a same share each"}
+    )
+    min_number: int = field(default=1, metadata={"help": "countdown: smallest number"})
+    max_number: int = field(default=99, metadata={"help": "countdown: largest number"})
+    min_target: int = field(default=10, metadata={"help": "countdown: smallest target"})
+    max_target: int = field(default=100, metadata={"help": "countdown: largest target"})
+
+
+@register_task("countdown")
+class Countdown(ArithmeticTask):
+    """Make the target from the numbers, each used exactly once."""
+
+    options = CountdownOptions
+    to_problem = staticmethod(to_problem)
+    render_prompt = staticmethod(render_prompt)
+    difficulty_of = staticmethod(difficulty)
+    generate_problems = staticmethod(generate)
+    score_answer = staticmethod(score)
 
 
 def _check_ranges(operands: Sequence[int], min_number: int, max_number: int, min_target: int, max_target: int) -> None:

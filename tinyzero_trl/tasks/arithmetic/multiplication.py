@@ -3,22 +3,20 @@
 import random
 import re
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
 from math import isqrt, prod
 
-from tinyzero_trl.tasks import prompts, task
+from tinyzero_trl.tasks import prompts
+from tinyzero_trl.tasks.arithmetic import problem as arithmetic
+from tinyzero_trl.tasks.arithmetic.base import ArithmeticTask
+from tinyzero_trl.tasks.arithmetic.problem import Problem, ProblemKey
 from tinyzero_trl.tasks.prompts import TEMPLATES
-from tinyzero_trl.tasks.task import (
-    CORRECT,
-    Problem,
-    ProblemKey,
-    Verdict,
-    check_count_and_seed,
-    extract_answer,
-    wrong,
-)
+from tinyzero_trl.tasks.registry import register_task
+from tinyzero_trl.tasks.task import CORRECT, Score, check_count_and_seed, extract_answer, wrong
 
 __all__ = [
     "TEMPLATES",
+    "Multiplication",
     "difficulty",
     "extract_answer",
     "generate",
@@ -36,7 +34,7 @@ _QUESTION = (
 )
 
 MAX_DIGITS = 9
-"""Most digits of a factor: the product stays within `task.MAX_INTEGER`."""
+"""Most digits of a factor: the product stays within `problem.MAX_INTEGER`."""
 
 _INTEGER = re.compile(r"[+-]?(?:0|[1-9][0-9]*)")
 _LEADING_ZERO = re.compile(r"[+-]?0[0-9]+")
@@ -54,12 +52,12 @@ def template_segments(template: str = "base") -> tuple[str, ...]:
 
 
 def to_problem(numbers: object, target: object) -> Problem:
-    """Untrusted values as a problem: `task.to_problem`, and the target must be the product.
+    """Untrusted values as a problem: `problem.to_problem`, and the target must be the product.
 
     Raises:
-        ValueError: as `task.to_problem`, or if the target is another number.
+        ValueError: as `problem.to_problem`, or if the target is another number.
     """
-    problem = task.to_problem(numbers, target)
+    problem = arithmetic.to_problem(numbers, target)
     if prod(problem.numbers) != problem.target:
         raise ValueError(f"target: {problem.target} must be the product of {list(problem.numbers)}")
     return problem
@@ -75,11 +73,11 @@ def solve(numbers: Sequence[int], target: int) -> str | None:
     return str(target) if prod(numbers) == target else None
 
 
-def score(completion: str, numbers: Sequence[int], target: int) -> Verdict:
-    """Judge a completion: reward 1.0 if its answer is the target as a plain integer, else 0.0.
+def score(completion: str, numbers: Sequence[int], target: int) -> Score:
+    """Score a completion: reward 1.0 if its answer is the target as a plain integer, else 0.0.
 
     One sign is allowed; leading zeros, separators and digits outside ASCII are not. Never raises, whatever
-    the text, and takes time linear in its length. `numbers` is there because every task's verdict has it.
+    the text, and takes time linear in its length. `numbers` is there because every arithmetic task's score has it.
     """
     answer = extract_answer(completion)
     if answer is None:
@@ -129,6 +127,27 @@ def generate(
             progress(share)
     rng.shuffle(problems)
     return problems
+
+
+@dataclass
+class MultiplicationOptions:
+    """Which problems `generate` draws."""
+
+    digits: list[int] = field(
+        default_factory=lambda: [3], metadata={"help": "multiplication: digits of a factor, a same share each"}
+    )
+
+
+@register_task("multiplication")
+class Multiplication(ArithmeticTask):
+    """The product of two numbers."""
+
+    options = MultiplicationOptions
+    to_problem = staticmethod(to_problem)
+    render_prompt = staticmethod(render_prompt)
+    difficulty_of = staticmethod(difficulty)
+    generate_problems = staticmethod(generate)
+    score_answer = staticmethod(score)
 
 
 def _sample(count: int, digits: int, excluded: frozenset[ProblemKey], rng: random.Random) -> list[Problem]:

@@ -1,0 +1,102 @@
+"""Tasks by name: built in, registered, installed with an entry point, or `package.module:Class`."""
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import fields
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import TypeVar
+
+from tinyzero_trl.tasks.task import Task
+
+ENTRY_POINTS = "tinyzero_trl.tasks"
+"""The entry point group by which an installed package brings tasks: `name = "package.module:Class"`."""
+
+_TASKS: dict[str, type[Task]] = {}
+_Kind = TypeVar("_Kind", bound=type[Task])
+
+
+def register_task(name: str) -> Callable[[_Kind], _Kind]:
+    """Make a task known by a name, for the programs that import its module.
+
+    Raises:
+        ValueError: another task has the name, or it holds a colon.
+    """
+
+    def register(kind: _Kind) -> _Kind:
+        if ":" in name:
+            raise ValueError(f"task: {name!r} holds a colon, as package.module:Class does; choose another name")
+        known = _TASKS.get(name, kind)
+        if (known.__module__, known.__qualname__) != (kind.__module__, kind.__qualname__):
+            raise ValueError(f"task: {name!r} is the name of {known.__module__}:{known.__qualname__}; choose another")
+        _TASKS[name] = kind
+        return kind
+
+    return register
+
+
+def task_names() -> list[str]:
+    """The names that `get_task` knows, the built-in ones first."""
+    installed = {each.name for each in entry_points(group=ENTRY_POINTS)}
+    return [*_TASKS, *sorted(installed - set(_TASKS))]
+
+
+def get_task(name: str) -> Task:
+    """The task of a name, or of `package.module:Class`, looked for in the current directory too.
+
+    Raises:
+        ValueError: there is none, or what the name points to cannot be imported or is no task.
+    """
+    kind = _TASKS.get(name) or _installed(name) or _imported(name)
+    if not (isinstance(kind, type) and issubclass(kind, Task)):
+        raise ValueError(f"task: {name!r} is no subclass of tinyzero_trl.Task; make it one")
+    try:
+        task = kind()
+    except TypeError as error:  # abstract: score is missing
+        raise ValueError(f"task: {name!r} cannot be made ({error}); see docs/tasks.md") from None
+    task.name = name
+    return task
+
+
+def is_option(name: str) -> bool:
+    """Whether a registered task has a generator option of this name."""
+    return any(name == each.name for kind in _TASKS.values() for each in fields(kind.options))
+
+
+def _installed(name: str) -> object:
+    for entry in entry_points(group=ENTRY_POINTS, name=name):
+        try:
+            return entry.load()
+        except (ImportError, AttributeError) as error:
+            raise ValueError(
+                f"task: {name!r} ({entry.value}) cannot be imported ({error}); mend or remove it"
+            ) from error
+    return None
+
+
+def _imported(name: str) -> object:
+    module, colon, attribute = name.partition(":")
+    if not colon:
+        names = ", ".join(task_names())
+        raise ValueError(f"task: {name!r} is unknown; use one of {names}, or package.module:Class")
+    try:
+        with _current_directory_importable():
+            return getattr(import_module(module), attribute)
+    except (ImportError, AttributeError, SyntaxError, ValueError) as error:
+        raise ValueError(f"task: {name!r} cannot be imported ({error}); give package.module:Class") from error
+
+
+@contextmanager
+def _current_directory_importable() -> Iterator[None]:
+    """A console script does not look for modules where it was started; last, so that it hides no installed module."""
+    here = os.getcwd()
+    added = here not in sys.path and "" not in sys.path
+    if added:
+        sys.path.append(here)
+    try:
+        yield
+    finally:
+        if added:
+            sys.path.remove(here)
