@@ -6,7 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from tinyzero_trl.generation.engine import choose_engine
 from tinyzero_trl.generation.prompts import encode_prompts
@@ -151,7 +152,8 @@ def _task_fields(file: Path, task: str | None) -> dict[str, Any]:
 
 def _kinds(hint: Any) -> set[type]:
     """The types that a field may have in a file; a whole number may stand for any number."""
-    kinds = {get_origin(kind) or kind for kind in get_args(hint) or (hint,)}
+    alternatives = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    kinds = {get_origin(kind) or kind for kind in alternatives}
     return kinds | ({int} if float in kinds else set())
 
 
