@@ -14,12 +14,12 @@ from pathlib import Path
 import atheris
 
 ROOT = Path(__file__).parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "unit")]
+sys.path.insert(0, str(ROOT))
 
 with atheris.instrument_imports(include=["tinyzero_trl.tasks"]):
     from tinyzero_trl.tasks import countdown, expression, multiplication
 
-from arithmetic_oracle import LAST_ANSWER, Refused, is_right, value_and_literals  # noqa: E402
+from tests.support.arithmetic_oracle import LAST_ANSWER, Refused, is_right, value_and_literals  # noqa: E402
 
 SLOWEST_S = 0.1  # ten times what is promised: an instrumented verdict on a busy machine
 DEEPEST = 90  # Python's own parser, which the oracle uses, gives up at 200 open parentheses

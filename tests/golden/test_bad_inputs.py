@@ -15,16 +15,13 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from tests.support.tiny_models import save_tiny_model, write_problems
+from tests.support.training import RECIPE
+from tinyzero_trl.commands import main as cli
+from tinyzero_trl.commands import train
+from tinyzero_trl.runs.records import RunRecords
+
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent / "integration"))
-
-from tiny_models import save_tiny_model, write_problems  # noqa: E402
-from training import RECIPE  # noqa: E402
-
-from tinyzero_trl.commands import main as cli  # noqa: E402
-from tinyzero_trl.commands import train  # noqa: E402
-from tinyzero_trl.runs.records import RunRecords  # noqa: E402
-
 ROWS = yaml.safe_load((HERE / "bad_inputs.yaml").read_text(encoding="utf-8"))
 GOOD_RECIPE = {**RECIPE, "model_name_or_path": "model", "dataset": "problems", "output_dir": "out", "resume": "never"}
 GOOD_GRID = {"output": "out", "seeds": [0], "launch": ["no-such-program"], "runs": {"a": {"recipe": "tiny.yaml"}}}

@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_models import build_model, build_tokenizer
 from transformers import DynamicCache, GenerationConfig
 from transformers.cache_utils import DynamicLayer
 
+from tests.support.tiny_models import build_model, build_tokenizer
 from tinyzero_trl.generation.cache import (
     GROUPED_DECODING,
     PREALLOCATED_TOKENS,

@@ -6,10 +6,17 @@ from typing import Any
 
 import pytest
 from datasets import Dataset
-from fixed_rollouts import GROUP_SIZE, LONGEST_COMPLETION, PROMPTS, FixedRollouts, tiny_model_path, tiny_tokenizer
 from trl import GRPOConfig, GRPOTrainer
-from windows_by_ranks import MOVING_WINDOWS, Windows, finished_in_an_odd_number, placed
 
+from tests.support.fixed_rollouts import (
+    GROUP_SIZE,
+    LONGEST_COMPLETION,
+    PROMPTS,
+    FixedRollouts,
+    tiny_model_path,
+    tiny_tokenizer,
+)
+from tests.support.windows_by_ranks import MOVING_WINDOWS, Windows, finished_in_an_odd_number, placed
 from tinyzero_trl import AdaptiveGRPOConfig, AdaptiveGRPOTrainer, AdaptiveWindowCallback
 from tinyzero_trl.training.controller import WindowController
 from tinyzero_trl.windows import WindowConfig

@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 import torch
 from test_generation import PROMPTS
-from tiny_models import build_model, build_tokenizer
 from transformers import GenerationConfig
 
+from tests.support.tiny_models import build_model, build_tokenizer
 from tinyzero_trl.generation import compacting as decoding
 from tinyzero_trl.generation.compacting import can_compact, compacting_batches, compacting_generate
 

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from training import write_recipe
 
+from tests.support.training import write_recipe
 from tinyzero_trl.commands import train
 from tinyzero_trl.runs.checkpoints import checkpoint_to_resume
 from tinyzero_trl.runs.records import RunRecords

@@ -10,9 +10,9 @@ import pytest
 import torch
 import yaml
 from test_generation import PROMPTS
-from tiny_models import PROBLEMS, build_model, build_tokenizer, save_tiny_model, write_problems
-from training import LONGEST, ROOT, train, write_recipe
 
+from tests.support.tiny_models import PROBLEMS, build_model, build_tokenizer, save_tiny_model, write_problems
+from tests.support.training import LONGEST, ROOT, train, write_recipe
 from tinyzero_trl import Engine, register_engine
 from tinyzero_trl.commands.main import main
 from tinyzero_trl.generation.engine import EngineSetup, SampledBatch, Sampling, choose_engine, engine_class

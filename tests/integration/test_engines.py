@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-from engine_training import MODELS, RESUMED_FROM, SETTINGS, STEPS, train_and_resume
-from ranks import launch
 from transformers import AutoModelForCausalLM
+
+from tests.support.engine_training import MODELS, RESUMED_FROM, SETTINGS, STEPS, train_and_resume
+from tests.support.ranks import launch
 
 RANKS = 2
 TOLERANCE = 1e-5  # of a parameter relative to its largest entry, in fp32
@@ -46,7 +47,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any
 def test_an_engine_trains_and_resumes_as_one_process_does(
     way: str, alone: tuple[Path, dict[str, Any]], tmp_path: Path
 ) -> None:
-    launch(way, RANKS, "engine_training.py", str(tmp_path), *SETTINGS)
+    launch(way, RANKS, "engine_training", str(tmp_path), *SETTINGS)
     home, expected = alone
     ranks = [json.loads((tmp_path / f"rank_{rank}.json").read_text()) for rank in range(RANKS)]
     for name in SETTINGS:

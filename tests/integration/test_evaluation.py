@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from rich.console import Console
-from tiny_models import PROBLEMS, save_tiny_model, write_problems
 
+from tests.support.tiny_models import PROBLEMS, save_tiny_model, write_problems
 from tinyzero_trl.commands.main import main
 from tinyzero_trl.evaluation import EvaluationSettings, evaluate
 from tinyzero_trl.evaluation import run as run_module

@@ -4,11 +4,11 @@ import json
 
 import pytest
 import torch
-from fixed_rollouts import compare, nothing_to_learn, parameters, tiny_model_path, train
-from ranks import run_on_ranks
 from transformers import Qwen2ForCausalLM
 from trl import GRPOTrainer
 
+from tests.support.fixed_rollouts import compare, nothing_to_learn, parameters, tiny_model_path, train
+from tests.support.ranks import run_on_ranks
 from tinyzero_trl import AdaptiveGRPOTrainer
 from tinyzero_trl.training.loss import exact_loss, slicing
 from tinyzero_trl.training.loss.micro_batches import LOSS_NORMALISERS, ComputeCounts
@@ -103,7 +103,7 @@ def test_two_ranks_end_at_the_parameters_of_stock_trl():
 
 
 def run_on_two_ranks(settings: list[dict]) -> list[dict[str, float]]:
-    report = run_on_ranks(2, "fixed_rollouts.py", json.dumps(settings))
+    report = run_on_ranks(2, "fixed_rollouts", json.dumps(settings))
     assert report["ranks"] == 2, "a launch that falls back to one process would prove nothing"
     return report["results"]
 

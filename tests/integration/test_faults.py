@@ -6,9 +6,10 @@ import resource
 from pathlib import Path
 
 import pytest
-from faults import FaultyTrainer, train
-from ranks import run_on_ranks
 from safetensors.torch import load_file
+
+from tests.support.faults import FaultyTrainer, train
+from tests.support.ranks import run_on_ranks
 
 
 def figures(folder: Path | str, name: str) -> list[float]:
@@ -98,7 +99,7 @@ def test_two_ranks_skip_and_save_alike(tmp_path: Path) -> None:
         {"fault": "disk, last rank", "at": [3], "folder": folders[4], **saving},
         {"fault": "disk, first rank", "at": [2], "folder": folders[5], **saving, **best},  # the ranks meet once more
     ]
-    ranks = run_on_ranks(2, "faults.py", json.dumps(runs))
+    ranks = run_on_ranks(2, "faults", json.dumps(runs))
     assert len(ranks) == 2
     for first, second in zip(*ranks, strict=True):
         assert first["moved"] == second["moved"]

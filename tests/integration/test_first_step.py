@@ -4,10 +4,10 @@ from collections import defaultdict
 
 import pytest
 import torch
-from fixed_rollouts import train
 from torch import Tensor
 from trl import GRPOTrainer
 
+from tests.support.fixed_rollouts import train
 from tinyzero_trl import AdaptiveGRPOTrainer
 from tinyzero_trl.training.loss.exact_loss import ExactLoss
 

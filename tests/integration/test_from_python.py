@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 from datasets import Dataset
-from tiny_models import build_model, build_tokenizer, save_tiny_model
 from trl import GRPOConfig, GRPOTrainer
 
+from tests.support.tiny_models import build_model, build_tokenizer, save_tiny_model
 from tinyzero_trl import AdaptiveGRPOConfig, AdaptiveGRPOTrainer
 from tinyzero_trl.models.toy import resolve_model
 from tinyzero_trl.runs.records import read_run

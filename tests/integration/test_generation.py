@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_models import build_model, build_tokenizer
 from transformers import GenerationConfig
 
+from tests.support.tiny_models import build_model, build_tokenizer
 from tinyzero_trl.generation.completions import Completion, generate_completions
 from tinyzero_trl.generation.engine import derive_seed
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 from huggingface_hub import HfApi
-from loopback_hub import Fault, LoopbackHub
-from training import PROGRAM, ROOT, train, write_recipe
 from transformers import AutoModelForCausalLM
 from transformers.utils import hub as transformers_hub
 
+from tests.support.loopback_hub import Fault, LoopbackHub
+from tests.support.training import PROGRAM, ROOT, train, write_recipe
 from tinyzero_trl.runs.records import is_finished
 from tinyzero_trl.training.hub import RetriedPushes
 

@@ -16,14 +16,13 @@ from typing import Any
 import pytest
 import torch
 from accelerate import DistributedType
-from training import LONGEST, PROGRAM, ROOT, write_recipe
 
+from tests.support.training import LONGEST, PROGRAM, ROOT, write_recipe
 from tinyzero_trl.commands import train
 from tinyzero_trl.metrics import describe
 from tinyzero_trl.runs.records import read_run
 from tinyzero_trl.training.preflight.launch import check_backend, check_launch
 
-HERE = Path(__file__).parent
 PLANTED = ("hf_plantedinarecipe0", "hf_plantedintheenvironment0", "9f" * 19 + "00")
 """Secrets: a token in a recipe, one in the environment, and W&B's key there."""
 
@@ -154,7 +153,7 @@ def test_two_processes_see_the_same_windows_and_global_figures(tmp_path: Path) -
     recipe = write_recipe(tmp_path, per_device_train_batch_size=8, per_device_eval_batch_size=4)
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
     launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
-    done = call([*launch, str(HERE / "training.py"), str(recipe), str(tmp_path)], ACCELERATE_USE_CPU="1")
+    done = call([*launch, "--module", "tests.support.training", str(recipe), str(tmp_path)], ACCELERATE_USE_CPU="1")
     assert done.returncode == 0, done.stderr[-3000:]
     ranks = [json.loads((tmp_path / f"rank_{rank}.json").read_text()) for rank in range(2)]
     assert [seen["ranks"] for seen in ranks] == [2, 2], "a launch that falls back to one process would prove nothing"

@@ -4,15 +4,15 @@ import copy
 import json
 from pathlib import Path
 
-import fixed_rollouts
 import peft
 import pytest
 import torch
-from tiny_models import build_model, build_tokenizer
-from training import WatchedTrainer, train, write_recipe
 from transformers import AutoModelForCausalLM, GenerationConfig
 from trl import GRPOTrainer
 
+from tests.support import fixed_rollouts
+from tests.support.tiny_models import build_model, build_tokenizer
+from tests.support.training import WatchedTrainer, train, write_recipe
 from tinyzero_trl import AdaptiveGRPOTrainer
 from tinyzero_trl.generation.compacting import can_compact, compacting_generate
 

@@ -1,6 +1,6 @@
 """A run that is killed or stopped and started again ends as if nothing had happened, bit for bit.
 
-A handful of kills here; `python tests/integration/killing.py --help` says how to have more of them.
+A handful of kills here; `python -m tests.support.killing --help` says how to have more of them.
 """
 
 import json
@@ -10,15 +10,14 @@ import sys
 from pathlib import Path
 
 import pytest
-from training import ROOT
 
-KILLING = Path(__file__).with_name("killing.py")
+from tests.support.training import ROOT
 
 
 def hit(folder: Path, *arguments: str) -> dict:
-    """What `killing.py` reports; it fails if a run that was hit ends otherwise than the one in peace."""
+    """What `tests/support/killing.py` reports; it fails if a run that was hit ends otherwise than the one in peace."""
     variables = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, str(KILLING), str(folder), *arguments]
+    command = [sys.executable, "-m", "tests.support.killing", str(folder), *arguments]
     done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, f"{done.stdout[-500:]}\n{done.stderr[-3000:]}"
     report: dict = json.loads(done.stdout.splitlines()[-1])

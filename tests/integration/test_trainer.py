@@ -7,9 +7,9 @@ from statistics import mean, median
 
 import pytest
 import torch
-from training import LONGEST, Batch, WatchedTrainer, train, write_recipe
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from tests.support.training import LONGEST, Batch, WatchedTrainer, train, write_recipe
 from tinyzero_trl.commands.train import main
 from tinyzero_trl.generation import compacting as decoding
 from tinyzero_trl.metrics import describe

@@ -7,11 +7,11 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from ranks import launch
-from training import LONGEST, RECIPE, write_recipe
-from training import train as train_here
-from vllm_training import VLLM
 
+from tests.support.ranks import launch
+from tests.support.training import LONGEST, RECIPE, write_recipe
+from tests.support.training import train as train_here
+from tests.support.vllm_training import VLLM
 from tinyzero_trl.runs.records import read_run
 
 SAME, STALE = 1e-4, 0.5  # largest difference of a log-probability between engine and policy
@@ -21,7 +21,7 @@ def train(workshop: Path, way: str, ranks: int, **overrides: Any) -> list[dict[s
     """What each rank saw."""
     batch = {"per_device_train_batch_size": 16 // ranks, "per_device_eval_batch_size": 8 // ranks}
     recipe = write_recipe(workshop, **VLLM, **batch, **overrides)
-    launch(way, ranks, "vllm_training.py", str(recipe), str(workshop), TORCH_COMPILE_DISABLE="1")
+    launch(way, ranks, "vllm_training", str(recipe), str(workshop), TORCH_COMPILE_DISABLE="1")
     return [json.loads((workshop / f"rank_{rank}.json").read_text()) for rank in range(ranks)]
 
 

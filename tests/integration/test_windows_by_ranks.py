@@ -9,16 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ranks import run_on_ranks
+
+from tests.support.ranks import run_on_ranks
 
 STRATEGIES = ["success", "signal", "stock:success", "stock:signal"]
-HERE = Path(__file__).parent
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
 def alone() -> dict[str, dict[str, list[float]]]:
     """Windows and losses of one process, by strategy."""
-    [results] = run_on_ranks(1, "windows_by_ranks.py", *STRATEGIES)
+    [results] = run_on_ranks(1, "windows_by_ranks", *STRATEGIES)
     for strategy, seen in results.items():
         assert len(set(seen["windows"])) > 2, f"{strategy} hardly moved ({seen['windows']}), so equality proves nothing"
         assert len(seen["losses"]) == len(seen["windows"])
@@ -36,7 +37,7 @@ def assert_same(alone: dict[str, Any], together: list[dict[str, Any]]) -> None:
 
 @pytest.mark.slow
 def test_one_process_and_two_are_the_same_run(alone: dict[str, Any]) -> None:
-    assert_same(alone, run_on_ranks(2, "windows_by_ranks.py", *STRATEGIES))
+    assert_same(alone, run_on_ranks(2, "windows_by_ranks", *STRATEGIES))
 
 
 def test_stock_trl_with_a_controller_is_the_same_run(alone: dict[str, Any]) -> None:
@@ -51,11 +52,11 @@ def test_two_machines_with_a_launcher_each_are_the_same_run(alone: dict[str, Any
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    environment = os.environ | {"ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parents[1])}
+    environment = os.environ | {"ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines", "2"]
     launch += ["--num_processes", "2", "--main_process_ip", "127.0.0.1", "--main_process_port", port]
     launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--rdzv_backend", "static", "--same_network"]
-    script = [str(HERE / "windows_by_ranks.py"), *STRATEGIES]
+    script = ["--module", "tests.support.windows_by_ranks", *STRATEGIES]
     machines = [
         subprocess.Popen(
             [*launch, "--machine_rank", str(rank), *script],

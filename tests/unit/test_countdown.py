@@ -5,10 +5,10 @@ from collections import Counter
 from fractions import Fraction
 
 import pytest
-from arithmetic_oracle import LAST_ANSWER, is_right, values_by_pairs
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
+from tests.support.arithmetic_oracle import LAST_ANSWER, is_right, values_by_pairs
 from tinyzero_trl.tasks import Problem, countdown, get_task
 from tinyzero_trl.tasks.arithmetic.solver import natural_values
 

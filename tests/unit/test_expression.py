@@ -1,10 +1,10 @@
 """Exact arithmetic on untrusted text."""
 
 import pytest
-from arithmetic_oracle import Refused, value_and_literals
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from tests.support.arithmetic_oracle import Refused, value_and_literals
 from tinyzero_trl.tasks.arithmetic.expression import MAX_CHARACTERS, ExpressionError, evaluate, literals, parse
 
 TOKENS = ["1", "2", "7", "10", "99", "0", "00", "07", "+", "-", "*", "/", "(", ")", " ", "\n", "**", "//"]

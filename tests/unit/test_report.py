@@ -8,8 +8,8 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from synthetic_runs import train
 
+from tests.support.synthetic_runs import train
 from tinyzero_trl.commands.main import main
 from tinyzero_trl.runs.records import RunRecords, read_run
 from tinyzero_trl.runs.report import write_pictures, write_report

@@ -4,8 +4,8 @@ import json
 import re
 
 import pytest
-from synthetic_runs import train
 
+from tests.support.synthetic_runs import train
 from tinyzero_trl.runs.records import RunRecords, read_run
 from tinyzero_trl.runs.report import write_report
 from tinyzero_trl.runs.report.compare import compare

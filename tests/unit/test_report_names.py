@@ -5,8 +5,8 @@ import re
 
 import pytest
 from matplotlib.figure import Figure
-from synthetic_runs import train
 
+from tests.support.synthetic_runs import train
 from tinyzero_trl.runs.report import write_report
 from tinyzero_trl.runs.report.names import LABEL_CHARACTERS, file_slugs, group_names, short_labels
 from tinyzero_trl.runs.report.pictures import accuracy_and_cost

@@ -6,8 +6,8 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from windows_histories import config_of
 
+from tests.support.windows_histories import config_of
 from tinyzero_trl.windows import (
     MODES,
     AdaptiveConfig,

@@ -7,8 +7,8 @@ import random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from windows_histories import Wanted, config_of, configs, histories, observed, random_history
 
+from tests.support.windows_histories import Wanted, config_of, configs, histories, observed, random_history
 from tinyzero_trl.windows import RolloutObservation, WindowConfig, WindowPolicy, make_policy, strategies
 
 many = settings(max_examples=300, deadline=None)

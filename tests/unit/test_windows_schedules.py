@@ -4,8 +4,8 @@ from dataclasses import replace
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from windows_histories import observed
 
+from tests.support.windows_histories import observed
 from tinyzero_trl.windows import WindowConfig, make_policy
 
 

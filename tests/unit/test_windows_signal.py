@@ -1,8 +1,8 @@
 """The signal window's steps, probes and safeguards; its estimates are tested with `survival`."""
 
 import pytest
-from windows_histories import Wanted, observed
 
+from tests.support.windows_histories import Wanted, observed
 from tinyzero_trl.windows import RolloutObservation, WindowConfig, WindowPolicy, make_policy
 
 MIXED = [Wanted(length, length % 20 == 0, index // 4) for index, length in enumerate(range(110, 310, 10))]

@@ -5,8 +5,8 @@ from pathlib import Path
 from statistics import fmean, pstdev
 
 import pytest
-from windows_histories import Wanted, observed
 
+from tests.support.windows_histories import Wanted, observed
 from tinyzero_trl.windows import RolloutObservation, WindowConfig, WindowPolicy, make_policy
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "success_window.json").read_text())

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from window_learners import Learner
-from windows_histories import Wanted, batches, observed
 
+from tests.support.windows_histories import Wanted, batches, observed
 from tinyzero_trl.windows import RolloutObservation
 from tinyzero_trl.windows.signal import most_signal_per_token
 from tinyzero_trl.windows.survival import Point, RolloutTally, estimate

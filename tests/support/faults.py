@@ -9,9 +9,16 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from datasets import Dataset
-from fixed_rollouts import GROUP_SIZE, LONGEST_COMPLETION, PROMPTS, FixedRollouts, tiny_model_path, tiny_tokenizer
 from transformers import TrainerCallback
 
+from tests.support.fixed_rollouts import (
+    GROUP_SIZE,
+    LONGEST_COMPLETION,
+    PROMPTS,
+    FixedRollouts,
+    tiny_model_path,
+    tiny_tokenizer,
+)
 from tinyzero_trl import AdaptiveGRPOConfig, AdaptiveGRPOTrainer
 from tinyzero_trl.training.fault_tolerance import NonFiniteError
 

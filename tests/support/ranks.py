@@ -1,4 +1,4 @@
-"""Run a script of this folder on several CPU ranks."""
+"""Run a module of this folder on several CPU ranks."""
 
 import json
 import os
@@ -7,25 +7,24 @@ import sys
 from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).parent
-ROOT = HERE.parents[1]
+ROOT = Path(__file__).parents[2]
 
 
-def run_on_ranks(ranks: int, script_name: str, *arguments: str) -> Any:
-    """What `script_name`, started by torchrun on `ranks` processes, printed as JSON on its last line."""
+def run_on_ranks(ranks: int, name: str, *arguments: str) -> Any:
+    """What the module `name`, started by torchrun on `ranks` processes, printed as JSON on its last line."""
     launch = ["torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks)]
-    output = _run([*launch, str(HERE / script_name), *arguments], ACCELERATE_USE_CPU="1")
+    output = _run([*launch, "--module", f"tests.support.{name}", *arguments], ACCELERATE_USE_CPU="1")
     return json.loads(output.splitlines()[-1])
 
 
-def launch(way: str, ranks: int, script_name: str, *arguments: str, **environment: str) -> None:
-    """Start `script_name` as users do, by `accelerate launch` with the shipped file for `way`, in float32."""
+def launch(way: str, ranks: int, name: str, *arguments: str, **environment: str) -> None:
+    """Start the module `name` as users do, by `accelerate launch` with the shipped file for `way`, in float32."""
     options = ["--config_file", str(ROOT / "configs" / "accelerate" / f"{way}.yaml"), "--num_processes", str(ranks)]
     options += ["--mixed_precision", "no", "--main_process_port", "0"]
     # With it set accelerate runs DDP where DeepSpeed was asked for; the recipes' use_cpu does not do that.
     if way == "ddp":
         environment["ACCELERATE_USE_CPU"] = "1"
-    _run(["accelerate.commands.launch", *options, str(HERE / script_name), *arguments], **environment)
+    _run(["accelerate.commands.launch", *options, "--module", f"tests.support.{name}", *arguments], **environment)
 
 
 def _run(module_and_arguments: list[str], **environment: str) -> str:

@@ -1,6 +1,6 @@
 """Kill a run of the recipe program again and again, start it again, and compare its end with that of a run in peace.
 
-    python tests/integration/killing.py FOLDER --kills 20 --ranks 2 --strategy signal [--by SIGTERM]
+    python -m tests.support.killing FOLDER --kills 20 --ranks 2 --strategy signal [--by SIGTERM]
 
 Every rank is a fork of one process that has imported everything, so that a start takes a second and not twenty. The
 signal comes at a random moment within the activity that it is aimed at, to one rank. After SIGKILL the others follow
@@ -23,8 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from training import write_recipe
-
+from tests.support.training import write_recipe
 from tinyzero_trl.commands import train
 from tinyzero_trl.runs.checkpoints import is_complete
 from tinyzero_trl.runs.records import RunRecords, read_run

@@ -12,10 +12,17 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from datasets import Dataset
-from fixed_rollouts import GROUP_SIZE, LONGEST_COMPLETION, PROMPTS, VOCABULARY, tiny_model_path, tiny_tokenizer
 from transformers import TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
+from tests.support.fixed_rollouts import (
+    GROUP_SIZE,
+    LONGEST_COMPLETION,
+    PROMPTS,
+    VOCABULARY,
+    tiny_model_path,
+    tiny_tokenizer,
+)
 from tinyzero_trl import AdaptiveGRPOConfig, AdaptiveGRPOTrainer
 from tinyzero_trl.training.controller import WindowController
 from tinyzero_trl.windows import WindowConfig, WindowPolicy

@@ -8,8 +8,8 @@ from typing import Any
 from unittest.mock import patch
 
 import yaml
-from tiny_models import save_tiny_model, write_problems
 
+from tests.support.tiny_models import save_tiny_model, write_problems
 from tinyzero_trl import AdaptiveGRPOTrainer
 from tinyzero_trl.tasks import countdown
 from tinyzero_trl.training import run

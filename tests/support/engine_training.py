@@ -11,9 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
-from fixed_rollouts import GROUP_SIZE, LONGEST_COMPLETION, PROMPTS, tiny_model_path, tiny_tokenizer
-from windows_by_ranks import GLOBAL_BATCH, MODEL, MOVING_WINDOW, PlacedRollouts, Windows, finished_in_an_odd_number
 
+from tests.support.fixed_rollouts import GROUP_SIZE, LONGEST_COMPLETION, PROMPTS, tiny_model_path, tiny_tokenizer
+from tests.support.windows_by_ranks import (
+    GLOBAL_BATCH,
+    MODEL,
+    MOVING_WINDOW,
+    PlacedRollouts,
+    Windows,
+    finished_in_an_odd_number,
+)
 from tinyzero_trl import AdaptiveGRPOConfig
 
 STEPS, RESUMED_FROM, ACCUMULATION = 6, 4, 2
@@ -98,7 +105,7 @@ def train_and_resume(names: list[str], workshop: Path, ranks: int) -> dict[str, 
 
 if __name__ == "__main__":
     if os.environ.get("ACCELERATE_USE_FSDP") == "true":
-        from fsdp_on_cpu import let_cpus_count
+        from tests.support.fsdp_on_cpu import let_cpus_count
 
         let_cpus_count()
     rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import training
 from torch.distributed.fsdp import FSDPModule
+
+from tests.support import training
 
 VLLM = {"use_vllm": True, "vllm_mode": "colocate", "vllm_max_model_length": 160, "eval_steps": 2, "max_steps": 4}
 
@@ -58,7 +59,7 @@ def results(trainer: Any) -> dict[str, Any]:
 
 if __name__ == "__main__":
     if os.environ.get("ACCELERATE_USE_FSDP") == "true":
-        from fsdp_on_cpu import let_cpus_count
+        from tests.support.fsdp_on_cpu import let_cpus_count
 
         let_cpus_count()
     trainer = training.train(Path(sys.argv[1]), ComparedTrainer)

@@ -1,0 +1,1 @@
+"""What several tests share: models, runs, launches, stand-ins. Imported as `tests.support.NAME`, started as `-m`."""
