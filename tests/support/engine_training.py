@@ -16,12 +16,12 @@ from tests.support.fixed_rollouts import GROUP_SIZE, LONGEST_COMPLETION, PROMPTS
 from tests.support.windows_by_ranks import (
     GLOBAL_BATCH,
     MODEL,
-    MOVING_WINDOW,
-    PlacedRollouts,
+    MOVING_WINDOWS,
     Windows,
     finished_in_an_odd_number,
+    placed,
 )
-from tinyzero_trl import AdaptiveGRPOConfig
+from tinyzero_trl import AdaptiveGRPOConfig, AdaptiveGRPOTrainer
 
 STEPS, RESUMED_FROM, ACCUMULATION = 6, 4, 2
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -29,6 +29,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "kl": {"loss_type": "dapo", "beta": 0.1, "num_iterations": 2, "gradient_checkpointing": True},
 }
 MODELS = {"rows": MODEL, "kl": tiny_model_path(tied_embeddings=True)}
+
+
+PlacedRollouts: Any = placed(AdaptiveGRPOTrainer)
 
 
 class GeneratesInEvaluation(PlacedRollouts):
@@ -42,7 +45,6 @@ class GeneratesInEvaluation(PlacedRollouts):
 
 def train(name: str, folder: Path, ranks: int, resume_from: Path | None = None) -> dict[str, Any]:
     """What happened at each step, from the start or from a checkpoint; the final weights go to `folder`."""
-    windows = Windows()
     trainer = GeneratesInEvaluation(
         MODELS[name],
         finished_in_an_odd_number,
@@ -61,7 +63,7 @@ def train(name: str, folder: Path, ranks: int, resume_from: Path | None = None) 
             adam_epsilon=1e-3,  # below it, Adam divides rounding by its own size
             max_grad_norm=0.05,
             window_strategy="success",
-            **MOVING_WINDOW,
+            **MOVING_WINDOWS["success"],
             save_strategy="steps",
             save_steps=RESUMED_FROM,
             logging_steps=1,
@@ -73,8 +75,8 @@ def train(name: str, folder: Path, ranks: int, resume_from: Path | None = None) 
         train_dataset=Dataset.from_dict({"prompt": PROMPTS * 16}),
         eval_dataset=Dataset.from_dict({"prompt": PROMPTS * 2, "index": list(range(8))}),
         processing_class=tiny_tokenizer(),
-        callbacks=[windows],
     )
+    trainer.add_callback(windows := Windows(trainer.window_callback.policy))
     trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
     trainer.save_model(str(folder))
     evaluated = trainer.evaluate()
