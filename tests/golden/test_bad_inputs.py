@@ -124,6 +124,7 @@ def _write_parquet_files(folder: Path) -> None:
 
 def _write_checkpoints(folder: Path) -> None:
     saved = {"of_fixed": "fixed", "of_multiplication/checkpoint-3": "success", "of_a_wider_model": "success"}
+    saved |= {"of_other_fields/checkpoint-2": "success", "of_a_schedule/checkpoint-2": "success"}
     for name, strategy in saved.items():
         (folder / name).mkdir(parents=True)
         callback = {"AdaptiveWindowCallback": {"args": {}, "attributes": {"saved": {"strategy": strategy}}}}
@@ -131,6 +132,8 @@ def _write_checkpoints(folder: Path) -> None:
         (folder / name / "trainer_state.json").write_text(json.dumps(state))
     (folder / "of_multiplication" / "config.yaml").write_text("task: multiplication")
     (folder / "of_a_wider_model" / "config.json").write_text('{"model_type": "qwen2", "hidden_size": 4096}')
+    (folder / "of_other_fields" / "config.yaml").write_text("learning_rate: 1.0\nuse_peft: true\nsave_steps: 9\n")
+    (folder / "of_a_schedule" / "config.yaml").write_text("max_steps: 2\n")
     (folder / "half_written").mkdir()
 
 

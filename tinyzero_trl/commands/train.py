@@ -54,7 +54,7 @@ def _train(arguments: Sequence[str]) -> int:
     try:
         check_launch()
         task, training, model = parse_recipe(arguments)
-        if run.is_over(training):
+        if run.is_over(task, training, model):
             return 0
         training.eval_on_start = True
         check_disk(training)

@@ -35,6 +35,11 @@ def checkpoint_to_resume(resume: str, output_dir: str | Path) -> str | None:
     return str(complete[max(complete)]) if complete else None
 
 
+def has_optimizer(checkpoint: str | Path) -> bool:
+    """Whether a complete checkpoint holds more than weights; Trainer saves states of its generators with optimizers."""
+    return any(Path(checkpoint).glob("rng_state*"))
+
+
 def is_last(checkpoint: str, max_steps: int, num_train_epochs: float) -> bool:
     """Whether a complete checkpoint is that of a run's last step, so that nothing is left to train."""
     state = json.loads((Path(checkpoint) / TRAINER_STATE).read_text(encoding="utf-8"))

@@ -52,6 +52,8 @@ class TaskConfig:
         for name in ("train_size", "test_size", "eval_size"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ValueError(f"{name}: {value!r} is below 1; set it to 1 or more")
+        if self.dataset == "generate":
+            self.evaluated(self.test_size)
         if self.problem_seed < 0:
             raise ValueError(f"problem_seed: {self.problem_seed!r} is negative; use 0 or more")
         for name in (each.name for each in fields(self) if each.name.startswith("cosine_")):

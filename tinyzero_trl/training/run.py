@@ -1,5 +1,6 @@
 """The beginning and the end of a training run: what it is made of, what is written down before, and what after."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -20,8 +21,11 @@ from tinyzero_trl.tasks.datasets import load_split, to_dataset, train_test_examp
 from tinyzero_trl.tasks.rewards import reward_functions
 from tinyzero_trl.training.config import WINDOW_PREFIX, AdaptiveGRPOConfig
 from tinyzero_trl.training.model_kwargs import model_init_kwargs
+from tinyzero_trl.training.preflight.resuming import check_continued
 from tinyzero_trl.training.preflight.run import check_run
 from tinyzero_trl.training.trainer import AdaptiveGRPOTrainer
+
+logger = logging.getLogger(__name__)
 
 
 def load_problems(task: TaskConfig) -> tuple[Dataset, Dataset]:
@@ -51,7 +55,8 @@ def build_trainer(
     assert training.max_completion_length is not None, "AdaptiveGRPOConfig checks it"
     rewards, training.reward_weights = reward_functions(task.task, task.shaping(training.max_completion_length))
     train, held_out = load_problems(task)
-    tokenizer = check_run(path, task, training, model, train)
+    tokenizer = check_run(path, training, model, train)
+    _say_where_it_continues(task, training, model)
     training.model_init_kwargs = model_init_kwargs(model, training)
     with unless_it_fails(Path(str(training.output_dir))):
         return AdaptiveGRPOTrainer(
@@ -66,15 +71,29 @@ def build_trainer(
         )
 
 
-def is_over(training: AdaptiveGRPOConfig) -> bool:
-    """Whether the run in `output_dir` has trained to its end and told its result; says so."""
+def is_over(task: TaskConfig, training: AdaptiveGRPOConfig, model: ModelConfig) -> bool:
+    """Whether the run in `output_dir` has trained to its end and told its result; says so.
+
+    Raises:
+        ValueError: the recipe is another than that of the run.
+    """
     checkpoint = checkpoint_to_resume(training.resume, str(training.output_dir))
-    over = checkpoint is not None and is_last(checkpoint, training.max_steps, training.num_train_epochs)
+    if checkpoint is None:
+        return False
+    check_continued(checkpoint, resolved_config(task, training, model))
+    over = is_last(checkpoint, training.max_steps, training.num_train_epochs)
     if not over or training.push_to_hub or not is_finished(str(training.output_dir)):
         return False
     if training.process_index == 0:
         print(f"{training.output_dir} is finished: for another run give another --output_dir, or --resume never")
     return True
+
+
+def _say_where_it_continues(task: TaskConfig, training: AdaptiveGRPOConfig, model: ModelConfig) -> None:
+    if checkpoint := checkpoint_to_resume(training.resume, str(training.output_dir)):
+        changes = check_continued(checkpoint, resolved_config(task, training, model))
+        changed = ", ".join(f"{name} ({change})" for name, change in changes.items())
+        logger.info("resume: continues from %s%s", checkpoint, changed and f"; changed: {changed}")
 
 
 def start_run(trainer: AdaptiveGRPOTrainer, task: TaskConfig | None = None, model: ModelConfig | None = None) -> None:

@@ -145,6 +145,7 @@ class AdaptiveGRPOTrainer(GRPOTrainer):
     ) -> tuple[int, int]:
         """Epochs trained, and batches of the current epoch: all and none for a run that has taken its `max_steps`."""
         trained = super()._init_training_state(max_steps, num_update_steps_per_epoch, num_train_epochs, *checkpoint)
+        self.state.compute_steps(self.args, max_steps)  # the checkpoint's own would win over other save_steps
         return (num_train_epochs, 0) if self.state.global_step >= max_steps else trained
 
     # --- a rollout ------------------------------------------------------------------------------------------------

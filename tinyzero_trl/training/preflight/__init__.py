@@ -8,6 +8,7 @@
     problems.py    enough problems for a rollout, and room for prompt and completion
     trackers.py    what `report_to` names
     resuming.py    the checkpoint that a run continues from
+    continuing.py  what may change when a run is continued
     launch.py      what `accelerate launch` was asked for, and what runs
     disk.py        a folder that can be written, with room for a checkpoint
     run.py         all of them for one recipe, in order

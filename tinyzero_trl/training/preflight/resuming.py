@@ -1,27 +1,72 @@
 """Whether a run may continue from the checkpoint that `resume` names."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tinyzero_trl.runs.checkpoints import TRAINER_STATE
+from tinyzero_trl.runs.checkpoints import TRAINER_STATE, has_optimizer
 from tinyzero_trl.runs.files import read_mapping
 from tinyzero_trl.runs.records import CONFIG
+from tinyzero_trl.training.preflight.continuing import compare
 
 _ARCHITECTURE = ("model_type", "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads")
+_LENGTHS = {"max_steps", "num_train_epochs"}
+_START_OVER = "give --resume never, or another output_dir"
 
 
-def check_checkpoint(checkpoint: str, model_config: Any, task: str, window_strategy: str) -> None:
-    """A run continues only from a checkpoint of its own kind: the same architecture, task and window strategy.
+def check_continued(checkpoint: str, config: Mapping[str, Any]) -> dict[str, str]:
+    """A run continues as what it was: compare its `config.yaml` with the recipe that would continue it.
+
+    Args:
+        checkpoint: the folder to continue from; `config.yaml` lies beside it.
+        config: the fields of the recipe as resolved.
+
+    Returns:
+        What changes, and may: a mapping of a field to "old there, new here".
+
+    Raises:
+        ValueError: fields that may not change, each with its old and its new value.
+    """
+    file = Path(checkpoint).parent / CONFIG
+    if not file.is_file():
+        return {}
+    free, refused = compare(read_mapping(file), config)
+    if not refused:
+        return free
+    changes = "; ".join(f"{name}: {change}" for name, change in refused.items())
+    if set(refused) <= _LENGTHS:
+        raise ValueError(
+            f"resume: {checkpoint!r} is of another recipe ({changes}): lr_scheduler_type "
+            f"{config['lr_scheduler_type']!r} has set the past learning rates for the old length; give the old length, "
+            f"or start anew: {_START_OVER}"
+        )
+    moved = [name for name in ("model_name_or_path", "dataset") if name in refused]
+    remedy = f"; if only its place has changed, correct {moved[0]} in {str(file)!r}" if moved else ""
+    raise ValueError(f"resume: {checkpoint!r} is of another recipe ({changes}); {_START_OVER}{remedy}")
+
+
+def check_optimizer_state(checkpoint: str) -> None:
+    """A checkpoint of weights alone (`save_only_model`) cannot be continued: moments and schedule would start anew.
+
+    Raises:
+        ValueError: it holds no optimizer.
+    """
+    if not has_optimizer(checkpoint):
+        raise ValueError(
+            f"resume: {checkpoint!r} holds weights alone (save_only_model), and no optimizer; {_START_OVER}"
+        )
+
+
+def check_architecture(checkpoint: str, model_config: Any, window_strategy: str) -> None:
+    """The checkpoint must be of a model of the same shape, and of the same window strategy, whatever lies beside it.
 
     Raises:
         ValueError: names the field in which the checkpoint differs.
     """
     folder = Path(checkpoint)
     found: dict[str, Any] = {"window_strategy": _saved_strategy(folder)}
-    if (folder.parent / CONFIG).is_file():
-        found["task"] = read_mapping(folder.parent / CONFIG).get("task")
-    wanted: dict[str, Any] = {"window_strategy": window_strategy, "task": task}
+    wanted: dict[str, Any] = {"window_strategy": window_strategy}
     if (folder / "config.json").is_file():
         saved = read_mapping(folder / "config.json")  # JSON is YAML
         found |= {name: saved.get(name) for name in _ARCHITECTURE}
@@ -30,7 +75,7 @@ def check_checkpoint(checkpoint: str, model_config: Any, task: str, window_strat
         if value is not None and wanted[name] is not None and value != wanted[name]:
             raise ValueError(
                 f"resume: {checkpoint!r} is of another recipe ({name}: {value!r} there, {wanted[name]!r} here); "
-                "give --resume never, or another output_dir"
+                f"{_START_OVER}"
             )
 
 

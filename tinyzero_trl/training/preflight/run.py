@@ -8,18 +8,15 @@ from trl import ModelConfig
 
 from tinyzero_trl.models.loading import check_model, load_model_config, load_tokenizer
 from tinyzero_trl.runs.checkpoints import checkpoint_to_resume
-from tinyzero_trl.tasks.config import TaskConfig
 from tinyzero_trl.training.config import AdaptiveGRPOConfig
 from tinyzero_trl.training.preflight.model import check_adapter, check_model_init_kwargs
 from tinyzero_trl.training.preflight.optimizer import check_optimizer
 from tinyzero_trl.training.preflight.problems import check_problems, check_prompts
-from tinyzero_trl.training.preflight.resuming import check_checkpoint
+from tinyzero_trl.training.preflight.resuming import check_architecture, check_optimizer_state
 from tinyzero_trl.training.preflight.trackers import check_trackers
 
 
-def check_run(
-    path: str, task: TaskConfig, training: AdaptiveGRPOConfig, model: ModelConfig, train: Dataset
-) -> PreTrainedTokenizerBase:
+def check_run(path: str, training: AdaptiveGRPOConfig, model: ModelConfig, train: Dataset) -> PreTrainedTokenizerBase:
     """All that is known of a run before its weights are read; returns the tokenizer, padding on the left.
 
     Raises:
@@ -32,7 +29,8 @@ def check_run(
     config = load_model_config(path, revision=model.model_revision)
     tokenizer: PreTrainedTokenizerBase = load_tokenizer(path, revision=model.model_revision, padding_side="left")
     if checkpoint := checkpoint_to_resume(training.resume, str(training.output_dir)):
-        check_checkpoint(checkpoint, config, task.task, training.window_strategy)
+        check_architecture(checkpoint, config, training.window_strategy)
+        check_optimizer_state(checkpoint)
     check_prompts(train, tokenizer, config, training)
     check_model(path, config, tokenizer, revision=model.model_revision)
     given: Any = training.model_init_kwargs

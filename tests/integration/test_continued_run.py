@@ -1,0 +1,63 @@
+"""A run that continues with other fields: what may change applies, and the run says so."""
+
+from pathlib import Path
+
+import pytest
+from training import train, write_recipe
+
+from tinyzero_trl.commands.train import main
+from tinyzero_trl.runs.records import read_run
+
+
+def start(recipe: Path, *fields: str) -> int:
+    return main(["--config", str(recipe), *fields])
+
+
+@pytest.fixture(autouse=True)
+def deaf_to_signals(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tinyzero_trl.training.callbacks.safe_points.StopOnSignal.listen", lambda self: None)
+
+
+def test_what_may_change_applies_from_there_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Saving more often, and another split of the same batch: the next rollout is that of an unbroken run."""
+    unbroken = train(write_recipe(tmp_path, "unbroken", max_steps=3, save_strategy="no"))
+    first = write_recipe(tmp_path, "run", max_steps=2, save_steps=2)
+    assert start(first) == 0
+    capsys.readouterr()
+    split = {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 2}
+    continued = train(write_recipe(tmp_path, "run", max_steps=4, save_steps=1, **split))
+    assert {each.name for each in (tmp_path / "run").glob("checkpoint-*")} == {
+        f"checkpoint-{step}" for step in (2, 3, 4)
+    }
+    next_rollout = next(each for each in continued.batches if each.training)
+    assert next_rollout.ids == [each for each in unbroken.batches if each.training][2].ids
+    assert [line["step"] for line in read_run(tmp_path / "run").metrics] == [1, 2, 3, 4]
+    assert start(first, "--max_steps", "4") == 0
+    assert "is finished" in capsys.readouterr().out
+
+
+def test_a_run_says_where_it_continues_and_what_has_changed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = write_recipe(tmp_path, max_steps=1, save_steps=1, eval_steps=1)
+    assert start(recipe) == 0
+    assert "resume:" not in capsys.readouterr().err
+    assert start(recipe, "--max_steps", "2") == 0
+    [line] = [line for line in capsys.readouterr().err.splitlines() if line.startswith("resume: ")]
+    assert line == f"resume: continues from {tmp_path / 'run' / 'checkpoint-1'}; changed: max_steps (1 there, 2 here)"
+
+
+def test_another_recipe_is_refused_for_a_finished_run_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = write_recipe(tmp_path, max_steps=1, save_steps=1, eval_steps=1)
+    assert start(recipe) == 0
+    before = (tmp_path / "run" / "config.yaml").read_bytes()
+    capsys.readouterr()
+    assert start(recipe, "--learning_rate", "0.5") == 2
+    assert "(learning_rate: 0.003 there, 0.5 here)" in capsys.readouterr().err
+    assert (tmp_path / "run" / "config.yaml").read_bytes() == before
+
+
+def test_weights_alone_are_not_continued(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = write_recipe(tmp_path, max_steps=1, save_steps=1, eval_steps=1, save_only_model=True)
+    assert start(recipe) == 0
+    capsys.readouterr()
+    assert start(recipe, "--max_steps", "2") == 2
+    assert "checkpoint-1' holds weights alone (save_only_model), and no optimizer; " in capsys.readouterr().err
