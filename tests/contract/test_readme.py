@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tinyzero_trl.commands.data import parse_options
 from tinyzero_trl.commands.main import build_parser
 from tinyzero_trl.training.recipe import parse_recipe
 from tinyzero_trl.training.shipped import find_launch_file
@@ -56,7 +57,12 @@ def test_every_subcommand_in_the_readme_exists(name: str) -> None:
 def test_every_command_line_in_the_readme_parses(command: list[str]) -> None:
     arguments = [word for word in command[1:] if word != "..."]
     if "--help" not in arguments:
-        assert build_parser().parse_args(arguments).run
+        args, further = build_parser().parse_known_args(arguments)
+        assert args.run
+        if args.command == "data":
+            assert parse_options(args.task, further)
+        elif args.command not in ("train", "plan"):
+            assert not further
 
 
 @pytest.mark.parametrize("command", starting_with("accelerate", "launch"), ids=shlex.join)

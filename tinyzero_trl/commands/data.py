@@ -1,50 +1,87 @@
-"""`tinyzero-trl data`: generated problems as parquet files."""
+"""`tinyzero-trl data`: generated examples of a task as parquet files."""
 
 import argparse
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import MISSING, fields
+from typing import Any, get_args, get_origin, get_type_hints
 
-from tinyzero_trl.commands.console import path, progress_bar
-from tinyzero_trl.tasks.prompts import TEMPLATES
+from tinyzero_trl.commands.console import OneLineParser, path, progress_bar
+from tinyzero_trl.tasks import Task, get_task, task_names
+
+_TASK_HELP = "a task's name, or package.module:Class"
 
 
 def register(commands: Any) -> None:
-    """Add the subcommand to the parser's `commands`."""
-    parser = commands.add_parser("data", help="write train.parquet and test.parquet with generated problems")
-    tasks = parser.add_subparsers(dest="task", required=True, metavar="TASK")
-    defaults = argparse.ArgumentDefaultsHelpFormatter
-    countdown = tasks.add_parser(
-        "countdown", help="make the target from the numbers, each used exactly once", formatter_class=defaults
+    """Add the subcommand to the parser's `commands`; each task has options of its own, so `run` reads the rest."""
+    parser = commands.add_parser(
+        "data",
+        help="write train.parquet and test.parquet with generated examples",
+        add_help=False,
+        epilog=f"The options are those of the task: tinyzero-trl data TASK --help. Tasks: {', '.join(task_names())}.",
     )
-    countdown.add_argument("--operands", type=int, nargs="+", default=[3, 4], help="operand counts, a same share each")
-    countdown.add_argument("--min-number", type=int, default=1, help="smallest number")
-    countdown.add_argument("--max-number", type=int, default=99, help="largest number")
-    countdown.add_argument("--min-target", type=int, default=10, help="smallest target")
-    countdown.add_argument("--max-target", type=int, default=100, help="largest target")
-    multiplication = tasks.add_parser("multiplication", help="the product of two numbers", formatter_class=defaults)
-    multiplication.add_argument("--digits", type=int, nargs="+", default=[3], help="digit counts, a same share each")
-    for task in (countdown, multiplication):
-        task.add_argument("--out", type=path, required=True, metavar="DIR", help="folder for the two files")
-        task.add_argument("--train-size", type=int, default=327_680, help="problems in train.parquet")
-        task.add_argument("--test-size", type=int, default=1024, help="problems in test.parquet")
-        task.add_argument("--seed", type=int, default=0, help="the same seed gives the same problems")
-        task.add_argument("--template", choices=TEMPLATES, default="base", help="prompt template")
-        task.set_defaults(run=run)
+    parser.add_argument("task", nargs="?", metavar="TASK", help=_TASK_HELP)
+    parser.set_defaults(run=lambda args: run(args, parser), takes_fields=True)
 
 
-def run(args: argparse.Namespace) -> None:
-    """Generate the problems and write the two files."""
+def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    """Generate the examples and write the two files."""
+    if args.task is None:
+        if {"-h", "--help"} & set(args.fields):
+            parser.exit(0, parser.format_help())
+        parser.error("the following arguments are required: TASK")
     from tinyzero_trl.tasks.datasets import train_test_examples
     from tinyzero_trl.tasks.parquet import write_splits
 
-    options = vars(args).copy()
-    for name in ("command", "run", "fields"):
-        del options[name]
-    task, out, template = options.pop("task"), options.pop("out"), options.pop("template")
-    total = args.train_size + args.test_size
-    with progress_bar("problems", total) as advance:
-        train, test = train_test_examples(task, progress=advance, **options)
+    options = parse_options(args.task, args.fields)
+    out, template = options.pop("out"), options.pop("template")
+    total = options["train_size"] + options["test_size"]
+    with progress_bar("examples", total) as advance:
+        train, test = train_test_examples(args.task, progress=advance, **options)
     with progress_bar("rows written", total) as advance:
         splits = {"train": train, "test": test}
-        paths = write_splits(out, splits, task=task, template=template, progress=advance)
-    for file, problems in zip(paths, splits.values(), strict=True):
-        print(f"{file}: {len(problems)} problems")
+        paths = write_splits(out, splits, task=args.task, template=template, progress=advance)
+    for file, examples in zip(paths, splits.values(), strict=True):
+        print(f"{file}: {len(examples)} problems")
+
+
+def parse_options(name: str, arguments: Sequence[str]) -> dict[str, Any]:
+    """The options after the task's name: those of every task, and those of its generator.
+
+    Raises:
+        ValueError: there is no such task.
+        SystemExit: with status 2, an option that the task does not have, or a value of the wrong type.
+    """
+    task = get_task(name)
+    parser = OneLineParser(
+        prog=f"tinyzero-trl data {name}",
+        description=(type(task).__doc__ or name).strip().splitlines()[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    _add_generator_options(parser, task)
+    add = parser.add_argument
+    add("--out", type=path, required=True, metavar="DIR", help="folder for the two files")
+    add("--train-size", type=int, default=327_680, help="examples in train.parquet")
+    add("--test-size", type=int, default=1024, help="examples in test.parquet")
+    add("--seed", type=int, default=0, help="the same seed gives the same examples")
+    add("--template", choices=task.templates, default=task.templates[0], help="prompt template")
+    return vars(parser.parse_args(list(arguments)))
+
+
+def _add_generator_options(parser: argparse.ArgumentParser, task: Task) -> None:
+    """The fields of the task's options, `min_number` as `--min-number`."""
+    hints = get_type_hints(task.options)
+    for each in fields(task.options):
+        [kind, *_] = [kind for kind in get_args(hints[each.name]) or (hints[each.name],) if kind is not type(None)]
+        parser.add_argument(
+            f"--{each.name.replace('_', '-')}",
+            type=_true_or_false if kind is bool else kind,
+            nargs="+" if get_origin(hints[each.name]) is list else None,
+            default=each.default if each.default_factory is MISSING else each.default_factory(),
+            help=each.metadata.get("help", " "),
+        )
+
+
+def _true_or_false(text: str) -> bool:
+    if text not in ("true", "false"):
+        raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
+    return text == "true"
