@@ -39,17 +39,17 @@ def train_test_examples(
     Raises:
         ValueError: if the task is unknown, a size, the seed or an option is out of bounds, or too few examples exist.
     """
-    room = get_task(task)
+    learned = get_task(task)
     for field, size in (("train_size", train_size), ("test_size", test_size)):
         if size < 1:
             raise ValueError(f"{field}: {size} must be at least 1; ask for more problems")
     if seed < 0:
         raise ValueError(f"seed: {seed} is negative; use 0 or more")
     with _asked_for_as("test_size"):
-        test = room.generate(test_size, seed=2 * seed, progress=progress, **options)
+        test = learned.generate(test_size, seed=2 * seed, progress=progress, **options)
     with _asked_for_as("train_size"):
-        exclude = {room.key(example) for example in test}
-        train = room.generate(train_size, seed=2 * seed + 1, exclude=exclude, progress=progress, **options)
+        exclude = {learned.key(example) for example in test}
+        train = learned.generate(train_size, seed=2 * seed + 1, exclude=exclude, progress=progress, **options)
     return train, test
 
 
@@ -110,10 +110,10 @@ def to_dataset(examples: Sequence[Example], *, task: str, template: str) -> "dat
     import datasets
     import pyarrow
 
-    room = get_task(task)
-    columns: dict[str, list[Any]] = {"prompt": [room.prompt(example, template) for example in examples]}
-    columns |= to_columns(room, examples)
-    columns["difficulty"] = [room.difficulty(example) for example in examples]
+    learned = get_task(task)
+    own = to_columns(learned, examples)
+    prompts = [learned.prompt(example, template) for example in examples]
+    columns = {"prompt": prompts, **own, "difficulty": [learned.difficulty(example) for example in examples]}
     try:
         return datasets.Dataset.from_dict(columns)
     except (pyarrow.ArrowException, TypeError) as error:
