@@ -29,7 +29,7 @@ from transformers import (
 )
 from trl import GRPOConfig, GRPOTrainer
 
-from tinyzero_trl.generation import compacting as decoding
+from tinyzero_trl.generation import interception
 from tinyzero_trl.models.toy import resolve_model
 from tinyzero_trl.models.toy.tokenizer import build_tokenizer
 from tinyzero_trl.tasks import countdown
@@ -182,12 +182,12 @@ def end_at_planned_lengths(trainer: Any, lengths: list[int]) -> None:
         return LogitsProcessorList([EndAtPlannedLength(rows, prompt_width)])
 
     if isinstance(trainer, AdaptiveGRPOTrainer):
-        compacting = decoding.compacting_generate
+        compacting = interception.compacting_generate
 
         def compacting_planned(model: Any, input_ids: torch.Tensor, **kwargs: Any) -> Any:
             return compacting(model, input_ids, processors_for=partial(planned, input_ids.size(1)), **kwargs)
 
-        decoding.compacting_generate = compacting_planned
+        interception.compacting_generate = compacting_planned
         return
     generate = trainer.model.generate
 

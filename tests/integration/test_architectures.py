@@ -10,7 +10,8 @@ from transformers import AttentionInterface, AttentionMaskInterface, AutoConfig,
 from transformers.masking_utils import flash_attention_mask
 from trl.trainer.utils import add_fused_lm_head
 
-from tinyzero_trl.generation.compacting import can_compact, compacting_batches, compacting_generate
+from tinyzero_trl.generation.compacting import can_compact, compacting_generate
+from tinyzero_trl.generation.interception import compacting_batches
 from tinyzero_trl.models.architectures import PLAIN_DECODERS, depends_on_width, is_plain_decoder
 from tinyzero_trl.training.loss.packing import packed_scores
 

@@ -8,8 +8,9 @@ from test_generation import PROMPTS
 from transformers import GenerationConfig
 
 from tests.support.tiny_models import build_model, build_tokenizer
-from tinyzero_trl.generation import compacting as decoding
-from tinyzero_trl.generation.compacting import can_compact, compacting_batches, compacting_generate
+from tinyzero_trl.generation import interception
+from tinyzero_trl.generation.compacting import can_compact, compacting_generate
+from tinyzero_trl.generation.interception import compacting_batches
 
 LIMIT = 40
 
@@ -78,7 +79,7 @@ def test_sampling_follows_the_same_distribution(model: Any, inputs: Any) -> None
         assert spread < kinds + 5 * (2 * kinds) ** 0.5, f"chi-squared {spread:.0f} with {kinds} kinds of token"
 
 
-def test_what_it_cannot_shrink_goes_to_generate_as_it_is(
+def test_what_it_cannot_compact_goes_to_generate_as_it_is(
     model: Any, inputs: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = settings(model, inputs)
@@ -89,7 +90,7 @@ def test_what_it_cannot_shrink_goes_to_generate_as_it_is(
     assert torch.equal(plain, same)
     assert rows < 0.7 * all_rows
     assert "generate" not in vars(model), "the model is left as it was found"
-    monkeypatch.setattr(decoding, "is_deepspeed_zero3_enabled", lambda: True)
+    monkeypatch.setattr(interception, "is_deepspeed_zero3_enabled", lambda: True)
     with compacting_batches(model):
         _, rows_in_step = rows_computed(model, lambda: model.generate(**inputs, generation_config=config))
     assert rows_in_step == all_rows, "ranks that share weights must make the same passes"

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.support.training import LONGEST, Batch, WatchedTrainer, train, write_recipe
 from tinyzero_trl.commands.train import main
-from tinyzero_trl.generation import compacting as decoding
+from tinyzero_trl.generation import interception
 from tinyzero_trl.metrics import describe
 from tinyzero_trl.runs.records import Run, read_run
 from tinyzero_trl.training.held_out import random_numbers_of_its_own
@@ -189,13 +189,13 @@ def test_the_engine_gets_the_window_and_nothing_else_does(trained: WatchedTraine
 
 def test_rollouts_and_evaluation_let_finished_rows_leave(workshop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     batches = []
-    compacting = decoding.compacting_generate
+    compacting = interception.compacting_generate
 
     def watched(model, input_ids, *args, **kwargs):
         batches.append(len(input_ids))
         return compacting(model, input_ids, *args, **kwargs)
 
-    monkeypatch.setattr(decoding, "compacting_generate", watched)
+    monkeypatch.setattr(interception, "compacting_generate", watched)
     trainer = train(write_recipe(workshop, "compacting", max_steps=1, save_strategy="no"))
     assert batches == [len(batch.lengths) for batch in trainer.batches]
 

@@ -9,22 +9,19 @@ others.
 """
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
-from transformers.integrations import is_deepspeed_zero3_enabled, is_fsdp_managed_module
 
 from tinyzero_trl.generation.cache import decoding_attention, preallocated_cache
 from tinyzero_trl.models.architectures import is_plain_decoder
 
 # Measured with the embedded model (128 rows of up to 256 tokens, one core): a quarter takes 10 % longer, a half 20 %.
 FINISHED_FRAC_OF_A_CALL = 0.125
-
-_COMPACTING_ARGUMENTS = {"input_ids", "attention_mask", "generation_config"}
 
 _PLAIN_SETTINGS = {
     *("max_new_tokens", "max_length", "do_sample", "temperature", "top_k", "top_p", "min_p", "typical_p"),
@@ -164,14 +161,16 @@ def compacting_generate(
     generation_config: GenerationConfig,
     processors_for: ProcessorsForRows | None = None,
     row_ends: StoppingCriteria | None = None,
+    run: Callable[[Generation, int], Any] | None = None,
 ) -> Tensor:
     """What `model.generate` returns for the arguments of a `Generation`: prompts and completions, (B, P + C).
 
-    `generate` itself gets the whole batch where `can_compact` says no.
+    `generate` itself gets the whole batch where `can_compact` says no. `run` samples the generation up to the limit in
+    another way than at once, such as in stages.
     """
-    if can_compact(model, generation_config):
+    if run or can_compact(model, generation_config):
         generation = Generation(model, input_ids, attention_mask, generation_config, processors_for, row_ends)
-        generation.run(generation_config.max_new_tokens)
+        (run or Generation.run)(generation, generation_config.max_new_tokens)
         return generation.sequences
     return type(model).generate(  # the class's own, also where another stands in for it
         model,
@@ -181,41 +180,6 @@ def compacting_generate(
         logits_processor=processors_for(range(len(input_ids))) if processors_for else None,
         stopping_criteria=StoppingCriteriaList([row_ends]) if row_ends else None,
     )
-
-
-@contextmanager
-def compacting_batches(model: Any, row_ends: StoppingCriteria | None = None) -> Iterator[None]:
-    """Within it, `model.generate` lets finished rows leave, for every call to which that makes no other difference.
-
-    Not where several ranks must run their forward passes in step, because weights are sharded over them. `row_ends`
-    ends rows in either case.
-    """
-    in_step = is_deepspeed_zero3_enabled() or is_fsdp_managed_module(model)
-    inherited = model.generate
-
-    def generate(*args: Any, **kwargs: Any) -> Any:
-        if not in_step and not args and kwargs.keys() == _COMPACTING_ARGUMENTS:
-            return compacting_generate(model, **kwargs, row_ends=row_ends)
-        if row_ends:
-            kwargs["stopping_criteria"] = StoppingCriteriaList([row_ends])
-        return inherited(*args, **kwargs)
-
-    with replaced_generate(model, generate):
-        yield
-
-
-@contextmanager
-def replaced_generate(model: Any, generate: Callable[..., Any]) -> Iterator[None]:
-    """Within it, `model.generate` is another function."""
-    of_instance = vars(model).get("generate")  # Trainer gives an FSDP2 model its own
-    model.generate = generate
-    try:
-        yield
-    finally:
-        if of_instance is None:
-            del model.generate
-        else:
-            model.generate = of_instance
 
 
 def can_compact(model: Any, generation_config: GenerationConfig) -> bool:

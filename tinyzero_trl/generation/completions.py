@@ -5,9 +5,10 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
-from tinyzero_trl.generation.engine import Engine, EngineSetup, SampledBatch, Sampling, derive_seed
+from tinyzero_trl.generation.engine import Engine, EngineSetup, Sampling, derive_seed
 from tinyzero_trl.generation.prompts import Prompt, encode_prompts
 from tinyzero_trl.generation.sampling import end_token_ids, padding_token_id
+from tinyzero_trl.generation.stages import sample
 from tinyzero_trl.generation.transformers_engine import TransformersEngine
 
 
@@ -35,28 +36,11 @@ def complete(engine: Engine, prompt_ids: Sequence[list[int]], sampling: Sampling
     Raises:
         ValueError: the engine does not return what it must.
     """
-    batch = engine.start(prompt_ids, sampling, limit)
-    check_batch(engine, batch, len(prompt_ids))
+    batch = sample(engine, prompt_ids, sampling, limit)
     return [
         Completion(tuple(ids), engine.setup.tokenizer.decode(ids, skip_special_tokens=True), truncated=not finished)
         for ids, finished in zip(batch.completion_ids, batch.finished, strict=True)
     ]
-
-
-def check_batch(engine: Engine, batch: SampledBatch, rows: int) -> None:
-    """Whether an engine has returned one completion per prompt, each of one token or more and within the limit.
-
-    Raises:
-        ValueError: names the engine and what is wrong.
-    """
-    name, lengths = type(engine).__name__, [len(ids) for ids in batch.completion_ids]
-    if (len(lengths), len(batch.finished)) != (rows, rows):
-        raise ValueError(f"engine: {name} returned {len(lengths)} completions for {rows} prompts; return one for each")
-    if not 0 < min(lengths, default=1) <= max(lengths, default=1) <= batch.limit:
-        raise ValueError(
-            f"engine: {name} returned completions of {min(lengths)} to {max(lengths)} tokens for a limit of "
-            f"{batch.limit}; return 1 token or more, and no more than the limit"
-        )
 
 
 def generate_completions(

@@ -128,9 +128,13 @@ class Engine(ABC):
     def extend(self, batch: SampledBatch, rows: Sequence[int], limit: int) -> SampledBatch:
         """Let `rows`, none of which has finished, go on until they end or have `limit` tokens; the others stay.
 
+        There may be no rows, where only other processes have some.
+
         This default hands prompts and completions back to `start`. Each seed is replaced by one derived from it, so
         that no random number serves twice.
         """
+        if not rows:
+            return replace(batch, limit=limit)
         left = limit - batch.limit
         assert left > 0 and not any(batch.finished[row] for row in rows), (
             "only unfinished rows go on, to a longer limit"
@@ -138,7 +142,8 @@ class Engine(ABC):
         further = self.start(
             [batch.prompt_ids[row] + batch.completion_ids[row] for row in rows], _further(batch, rows), left
         )
-        return _joined(batch, rows, further, limit)
+        joined = _joined(batch, rows, further, limit)
+        return _cut_at_stop_strings(joined, rows, batch.limit, self.setup.tokenizer)
 
     def update_weights(self, model: Any) -> None:  # noqa: B027
         """Take over the weights of the policy; called before a rollout whose policy has changed, with whole weights.
@@ -249,3 +254,17 @@ def _joined(batch: SampledBatch, rows: Sequence[int], further: SampledBatch, lim
         if logprobs is not None and further.logprobs is not None:
             logprobs[row] = logprobs[row] + further.logprobs[index]
     return replace(batch, completion_ids=completions, finished=finished, logprobs=logprobs, limit=limit)
+
+
+def _cut_at_stop_strings(batch: SampledBatch, rows: Sequence[int], joint: int, tokenizer: Any) -> SampledBatch:
+    """End `rows` with a stop string that lies across `joint` tokens, where no stage has seen the whole of it."""
+    for row in rows:
+        ids, longest = batch.completion_ids[row], max(map(len, batch.sampling.stop_strings), default=0)
+        for length in range(joint + 1, min(joint + longest, len(ids) + 1)):
+            text = tokenizer.decode(ids[max(0, joint - longest) : length])
+            if any(stop in text for stop in batch.sampling.stop_strings):
+                batch.completion_ids[row], batch.finished[row] = ids[:length], True
+                if batch.logprobs is not None:
+                    batch.logprobs[row] = batch.logprobs[row][:length]
+                break
+    return batch

@@ -6,7 +6,7 @@ size or order. Two models that are given the same seeds are compared under commo
 difference.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -33,6 +33,31 @@ def end_token_ids(tokenizer: Any, generation_config: GenerationConfig) -> tuple[
 def padding_token_id(tokenizer: Any, ends: Sequence[int]) -> int:
     """The tokenizer's padding token. What follows an end token is cut off, so that one may stand in for it."""
     return next((token for token in (tokenizer.pad_token_id, *ends) if token is not None), 0)
+
+
+RECIPE_FIELDS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+"""Settings that a recipe has a field for; any other stands in its `generation_kwargs`."""
+
+_SHAPE_NOTHING = {
+    *("eos_token_id", "pad_token_id", "bos_token_id", "max_length", "max_new_tokens", "do_sample", "use_cache"),
+    *("cache_implementation", "disable_compile", "transformers_version"),
+}
+_NEUTRAL: dict[str, Any] = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
+
+
+def own_sampling(generation_config: GenerationConfig, used: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a model's own that would sample otherwise than `used`, where a None stands for no effect."""
+    own = {
+        name: value
+        for name, value in generation_config.to_diff_dict().items()
+        if value is not None and not name.startswith("_") and name not in _SHAPE_NOTHING
+    }
+    return {name: value for name, value in own.items() if value != _value_of(used, name)}
+
+
+def _value_of(used: Mapping[str, Any], name: str) -> Any:
+    value = used.get(name)
+    return _NEUTRAL.get(name) if value is None else value
 
 
 def generation_settings(sampling: Sampling) -> GenerationConfig:

@@ -9,6 +9,7 @@ from transformers import StopStringCriteria
 
 from tinyzero_trl.generation.compacting import Generation
 from tinyzero_trl.generation.engine import Engine, EngineSetup, SampledBatch, Sampling
+from tinyzero_trl.generation.interception import own_settings_aside
 from tinyzero_trl.generation.prompts import padded_left
 from tinyzero_trl.generation.sampling import RowSampler, generation_settings
 from tinyzero_trl.models.loading import load_model
@@ -26,7 +27,7 @@ class TransformersEngine(Engine):
         device = self._model.device
         draws = sampling.temperature > 0 and sampling.seeds is not None
         stops = StopStringCriteria(self.setup.tokenizer, list(sampling.stop_strings)) if sampling.stop_strings else None
-        with self._sampling_alone(sampling):
+        with self._alone(sampling):
             generation = Generation(
                 self._model,
                 *padded_left(prompt_ids, sampling.pad_token_id, device),
@@ -34,34 +35,40 @@ class TransformersEngine(Engine):
                 RowSampler(sampling, device).of_rows if draws else None,
                 stops,
             )
-            generation.run(limit)
-        prompts = [list(ids) for ids in prompt_ids]
-        return SampledBatch(
-            prompts, generation.completion_ids(), generation.finished.tolist(), limit, sampling, state=generation
-        )
+            return start_generation(generation, prompt_ids, sampling, limit)
 
     def extend(self, batch: SampledBatch, rows: Sequence[int], limit: int) -> SampledBatch:
         """See `Engine`. Rows that do not go on now cannot go on later: their cache is gone."""
-        generation = batch.state
-        with self._sampling_alone(batch.sampling):
-            generation.keep(rows)
-            generation.run(limit)
-        return replace(
-            batch, completion_ids=generation.completion_ids(), finished=generation.finished.tolist(), limit=limit
-        )
+        with self._alone(batch.sampling):
+            return extend_generation(batch, rows, limit)
 
     @contextmanager
-    def _sampling_alone(self, sampling: Sampling) -> Iterator[None]:
-        """Put the model in evaluation mode under `sampling` alone.
-
-        `generate` fills whatever its settings leave open from the model's own ones, so that those have to go meanwhile.
-        """
-        own_settings, training = self._model.generation_config, self._model.training
-        self._model.generation_config = generation_settings(sampling)
+    def _alone(self, sampling: Sampling) -> Iterator[None]:
+        """Put the model in evaluation mode under `sampling` alone."""
+        training = self._model.training
         self._model.eval()
         try:
-            with torch.inference_mode():
+            with torch.inference_mode(), own_settings_aside(self._model):
                 yield
         finally:
-            self._model.generation_config = own_settings
             self._model.train(training)
+
+
+def start_generation(
+    generation: Generation, prompt_ids: Sequence[list[int]], sampling: Sampling, limit: int
+) -> SampledBatch:
+    """The first stage of a batch that `generate` samples."""
+    generation.run(limit)
+    prompts = [list(ids) for ids in prompt_ids]
+    finished = generation.finished.tolist()
+    return SampledBatch(prompts, generation.completion_ids(), finished, limit, sampling, state=generation)
+
+
+def extend_generation(batch: SampledBatch, rows: Sequence[int], limit: int) -> SampledBatch:
+    """A further stage, with the cache of the rows that go on."""
+    generation: Generation = batch.state
+    if rows:
+        generation.keep(rows)
+        generation.run(limit)
+    finished = generation.finished.tolist()
+    return replace(batch, completion_ids=generation.completion_ids(), finished=finished, limit=limit)

@@ -21,8 +21,8 @@ from tinyzero_trl.training.preflight.values import (
 from tinyzero_trl.windows import WindowConfig, declared_field, readers, strategies
 
 WINDOW_PREFIX = "window_"
-_OF_TRLS_ENGINES = ("use_transformers_continuous_batching", "cache_implementation", "generation_kwargs")
-"""Fields that only the engines of TRL know."""
+_OF_TRLS_ENGINES = ("use_transformers_continuous_batching", "cache_implementation")
+"""Fields that only the engines of TRL know, besides `generation_kwargs` other than `stop_strings`."""
 
 
 def _window(name: str) -> Any:
@@ -182,13 +182,18 @@ class AdaptiveGRPOConfig(GRPOConfig):
             return
         if self.engine not in ("auto", "vllm") and self.use_vllm:
             raise ValueError(f"engine: {self.engine!r} contradicts use_vllm true; leave out one of the two")
-        for name in _OF_TRLS_ENGINES:
-            if self.has_registered_engine and getattr(self, name):
-                raise ValueError(
-                    f"{name}: {getattr(self, name)!r} has no effect on the engine {self.engine!r}; leave it out"
-                )
+        if self.has_registered_engine:
+            self._check_registered_engine()
         on_cpu = self.engine == "auto" and self.use_cpu
         self.use_vllm = not on_cpu and choose_engine(self.engine) == "vllm"
+
+    def _check_registered_engine(self) -> None:
+        kwargs: Any = self.generation_kwargs or {}
+        given = {name: getattr(self, name) for name in _OF_TRLS_ENGINES}
+        given["generation_kwargs"] = {name: value for name, value in kwargs.items() if name != "stop_strings"}
+        for name, value in given.items():
+            if value:
+                raise ValueError(f"{name}: {value!r} has no effect on the engine {self.engine!r}; leave it out")
 
 
 def options_as_mapping(options: dict[str, Any] | str | None) -> dict[str, Any]:

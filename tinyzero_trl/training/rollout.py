@@ -1,37 +1,52 @@
 """What samples a rollout, and where its completions end."""
 
-from collections.abc import Callable, Collection, Sequence
+import logging
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase, StopStringCriteria
 
-from tinyzero_trl.generation.compacting import compacting_batches, replaced_generate
-from tinyzero_trl.generation.completions import check_batch
 from tinyzero_trl.generation.engine import ANSWER_END, Engine, EngineSetup, SampledBatch, Sampling, engine_class
+from tinyzero_trl.generation.interception import compacting_batches, has_own_generate, must_run_in_step, replaced
+from tinyzero_trl.generation.sampling import RECIPE_FIELDS, own_sampling
+from tinyzero_trl.generation.stages import Stages, sample
 from tinyzero_trl.generation.vllm_on_cpu import adapt_vllm_to_cpu
 from tinyzero_trl.tasks.rewards import completion_text
 from tinyzero_trl.training.config import AdaptiveGRPOConfig
+from tinyzero_trl.training.trl_engines import ColocatedVllmEngine, ContinuousBatchingEngine, GenerateEngine
+
+logger = logging.getLogger(__name__)
+
+_Run = Callable[[Engine, int], SampledBatch]
+"""Samples the batch by an engine, up to a limit in tokens."""
 
 
 def prepare_engine(args: AdaptiveGRPOConfig) -> None:
-    """What must be set before TRL builds the engine: vLLM ends completions by its own arguments, and adapts to CPUs."""
-    if not args.use_vllm:
-        return
-    if args.stop_at_answer:
-        given: Any = args.generation_kwargs or {}
-        args.generation_kwargs = {**given, "stop": [ANSWER_END], "include_stop_str_in_output": True}
-    if args.vllm_mode == "colocate" and args.device.type == "cpu":
+    """What must be set before TRL builds the engine: vLLM adapts to CPUs."""
+    if args.use_vllm and args.vllm_mode == "colocate" and args.device.type == "cpu":
         adapt_vllm_to_cpu()
 
 
 class Rollouts:
-    """Samples completions that end at the engine's limit, at an end token, or with their answer.
+    """Samples completions that end at the engine's limit, at an end token, or with a stop string.
 
-    `generate` lets finished completions leave its batch (`generation.compacting`), as vLLM does by itself. With
-    `args.stop_at_answer` a completion also ends with its answer, without an end token. With a registered engine in
-    `args.engine` that one samples, where TRL would call `model.generate`.
+    TRL samples, and what it calls for it is replaced while it does:
+
+    - `model.generate` lets finished completions leave its batch (`generation.compacting`), as vLLM does by itself;
+    - with a registered engine in `args.engine` that one samples, where TRL would call `model.generate`;
+    - within `in_stages` a rollout pauses at some lengths, and somebody decides which completions go on.
+
+    Args:
+        args: of the run.
+        tokenizer: of the policy.
+        settings: what TRL samples with: its `VLLMGeneration`, or its `generation_config`. Stop strings are taken out.
+        model: the policy.
+        end_tokens: each of them ends a completion.
+        process_index: of this rank.
 
     Attributes:
         seed: of this rank's sampling. Ranks that share an engine (tensor parallelism) have the same: each of them
@@ -45,6 +60,7 @@ class Rollouts:
         self,
         args: AdaptiveGRPOConfig,
         tokenizer: PreTrainedTokenizerBase,
+        settings: Any,
         *,
         model: Any,
         end_tokens: Collection[int],
@@ -54,12 +70,35 @@ class Rollouts:
         self.seed = args.seed + process_index // ranks_per_engine
         self._args = args
         self._tokenizer = tokenizer
+        self._settings = settings
         self._end_tokens = frozenset(end_tokens)
-        self._stops_at_answer = args.stop_at_answer
-        self._engine = _registered_engine(args, tokenizer, model)
+        self._stop_strings = _stop_strings(args)
+        self._setup = EngineSetup(tokenizer, model.config.name_or_path, model, args.per_device_train_batch_size)
+        self._engine: Engine | None = None
+        if args.has_registered_engine:
+            self._engine = engine_class(str(args.engine))(self._setup)
         self._weights_of_step: int | None = None  # that the registered engine has
-        stops_rows = args.stop_at_answer and not args.use_vllm
-        self._answer_ends = StopStringCriteria(tokenizer, [ANSWER_END]) if stops_rows else None
+        if advice := _left_aside(model, args):
+            logger.info(advice)
+        self._stages: Stages | None = None
+        self._stops: StopStringCriteria | None = None
+        if args.use_vllm:
+            given = {name: value for name, value in settings.generation_kwargs.items() if name != "stop_strings"}
+            stops = {"stop": list(self._stop_strings), "include_stop_str_in_output": True} if self._stop_strings else {}
+            settings.generation_kwargs = {**given, **stops}
+        else:
+            settings.stop_strings = None  # `generate` would ask for a tokenizer, which TRL does not give it
+            if self._stop_strings:
+                self._stops = StopStringCriteria(tokenizer, list(self._stop_strings))
+
+    @contextmanager
+    def in_stages(self, stages: Stages) -> Iterator[None]:
+        """Within it, completions are sampled in stages. `check_stages` says whether that is possible."""
+        self._stages = stages
+        try:
+            yield
+        finally:
+            self._stages = None
 
     def sample(self, generate: Callable[[], Any], model: Any, prompt_ids: Sequence[list[int]], *, step: int) -> Any:
         """Completions of a batch of prompts.
@@ -73,45 +112,123 @@ class Rollouts:
         Returns:
             What `generate` returns: token ids of the completions, and more.
         """
-        if self._engine is not None:
-            return self._sample_by(self._engine, generate, model, prompt_ids, step)
-        with compacting_batches(model, self._answer_ends):
+        sampled: list[SampledBatch] = []
+
+        def run(engine: Engine, limit: int) -> SampledBatch:
+            sampled.append(sample(engine, prompt_ids, self._sampling(len(prompt_ids)), limit, self._stages))
+            return sampled[0]
+
+        with self._replaced_call(model, run, step):
             completion_ids, *others = generate()
-        if self._answer_ends:
-            completion_ids = [self._without_padding_after_answer(ids) for ids in completion_ids]
+        if sampled:
+            completion_ids = sampled[0].completion_ids
+        elif self._stops:
+            completion_ids = [self._without_padding(ids) for ids in completion_ids]
         return completion_ids, *others
+
+    def check_stages(self, model: Any) -> None:
+        """Whether rollouts can be sampled in stages.
+
+        Raises:
+            ValueError: they cannot; names the field and what to do.
+        """
+        args, remedy = self._args, "or choose another window_strategy"
+        kwargs: Any = args.generation_kwargs or {}
+        if args.use_vllm and args.vllm_mode == "server":
+            raise ValueError(f"vllm_mode: 'server' does not sample in stages; set it to colocate, {remedy}")
+        if args.use_vllm and args.vllm_enable_sleep_mode:
+            raise ValueError(
+                f"vllm_enable_sleep_mode: true puts vLLM to sleep between stages; set it to false, {remedy}"
+            )
+        for name in ("num_beams", "num_return_sequences", "n", "penalty_alpha"):
+            if (value := kwargs.get(name, 1)) != 1:
+                raise ValueError(f"generation_kwargs: {name} {value!r} does not sample in stages; remove it, {remedy}")
+        if args.use_vllm or self._engine is not None:
+            return
+        if must_run_in_step(model):
+            raise ValueError(
+                f"engine: generate under ZeRO-3 or FSDP does not sample in stages; sample with vllm, {remedy}"
+            )
+        if has_own_generate(model):
+            raise ValueError(f"model: its own generate does not sample in stages; leave it out, {remedy}")
 
     def is_truncated(self, ids: list[int], completion: Any) -> bool:
         """Whether a completion was cut. TRL also takes a padding token for an end, but a sampled one ends nothing."""
         if ids and ids[-1] in self._end_tokens:
             return False
-        return not (self._stops_at_answer and ANSWER_END in completion_text(completion))
+        return not any(stop in completion_text(completion) for stop in self._stop_strings)
 
-    def _sample_by(
-        self, engine: Engine, generate: Callable[[], Any], model: Any, prompt_ids: Sequence[list[int]], step: int
+    @contextmanager
+    def _replaced_call(self, model: Any, run: _Run, step: int) -> Iterator[None]:
+        """Within it, the call by which TRL samples gives what `run` returns, where that differs from TRL's own."""
+        staged = self._stages is not None
+        if self._engine is not None:
+            replacement = replaced(model, "generate", partial(self._by_registered_engine, run, model, step))
+        elif self._args.use_vllm and staged:
+            replacement = replaced(self._settings, "generate", partial(self._by_vllm, run, self._settings.generate))
+        elif self._args.use_transformers_continuous_batching and staged:
+            by_batches = partial(self._by_continuous_batching, run, model.generate_batch)
+            replacement = replaced(model, "generate_batch", by_batches)
+        else:
+
+            def in_stages(generation: Any, limit: int) -> None:
+                run(GenerateEngine(self._setup, generation), limit)
+
+            replacement = compacting_batches(model, self._stops, in_stages if staged else None)
+        with replacement:
+            yield
+
+    def _by_registered_engine(
+        self,
+        run: _Run,
+        model: Any,
+        step: int,
+        *,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        generation_config: Any,
+        **more: Any,
+    ) -> Tensor:
+        """Stands in for `model.generate`: it is called where the weights are whole."""
+        assert self._engine is not None
+        if more:
+            raise ValueError(f"engine: {self._args.engine!r} takes text alone, not {', '.join(more)}; leave it out")
+        if step != self._weights_of_step:
+            self._engine.update_weights(model)
+            self._weights_of_step = step
+        run(self._engine, generation_config.max_new_tokens)
+        return torch.cat([input_ids, input_ids.new_full((len(input_ids), 1), self._pad)], dim=1)  # nobody reads it
+
+    def _by_vllm(
+        self,
+        run: _Run,
+        generate: Callable[..., Any],
+        *,
+        prompts: Any,
+        images: Any,
+        num_generations: int,
+        **options: Any,
     ) -> Any:
-        """The same by a registered engine, called where TRL calls `model.generate`: there the weights are whole."""
-        sampled: list[SampledBatch] = []
+        """Stands in for `generate` of TRL's `VLLMGeneration`."""
+        options |= {"images": images, "num_generations": num_generations}
+        engine = ColocatedVllmEngine(self._setup, self._settings, generate, options)
+        return engine.outputs(run(engine, self._settings.max_completion_length))
 
-        def generate_by_engine(
-            *, input_ids: Tensor, attention_mask: Tensor, generation_config: Any, **more: Any
-        ) -> Any:
-            if more:
-                raise ValueError(f"engine: {self._args.engine!r} takes text alone, not {', '.join(more)}; leave it out")
-            if step != self._weights_of_step:
-                engine.update_weights(model)
-                self._weights_of_step = step
-            batch = engine.start(prompt_ids, self._sampling(len(prompt_ids)), generation_config.max_new_tokens)
-            check_batch(engine, batch, len(prompt_ids))
-            sampled.append(batch)
-            return input_ids.new_tensor([[*ids, self._pad] for ids in input_ids.tolist()])  # not looked at
-
-        with replaced_generate(model, generate_by_engine):
-            _, *others = generate()
-        return sampled[0].completion_ids, *others
+    def _by_continuous_batching(
+        self,
+        run: _Run,
+        generate_batch: Callable[..., Any],
+        prompts: Any,
+        *,
+        generation_config: Any,
+        **options: Any,
+    ) -> Any:
+        """Stands in for `model.generate_batch`."""
+        engine = ContinuousBatchingEngine(self._setup, generate_batch, generation_config, options)
+        return engine.outputs(run(engine, generation_config.max_new_tokens))
 
     def _sampling(self, rows: int) -> Sampling:
-        """What the recipe asks for. The seeds come from the global random state, which checkpoints hold."""
+        """What the recipe asks for. A registered engine gets seeds from the random state, which checkpoints hold."""
         args = self._args
         return Sampling(
             temperature=args.temperature,
@@ -121,8 +238,8 @@ class Rollouts:
             repetition_penalty=args.repetition_penalty,
             end_token_ids=tuple(sorted(self._end_tokens)),
             pad_token_id=self._pad,
-            stop_strings=(ANSWER_END,) if args.stop_at_answer else (),
-            seeds=tuple(torch.randint(2**56, (rows,)).tolist()),
+            stop_strings=self._stop_strings,
+            seeds=tuple(torch.randint(2**56, (rows,)).tolist()) if self._engine else None,
         )
 
     @property
@@ -131,19 +248,35 @@ class Rollouts:
         assert pad is not None, "TRL sets it"
         return int(pad)
 
-    def _without_padding_after_answer(self, ids: list[int]) -> list[int]:
+    def _without_padding(self, ids: list[int]) -> list[int]:
         """A row that ended without an end token is padded to its batch, and TRL takes the padding for tokens."""
         kept = len(ids)
         while kept and ids[kept - 1] == self._tokenizer.pad_token_id:
             kept -= 1
-        return ids[:kept] if ANSWER_END in str(self._tokenizer.decode(ids)) else ids
+        return ids[:kept] if any(stop in str(self._tokenizer.decode(ids)) for stop in self._stop_strings) else ids
 
 
-def _registered_engine(args: AdaptiveGRPOConfig, tokenizer: Any, model: Any) -> Engine | None:
-    """The engine that `args.engine` names, or None where TRL samples."""
-    if not args.has_registered_engine:
-        return None
-    assert args.engine is not None
-    return engine_class(args.engine)(
-        EngineSetup(tokenizer, model.config.name_or_path, model, args.per_device_train_batch_size)
+def _stop_strings(args: AdaptiveGRPOConfig) -> tuple[str, ...]:
+    """What ends a completion besides end tokens: `stop_strings` of `generation_kwargs`, and its answer if it shall."""
+    kwargs: Any = args.generation_kwargs or {}
+    given: list[str] = []
+    for name in ("stop_strings", *(("stop",) if args.use_vllm else ())):
+        value = kwargs.get(name) or []
+        given += [value] if isinstance(value, str) else list(value)
+    return tuple(dict.fromkeys([*given, *((ANSWER_END,) if args.stop_at_answer else ())]))
+
+
+def _left_aside(model: Any, args: AdaptiveGRPOConfig) -> str:
+    """Names what the model's own generation settings say otherwise than the recipe, which alone decides."""
+    given: Any = args.generation_kwargs or {}
+    used = {**{name: getattr(args, name) for name in RECIPE_FIELDS}, **given}
+    differing = own_sampling(model.generation_config, used)
+    if not differing:
+        return ""
+    fields = [f"{name}: {value!r}" for name, value in differing.items() if name in RECIPE_FIELDS]
+    others = {name: value for name, value in differing.items() if name not in RECIPE_FIELDS}
+    fields += [f"generation_kwargs: {others}"] if others else []
+    return (
+        f"generation_config.json of the model sets {', '.join(differing)}, which the recipe does not follow; to sample "
+        f"that way, write {', '.join(fields)}"
     )

@@ -111,7 +111,8 @@ class AdaptiveGRPOTrainer(GRPOTrainer):
         self.remove_callback(PrinterCallback)
         self.limiter = CompletionLimit(self)
         tokenizer, rank, ends = trl_internals.tokenizer_of(self), self.accelerator.process_index, self.eos_token_ids
-        self.rollouts = Rollouts(args, tokenizer, model=self.model, end_tokens=ends, process_index=rank)
+        settings = self.vllm_generation if args.use_vllm else self.generation_config
+        self.rollouts = Rollouts(args, tokenizer, settings, model=self.model, end_tokens=ends, process_index=rank)
         if args.use_vllm:  # which has seeded this process with its own number, the same for every `seed`
             set_seed(self.rollouts.seed)
         self.loss = ExactLoss(self.accelerator, LossTraits.of(self))

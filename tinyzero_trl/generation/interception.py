@@ -1,0 +1,77 @@
+"""What stands in for `model.generate` while somebody else, such as TRL, calls it."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
+from transformers.integrations import is_deepspeed_zero3_enabled, is_fsdp_managed_module
+
+from tinyzero_trl.generation.compacting import Generation, compacting_generate
+
+_COMPACTING_ARGUMENTS = {"input_ids", "attention_mask", "generation_config"}
+
+
+@contextmanager
+def compacting_batches(
+    model: Any, row_ends: StoppingCriteria | None = None, run: Callable[[Generation, int], Any] | None = None
+) -> Iterator[None]:
+    """Within it, `model.generate` lets finished rows leave, for every call to which that makes no other difference.
+
+    Not where several ranks must run their forward passes in step, and not where somebody has given the model a
+    `generate` of its own. Settings that the call leaves open are off, whatever the model's own ones say. `row_ends`
+    ends rows in any case, and `run` is that of `compacting_generate`.
+    """
+    inherited, as_it_is = model.generate, must_run_in_step(model) or has_own_generate(model)
+
+    def generate(*args: Any, **kwargs: Any) -> Any:
+        with own_settings_aside(model):
+            if not as_it_is and not args and kwargs.keys() == _COMPACTING_ARGUMENTS:
+                return compacting_generate(model, **kwargs, row_ends=row_ends, run=run)
+            if row_ends:
+                kwargs["stopping_criteria"] = StoppingCriteriaList([row_ends])
+            return inherited(*args, **kwargs)
+
+    with replaced(model, "generate", generate):
+        yield
+
+
+def has_own_generate(model: Any) -> bool:
+    """Whether somebody has set `generate` on this model, in place of its class's."""
+    return any("generate" in vars(each) for each in (model, _inner(model)))
+
+
+def must_run_in_step(model: Any) -> bool:
+    """Whether several ranks must run their forward passes in step, because weights are sharded over them."""
+    return bool(is_deepspeed_zero3_enabled() or is_fsdp_managed_module(model))
+
+
+@contextmanager
+def own_settings_aside(model: Any) -> Iterator[None]:
+    """Within it, the model has no generation settings of its own, from which `generate` fills what is left open."""
+    inner = _inner(model)
+    own_settings = inner.generation_config
+    inner.generation_config = GenerationConfig()
+    try:
+        yield
+    finally:
+        inner.generation_config = own_settings
+
+
+@contextmanager
+def replaced(owner: Any, method: str, function: Callable[..., Any]) -> Iterator[None]:
+    """Within it, a method of one object is another function."""
+    of_instance = vars(owner).get(method)
+    setattr(owner, method, function)
+    try:
+        yield
+    finally:
+        if of_instance is None:
+            delattr(owner, method)
+        else:
+            setattr(owner, method, of_instance)
+
+
+def _inner(model: Any) -> Any:
+    """The model itself, which an adapter of PEFT asks."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
