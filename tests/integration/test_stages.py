@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 from datasets import Dataset
-from tests.support.tiny_models import build_model, build_tokenizer
-from tests.support.training import RECIPE, WatchedTrainer, train, write_recipe
 from transformers import GenerationConfig
 
+from tests.support.tiny_models import build_model, build_tokenizer
+from tests.support.training import RECIPE, WatchedTrainer, train, write_recipe
 from tinyzero_trl import AdaptiveGRPOConfig, AdaptiveGRPOTrainer
 from tinyzero_trl.generation.engine import SampledBatch
 from tinyzero_trl.generation.stages import Stages

@@ -58,7 +58,6 @@ _LENGTH = ("max_steps", "num_train_epochs")
 _DERIVED = ("reward_weights", "eval_on_start")  # the program sets them
 _PATHS = ("model_name_or_path", "dataset")
 _MODEL_FIELDS = ("dtype", "attn_implementation", "revision", "trust_remote_code", "use_safetensors")
-_STOP = ("stop", "include_stop_str_in_output")  # what stop_at_answer adds for vLLM
 _ENDLESS = ("constant", "reduce_lr_on_plateau", "greedy")
 _ENDLESS_AFTER_WARMUP = ("constant_with_warmup", "inverse_sqrt")
 
@@ -103,9 +102,6 @@ def _comparable(config: Mapping[str, Any]) -> dict[str, Any]:
     given = {name: value for name, value in (plain.get("model_init_kwargs") or {}).items() if name not in _MODEL_FIELDS}
     if "model_init_kwargs" in plain:
         plain["model_init_kwargs"] = given or None
-    if plain.get("stop_at_answer") and plain.get("generation_kwargs"):
-        kept = {name: value for name, value in plain["generation_kwargs"].items() if name not in _STOP}
-        plain["generation_kwargs"] = kept or None
     return {name: value for name, value in plain.items() if name not in _DERIVED}
 
 
