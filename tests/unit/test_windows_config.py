@@ -11,6 +11,7 @@ from tests.support.windows_histories import config_of
 from tinyzero_trl.windows import (
     MODES,
     AdaptiveConfig,
+    FixedConfig,
     PhasedConfig,
     SignalConfig,
     SuccessConfig,
@@ -139,6 +140,17 @@ def test_defaults_never_exceed_the_maximum(largest: int) -> None:
         assert (config.min, config.initial) == (min(20, largest), min(1024, largest))
         assert make_policy(config).window == (largest if values.get("strategy") == "fixed" else config.initial)
     assert WindowConfig(min=1500, max=2000).initial == 1500
+
+
+def test_a_smallest_window_that_is_left_out_exceeds_no_window_that_is_named() -> None:
+    assert WindowConfig(initial=8, max=512).min == 8
+    assert WindowConfig(initial=64, max=512).min == 20
+    assert PhasedConfig(phases=((0, 12), (5, 40)), max=512).min == 12
+    assert FixedConfig(max=512, initial=3).min == 20  # `fixed` does not use its first window
+    with pytest.raises(ValueError, match=r"^window_initial: 8 is outside \[window_min 20"):
+        WindowConfig(initial=8, min=20, max=512)
+    with pytest.raises(ValueError, match=r"^window_phases: window 0 at step 0 is outside \[window_min 1"):
+        PhasedConfig(phases=((0, 0),), max=512)
 
 
 def test_a_contradiction_matters_only_to_the_strategy_that_meets_it() -> None:

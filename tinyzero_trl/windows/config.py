@@ -27,7 +27,7 @@ class WindowConfig:
     `pathlib.Path` gives the path of a platform. It accepts the fields of that class and no others.
 
     `max` is the largest window. It has no default here: a training configuration sets it from
-    `max_completion_length`. `initial` and `min` that are left out never exceed it.
+    `max_completion_length`. `initial` and `min` that are left out never contradict it.
 
     Raises:
         ValueError: a field of another policy, a value out of range, or two values that contradict each other. It
@@ -36,7 +36,7 @@ class WindowConfig:
 
     strategy: str = _strategy()
     initial: int = number(None, "first window; left out, 1024 or what lies nearest in [min, max]", low=1)
-    min: int = number(None, "smallest window; left out, 20 or `max` where that is smaller", low=1)
+    min: int = number(None, "smallest window; left out, 20, or less where `initial` or `max` is", low=1)
     max: int | None = count("largest window, also what evaluation uses")
     success_threshold: float = number(1.0, "a completion is a success from this reward on")
     seed: int = number(0, "seed of the policy's own random numbers", low=0)
@@ -63,7 +63,7 @@ class WindowConfig:
             check_field(declared, getattr(self, declared.name))
         largest = float("inf") if self.max is None else self.max
         if self.min is None:
-            self._set("min", min(DEFAULT_MIN, largest))
+            self._set("min", max(1, min([DEFAULT_MIN, *self._named_windows()])))
         if self.min > largest:
             raise ValueError(
                 f"window_min: {self.min} exceeds window_max {largest}; lower window_min or raise window_max"
@@ -79,6 +79,10 @@ class WindowConfig:
         if self.max is None:
             raise ValueError("window_max: not set; give the largest window in tokens (max_completion_length)")
         return self.max
+
+    def _named_windows(self) -> list[int]:
+        """The windows that the user asks for: a smallest window that is left out exceeds none of them."""
+        return [window for window in (self.initial, self.max) if window is not None]
 
     def _check_windows(self, largest: int) -> None:
         """Refuse windows outside the bounds; `largest` is `max`, which is set."""

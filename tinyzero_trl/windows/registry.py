@@ -142,7 +142,8 @@ def _load(strategy: str, source: EntryPoint) -> "type[WindowPolicy[Any]]":
         ) from error
     if not hasattr(policy, "config_class"):
         raise ValueError(
-            f"window_strategy: {strategy!r} is not registered; decorate it with @register_policy(name, ...)"
+            f"window_strategy: {strategy!r} is not a registered window policy; decorate a WindowPolicy with "
+            "@register_policy"
         )
     return policy
 

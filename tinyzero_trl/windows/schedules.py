@@ -16,6 +16,9 @@ from tinyzero_trl.windows.registry import register_policy
 class FixedConfig(WindowConfig):
     """The window is always `max`, so `initial` has no effect and may exceed it."""
 
+    def _named_windows(self) -> list[int]:
+        return [] if self.max is None else [self.max]
+
     def _check_windows(self, largest: int) -> None:
         """`max` is the only window."""
 
@@ -39,6 +42,9 @@ class PhasedConfig(WindowConfig):
             raise ValueError(
                 f"window_phases: steps {steps} do not strictly increase from 0 or later; reorder the pairs"
             )
+
+    def _named_windows(self) -> list[int]:
+        return [*super()._named_windows(), *(window for _, window in self.phases)]
 
     def _check_windows(self, largest: int) -> None:
         if not self.phases or self.phases[0][0] != 0:  # else `initial` is never used
