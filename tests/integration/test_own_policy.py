@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 import yaml
-from training import ROOT
 
+from tests.support.training import ROOT
 from tinyzero_trl import AdaptiveGRPOConfig
 from tinyzero_trl.commands.main import main
 from tinyzero_trl.runs.records import read_run
