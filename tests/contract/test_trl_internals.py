@@ -28,6 +28,7 @@ WRAPPED = {"_generate_single_turn", "_generate_and_score_completions", "_calcula
         "self._metrics = {",
         "self._pending_extra_logs = ",
         "self._entropy_bonus_enabled = ",
+        "self._last_loaded_step = -1",
     ],
 )
 def test_the_trainer_of_trl_sets_the_attribute(assignment: str) -> None:
@@ -76,4 +77,7 @@ def test_private_names_of_others_are_read_in_one_module_alone() -> None:
             is_private = isinstance(node, ast.Attribute) and node.attr.startswith("_") and node.attr not in WRAPPED
             if is_private and not node.attr.startswith("__"):
                 owner = ast.unparse(node.value)
-                assert owner in ("self", "cls", "super()", "sys"), f"{file}, line {node.lineno}: {owner}.{node.attr}"
+                # argparse has no public list of its arguments
+                assert owner in ("self", "cls", "super()", "sys", "parser"), (
+                    f"{file}, line {node.lineno}: {owner}.{node.attr}"
+                )

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from datasets import Dataset
+import torch
+from datasets import Dataset, DatasetDict, IterableDatasetDict
 from trl import GRPOConfig, GRPOTrainer
 
 from tests.support.tiny_models import build_model, build_tokenizer, save_tiny_model
@@ -32,7 +33,13 @@ def brevity(completions: Sequence[str], log_extra: Any = None, **_: Any) -> list
 
 
 def trainer(
-    folder: Path, columns: dict[str, list] | None = None, rewards: Any = verdict, evaluated: Any = None, **options: Any
+    folder: Path,
+    columns: dict[str, list] | None = None,
+    rewards: Any = verdict,
+    evaluated: Any = None,
+    model: Any = None,
+    optimizers: Any = (None, None),
+    **options: Any,
 ) -> AdaptiveGRPOTrainer:
     problems = Dataset.from_dict({"prompt": PROMPTS, **(columns or {})})
     settings: dict[str, Any] = {
@@ -43,12 +50,13 @@ def trainer(
     }
     tokenizer = build_tokenizer()
     return AdaptiveGRPOTrainer(
-        build_model(tokenizer),
+        model or build_model(tokenizer),
         rewards,
         AdaptiveGRPOConfig(**settings | options),
         train_dataset=problems,
         eval_dataset=problems if evaluated is None else evaluated,
         processing_class=tokenizer,
+        optimizers=optimizers,
     )
 
 
@@ -78,18 +86,97 @@ def test_a_configuration_of_trl_is_refused_with_the_one_to_give(tmp_path: Path) 
 
 
 @pytest.mark.slow
-def test_the_same_script_again_goes_on_and_loses_nothing(tmp_path: Path) -> None:
+def test_the_same_script_again_goes_on_where_that_is_asked_for_and_loses_nothing(tmp_path: Path) -> None:
     trainer(tmp_path).train()
     assert lines(tmp_path) == [1, 2]
-    again = trainer(tmp_path, max_steps=3, eval_on_start=True, eval_strategy="steps", eval_steps=3)
+    again = trainer(tmp_path, max_steps=3, eval_on_start=True, eval_strategy="steps", eval_steps=3, resume="auto")
     again.train()
     assert lines(tmp_path) == [1, 2, 3]
     assert lines(tmp_path, "eval.jsonl") == [3], "the evaluation before the first step is past"
+    assert again.args.eval_on_start, "of a new run it is still wanted"
     assert {file.name for file in tmp_path.glob("checkpoint-*")} == {"checkpoint-1", "checkpoint-2", "checkpoint-3"}
     again.train()  # a second call finds nothing to do
     assert lines(tmp_path) == [1, 2, 3]
-    trainer(tmp_path, max_steps=1, resume="never").train()
+    trainer(tmp_path, max_steps=4).train(resume_from_checkpoint=True)
+    assert lines(tmp_path) == [1, 2, 3, 4]
+
+
+@pytest.mark.slow
+def test_a_second_training_is_a_new_one_and_the_first_is_kept(tmp_path: Path) -> None:
+    """As in TRL, the same trainer goes on with its weights, and another one begins with the model's."""
+    run = trainer(tmp_path, max_steps=2, num_iterations=2, save_steps=2)
+    rollouts: list[int] = []
+    run.window_callback.on_rollout_end = lambda *args, rollout: rollouts.append(rollout.observation.step)
+    run.window_callback.on_pre_optimizer_step = lambda *args, **kwargs: None
+    for resume in (None, False):
+        run.train(resume)
+        assert run.state.global_step == 2
+        assert lines(tmp_path) == [1, 2]
+    assert rollouts == [0, 0], "a training begins with a rollout, not in the middle of the former one"
+    trainer(tmp_path, max_steps=1).train()
     assert lines(tmp_path) == [1]
+    assert [lines(tmp_path / "_earlier" / name) for name in ("1", "2")] == [[1, 2], [1, 2]]
+    assert (tmp_path / "_earlier" / "2" / "checkpoint-2" / "model.safetensors").is_file()
+
+
+def test_resuming_where_there_is_no_checkpoint_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"^resume_from_checkpoint: .* holds no complete checkpoint; leave it out"):
+        trainer(tmp_path).train(resume_from_checkpoint=True)
+
+
+def test_the_last_line_of_the_log_is_trls_and_the_history_is_complete(tmp_path: Path) -> None:
+    run = trainer(tmp_path, max_steps=3, save_steps=3, logging_steps=50)
+    run.train()
+    [last] = run.state.log_history
+    assert {"train_loss", "train_runtime", "reward", "rewards/verdict/mean"} <= last.keys()
+    every = trainer(tmp_path, max_steps=2, save_strategy="no")
+    every.train()
+    assert ["loss" in line for line in every.state.log_history] == [True, True, False]
+
+
+def test_a_model_card_is_written_with_and_without_a_started_run(tmp_path: Path) -> None:
+    trainer(tmp_path, max_steps=1).train()
+    assert "trl" in (tmp_path / "README.md").read_text().lower()
+
+
+def test_what_cannot_be_trained_is_refused_before_the_first_rollout(tmp_path: Path) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    frozen = build_model(build_tokenizer()).requires_grad_(False)
+    adapter = get_peft_model(
+        build_model(build_tokenizer()), LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"])
+    )
+    for parameter in adapter.parameters():  # as after PeftModel.from_pretrained without is_trainable
+        parameter.requires_grad_(False)
+    for beta in (0.0, 0.04):
+        with pytest.raises(
+            ValueError, match=r"^model: every parameter of this Qwen2ForCausalLM is frozen; set requires"
+        ):
+            trainer(tmp_path, model=frozen, beta=beta)
+        with pytest.raises(
+            ValueError, match=r"^model: every parameter of this PeftModel\w* is frozen; .*is_trainable=T"
+        ):
+            trainer(tmp_path, model=adapter, beta=beta)
+    another = torch.optim.SGD(build_model(build_tokenizer()).parameters(), lr=0.1)
+    with pytest.raises(
+        ValueError, match=r"^optimizers: none of the \d+ parameters of the optimizer is one of the model"
+    ):
+        trainer(tmp_path, optimizers=(another, None))
+    model = build_model(build_tokenizer())
+    trainer(tmp_path, model=model, optimizers=(torch.optim.SGD(model.parameters(), lr=0.1), None))
+
+
+def test_too_few_examples_and_too_little_room_are_found_as_in_recipes(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(ValueError, match=r"^dataset: 4 problems are fewer than the 8 groups of a rollout"):
+        trainer(tmp_path, per_device_train_batch_size=32)
+    trainer(tmp_path, max_completion_length=1_000_000)
+    assert "max_completion_length: 1000000 tokens after a prompt of" in caplog.text, "TRL samples such completions"
+    with pytest.raises(
+        ValueError, match=r"^max_completion_length: 1 tokens after a prompt of \d+ exceed the model's 512"
+    ):
+        trainer(tmp_path, {"prompt": [" ".join(["1"] * 600)] * 4})
 
 
 @pytest.mark.slow
@@ -117,12 +204,48 @@ def test_a_run_without_a_recipe_can_be_reported(tmp_path: Path) -> None:
     assert (tmp_path / "mine" / "README.md").read_text().count("with GRPO under a rollout window") == 1
 
 
-def test_several_evaluation_sets_are_refused(tmp_path: Path) -> None:
-    sets = {"easy": Dataset.from_dict({"prompt": PROMPTS}), "hard": Dataset.from_dict({"prompt": PROMPTS})}
-    with pytest.raises(ValueError, match=r"^eval_dataset: easy, hard: each evaluation is of one data set; give one"):
-        trainer(tmp_path, evaluated=sets)
-    with pytest.raises(ValueError, match=r"^eval_dataset: easy, hard"):
-        trainer(tmp_path).evaluate(sets)
+def test_a_run_that_could_not_be_finished_is_not_started(tmp_path: Path) -> None:
+    run = trainer(tmp_path)
+    run.eval_dataset = None
+    with pytest.raises(ValueError, match=r"^eval_dataset: finish_run measures .*; give the trainer an eval_dataset"):
+        start_run(run)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", [dict, DatasetDict, IterableDatasetDict])
+def test_each_of_several_evaluation_sets_has_its_figures(tmp_path: Path, kind: type) -> None:
+    easy, hard = Dataset.from_dict({"prompt": PROMPTS[:2]}), Dataset.from_dict({"prompt": PROMPTS})
+    sets = kind(easy=easy, hard=hard)
+    if kind is IterableDatasetDict:
+        sets = kind(easy=easy.to_iterable_dataset(), hard=hard.to_iterable_dataset())
+    run = trainer(tmp_path, evaluated=sets, max_steps=1, eval_strategy="steps", eval_steps=1, save_strategy="no")
+    run.train()
+    [line] = records(tmp_path, "eval.jsonl")
+    assert (line["eval_easy/n"], line["eval_hard/n"], line["eval/n"]) == (2, 4, 6)
+    assert line["eval/acc"] == pytest.approx((2 * line["eval_easy/acc"] + 4 * line["eval_hard/acc"]) / 6)
+    logged = [name for entry in run.state.log_history for name in entry]
+    assert {"eval_easy_runtime", "eval_hard_runtime", "eval_reward"} <= set(logged)
+    if kind is dict:
+        given = run.evaluate({"other": easy})
+        assert (given["eval_other/n"], given["eval/n"]) == (2, 2)
+
+
+def test_a_column_of_the_users_is_no_number_of_ours_and_no_reward_function_sees_ours(tmp_path: Path) -> None:
+    seen: set[str] = set()
+
+    def looks(completions: Sequence[str], **columns: Any) -> list[float]:
+        seen.update(columns)
+        return [1.0] * len(completions)
+
+    columns = {"held_out_number": [7, 7, 7, 7], "_held_out_number": [7, 7, 7, 7]}
+    run = trainer(tmp_path, columns, rewards=looks)
+    assert run.evaluate()["eval/n"] == 4
+    assert {name for name in seen if "number" in name} == columns.keys()
+
+
+def test_the_loss_of_an_evaluation_is_computed_where_it_is_asked_for(tmp_path: Path) -> None:
+    assert "eval_loss" not in trainer(tmp_path).evaluate()
+    assert "eval_loss" in trainer(tmp_path, compute_eval_loss=True).evaluate()
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ from transformers import TrainerControl, TrainerState
 
 from tinyzero_trl.metrics import describe, evaluation_metrics, rollout_metrics
 from tinyzero_trl.training.callbacks.events import Evaluation, Rollout, SavedInCheckpoints
-from tinyzero_trl.training.callbacks.records import LOG_HISTORY_LINES, RecordsCallback
+from tinyzero_trl.training.callbacks.records import RecordsCallback
 from tinyzero_trl.training.callbacks.window import AdaptiveWindowCallback
 from tinyzero_trl.windows import RolloutObservation, WindowConfig
 
@@ -32,7 +32,7 @@ class Run:
     """Fires events in the order in which the trainer does."""
 
     def __init__(self, folder: Path, log_every: int = 1) -> None:
-        self.args = SimpleNamespace(output_dir=str(folder), report_to=[], eval_strategy="steps")
+        self.args = SimpleNamespace(output_dir=str(folder), report_to=[], eval_strategy="steps", log_history_lines=None)
         self.state = TrainerState(is_world_process_zero=True)
         self.log_every = log_every
         self.window = AdaptiveWindowCallback(CONFIG)
@@ -168,7 +168,7 @@ def test_a_new_run_in_an_old_folder_starts_from_nothing(tmp_path: Path) -> None:
     new = Run(tmp_path)
     new.state.stateful_callbacks = {type(old.window).__name__: old.window.state()}
     new.begin()
-    assert list(tmp_path.rglob("*.jsonl")) == []
+    assert [file for file in tmp_path.rglob("*.jsonl") if "_earlier" not in file.parts] == []
     assert new.window.window == CONFIG.initial
 
 
@@ -202,15 +202,17 @@ def test_a_run_that_finishes_or_earns_something_is_not_warned(tmp_path: Path, re
         run.fire("on_rollout_end", rollout=rollout(0, 50, rewards, truncated))
 
 
-def test_what_trainer_keeps_of_its_logs_is_bounded(tmp_path: Path) -> None:
+def test_what_trainer_keeps_of_its_logs_is_bounded_where_a_field_says_so(tmp_path: Path) -> None:
     """It would grow with every step, in memory and in every checkpoint."""
-    run = Run(tmp_path).begin()
-    for step in range(LOG_HISTORY_LINES + 20):
-        run.state.log_history.append({"step": step})
-        run.step()
-    assert len(run.state.log_history) == LOG_HISTORY_LINES
-    assert run.state.log_history[-1] == {"step": LOG_HISTORY_LINES + 19}
-    assert len(run.lines()) == LOG_HISTORY_LINES + 20
+    for lines, kept in ((None, 30), (10, 10)):
+        run = Run(tmp_path / str(lines)).begin()
+        run.args.log_history_lines = lines
+        for step in range(30):
+            run.state.log_history.append({"step": step})
+            run.step()
+        assert len(run.state.log_history) == kept
+        assert run.state.log_history[-1] == {"step": 29}
+        assert len(run.lines()) == 30
 
 
 def test_skipped_steps_are_counted_over_a_resume(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The evaluator alone: rows that are answered twice to fill a batch count once."""
 
+import math
 from types import SimpleNamespace
 from typing import Any
 
@@ -7,7 +8,7 @@ import pytest
 import torch
 from datasets import Dataset
 
-from tinyzero_trl.training.held_out import HeldOutEvaluator, numbered
+from tinyzero_trl.training.held_out import HeldOutEvaluator
 from tinyzero_trl.training.scoring import gather_rollout, score_rows
 
 
@@ -15,6 +16,7 @@ def evaluator(**settings: Any) -> HeldOutEvaluator:
     args = {
         "window_config": lambda: SimpleNamespace(success_threshold=1.0),
         **{"num_generations": 4, "num_generations_eval": 1, "metric_for_best_model": None},
+        "compute_eval_loss": False,
         **{"process_index": 0, "device": torch.device("cpu")},
     }
     return HeldOutEvaluator(SimpleNamespace(**args | settings))  # type: ignore[arg-type]
@@ -22,21 +24,26 @@ def evaluator(**settings: Any) -> HeldOutEvaluator:
 
 def scored(rewards: list[float], source: str = "eval", **options: Any) -> Any:
     count = len(rewards)
+    trainer = SimpleNamespace(
+        accelerator=SimpleNamespace(process_index=0),
+        model=SimpleNamespace(training=source == "train"),
+        rollouts=SimpleNamespace(is_truncated=lambda ids, text: len(ids) == 2),
+        _pending_extra_logs={"reason": options.get("reasons", [])},
+    )
     return score_rows(
+        trainer,
         torch.tensor([[reward, 9.0] for reward in rewards]),
         options.get("inputs", [{}] * count),
         ["p"] * count,
         [f"c{row}" for row in range(count)],
         [[5] * (row + 1) for row in range(count)],
-        reasons=options.get("reasons", []),
-        is_truncated=lambda ids, text: len(ids) == 2,
-        process_index=0,
-        source=source,
     )
 
 
 def test_an_example_that_fills_up_a_batch_counts_once() -> None:
-    held_out, examples = evaluator(), [{"held_out_number": number} for number in (0, 1, 2, 0)]
+    held_out = evaluator()
+    data = held_out.numbered(Dataset.from_dict({"prompt": ["a", "b", "c"]}))
+    examples = [data[number] for number in (0, 1, 2, 0)]
     seeds = []
 
     def evaluate() -> dict[str, float]:
@@ -47,14 +54,67 @@ def test_an_example_that_fills_up_a_batch_counts_once() -> None:
     state = torch.get_rng_state()
     metrics, evaluation = held_out.measure(evaluate, seed=11)
     assert metrics["eval/n"] == 3 and metrics["eval/acc"] == pytest.approx(1 / 3)
-    assert metrics["eval_reward"] == 0.5
+    assert metrics["eval_reward"] == 0.5 and evaluation is not None
     assert [sample["completion"] for sample in evaluation.samples] == ["c0", "c1", "c2"]
     assert seeds == [11] and torch.equal(torch.get_rng_state(), state)
 
 
-def test_numbers_are_given_once() -> None:
-    examples = numbered(Dataset.from_dict({"prompt": ["a", "b"]}))
-    assert numbered(examples).column_names == examples.column_names
+def test_numbers_are_given_once_beside_whatever_columns_the_user_has() -> None:
+    held_out = evaluator()
+    own = {"prompt": ["a", "b"], "_held_out_number": [7, 7], "held_out_number": [7, 7]}
+    others = held_out.numbered(Dataset.from_dict({"prompt": ["c"]}))
+    examples = held_out.numbered(Dataset.from_dict(own))
+    assert held_out.numbered(examples) is examples
+    assert held_out.without_numbers(list(examples)) == list(Dataset.from_dict(own))
+    assert held_out.without_numbers(list(others)) == [{"prompt": "c"}]
+
+    def evaluate() -> dict[str, float]:
+        held_out.add(list(examples), scored([1.0, 0.0]))
+        return {}
+
+    assert held_out.measure(evaluate, seed=0)[0]["eval/n"] == 2, "a column of the user's is no number of ours"
+
+
+def test_each_of_several_sets_has_figures_of_its_own_and_all_of_them_together() -> None:
+    held_out = evaluator(num_generations_eval=2)
+    sets = held_out.numbered(
+        {"easy": Dataset.from_dict({"prompt": ["a"]}), "hard": Dataset.from_dict({"prompt": "bc"})}
+    )
+    rewards = {"easy": [1.0, 1.0], "hard": [0.0, 0.0, 1.0, 0.0]}
+
+    def evaluate_all() -> dict[str, float]:
+        metrics: dict[str, float] = {}
+        for name, data in sets.items():
+            rows = [row for row in data for _ in range(2)]
+
+            def evaluate(rows=rows, name=name) -> dict[str, float]:
+                held_out.add(rows, scored(rewards[name]))
+                return {f"eval_{name}_runtime": 0.1}
+
+            inner, evaluation = held_out.measure(evaluate, seed=0, prefix=f"eval_{name}")
+            assert evaluation is None
+            metrics |= inner
+        return metrics
+
+    metrics, evaluation = held_out.measure(evaluate_all, seed=0)
+    assert evaluation is not None and evaluation.figures.items() <= metrics.items()
+    assert {name: value for name, value in metrics.items() if name.endswith(("/acc", "/n", "/problems"))} == {
+        **{"eval/acc": 0.5, "eval/n": 6, "eval/problems": 3},
+        **{"eval_easy/acc": 1.0, "eval_easy/n": 2, "eval_easy/problems": 1},
+        **{"eval_hard/acc": 0.25, "eval_hard/n": 4, "eval_hard/problems": 2},
+    }
+    assert metrics["eval_hard_runtime"] == 0.1
+
+
+def test_an_evaluation_under_a_name_of_the_users_is_none_of_the_run() -> None:
+    held_out = evaluator()
+
+    def evaluate() -> dict[str, float]:
+        held_out.add([{}], scored([1.0]))
+        return {"test_runtime": 0.1}
+
+    metrics, evaluation = held_out.measure(evaluate, seed=0, prefix="test")
+    assert (metrics["test/acc"], evaluation) == (1.0, None)
 
 
 def test_the_figure_that_chooses_the_best_model_is_found_by_trainer() -> None:
@@ -72,19 +132,24 @@ def test_the_figure_that_chooses_the_best_model_is_found_by_trainer() -> None:
 def test_rows_are_scored_by_the_first_function_and_samples_are_of_this_rank() -> None:
     inputs = [{"difficulty": 3}, {"difficulty": "hard"}, {"difficulty": True}]
     rows = scored([1.0, float("nan"), float("inf")], reasons=["a", "b", "c", "of another function"], inputs=inputs)
-    assert rows.rewards == [1.0, 0.0, 0.0], "no number, no success"
+    assert rows.rewards[0] == 1.0 and all(map(math.isnan, rows.rewards[1:])), "no number, no score"
     assert (rows.lengths, rows.truncated, rows.difficulties) == ([1, 2, 3], [False, True, False], [3, 0, 0])
     assert [sample["reason"] for sample in rows.samples] == ["a", "b", "c"]
     assert [sample["reason"] for sample in scored([0.0]).samples] == [""]
 
 
 def test_a_rollout_is_made_of_groups_in_order() -> None:
-    accelerator: Any = SimpleNamespace(gather=lambda table: table)
+    trainer = SimpleNamespace(
+        accelerator=SimpleNamespace(gather=lambda table: table),
+        **{"state": SimpleNamespace(global_step=3), "num_generations": 2},
+        args=SimpleNamespace(optimizer_steps_per_rollout=1),
+    )
     rollout = gather_rollout(
-        accelerator,
+        trainer,
         scored([1.0, 0.0, 0.0, 1.0], "train"),
         torch.tensor([7, 7, 8, 8]),
-        **{"step": 3, "window": 2, "num_generations": 2, "optimizer_steps": 1, "duration_s": 0.5},
+        window=2,
+        duration_s=0.5,
     )
     seen = rollout.observation
     assert (seen.step, seen.window, seen.groups, seen.lengths) == (3, 2, [0, 0, 1, 1], [1, 2, 3, 4])

@@ -1,5 +1,6 @@
 """When a checkpoint is let through, and what a signal does before, while and after there is something to save."""
 
+import io
 import signal
 from types import SimpleNamespace
 
@@ -15,7 +16,9 @@ def steps_saved(due: set[int], *, per_rollout: int, last: int, start: int = 0) -
     for step in range(start + 1, last + 1):
         control = TrainerControl(should_save=step in due, should_training_stop=step == last)
         callback.on_step_end(args, TrainerState(global_step=step), control)
-        assert control.should_log == control.should_save, "what is saved is logged"
+        assert control.should_log == (control.should_save and step < last), (
+            "what is saved is logged, the end by Trainer"
+        )
         saved += [step] if control.should_save else []
     return saved
 
@@ -140,3 +143,17 @@ def test_listening_takes_over_both_signals() -> None:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def test_a_signal_is_acknowledged_where_the_error_stream_is_no_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A notebook's stream has no `fileno`, and a process without a console has no stream."""
+    run, stream = Run(), io.StringIO()
+    run.fire("on_train_begin")
+    monkeypatch.setattr("sys.stderr", stream)
+    run.stop._on_signal(signal.SIGINT, None)
+    assert "SIGINT: stopping with a checkpoint" in stream.getvalue()
+    monkeypatch.setattr("sys.stderr", None)
+    run.step()
+    assert stops(run.step())
+    run.fire("on_train_end")
+    assert run.stop.was_stopped

@@ -18,26 +18,33 @@ def is_complete(checkpoint: Path) -> bool:
 
 
 def checkpoint_to_resume(resume: str, output_dir: str | Path) -> str | None:
-    """The checkpoint that `resume` stands for: `auto` (newest complete one, if any), `never`, or a path.
+    """The checkpoint that `resume` stands for: `auto` (newest complete one, if any), `newest`, `never`, or a path.
 
     Raises:
-        ValueError: the path holds no complete checkpoint.
+        ValueError: the path holds no complete checkpoint, or there is none where the newest is asked for.
     """
     if resume == "never":
         return None
-    if resume != "auto":
+    if resume not in ("auto", "newest"):
         if not is_complete(Path(resume)):
             raise ValueError(
                 f"resume: {resume!r} holds no complete checkpoint; give auto, never or a checkpoint's folder"
             )
         return resume
-    complete = {step: folder for step, folder in _checkpoints(output_dir).items() if is_complete(folder)}
+    complete = complete_checkpoints(output_dir)
+    if resume == "newest" and not complete:
+        raise ValueError(f"resume_from_checkpoint: {str(output_dir)!r} holds no complete checkpoint; leave it out")
     return str(complete[max(complete)]) if complete else None
 
 
 def has_optimizer(checkpoint: str | Path) -> bool:
     """Whether a complete checkpoint holds more than weights; Trainer saves states of its generators with optimizers."""
     return any(Path(checkpoint).glob("rng_state*"))
+
+
+def complete_checkpoints(output_dir: str | Path) -> dict[int, Path]:
+    """The complete checkpoints of a run by their step."""
+    return {step: folder for step, folder in _checkpoints(output_dir).items() if is_complete(folder)}
 
 
 def is_last(checkpoint: str, max_steps: int, num_train_epochs: float) -> bool:
@@ -49,9 +56,9 @@ def is_last(checkpoint: str, max_steps: int, num_train_epochs: float) -> bool:
 
 
 def drop_later_checkpoints(output_dir: str | Path, step: int) -> None:
-    """Remove the checkpoints of a run after `step`, where training starts again; -1 removes all.
+    """Remove what was being written of checkpoints after `step`, where training starts again; -1 means all.
 
-    Complete ones belong to steps that the records no longer hold, and would be newer than those to come.
+    Complete ones have been set aside before: they would be newer than those to come.
     """
     for later, folder in _checkpoints(output_dir).items():
         if later > step:

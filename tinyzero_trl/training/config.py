@@ -6,6 +6,7 @@ from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
 
 from trl import GRPOConfig
+from trl.trainer.utils import get_config_model_id
 
 from tinyzero_trl.generation.engine import choose_engine, is_built_in
 from tinyzero_trl.runs.files import shortened
@@ -118,9 +119,26 @@ class AdaptiveGRPOConfig(GRPOConfig):
         default=10,
         metadata={"help": "most optimizer steps in a row without effect, because a number in them is not finite"},
     )
+    compute_eval_loss: bool = field(
+        default=False,
+        metadata={
+            "help": "compute TRL's loss on held-out completions as eval_loss; it costs a forward pass and says little "
+            "about accuracy. It is computed anyway where metric_for_best_model names a loss"
+        },
+    )
+    log_history_lines: int | None = field(
+        default=None,
+        metadata={
+            "help": "most lines of trainer.state.log_history, which is held in memory and in every checkpoint; none: "
+            "all of them. Recipes keep 100, the records hold them all"
+        },
+    )
     resume: str = field(
-        default="auto",
-        metadata={"help": "auto: newest complete checkpoint in output_dir; never; or a checkpoint's path"},
+        default="never",
+        metadata={
+            "help": "auto: newest complete checkpoint in output_dir; never: a new run, for which earlier records are "
+            "moved to output_dir/_earlier; or a checkpoint's path. From Python the default is never, in recipes auto"
+        },
     )
 
     def __post_init__(self) -> None:
@@ -215,3 +233,18 @@ def _parsed_json(name: str, text: str, example: str) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError):
         raise ValueError(f"{name}: {shortened(text)} is not JSON; write {example}") from None
+
+
+def configuration(args: Any, model: Any) -> AdaptiveGRPOConfig:
+    """`args` as given to a trainer of `model`; None stands for a default in the folder that TRL would name.
+
+    Raises:
+        ValueError: it is another configuration.
+    """
+    if args is None:
+        name = model if isinstance(model, str) else get_config_model_id(model.config)
+        return AdaptiveGRPOConfig(f"{name.split('/')[-1]}-GRPO")
+    if not isinstance(args, AdaptiveGRPOConfig):
+        kind = type(args).__name__
+        raise ValueError(f"args: a {kind} has no rollout window; give an AdaptiveGRPOConfig with the same fields")
+    return args

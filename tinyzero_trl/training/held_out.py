@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,27 +15,14 @@ from tinyzero_trl.training.callbacks.events import Evaluation
 from tinyzero_trl.training.config import AdaptiveGRPOConfig
 from tinyzero_trl.training.scoring import SAMPLED_COMPLETIONS, ScoredRows
 
-EXAMPLE_NUMBER = "held_out_number"
-
-
-def numbered(dataset: Any) -> Any:
-    """Evaluation examples with a number each, by which the one that is answered twice is known.
-
-    Raises:
-        ValueError: several data sets, whose figures would have one name.
-    """
-    if isinstance(dataset, dict):
-        names = ", ".join(map(str, dataset))
-        raise ValueError(f"eval_dataset: {names}: each evaluation is of one data set; give one of them, or join them")
-    if not isinstance(dataset, Dataset) or EXAMPLE_NUMBER in dataset.column_names:
-        return dataset
-    return dataset.add_column(EXAMPLE_NUMBER, list(range(len(dataset))))
+Example = dict[str, Any]
 
 
 class HeldOutEvaluator:
     """Turns the scored rows of an evaluation into its `eval/` figures.
 
-    Sampling has random numbers of its own, so that how often one evaluates changes no training step.
+    Sampling has random numbers of its own, so that how often one evaluates changes no training step. Of several
+    evaluation sets, each has figures of its own (`eval_NAME/acc`), and `eval/` figures cover all their examples.
     """
 
     def __init__(self, args: AdaptiveGRPOConfig) -> None:
@@ -43,49 +30,114 @@ class HeldOutEvaluator:
         self._success_threshold = args.window_config().success_threshold
         self._num_generations = args.num_generations_eval or args.num_generations
         self._best_metric = args.metric_for_best_model
+        self._wants_loss = args.compute_eval_loss
         self._process_index = args.process_index
         self._device = args.device
-        self._rows: list[dict[str, Any]] = []
+        self._number_columns: dict[str, list[Dataset]] = {}  # the data sets that have numbers under this name
+        self._rows: list[dict[str, Any]] = []  # of this rank and of the set being answered
+        self._sets: list[list[dict[str, Any]]] | None = None  # rows of the sets answered so far, over all ranks
+        self._figures_of_sets: dict[str, float] = {}
 
     @property
     def needs_loss(self) -> bool:
-        """Whether TRL's loss on held-out examples is needed: only if it chooses the best model."""
-        return "loss" in (self._best_metric or "")
+        """Whether TRL's loss on held-out examples is computed: if it is asked for, or chooses the best model."""
+        return self._wants_loss or "loss" in (self._best_metric or "")
 
-    def add(self, inputs: Sequence[dict[str, Any]], scored: ScoredRows) -> None:
+    @contextmanager
+    def first_for_new_runs(self, args: AdaptiveGRPOConfig, *, is_new: bool) -> Iterator[None]:
+        """Inside the context, `eval_on_start` evaluates before the first step of a new run alone."""
+        wanted = args.eval_on_start
+        args.eval_on_start = wanted and is_new
+        try:
+            yield
+        finally:
+            args.eval_on_start = wanted
+
+    def numbered(self, dataset: Any) -> Any:
+        """Evaluation examples with a number each, by which the one that is answered twice is known.
+
+        The column has a name that is not the user's. Streams stay as they are.
+        """
+        if isinstance(dataset, dict):
+            return {name: self.numbered(each) for name, each in dataset.items()}
+        is_known = any(dataset is each for known in self._number_columns.values() for each in known)
+        if not isinstance(dataset, Dataset) or is_known:
+            return dataset
+        name = "_held_out_number"
+        while name in dataset.column_names:
+            name += "_"
+        result = dataset.add_column(name, list(range(len(dataset))))
+        self._number_columns.setdefault(name, []).append(result)
+        return result
+
+    def without_numbers(self, examples: Sequence[Example]) -> list[Example]:
+        """The examples as the user gave them."""
+        return [{name: value for name, value in each.items() if name != self._column(each)} for each in examples]
+
+    def add(self, examples: Sequence[Example], scored: ScoredRows) -> None:
         """Take in a batch of this rank; where examples have no numbers, as in a stream, every row counts."""
         seen = len(self._rows)
-        self._rows += [
-            {**sample, "index": example.get(EXAMPLE_NUMBER, f"{self._process_index}:{seen + row}")}
-            for row, (example, sample) in enumerate(zip(inputs, scored.samples, strict=True))
-        ]
+        for row, (example, sample) in enumerate(zip(examples, scored.samples, strict=True)):
+            column = self._column(example)
+            number = example[column] if column else f"{self._process_index}:{seen + row}"
+            self._rows.append({**sample, "index": number})
 
-    def measure(self, evaluate: Callable[[], dict[str, float]], *, seed: int) -> tuple[dict[str, float], Evaluation]:
+    def measure(
+        self, evaluate: Callable[[], dict[str, float]], *, seed: int, prefix: str = "eval"
+    ) -> tuple[dict[str, float], Evaluation | None]:
         """Run an evaluation on every rank.
 
         Args:
-            evaluate: Trainer's own evaluation, during which `add` is called.
+            evaluate: Trainer's own evaluation, during which `add` is called. Given several sets, it calls this method
+                for each of them.
             seed: of this rank's sampling.
+            prefix: what Trainer's figures start with; ours have a slash behind it.
 
         Returns:
-            Trainer's figures with ours, and the evaluation over all ranks.
+            Trainer's figures with ours, and the evaluation over all ranks; None for one of several sets, and for a
+            prefix of the user's own, whose figures are no part of the run's records.
         """
-        self._rows = []
+        sets: list[list[dict[str, Any]]] = []
+        enclosing, self._sets, self._rows = self._sets, sets, []
+        if enclosing is None:
+            self._figures_of_sets = {}
         started_at = time.perf_counter()
-        with random_numbers_of_its_own(seed, self._device):
-            logged = evaluate()
-        rows = self._each_once(gather_object(self._rows))
+        try:
+            with random_numbers_of_its_own(seed, self._device):
+                logged = evaluate()
+        finally:
+            self._sets = enclosing
+        rows = [row for each in sets for row in each] if sets else self._each_once(gather_object(self._rows))
+        figures = self._figures(rows, prefix)
+        metrics = {**logged, **figures, **self._best_figure(figures)}
+        if enclosing is not None:
+            enclosing.append([{**row, "index": (len(enclosing), row["index"])} for row in rows])
+            self._figures_of_sets |= figures
+            return metrics, None
+        if not prefix.startswith("eval"):
+            return metrics, None
+        figures = {**figures, **self._figures_of_sets}
+        return metrics, Evaluation(figures, time.perf_counter() - started_at, rows[:SAMPLED_COMPLETIONS])
+
+    def _figures(self, rows: Sequence[Mapping[str, Any]], prefix: str) -> dict[str, float]:
         figures = evaluation_metrics(
             rewards=[row["reward"] for row in rows],
             lengths=[row["length"] for row in rows],
             truncated=[row["truncated"] for row in rows],
             difficulties=[row["difficulty"] for row in rows],
+            problems=[row["index"] for row in rows],
             success_threshold=self._success_threshold,
         )
-        evaluation = Evaluation(figures, time.perf_counter() - started_at, rows[:SAMPLED_COMPLETIONS])
-        best = self._best_metric  # Trainer looks for it under a prefix of its own
-        best_figure = {f"eval_{best}": figures[best]} if best in figures else {}
-        return {**logged, **figures, **best_figure}, evaluation
+        return {prefix + name.removeprefix("eval"): value for name, value in figures.items()}
+
+    def _best_figure(self, figures: Mapping[str, float]) -> dict[str, float]:
+        """The figure that chooses the best model, under the name by which Trainer looks for it."""
+        best = self._best_metric
+        return {f"eval_{best}": figures[best]} if best is not None and best in figures else {}
+
+    def _column(self, example: Example) -> str | None:
+        """Where the example has its number. A name of ours that the user has too is the shorter of the two."""
+        return max((name for name in self._number_columns if name in example), key=len, default=None)
 
     def _each_once(self, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         """The last batch is filled up with repeated examples when ranks do not divide it: here they are left out."""

@@ -144,7 +144,10 @@ def _parser(arguments: Sequence[str], recipe: Mapping[str, Any]) -> RecipeParser
     given += [text.removeprefix("--task=") for text in arguments if text.startswith("--task=")]
     named = given[-1] if given else recipe.get("task")
     task = config_class(named if isinstance(named, str) else TaskConfig.task)
-    return RecipeParser(task, AdaptiveGRPOConfig, ModelConfig, strategy=given_strategy(arguments))
+    parser = RecipeParser(task, AdaptiveGRPOConfig, ModelConfig, strategy=given_strategy(arguments))
+    # A command is given again to go on, from Python one asks for it; and the records hold what is logged.
+    parser.set_defaults(resume="auto", log_history_lines=100)
+    return parser
 
 
 def check_fields(recipe: str, options: Sequence[str]) -> None:

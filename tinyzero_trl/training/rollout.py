@@ -152,6 +152,10 @@ class Rollouts:
         if has_own_generate(model):
             raise ValueError(f"model: its own generate does not sample in stages; leave it out, {remedy}")
 
+    def begin(self) -> None:
+        """A training begins: a registered engine takes over the weights again, though the step may be the same."""
+        self._weights_of_step = None
+
     def is_truncated(self, ids: list[int], completion: Any) -> bool:
         """Whether a completion was cut. TRL also takes a padding token for an end, but a sampled one ends nothing."""
         if ids and ids[-1] in self._end_tokens:

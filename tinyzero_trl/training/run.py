@@ -12,6 +12,7 @@ from trl import ModelConfig, get_peft_config
 
 from tinyzero_trl.models.toy import resolve_model
 from tinyzero_trl.runs.checkpoints import checkpoint_to_resume, is_last
+from tinyzero_trl.runs.earlier import set_aside
 from tinyzero_trl.runs.files import unless_it_fails
 from tinyzero_trl.runs.model_card import write_model_card
 from tinyzero_trl.runs.records import Run, RunRecords, is_finished, read_run
@@ -97,9 +98,19 @@ def _say_where_it_continues(task: TaskConfig, training: AdaptiveGRPOConfig, mode
 
 
 def start_run(trainer: AdaptiveGRPOTrainer, task: TaskConfig | None = None, model: ModelConfig | None = None) -> None:
-    """Write `config.yaml` and `environment.json`, on the main process; without a recipe the trainer is enough."""
+    """Write `config.yaml` and `environment.json`, on the main process; without a recipe the trainer is enough.
+
+    What an earlier run has left in the folder is moved aside, unless the new one continues it.
+
+    Raises:
+        ValueError: the trainer has no held-out examples, by which `finish_run` would measure the run.
+    """
+    if trainer.eval_dataset is None:
+        raise ValueError("eval_dataset: finish_run measures held-out accuracy; give the trainer an eval_dataset")
     if not trainer.is_world_process_zero():
         return
+    if checkpoint_to_resume(trainer.args.resume, str(trainer.args.output_dir)) is None:
+        set_aside(str(trainer.args.output_dir))
     records = RunRecords(str(trainer.args.output_dir))
     config = resolved_config(task, trainer.args, model)
     name = trainer.accelerator.unwrap_model(trainer.model).config.name_or_path

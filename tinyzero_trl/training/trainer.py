@@ -10,7 +10,6 @@ import torch
 from accelerate.utils import set_seed
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 from trl import GRPOTrainer
-from trl.trainer.utils import get_config_model_id
 
 from tinyzero_trl.models.toy import resolve_model
 from tinyzero_trl.runs.checkpoints import checkpoint_to_resume
@@ -24,15 +23,18 @@ from tinyzero_trl.training.callbacks.safe_points import SaveBetweenRollouts
 from tinyzero_trl.training.callbacks.window import AdaptiveWindowCallback
 from tinyzero_trl.training.checkpoint_writer import CheckpointWriter
 from tinyzero_trl.training.completion_limit import CompletionLimit
-from tinyzero_trl.training.config import AdaptiveGRPOConfig
+from tinyzero_trl.training.config import AdaptiveGRPOConfig, configuration
 from tinyzero_trl.training.fault_tolerance import FiniteNumbersGuard
-from tinyzero_trl.training.held_out import HeldOutEvaluator, numbered
+from tinyzero_trl.training.held_out import HeldOutEvaluator
 from tinyzero_trl.training.hub import RetriedPushes
 from tinyzero_trl.training.loss.exact_loss import ExactLoss, Scores
 from tinyzero_trl.training.loss.traits import LossTraits
+from tinyzero_trl.training.preflight.problems import check_train_dataset
+from tinyzero_trl.training.preflight.trainable import check_given_optimizer, check_trainable
 from tinyzero_trl.training.prompt_order import EpochOrder
 from tinyzero_trl.training.rollout import Rollouts, prepare_engine
 from tinyzero_trl.training.scoring import ScoredRows, gather_rollout, score_rows
+from tinyzero_trl.training.synced_reference import SyncedReference
 
 
 class AdaptiveGRPOTrainer(GRPOTrainer):
@@ -47,12 +49,11 @@ class AdaptiveGRPOTrainer(GRPOTrainer):
     - `loss`: the same gradient without padding and without rows that have none.
     - `guard`: an optimizer step in which a number is not finite is skipped, and too many of them end the run.
     - `evaluator`: each held-out example counts once, by its score, and changes no training step.
-    - `checkpoints`: written by all ranks or by none, and between two rollouts.
+    - `checkpoints`: written by all ranks or by none, between two rollouts, with the synchronised `reference`.
     - `hub`: pushes that fail are warnings and tried again.
 
-    Besides, after each rollout, policy update and evaluation the events of `RolloutCallback` are fired; training
-    continues from the checkpoint that `args.resume` names; the order of the examples depends on seed and epoch alone,
-    so that a resumed run continues as if nothing had happened; the progress bar shows reward, window and truncation.
+    Besides, the events of `RolloutCallback` are fired; the order of the examples depends on seed and epoch alone, so
+    that a resumed run continues as if nothing had happened; the progress bar shows reward, window and truncation.
 
     Args:
         model: as for `trl.GRPOTrainer`, and so are all arguments that are not named here. `embedded` is the small model
@@ -91,10 +92,8 @@ class AdaptiveGRPOTrainer(GRPOTrainer):
         environment_factory: Any = None,
     ) -> None:
         model = resolve_model(model) if isinstance(model, str) else model
-        args = _default_config(model) if args is None else args
-        if not isinstance(args, AdaptiveGRPOConfig):
-            kind = type(args).__name__
-            raise ValueError(f"args: a {kind} has no rollout window; give an AdaptiveGRPOConfig with the same fields")
+        args = configuration(args, model)
+        check_trainable(model, peft_config)
         window_config = args.window_config()
         self.window_callback = AdaptiveWindowCallback(window_config)
         self.records_callback = RecordsCallback(self.window_callback, success_threshold=window_config.success_threshold)
@@ -104,9 +103,11 @@ class AdaptiveGRPOTrainer(GRPOTrainer):
         # First whether a step is saved, which decides what is logged. The policy comes before those who listen to
         # rollouts: they see the window of the next one.
         ours = [SaveBetweenRollouts(), self.window_callback, self.records_callback, RolloutProgressCallback()]
-        data = (train_dataset, numbered(eval_dataset), processing_class, reward_processing_classes)
+        data = (train_dataset, self.evaluator.numbered(eval_dataset), processing_class, reward_processing_classes)
         others = (optimizers, quantization_config, peft_config, tools, rollout_func, environment_factory)
         super().__init__(model, reward_funcs, args, *data, [*ours, *(callbacks or ())], *others)
+        check_given_optimizer(optimizers[0], self.model)
+        check_train_dataset(train_dataset, trl_internals.tokenizer_of(self), self.model.config, args)
         self.remove_callback(ProgressCallback)
         self.remove_callback(PrinterCallback)
         self.limiter = CompletionLimit(self)
@@ -117,6 +118,7 @@ class AdaptiveGRPOTrainer(GRPOTrainer):
             set_seed(self.rollouts.seed)
         self.loss = ExactLoss(self.accelerator, LossTraits.of(self))
         self.guard = FiniteNumbersGuard(self.accelerator, args.max_skipped_steps, str(args.output_dir))
+        self.reference = SyncedReference(self.ref_model, self.accelerator, is_synced=args.sync_ref_model)
         self.checkpoints = CheckpointWriter(is_main=self.is_world_process_zero())
 
     # --- the start ------------------------------------------------------------------------------------------------
@@ -126,17 +128,23 @@ class AdaptiveGRPOTrainer(GRPOTrainer):
         self.hub.create_repository(partial(super().init_hf_repo, token))
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
-        """Train, from the checkpoint that `args.resume` stands for unless another is given.
+        """Train as `trl.GRPOTrainer` does; what an earlier run has left in the folder of a new one is moved aside.
 
-        An evaluation before the first step (`eval_on_start`) is that of a new run alone.
+        `resume_from_checkpoint` is a checkpoint's folder, True for the newest complete one in `output_dir`, False for a
+        new run, or None for `args.resume`.
 
         Raises:
-            ValueError: `args.resume` is a path without a complete checkpoint.
+            ValueError: there is no such checkpoint.
         """
-        if resume_from_checkpoint is None:
-            resume_from_checkpoint = checkpoint_to_resume(self.args.resume, str(self.args.output_dir))
-        self.args.eval_on_start = self.args.eval_on_start and not resume_from_checkpoint
-        return super().train(resume_from_checkpoint, *args, **kwargs)
+        named: dict[Any, str] = {None: self.args.resume, True: "newest", False: "never"}
+        resume = named.get(resume_from_checkpoint, str(resume_from_checkpoint))
+        checkpoint = checkpoint_to_resume(resume, str(self.args.output_dir))
+        if checkpoint is not None:
+            self.reference.load(checkpoint)
+        trl_internals.forget_rollout(self)
+        self.rollouts.begin()
+        with self.evaluator.first_for_new_runs(self.args, is_new=checkpoint is None):
+            return super().train(checkpoint, *args, **kwargs)
 
     def _get_train_sampler(self, dataset: Any = None) -> EpochOrder:
         return EpochOrder(super()._get_train_sampler(dataset), lambda: int(self.state.epoch or 0))
@@ -163,22 +171,14 @@ class AdaptiveGRPOTrainer(GRPOTrainer):
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         if not self.model.training:
-            output = super()._generate_and_score_completions(inputs)
+            output = super()._generate_and_score_completions(self.evaluator.without_numbers(inputs))
             self.evaluator.add(inputs, self._scored)
             return output
         window, started_at = self.window_callback.window, time.perf_counter()
         with self.limiter.at(window):
             output = super()._generate_and_score_completions(inputs)
-        rollout = gather_rollout(
-            self.accelerator,
-            self._scored,
-            output["prompt_mask"].sum(1),
-            step=self.state.global_step,
-            window=window,
-            num_generations=self.num_generations,
-            optimizer_steps=self.args.optimizer_steps_per_rollout,
-            duration_s=time.perf_counter() - started_at,
-        )
+        duration_s = time.perf_counter() - started_at
+        rollout = gather_rollout(self, self._scored, output["prompt_mask"].sum(1), window=window, duration_s=duration_s)
         fire(self, "on_rollout_end", rollout=rollout)
         return output
 
@@ -195,17 +195,7 @@ class AdaptiveGRPOTrainer(GRPOTrainer):
         rewards_per_func = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
         if self.model.training:
             self.guard.watch_rewards(rewards_per_func)
-        self._scored = score_rows(
-            rewards_per_func,
-            inputs,
-            prompts,
-            completions,
-            completion_ids_list,
-            reasons=trl_internals.logged_column(self, "reason"),
-            is_truncated=self.rollouts.is_truncated,
-            process_index=self.accelerator.process_index,
-            source="train" if self.model.training else "eval",
-        )
+        self._scored = score_rows(self, rewards_per_func, inputs, prompts, completions, completion_ids_list)
         return rewards_per_func
 
     # --- an optimizer step ----------------------------------------------------------------------------------------
@@ -224,34 +214,32 @@ class AdaptiveGRPOTrainer(GRPOTrainer):
     def _get_grad_norm(self, model: torch.nn.Module, grad_norm: Any = None) -> Any:
         """The norm of a gradient that is now complete, and that is dropped if the step is to be skipped."""
         grad_norm = super()._get_grad_norm(model, grad_norm=grad_norm)
-        skipped = self.guard.skips(
-            model,
-            grad_norm,
-            step=self.state.global_step + 1,
-            rollout=trl_internals.rollout_buffer(self) or [],
-            decode=partial(self.processing_class.batch_decode, skip_special_tokens=True),
-        )
+        step, rollout = self.state.global_step + 1, trl_internals.rollout_buffer(self) or []
+        decode = partial(self.processing_class.batch_decode, skip_special_tokens=True)
+        skipped = self.guard.skips(model, grad_norm, step=step, rollout=rollout, decode=decode)
         figures = self.loss.figures.pop(self.accelerator, clip_low=self.epsilon_low, clip_high=self.epsilon_high)
         fire(self, "on_policy_update", figures={**figures, "faults/step_skipped": float(skipped)})
         return grad_norm
 
     # --- an evaluation --------------------------------------------------------------------------------------------
 
-    def evaluate(self, eval_dataset: Any = None, *args: Any, **kwargs: Any) -> dict[str, float]:
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
         """Answer the held-out examples at the full length; adds the `eval/` figures to TRL's own.
 
-        Raises:
-            ValueError: several data sets, whose figures would have one name.
+        Of a dictionary of data sets, each has figures named `eval_NAME/acc`, and `eval/acc` covers all examples.
         """
-        answer = partial(super().evaluate, numbered(eval_dataset), *args, **kwargs)
-        metrics, evaluation = self.evaluator.measure(answer, seed=self.rollouts.seed)
-        fire(self, "on_evaluation_end", evaluation=evaluation)
+        answer = partial(super().evaluate, self.evaluator.numbered(eval_dataset), ignore_keys, metric_key_prefix)
+        metrics, evaluation = self.evaluator.measure(answer, seed=self.rollouts.seed, prefix=metric_key_prefix)
+        if evaluation is not None:
+            fire(self, "on_evaluation_end", evaluation=evaluation)
         return metrics
 
     def prediction_step(
         self, model: Any, inputs: Any, prediction_loss_only: bool, ignore_keys: list[str] | None = None
     ) -> tuple[Any, Any, Any]:
-        """Answer one batch of held-out examples. TRL's loss on them is computed only if it chooses the best model."""
+        """Answer one batch of held-out examples. TRL's loss on them is computed only where it is needed."""
         if self.evaluator.needs_loss:
             return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
         self._prepare_inputs(inputs)
@@ -261,7 +249,7 @@ class AdaptiveGRPOTrainer(GRPOTrainer):
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
         folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
-        parts = 1 if self.args.save_only_model else 2  # the model, and the state of random numbers
+        parts = 1 if self.args.save_only_model else 3  # the model, the state of random numbers, the reference
         self.checkpoints.write(partial(super()._save_checkpoint, model, trial), folder, parts=parts)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
@@ -270,10 +258,13 @@ class AdaptiveGRPOTrainer(GRPOTrainer):
 
     def _save_rng_state(self, output_dir: str) -> None:
         self.checkpoints.write_part(partial(super()._save_rng_state, output_dir))
+        self.checkpoints.write_part(partial(self.reference.save, output_dir))
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """Write the project's own card in place of TRL's, from the records of the run."""
-        if self.is_world_process_zero() and (Path(str(self.args.output_dir)) / CONFIG).exists():
+        """Write the project's own card from the records of the run; TRL's where no run was started."""
+        if not (Path(str(self.args.output_dir)) / CONFIG).exists():
+            super().create_model_card(*args, **kwargs)
+        elif self.is_world_process_zero():
             write_model_card(str(self.args.output_dir))
 
     # --- pushes to the Hub ----------------------------------------------------------------------------------------
@@ -315,9 +306,3 @@ class AdaptiveGRPOTrainer(GRPOTrainer):
         if self.hub_model_id is None:
             self.init_hf_repo(token)
         return self.hub_model_id
-
-
-def _default_config(model: Any) -> AdaptiveGRPOConfig:
-    """What stands for no configuration; the run's folder is named as TRL names it."""
-    name = model if isinstance(model, str) else get_config_model_id(model.config)
-    return AdaptiveGRPOConfig(f"{name.split('/')[-1]}-GRPO")

@@ -49,6 +49,17 @@ def replace_rollout_buffer(trainer: Any, micro_batches: list[Inputs]) -> Inputs:
     return micro_batches[trainer._step % trainer.args.steps_per_generation]
 
 
+def forget_rollout(trainer: Any) -> None:
+    """Let a training begin with a rollout of its own weights.
+
+    TRL would train again on what is left of a former training, and would not load the weights into vLLM if both
+    trainings begin at the same step.
+    """
+    trainer._buffered_inputs, trainer._step = None, 0
+    if trainer.use_vllm:
+        trainer._last_loaded_step = -1
+
+
 def training_metrics(trainer: GRPOTrainer) -> dict[str, list[float]]:
     """The lists to which the loss appends its figures, averaged and emptied by `log`."""
     metrics: dict[str, list[float]] = trainer._metrics["train"]

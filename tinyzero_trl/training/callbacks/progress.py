@@ -11,13 +11,14 @@ from transformers import TrainerControl, TrainerState, TrainingArguments
 from transformers.utils import logging as transformers_logging
 
 from tinyzero_trl.training.callbacks.events import Evaluation, Rollout, RolloutCallback
+from tinyzero_trl.windows.outcomes import is_judged
 
 LINES_WITHOUT_TERMINAL = 20
 
 
 def quiet_without_terminal() -> None:
     """Turn off the bars that the libraries draw while they load and save, where nobody sees them move."""
-    if not sys.stderr.isatty():
+    if not _has_terminal():
         datasets.disable_progress_bars()
         transformers_logging.disable_progress_bar()
 
@@ -54,7 +55,7 @@ class RolloutProgressCallback(RolloutCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Open the bar."""
-        if state.is_world_process_zero and not args.disable_tqdm and sys.stderr.isatty():
+        if state.is_world_process_zero and not args.disable_tqdm and _has_terminal():
             self._bar = tqdm(
                 total=state.max_steps,
                 initial=state.global_step,
@@ -68,8 +69,9 @@ class RolloutProgressCallback(RolloutCallback):
     ) -> None:
         """Remember what the newest rollout earned."""
         observation = rollout.observation
+        judged = [reward for reward in observation.rewards if is_judged(reward)]
         self._figures = {
-            "reward": f"{sum(observation.rewards) / max(1, len(observation.rewards)):.3f}",
+            "reward": f"{sum(judged) / len(judged):.3f}" if judged else "-",
             "window": str(observation.window),
             "truncated": f"{observation.truncated_frac:.0%}",
         }
@@ -107,6 +109,11 @@ class RolloutProgressCallback(RolloutCallback):
             self._bar.write(line, file=sys.stderr)
         else:
             print(line, file=sys.stderr, flush=True)
+
+
+def _has_terminal() -> bool:
+    """Whether somebody sees the error stream; a process without a console has none."""
+    return sys.stderr is not None and sys.stderr.isatty()
 
 
 def _joined(figures: dict[str, str]) -> str:

@@ -9,12 +9,11 @@ from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from tinyzero_trl.metrics import RunningTotals, rollout_metrics
 from tinyzero_trl.runs.checkpoints import drop_later_checkpoints
+from tinyzero_trl.runs.earlier import set_aside
 from tinyzero_trl.runs.records import RunRecords
 from tinyzero_trl.training.callbacks.events import Evaluation, Rollout, SavedInCheckpoints
 from tinyzero_trl.training.callbacks.trackers import Trackers
 from tinyzero_trl.training.callbacks.window import AdaptiveWindowCallback
-
-LOG_HISTORY_LINES = 100
 
 
 @dataclass
@@ -59,11 +58,12 @@ class RecordsCallback(SavedInCheckpoints):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Open the run directory, records and checkpoints cut back to the step that training starts from."""
-        self._clock = _Clock()
+        """Open the run directory at the step that training starts from; what is later is moved aside."""
+        self.totals, self._skipped_steps, self._clock = RunningTotals(), 0, _Clock()
         super().on_train_begin(args, state, control, **kwargs)
         if state.is_world_process_zero:
             start = state.global_step if state.global_step > 0 else -1
+            set_aside(str(args.output_dir), start)
             self._records = RunRecords(str(args.output_dir))
             self._records.truncate_after(start)
             drop_later_checkpoints(str(args.output_dir), start)
@@ -122,8 +122,8 @@ class RecordsCallback(SavedInCheckpoints):
         **kwargs: Any,
     ) -> None:
         """Write the step's line together with TRL's own figures, under TRL's names."""
-        # The records hold it all; Trainer would keep it in memory as well, and in every checkpoint.
-        del state.log_history[:-LOG_HISTORY_LINES]
+        if (kept := args.log_history_lines) is not None:  # type: ignore[attr-defined]
+            del state.log_history[:-kept]
         if self._line and logs and "loss" in logs:
             self._write_line(state, {name: value for name, value in logs.items() if isinstance(value, int | float)})
 

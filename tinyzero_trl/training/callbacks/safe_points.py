@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import time
+from contextlib import suppress
 from types import FrameType
 from typing import Any
 
@@ -53,13 +54,14 @@ class SaveBetweenRollouts(_BetweenRollouts):
         control.should_save = self._is_due and (self.is_between_rollouts(args, state) or control.should_training_stop)
         if control.should_save:
             self._is_due = False
-            control.should_log = True
+            # The end of training is logged by Trainer, in a last line with all that has not been logged before.
+            control.should_log |= not control.should_training_stop
 
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Log with the save here too; an epoch ends between two rollouts."""
-        control.should_log |= control.should_save
+        control.should_log |= control.should_save and not control.should_training_stop
 
 
 class StopOnSignal(_BetweenRollouts):
@@ -137,4 +139,8 @@ class StopOnSignal(_BetweenRollouts):
     def _say(text: str) -> None:
         # Not print: a handler may run in the middle of one.
         if os.environ.get("RANK", "0") == "0":
-            os.write(sys.stderr.fileno(), f"{text}\n".encode())
+            try:
+                os.write(sys.stderr.fileno(), f"{text}\n".encode())
+            except (AttributeError, OSError, ValueError):  # a notebook's stream is no file, a service has none
+                with suppress(AttributeError, OSError, ValueError):
+                    sys.stderr.write(f"{text}\n")

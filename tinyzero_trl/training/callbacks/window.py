@@ -2,12 +2,14 @@
 
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from tinyzero_trl.training.callbacks.events import Rollout, SavedInCheckpoints
 from tinyzero_trl.windows import RolloutObservation, WindowConfig, WindowPolicy, make_policy
+from tinyzero_trl.windows.outcomes import is_judged
 
 
 class AdaptiveWindowCallback(SavedInCheckpoints):
@@ -62,11 +64,14 @@ class AdaptiveWindowCallback(SavedInCheckpoints):
     def on_rollout_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, rollout: Rollout
     ) -> None:
-        """Let the policy observe the rollout."""
-        self.policy.observe(rollout.observation)
+        """Let the policy observe the completions that have a score; without any the window stays."""
         self._observes = True
-        self._warn_of_truncation(rollout.observation)
-        self._warn_of_rewards(rollout.observation)
+        seen = _judged(rollout.observation)
+        if not seen.rewards:
+            return
+        self.policy.observe(seen)
+        self._warn_of_truncation(seen)
+        self._warn_of_rewards(seen)
 
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -127,3 +132,17 @@ class AdaptiveWindowCallback(SavedInCheckpoints):
                 "window_success_threshold.",
                 stacklevel=3,
             )
+
+
+def _judged(seen: RolloutObservation) -> RolloutObservation:
+    """The completions that have a score; to a policy, one without would be a failure."""
+    judged = [row for row, reward in enumerate(seen.rewards) if is_judged(reward)]
+    if len(judged) == len(seen.rewards):
+        return seen
+    return replace(
+        seen,
+        lengths=[seen.lengths[row] for row in judged],
+        rewards=[seen.rewards[row] for row in judged],
+        truncated=[seen.truncated[row] for row in judged],
+        groups=[seen.groups[row] for row in judged],
+    )

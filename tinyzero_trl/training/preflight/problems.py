@@ -3,12 +3,15 @@
 from collections.abc import Sequence
 from typing import Any
 
+from accelerate.logging import get_logger
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from tinyzero_trl.generation.prompts import encode_prompts
 from tinyzero_trl.models.loading import check_room
 from tinyzero_trl.training.config import AdaptiveGRPOConfig
+
+logger = get_logger(__name__)
 
 _SOME_PROMPTS = 64  # a template's prompts are about equally long
 
@@ -40,3 +43,26 @@ def check_prompts(
     prompts = encode_prompts(tokenizer, train[:_SOME_PROMPTS]["prompt"])
     assert training.max_completion_length is not None, "AdaptiveGRPOConfig checks it"
     check_room(model_config, max(map(len, prompts)), training.max_completion_length)
+
+
+def check_train_dataset(dataset: Any, tokenizer: Any, model_config: Any, training: AdaptiveGRPOConfig) -> None:
+    """What recipes check of their problems, for the data set of any trainer.
+
+    Streams, conversations and prompts with images are not looked into. Completions that would go beyond the model's
+    positions are a warning here: TRL samples them, and a window may end them before.
+
+    Raises:
+        ValueError: too few examples for a rollout, or a prompt that leaves no room for a completion.
+    """
+    if not isinstance(dataset, Dataset):
+        return
+    check_problems(dataset, training)
+    prompts = dataset[:_SOME_PROMPTS].get("prompt", [None])
+    if not all(isinstance(prompt, str) for prompt in prompts):
+        return
+    longest = max(map(len, encode_prompts(tokenizer, prompts)))
+    check_room(model_config, longest, 1)
+    try:
+        check_room(model_config, longest, training.max_completion_length or 1)
+    except ValueError as error:
+        logger.warning(str(error))

@@ -1,0 +1,63 @@
+"""What a new run finds in its folder is moved aside: nothing is deleted, nothing is mixed."""
+
+import json
+from pathlib import Path
+
+from tinyzero_trl.runs.earlier import EARLIER, set_aside
+from tinyzero_trl.runs.records import RunRecords, read_run
+
+
+def write_run(folder: Path, steps: int, seed: int = 0, saved: tuple[int, ...] = ()) -> RunRecords:
+    records = RunRecords(folder)
+    records.write_config({"seed": seed})
+    for step in range(1, steps + 1):
+        records.append_metrics(step, 0.1, {"loss": step})
+    records.append_completions(steps, [{"prompt": "p"}])
+    for step in saved:
+        write_checkpoint(folder, step)
+    return records
+
+
+def write_checkpoint(folder: Path, step: int, complete: bool = True) -> None:
+    checkpoint = folder / f"checkpoint-{step}"
+    checkpoint.mkdir()
+    (checkpoint / "trainer_state.json").write_text(json.dumps({"global_step": step}) if complete else "")
+
+
+def steps(folder: Path) -> list[int]:
+    return [line["step"] for line in read_run(folder).metrics]
+
+
+def test_a_new_run_starts_in_an_empty_folder_and_the_former_one_can_be_read(tmp_path: Path) -> None:
+    write_run(tmp_path, 3, saved=(2, 3)).write_summary({"steps": 3})
+    (tmp_path / "notes.txt").write_text("of the user's")
+    aside = set_aside(tmp_path)
+    assert aside == tmp_path / EARLIER / "1"
+    assert steps(aside) == [1, 2, 3] and read_run(aside).summary == {"steps": 3}
+    assert {file.name for file in aside.glob("checkpoint-*")} == {"checkpoint-2", "checkpoint-3"}
+    assert {file.name for file in tmp_path.iterdir()} == {EARLIER, "config.yaml", "notes.txt"}
+    write_run(tmp_path, 2, seed=1)
+    assert set_aside(tmp_path) == tmp_path / EARLIER / "2"
+    assert [read_run(tmp_path / EARLIER / name).config["seed"] for name in ("1", "2")] == [0, 1]
+
+
+def test_a_new_folder_and_one_with_settings_alone_have_nothing_to_set_aside(tmp_path: Path) -> None:
+    assert set_aside(tmp_path / "missing") is None
+    write_run(tmp_path, 0)
+    (tmp_path / "completions" / "step_000000.jsonl").unlink()
+    (tmp_path / "completions").rmdir()
+    assert set_aside(tmp_path) is None and not (tmp_path / EARLIER).exists()
+
+
+def test_a_run_that_goes_back_to_an_earlier_checkpoint_leaves_a_copy_of_what_came_after(tmp_path: Path) -> None:
+    write_run(tmp_path, 6, saved=(2, 4, 6))
+    aside = set_aside(tmp_path, 2)
+    assert aside is not None and steps(aside) == steps(tmp_path) == [1, 2, 3, 4, 5, 6]
+    assert {file.name for file in aside.glob("checkpoint-*")} == {"checkpoint-4", "checkpoint-6"}
+    assert {file.name for file in tmp_path.glob("checkpoint-*")} == {"checkpoint-2"}
+
+
+def test_a_killed_run_that_goes_on_from_its_newest_checkpoint_leaves_nothing_behind(tmp_path: Path) -> None:
+    write_run(tmp_path, 5, saved=(2, 4))
+    write_checkpoint(tmp_path, 5, complete=False)
+    assert set_aside(tmp_path, 4) is None

@@ -1,0 +1,46 @@
+"""What an earlier run has left in a run directory: it is moved aside when another one starts there, never deleted."""
+
+import os
+import shutil
+from pathlib import Path
+
+from tinyzero_trl.runs.checkpoints import complete_checkpoints
+from tinyzero_trl.runs.records import COMPLETIONS, CONFIG, ENVIRONMENT, EVAL, METRICS, SUMMARY
+
+# The underscore keeps the folder out of pushes to the Hub.
+EARLIER = "_earlier"
+
+_SETTINGS = (CONFIG, ENVIRONMENT)
+_RECORDS = (METRICS, EVAL, f"{METRICS}.gz", f"{EVAL}.gz", COMPLETIONS, "tensorboard")
+
+
+def set_aside(output_dir: str | os.PathLike[str], step: int = -1) -> Path | None:
+    """Move what the directory holds of steps after `step` to `_earlier/1`, `_earlier/2`, ...
+
+    Training is about to go on from `step`. Lines that a killed run wrote after its newest checkpoint are not set aside:
+    the run that goes on from it writes them again.
+
+    Args:
+        output_dir: the run directory.
+        step: the optimizer step that training continues from; -1 for a new run, which shares nothing with the former.
+
+    Returns:
+        The folder with what was set aside; None if there was nothing.
+    """
+    folder = Path(output_dir)
+    later = [path for at, path in complete_checkpoints(folder).items() if at > step]
+    results = [folder / name for name in (SUMMARY, "plots") if (folder / name).exists()]
+    records = [folder / name for name in _RECORDS if (folder / name).exists()]
+    if not later and (step >= 0 or not (records or results)):
+        return None
+    number = 1 + max((int(each.name) for each in (folder / EARLIER).glob("*") if each.name.isdigit()), default=0)
+    aside = folder / EARLIER / str(number)
+    aside.mkdir(parents=True)
+    settings = [folder / name for name in _SETTINGS if (folder / name).exists()]
+    shared = settings if step < 0 else settings + records  # what the next run starts with, too
+    for path in shared:
+        copy = shutil.copytree if path.is_dir() else shutil.copy2
+        copy(path, aside / path.name)
+    for path in (*later, *results, *([] if step >= 0 else records)):
+        path.rename(aside / path.name)
+    return aside
