@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import torch
 from datasets import Dataset
-from tiny_models import save_tiny_model
 
+from tests.support.tiny_models import save_tiny_model
 from tinyzero_trl import AdaptiveGRPOConfig, AdaptiveGRPOTrainer
 from tinyzero_trl.training.synced_reference import REFERENCE
 
