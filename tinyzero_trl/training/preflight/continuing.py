@@ -29,7 +29,13 @@ MAY_CHANGE: dict[str, tuple[str, ...]] = {
     "when to save and to evaluate": (
         *("save_*", "enable_jit_checkpoint", "eval_steps", "eval_strategy", "eval_delay", "do_*"),
         *("eval_accumulation_steps", "eval_do_concat_batches", "eval_use_gather_object", "per_device_eval_batch_size"),
-        *("load_best_model_at_end", "metric_for_best_model", "greater_is_better", "prediction_loss_only", "compute_eval_loss"),
+        *(
+            "load_best_model_at_end",
+            "metric_for_best_model",
+            "greater_is_better",
+            "prediction_loss_only",
+            "compute_eval_loss",
+        ),
         *("include_for_metrics", "batch_eval_metrics", "bf16_full_eval", "fp16_full_eval"),
     ),
     "the machine, and how it computes the same": (
