@@ -73,6 +73,24 @@ def test_the_table_at_the_top(outcomes: dict[str, Outcome]) -> None:
     ]
 
 
+def test_the_table_of_the_readme_says_the_same(outcomes: dict[str, Outcome]) -> None:
+    rows = _rows((ROOT / "README.md").read_text(encoding="utf-8"), "| window, 40 steps")
+    full, signal = outcomes["full"], outcomes["signal"]
+    assert full.seeds == signal.seeds == 20
+    assert rows["full rollout, 1,024 tokens"] == [
+        f"{100 * full.final_acc.mean:.1f} %",
+        "",
+        f"{full.tokens / 1e6:.2f} M",
+        f"{full.elapsed_s:.0f} s",
+    ]
+    assert rows["signal` (adaptive)"] == [
+        f"{100 * signal.final_acc.mean:.1f} %",
+        f"+{_points(signal)}",
+        _tokens(signal),
+        _with_bounds(signal.time_ratio, 2, unit=" x"),
+    ]
+
+
 def test_the_table_of_every_window(outcomes: dict[str, Outcome]) -> None:
     rows = _rows(RESULTS, "| run of the grid")
     assert rows.keys() == outcomes.keys()

@@ -336,3 +336,14 @@ def test_the_engine_is_vllm_where_it_pays(
 
 def test_every_config_chooses_its_engine(parse) -> None:
     assert parse(engine="auto")[1].use_vllm is False
+
+
+@pytest.mark.parametrize("supported", [True, False])
+def test_half_precision_is_the_default_where_the_device_has_it(
+    supported: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """TRL's own default asks a CPU for it too, which Transformers refuses."""
+    monkeypatch.setattr("tinyzero_trl.training.config.is_torch_bf16_gpu_available", lambda: supported)
+    monkeypatch.setattr("transformers.training_args.is_torch_bf16_gpu_available", lambda: supported)
+    assert AdaptiveGRPOConfig(str(tmp_path)).bf16 is supported
+    assert AdaptiveGRPOConfig(str(tmp_path), use_cpu=True, bf16=True).bf16 is True

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
 
+from transformers.utils import is_torch_bf16_gpu_available
 from trl import GRPOConfig
 from trl.trainer.utils import get_config_model_id
 
@@ -145,6 +146,8 @@ class AdaptiveGRPOConfig(GRPOConfig):
         """Check the window and what TRL would find out too late, then let TRL check the rest."""
         if self.top_k is None:  # TRL's other spelling of no limit
             self.top_k = 0
+        if self.bf16 is None and not self.fp16:
+            self.bf16 = is_torch_bf16_gpu_available()  # TRL's own default is true, which Transformers refuses on a CPU
         check_numbers(self)
         check_mapping_texts(self)
         check_choices(self)
