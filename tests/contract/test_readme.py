@@ -19,8 +19,9 @@ from tinyzero_trl.training.shipped import find_launch_file
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-PYTHON_BLOCKS = re.findall(r"^```python\n(.*?)^```", README, flags=re.DOTALL | re.MULTILINE)
-CODE_BLOCKS = re.findall(r"^```(?:bash|sh|shell|console)?\n(.*?)^```", README, flags=re.DOTALL | re.MULTILINE)
+FENCED = re.findall(r"^```(\w*)\n(.*?)^```", README, flags=re.DOTALL | re.MULTILINE)
+PYTHON_BLOCKS = [block for language, block in FENCED if language == "python"]
+CODE_BLOCKS = [block for language, block in FENCED if language in ("", "bash", "sh", "shell", "console")]
 COMMANDS = [
     re.sub(r"^\$ ", "", line).split(" #")[0].strip()
     for block in CODE_BLOCKS

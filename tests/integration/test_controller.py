@@ -147,6 +147,11 @@ def test_the_figures_of_the_policy_are_logged_by_the_trainer() -> None:
     assert [line["adaptive_window/current_window"] for line in lines] == [8.0, lines[0]["adaptive_window/next_window"]]
 
 
+def test_windows_that_are_left_out_follow_from_the_trainers_longest_completion() -> None:
+    controller = WindowController(WindowConfig(strategy="signal")).attach(trainer_of(GRPOTrainer))
+    assert controller.window == LONGEST_COMPLETION and controller.policy.config.min == 20
+
+
 def test_a_controller_says_which_trainer_it_cannot_limit_and_why() -> None:
     with pytest.raises(ValueError, match=r"trainer: object is no trl\.GRPOTrainer"):
         controller_of().attach(object())  # type: ignore[arg-type]

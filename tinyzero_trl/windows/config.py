@@ -27,7 +27,7 @@ class WindowConfig:
     `pathlib.Path` gives the path of a platform. It accepts the fields of that class and no others.
 
     `max` is the largest window. It has no default here: a training configuration sets it from
-    `max_completion_length`. `initial` and `min` that are left out never contradict it.
+    `max_completion_length`. `initial` and `min` that are left out never contradict it; they are None until it is set.
 
     Raises:
         ValueError: a field of another policy, a value out of range, or two values that contradict each other. It
@@ -61,17 +61,17 @@ class WindowConfig:
             )
         for declared in fields(self):
             check_field(declared, getattr(self, declared.name))
-        largest = float("inf") if self.max is None else self.max
+        if self.max is None:
+            return
         if self.min is None:
             self._set("min", max(1, min([DEFAULT_MIN, *self._named_windows()])))
-        if self.min > largest:
+        if self.min > self.max:
             raise ValueError(
-                f"window_min: {self.min} exceeds window_max {largest}; lower window_min or raise window_max"
+                f"window_min: {self.min} exceeds window_max {self.max}; lower window_min or raise window_max"
             )
         if self.initial is None:
-            self._set("initial", max(self.min, min(DEFAULT_INITIAL, largest)))
-        if self.max is not None:
-            self._check_windows(self.max)
+            self._set("initial", max(self.min, min(DEFAULT_INITIAL, self.max)))
+        self._check_windows(self.max)
 
     @property
     def largest(self) -> int:
