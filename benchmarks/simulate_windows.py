@@ -27,6 +27,7 @@ from tinyzero_trl.windows import (
     WindowConfig,
     make_policy,
 )
+from tinyzero_trl.windows.config import DEFAULT_MIN
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,7 @@ def figures(truths: list[Truth], windows: list[int]) -> dict[str, float]:
 def simulate(scenario: Scenario, settings: Settings, names: Iterable[str] | None = None) -> dict[str, Any]:
     """Every policy (or those named) on one scenario: the mean over seeds, and the worst tokens and losses."""
     truths = truths_of(scenario, settings)
-    oracle = oracle_windows(truths, WindowConfig().min, settings.slack)
+    oracle = oracle_windows(truths, DEFAULT_MIN, settings.slack)
     best, full = figures(truths, oracle), figures(truths, [scenario.largest] * settings.rollouts)
     rows = {}
     for name, config in policies(scenario, settings).items():

@@ -27,7 +27,7 @@ class WindowConfig:
     `pathlib.Path` gives the path of a platform. It accepts the fields of that class and no others.
 
     `max` is the largest window. It has no default here: a training configuration sets it from
-    `max_completion_length`. `initial` and `min` that are left out never contradict it; they are None until it is set.
+    `max_completion_length`. `initial` and `min` that are left out never contradict it. They are None until it is set.
 
     Raises:
         ValueError: a field of another policy, a value out of range, or two values that contradict each other. It
