@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import pytest
-from training import train, write_recipe
 
+from tests.support.training import train, write_recipe
 from tinyzero_trl.commands.train import main
 from tinyzero_trl.runs.records import read_run
 

@@ -44,11 +44,34 @@ def test_a_full_disk_is_refused(tmp_path: Path) -> None:
 def test_room_for_less_than_one_checkpoint_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = torch.nn.Linear(1000, 1000, bias=False)  # 4 MB, and 8 MB for the moments
     monkeypatch.setattr(disk.shutil, "disk_usage", lambda place: SimpleNamespace(free=11_000_000))
-    with pytest.raises(ValueError, match=r"^output_dir: .* has 0\.01 GB left, and one checkpoint takes about 0\.01 GB"):
+    with pytest.raises(ValueError, match=r"^output_dir: .* has 11 MB left, and one checkpoint takes about 12 MB; free"):
         check_disk(training(tmp_path), model)
     check_disk(training(tmp_path, save_strategy="no"), model)
     model.weight.requires_grad_(False)
     check_disk(training(tmp_path), model)
+
+
+@pytest.mark.parametrize(
+    ("free", "needed", "texts"),
+    [
+        (11_000_000, 12_000_000, ("11 MB", "12 MB")),
+        (11_990_000, 12_000_000, ("11.99 MB", "12.00 MB")),
+        (2_000_000, 31_000_000_000, ("0 GB", "31 GB")),
+        (0, 900, ("0 bytes", "900 bytes")),
+        (999_999_999, 1_000_000_000, ("0.999999999 GB", "1.000000000 GB")),
+    ],
+)
+def test_two_sizes_that_differ_look_different(free: int, needed: int, texts: tuple[str, str]) -> None:
+    assert disk._sizes(free, needed) == texts
+
+
+def test_a_disk_without_room_leaves_no_empty_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(disk.shutil, "disk_usage", lambda place: SimpleNamespace(free=1000))
+    assert start(monkeypatch, write_recipe(tmp_path)) == 2
+    assert " has 1 kB left, and one checkpoint takes about " in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 def start(monkeypatch: pytest.MonkeyPatch, recipe: Path, *arguments: str) -> int:

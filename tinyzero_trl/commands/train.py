@@ -11,6 +11,7 @@ folder".
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from tinyzero_trl.commands.console import one_line
@@ -39,6 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _train(arguments: Sequence[str]) -> int:
     from safetensors import SafetensorError
 
+    from tinyzero_trl.runs.files import unless_it_fails
     from tinyzero_trl.training import run
     from tinyzero_trl.training.callbacks.progress import log_to_stderr, quiet_without_terminal
     from tinyzero_trl.training.callbacks.safe_points import EXIT_STOPPED_BY_SIGNAL, StopOnSignal
@@ -58,9 +60,10 @@ def _train(arguments: Sequence[str]) -> int:
             return 0
         training.eval_on_start = True
         check_disk(training)
-        trainer = run.build_trainer(task, training, model, callbacks=[stop])
-        check_disk(training, trainer.model)
-        check_backend(trainer)
+        with unless_it_fails(Path(str(training.output_dir))):
+            trainer = run.build_trainer(task, training, model, callbacks=[stop])
+            check_disk(training, trainer.model)
+            check_backend(trainer)
     except (ValueError, OSError, ImportError) as error:  # ImportError: a library that the recipe asks for
         return _say_error(error, status=2)
     try:

@@ -13,7 +13,6 @@ from trl import ModelConfig, get_peft_config
 from tinyzero_trl.models.toy import resolve_model
 from tinyzero_trl.runs.checkpoints import checkpoint_to_resume, is_last
 from tinyzero_trl.runs.earlier import set_aside
-from tinyzero_trl.runs.files import unless_it_fails
 from tinyzero_trl.runs.model_card import write_model_card
 from tinyzero_trl.runs.records import Run, RunRecords, is_finished, read_run
 from tinyzero_trl.runs.report import write_pictures
@@ -56,20 +55,19 @@ def build_trainer(
     assert training.max_completion_length is not None, "AdaptiveGRPOConfig checks it"
     rewards, training.reward_weights = reward_functions(task.task, task.shaping(training.max_completion_length))
     train, held_out = load_problems(task)
-    tokenizer = check_run(path, training, model, train)
+    tokenizer = check_run(path, training, model, train, held_out)
     _say_where_it_continues(task, training, model)
     training.model_init_kwargs = model_init_kwargs(model, training)
-    with unless_it_fails(Path(str(training.output_dir))):
-        return AdaptiveGRPOTrainer(
-            path,
-            rewards,
-            training,
-            train_dataset=train,
-            eval_dataset=held_out,
-            processing_class=tokenizer,
-            peft_config=get_peft_config(model),
-            callbacks=callbacks,
-        )
+    return AdaptiveGRPOTrainer(
+        path,
+        rewards,
+        training,
+        train_dataset=train,
+        eval_dataset=held_out,
+        processing_class=tokenizer,
+        peft_config=get_peft_config(model),
+        callbacks=callbacks,
+    )
 
 
 def is_over(task: TaskConfig, training: AdaptiveGRPOConfig, model: ModelConfig) -> bool:

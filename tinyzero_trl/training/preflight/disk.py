@@ -8,6 +8,7 @@ from torch import nn
 
 from tinyzero_trl.training.config import AdaptiveGRPOConfig
 
+_UNITS = ((10**12, "TB"), (10**9, "GB"), (10**6, "MB"), (10**3, "kB"))
 _PROBE_BYTES = 1 << 16
 
 
@@ -35,7 +36,18 @@ def check_disk(training: AdaptiveGRPOConfig, model: nn.Module | None = None) -> 
     trained = sum(weight.numel() * weight.element_size() for weight in model.parameters() if weight.requires_grad)
     needed, free = 3 * trained, shutil.disk_usage(existing).free
     if free < needed:
+        left, takes = _sizes(free, needed)
         raise ValueError(
-            f"output_dir: {str(folder)!r} has {free / 1e9:.2f} GB left, and one checkpoint takes about "
-            f"{needed / 1e9:.2f} GB; free some space, or name another folder"
+            f"output_dir: {str(folder)!r} has {left} left, and one checkpoint takes about {takes}; free some space, or "
+            "name another folder"
         )
+
+
+def _sizes(smaller: int, larger: int) -> tuple[str, str]:
+    """Two different sizes in bytes as text that differs, in the unit of the larger one."""
+    divisor, unit = next(((size, name) for size, name in _UNITS if larger >= size), (1, "bytes"))
+    for digits in range(10):
+        texts = f"{smaller / divisor:.{digits}f} {unit}", f"{larger / divisor:.{digits}f} {unit}"
+        if texts[0] != texts[1]:
+            break
+    return texts

@@ -1,8 +1,10 @@
 """Whether what runs is what `accelerate launch` was asked for. accelerate falls back to less without a word."""
 
+import copy
 import logging
 import os
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from accelerate import DistributedType
@@ -30,6 +32,32 @@ def check_launch(environment: Mapping[str, str] = os.environ) -> None:
         )
 
 
+def check_deepspeed(configuration: Any, training: Any, model: Any) -> None:
+    """Refuse a DeepSpeed file that contradicts the recipe, which is otherwise found out inside training.
+
+    Args:
+        configuration: Transformers' `HfTrainerDeepSpeedConfig`, which has been compared with the recipe so far.
+        training: the training arguments.
+        model: what is trained; sizes that the file leaves open depend on it.
+
+    Raises:
+        ValueError: values of the file that are not those of the recipe.
+    """
+    tried = copy.deepcopy(configuration)
+    try:
+        if training.max_steps > 0:
+            tried.trainer_config_finalize(training, model, training.max_steps)
+        elif tried.mismatches:
+            raise ValueError("\n".join(tried.mismatches))
+    except ValueError as error:
+        found = [line.removeprefix("- ds ") for line in str(error).splitlines() if line.startswith("- ds ")]
+        differences = "; ".join(found).replace(" vs hf ", " there, ") or " ".join(str(error).split())
+        raise ValueError(
+            f'deepspeed: its configuration is not that of the recipe ({differences} here); write "auto" there, or '
+            "change the recipe"
+        ) from None
+
+
 def check_backend(trainer: AdaptiveGRPOTrainer, environment: Mapping[str, str] = os.environ) -> None:
     """Refuse a distributed backend other than the one asked for, and one that would train towards the wrong weights.
 
@@ -50,6 +78,8 @@ def check_backend(trainer: AdaptiveGRPOTrainer, environment: Mapping[str, str] =
         asked = environment.get(f"ACCELERATE_USE_{backend.value}", "false").lower() == "true"
         if asked and running != backend:
             raise ValueError(f"distributed_type: {backend.value} was asked for and {running.value} runs; {remedy}")
+    if running == DistributedType.DEEPSPEED:
+        check_deepspeed(accelerator.state.deepspeed_plugin.hf_ds_config, trainer.args, trainer.model)
     plugin = getattr(accelerator.state, "fsdp_plugin", None)
     loads_on_first_rank = plugin and plugin.fsdp_version == 2 and plugin.cpu_ram_efficient_loading
     # TRL 1.16 shards the reference model as it is on each rank, and hands nothing on.

@@ -13,7 +13,7 @@ from tinyzero_trl.training.config import AdaptiveGRPOConfig
 
 logger = get_logger(__name__)
 
-_SOME_PROMPTS = 64  # a template's prompts are about equally long
+_SOME_PROMPTS = 64  # as many are made into tokens, the longest in characters
 
 
 def check_problems(problems: Sequence[Any], training: AdaptiveGRPOConfig) -> None:
@@ -33,16 +33,28 @@ def check_problems(problems: Sequence[Any], training: AdaptiveGRPOConfig) -> Non
 
 
 def check_prompts(
-    train: Dataset, tokenizer: PreTrainedTokenizerBase, model_config: Any, training: AdaptiveGRPOConfig
+    prompts: Sequence[Any], tokenizer: PreTrainedTokenizerBase, model_config: Any, training: AdaptiveGRPOConfig
 ) -> None:
-    """The model's positions must hold the longest of some prompts and a completion of full length.
+    """The model's positions, and vLLM's, must hold the longest prompt and a completion of full length.
+
+    Args:
+        prompts: texts, or conversations of messages with a text each.
+        tokenizer: of the model.
+        model_config: knows the model's positions.
+        training: knows the length of completions, and vLLM's limit.
 
     Raises:
         ValueError: prompts that the tokenizer has no template for, or too little room.
     """
-    prompts = encode_prompts(tokenizer, train[:_SOME_PROMPTS]["prompt"])
     assert training.max_completion_length is not None, "AdaptiveGRPOConfig checks it"
-    check_room(model_config, max(map(len, prompts)), training.max_completion_length)
+    longest = _longest(prompts, tokenizer)
+    check_room(model_config, longest, training.max_completion_length)
+    room = training.vllm_max_model_length if training.use_vllm else None
+    if room is not None and longest + training.max_completion_length > room:
+        raise ValueError(
+            f"vllm_max_model_length: {room} does not hold a prompt of {longest} tokens and a completion of "
+            f"{training.max_completion_length}; set it to {longest + training.max_completion_length} or more"
+        )
 
 
 def check_train_dataset(dataset: Any, tokenizer: Any, model_config: Any, training: AdaptiveGRPOConfig) -> None:
@@ -57,12 +69,21 @@ def check_train_dataset(dataset: Any, tokenizer: Any, model_config: Any, trainin
     if not isinstance(dataset, Dataset):
         return
     check_problems(dataset, training)
-    prompts = dataset[:_SOME_PROMPTS].get("prompt", [None])
+    prompts = dataset["prompt"][:] if "prompt" in dataset.column_names else [None]
     if not all(isinstance(prompt, str) for prompt in prompts):
         return
-    longest = max(map(len, encode_prompts(tokenizer, prompts)))
+    longest = _longest(prompts, tokenizer)
     check_room(model_config, longest, 1)
     try:
         check_room(model_config, longest, training.max_completion_length or 1)
     except ValueError as error:
         logger.warning(str(error))
+
+
+def _longest(prompts: Sequence[Any], tokenizer: Any) -> int:
+    """Tokens of the longest prompt, among those with the most characters."""
+    return max(map(len, encode_prompts(tokenizer, sorted(prompts, key=_characters)[-_SOME_PROMPTS:])))
+
+
+def _characters(prompt: Any) -> int:
+    return len(prompt) if isinstance(prompt, str) else sum(len(message["content"]) for message in prompt)

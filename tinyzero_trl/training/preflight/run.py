@@ -16,7 +16,9 @@ from tinyzero_trl.training.preflight.resuming import check_architecture, check_o
 from tinyzero_trl.training.preflight.trackers import check_trackers
 
 
-def check_run(path: str, training: AdaptiveGRPOConfig, model: ModelConfig, train: Dataset) -> PreTrainedTokenizerBase:
+def check_run(
+    path: str, training: AdaptiveGRPOConfig, model: ModelConfig, train: Dataset, held_out: Dataset
+) -> PreTrainedTokenizerBase:
     """All that is known of a run before its weights are read; returns the tokenizer, padding on the left.
 
     Raises:
@@ -31,7 +33,7 @@ def check_run(path: str, training: AdaptiveGRPOConfig, model: ModelConfig, train
     if checkpoint := checkpoint_to_resume(training.resume, str(training.output_dir)):
         check_architecture(checkpoint, config, training.window_strategy)
         check_optimizer_state(checkpoint)
-    check_prompts(train, tokenizer, config, training)
+    check_prompts([*train["prompt"][:], *held_out["prompt"][:]], tokenizer, config, training)
     check_model(path, config, tokenizer, revision=model.model_revision)
     given: Any = training.model_init_kwargs
     check_model_init_kwargs(path, given, revision=model.model_revision)

@@ -172,7 +172,9 @@ def _is_evaluated(name: str) -> bool:
     """Whether it is a figure of ours, or may be one of TRL's, which depend on the reward functions."""
     if name.startswith("eval/"):
         return describe(name) is not None
-    return name.startswith(("eval_", "rewards/")) or name in ("loss", "reward")
+    if name.startswith(("eval_", "rewards/", "completions/")):
+        return True
+    return name in ("loss", "reward", "reward_std", "frac_reward_zero_std")
 
 
 def check_schedule(config: Any) -> None:

@@ -1,0 +1,224 @@
+"""Checks of a run before it starts, each alone."""
+
+import logging
+import os
+from typing import Any
+
+import pytest
+import wandb
+from accelerate.utils.deepspeed import HfDeepSpeedConfig
+from datasets import Dataset, IterableDataset
+from transformers.integrations.deepspeed import HfTrainerDeepSpeedConfig
+
+from tinyzero_trl.models.loading import load_model_config, load_tokenizer
+from tinyzero_trl.models.toy import resolve_model
+from tinyzero_trl.training import field_names
+from tinyzero_trl.training.config import AdaptiveGRPOConfig
+from tinyzero_trl.training.field_names import advice_for_unknown
+from tinyzero_trl.training.preflight.launch import check_deepspeed
+from tinyzero_trl.training.preflight.problems import check_prompts, check_train_dataset
+from tinyzero_trl.training.preflight.trackers import check_trackers
+from tinyzero_trl.training.recipe import _parser
+
+FITTING = {"use_cpu": True, "bf16": False, "report_to": "none", "gradient_checkpointing": False}
+
+
+def config(**values: Any) -> AdaptiveGRPOConfig:
+    return AdaptiveGRPOConfig("run", **{**FITTING, **values})
+
+
+# --- accepted as TRL accepts it ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"temperature": 1e-4},
+        {"save_only_model": True},
+        {"max_steps": 0},
+        {"metric_for_best_model": "reward_std"},
+        {"metric_for_best_model": "eval_completions/mean_length"},
+    ],
+    ids=str,
+)
+def test_what_trl_accepts_and_can_work_is_accepted(values: dict[str, Any]) -> None:
+    config(**values)
+
+
+def test_no_limit_of_top_k_has_two_spellings() -> None:
+    assert config(top_k=None).top_k == 0
+
+
+def test_a_window_needs_a_largest_value() -> None:
+    with pytest.raises(ValueError, match=r"^max_completion_length: None leaves the rollout window without a largest"):
+        config(max_completion_length=None)
+
+
+# --- names ------------------------------------------------------------------------------------------------------------
+
+
+def test_names_of_others_are_no_fields_and_what_replaces_them_is() -> None:
+    fields = {action.dest for action in _parser([], {})._actions}
+    assert not fields & {*field_names._RENAMED, *field_names._ADVICE}
+    assert set(field_names._RENAMED.values()) <= fields
+
+
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        ("num_generation", "did you mean num_generations?"),
+        ("learningrate", "did you mean learning_rate?"),
+        ("window_inital", "did you mean window_initial?"),
+        ("torch_dtype", "its name here is dtype"),
+        ("max_prompt_length", "remove it: this TRL cuts no prompts; .*"),
+        ("rollout_size", "remove it"),
+        ("max_answer_length", "remove it"),
+    ],
+)
+def test_no_hint_is_better_than_a_wrong_one(name: str, advice: str) -> None:
+    given = advice_for_unknown(name, [action.dest for action in _parser([], {})._actions])
+    assert given == advice or (advice.endswith(".*") and given.startswith(advice[:-2]))
+
+
+# --- trackers ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def wandb_mode(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "online")  # so that it is set back afterwards
+    monkeypatch.delenv("WANDB_MODE")
+
+
+def test_wandb_without_an_account_records_offline_with_one_warning(
+    wandb_mode: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(wandb, "login", lambda prompt: False)
+    check_trackers(config(report_to="wandb"))
+    assert os.environ["WANDB_MODE"] == "offline"
+    [line] = caplog.messages
+    assert line.startswith("report_to: wandb records on this machine alone (no API key is known here); to upload, run")
+    check_trackers(config(report_to="wandb"))
+    assert len(caplog.messages) == 1
+
+
+def test_wandb_that_refuses_the_key_or_is_not_reached_records_offline_too(
+    wandb_mode: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(prompt: bool) -> bool:
+        raise wandb.errors.AuthenticationError("not\nreached")
+
+    monkeypatch.setattr(wandb, "login", refuse)
+    check_trackers(config(report_to=["wandb"]))
+    assert os.environ["WANDB_MODE"] == "offline"
+    assert "alone (not reached)" in caplog.text
+
+
+@pytest.mark.parametrize("mode", ["offline", "disabled"])
+def test_a_mode_that_was_chosen_stays(monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
+    monkeypatch.setenv("WANDB_MODE", mode)
+    monkeypatch.setattr(wandb, "login", lambda prompt: pytest.fail("it is not asked"))
+    check_trackers(config(report_to="wandb"))
+    assert os.environ["WANDB_MODE"] == mode
+
+
+def test_an_account_is_used(
+    wandb_mode: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(wandb, "login", lambda prompt: True)
+    with caplog.at_level(logging.WARNING):
+        check_trackers(config(report_to="wandb"))
+    assert "WANDB_MODE" not in os.environ and not caplog.messages
+
+
+# --- problems ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def embedded() -> tuple[Any, Any]:
+    path = resolve_model("embedded")
+    return load_tokenizer(path), load_model_config(path)
+
+
+def check_dataset(embedded: tuple[Any, Any], problems: Any) -> None:
+    tokenizer, model_config = embedded
+    training = config(per_device_train_batch_size=8, num_generations=4, max_completion_length=64)
+    check_train_dataset(problems, tokenizer, model_config, training)
+
+
+def test_from_python_too_a_rollout_needs_enough_problems(embedded: tuple[Any, Any]) -> None:
+    with pytest.raises(ValueError, match=r"^dataset: 1 problems are fewer than the 2 groups of a rollout \(generation"):
+        check_dataset(embedded, Dataset.from_dict({"prompt": ["1 + 2"]}))
+    check_dataset(embedded, Dataset.from_dict({"prompt": ["1 + 2", "2 + 3"]}))
+    check_dataset(embedded, IterableDataset.from_generator(lambda: iter([{"prompt": "1"}])))
+
+
+def test_the_longest_prompt_decides_wherever_it_stands(embedded: tuple[Any, Any]) -> None:
+    tokenizer, model_config = embedded
+    positions = model_config.max_position_embeddings
+    prompts = ["1 + 2"] * 200 + ["1 " * positions] + ["1 + 2"] * 200
+    with pytest.raises(
+        ValueError, match=rf"^max_completion_length: 1 tokens after a prompt of \d+ exceed .* {positions}"
+    ):
+        check_dataset(embedded, Dataset.from_dict({"prompt": prompts}))
+    with pytest.raises(
+        ValueError, match=rf"^max_completion_length: 64 tokens after a prompt of \d+ exceed .* {positions}"
+    ):
+        check_prompts(prompts, tokenizer, model_config, config(max_completion_length=64))
+
+
+def test_vllm_must_hold_prompt_and_completion(embedded: tuple[Any, Any]) -> None:
+    tokenizer, model_config = embedded
+    training = config(max_completion_length=64, vllm_max_model_length=66)
+    check_prompts(["1 + 2 + 3"], tokenizer, model_config, training)  # without vLLM it means nothing
+    training.use_vllm = True
+    with pytest.raises(
+        ValueError, match=r"^vllm_max_model_length: 66 does not hold a prompt of (\d+) tokens and a comp"
+    ):
+        check_prompts(["1 + 2 + 3"], tokenizer, model_config, training)
+    training.vllm_max_model_length = 500
+    check_prompts(["1 + 2 + 3"], tokenizer, model_config, training)
+
+
+# --- DeepSpeed --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def deepspeed_file() -> Any:
+    """Transformers' reading of a DeepSpeed file; the library itself is not needed for it."""
+
+    class Read(HfTrainerDeepSpeedConfig, HfDeepSpeedConfig):
+        def __init__(self, content: dict[str, Any]) -> None:
+            HfDeepSpeedConfig.__init__(self, content)
+            self._dtype, self.mismatches = None, []
+
+    def read(content: dict[str, Any], training: AdaptiveGRPOConfig) -> Any:
+        configuration = Read(content)
+        configuration.trainer_config_process(training)
+        return configuration
+
+    return read
+
+
+def test_a_deepspeed_file_that_contradicts_the_recipe_is_refused(deepspeed_file: Any) -> None:
+    training = config(max_steps=4, max_grad_norm=1.0, per_device_train_batch_size=8)
+    content = {"gradient_clipping": 0.5, "gradient_accumulation_steps": 3, "train_micro_batch_size_per_gpu": "auto"}
+    with pytest.raises(ValueError, match=r"^deepspeed: its configuration is not that of the recipe \(") as said:
+        check_deepspeed(deepspeed_file(content, training), training, None)
+    assert "gradient_clipping=0.5 there, max_grad_norm=1.0" in str(said.value)
+    assert "gradient_accumulation_steps=3 there, gradient_accumulation_steps=1" in str(said.value)
+    assert "\n" not in str(said.value)
+
+
+def test_a_schedule_in_a_deepspeed_file_must_have_the_length_of_the_run(deepspeed_file: Any) -> None:
+    training = config(max_steps=4)
+    content = {"scheduler": {"params": {"total_num_steps": 9}}}
+    with pytest.raises(ValueError, match=r"scheduler\.params\.total_num_steps=9 there, num_training_steps"):
+        check_deepspeed(deepspeed_file(content, training), training, None)
+    check_deepspeed(deepspeed_file(content, config(max_steps=9)), config(max_steps=9), None)
+
+
+@pytest.mark.parametrize("steps", [4, -1])
+def test_a_deepspeed_file_that_leaves_it_to_the_recipe_is_accepted(deepspeed_file: Any, steps: int) -> None:
+    training = config(max_steps=steps)
+    content = {"gradient_clipping": "auto", "train_batch_size": "auto", "zero_optimization": {"stage": 2}}
+    check_deepspeed(deepspeed_file(content, training), training, None)
