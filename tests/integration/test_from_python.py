@@ -39,6 +39,9 @@ def trainer(
     evaluated: Any = None,
     model: Any = None,
     optimizers: Any = (None, None),
+    examples: Any = None,
+    environment_factory: Any = None,
+    chat_template: str | None = None,
     **options: Any,
 ) -> AdaptiveGRPOTrainer:
     problems = Dataset.from_dict({"prompt": PROMPTS, **(columns or {})})
@@ -49,14 +52,16 @@ def trainer(
         **{"learning_rate": 1e-3, "bf16": False, "use_cpu": True, "report_to": "none", "gradient_checkpointing": False},
     }
     tokenizer = build_tokenizer()
+    tokenizer.chat_template = chat_template
     return AdaptiveGRPOTrainer(
         model or build_model(tokenizer),
         rewards,
         AdaptiveGRPOConfig(**settings | options),
-        train_dataset=problems,
+        train_dataset=problems if examples is None else examples,
         eval_dataset=problems if evaluated is None else evaluated,
         processing_class=tokenizer,
         optimizers=optimizers,
+        environment_factory=environment_factory,
     )
 
 
@@ -202,6 +207,35 @@ def test_a_run_without_a_recipe_can_be_reported(tmp_path: Path) -> None:
     assert found.config["window_strategy"] == "signal"
     assert found.summary is not None and found.summary["steps"] == 1
     assert (tmp_path / "mine" / "README.md").read_text().count("with GRPO under a rollout window") == 1
+
+
+def test_a_stream_without_examples_for_a_rollout_is_no_finished_run(tmp_path: Path) -> None:
+    few = Dataset.from_dict({"prompt": PROMPTS[:2]}).to_iterable_dataset()
+    with pytest.raises(ValueError, match=r"^train_dataset: it has fewer examples than the first rollout takes"):
+        trainer(tmp_path, examples=few).train()
+
+
+class Environment:
+    """Owns the reward: no reward function is given."""
+
+    def reset(self, **columns: Any) -> None:
+        self.columns = columns
+
+    def get_reward(self) -> float:
+        return 1.0
+
+
+def test_rewards_that_an_environment_owns_are_scores(tmp_path: Path) -> None:
+    template = (  # one that can show calls of tools, which TRL asks of it
+        "{% for m in messages %}{{ m['content'] or '' }} {% for c in m.tool_calls or [] %}"
+        "{{ c.function.name }} {{ c.function.arguments }}{% endfor %}{% endfor %}"
+    )
+    examples = Dataset.from_dict({"prompt": [[{"role": "user", "content": text}] for text in PROMPTS]})
+    owned: dict[str, Any] = {"rewards": None, "environment_factory": Environment, "chat_template": template}
+    run = trainer(tmp_path, examples=examples, max_steps=1, **owned)
+    run.train()
+    [line] = records(tmp_path, "metrics.jsonl")
+    assert line["rewards/Environment/mean"] == line["adaptive_window/success_rate"] == 1.0
 
 
 def test_a_run_that_could_not_be_finished_is_not_started(tmp_path: Path) -> None:

@@ -92,7 +92,7 @@ class AdaptiveGRPOConfig(GRPOConfig):
 
     max_tokens_per_micro_batch: int | None = field(
         default=None,
-        metadata={"help": "most token positions in one forward and backward pass; none: a micro-batch is one pass"},
+        metadata={"help": "most token positions in one forward and backward pass; none: no limit"},
     )
     skip_zero_advantage_rows: bool = field(
         default=True, metadata={"help": "leave out rows that cannot move the policy, wherever that is exact"}
@@ -100,8 +100,8 @@ class AdaptiveGRPOConfig(GRPOConfig):
     padding_free: bool | None = field(
         default=None,
         metadata={
-            "help": "take the rows of a pass end to end, without padding; left out: where the model attends by "
-            "FlashAttention. With another attention it is exact, but slow: its mask grows with the square of a pass. "
+            "help": "take the rows of a micro-batch end to end, without padding; left out: where the model attends by "
+            "FlashAttention. With another attention it is exact, but slow: its mask grows with their square. "
             "Elsewhere than in the models of tinyzero_trl/models/architectures.py it has no effect"
         },
     )

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import httpx
 from huggingface_hub import get_token, set_client_factory
-from transformers import TrainingArguments
+from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from tinyzero_trl.training.trl_internals import hub_api, hub_client
@@ -117,6 +117,13 @@ class RetriedPushes:
         for secret in (self._args.hub_token, get_token()):
             why = why.replace(secret, "<token>") if secret else why
         logger.warning("Hub: %s (%s); %s.", what, why, then)
+
+
+def reached_repository(trainer: Trainer, token: str | None = None) -> str | None:
+    """The id of the trainer's repository; as long as there is none, the Hub is asked again."""
+    if trainer.hub_model_id is None:
+        trainer.init_hf_repo(token)
+    return trainer.hub_model_id
 
 
 def _client_with_timeouts() -> httpx.Client:

@@ -193,7 +193,7 @@ class Rollouts:
         generation_config: Any,
         **more: Any,
     ) -> Tensor:
-        """Stands in for `model.generate`: it is called where the weights are whole."""
+        """Stands in for `model.generate`: it is called where the weights are complete."""
         assert self._engine is not None
         if more:
             raise ValueError(f"engine: {self._args.engine!r} takes text alone, not {', '.join(more)}; leave it out")

@@ -32,13 +32,13 @@ class SyncedReference:
             return
         save_model(self._accelerator.unwrap_model(self._reference), str(Path(checkpoint) / REFERENCE))
 
-    def load(self, checkpoint: str | Path) -> None:
-        """Restore the reference of a checkpoint that training continues from.
+    def load(self, checkpoint: str | Path | None) -> None:
+        """Restore the reference of a checkpoint that training continues from; None is a new run.
 
         Raises:
             ValueError: the checkpoint has none.
         """
-        if self._reference is None:
+        if self._reference is None or checkpoint is None:
             return
         file = Path(checkpoint) / REFERENCE
         if self._is_sharded or not file.exists():

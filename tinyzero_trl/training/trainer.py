@@ -26,7 +26,7 @@ from tinyzero_trl.training.completion_limit import CompletionLimit
 from tinyzero_trl.training.config import AdaptiveGRPOConfig, configuration
 from tinyzero_trl.training.fault_tolerance import FiniteNumbersGuard
 from tinyzero_trl.training.held_out import HeldOutEvaluator
-from tinyzero_trl.training.hub import RetriedPushes
+from tinyzero_trl.training.hub import RetriedPushes, reached_repository
 from tinyzero_trl.training.loss.exact_loss import ExactLoss, Scores
 from tinyzero_trl.training.loss.traits import LossTraits
 from tinyzero_trl.training.preflight.problems import check_train_dataset
@@ -44,8 +44,7 @@ class AdaptiveGRPOTrainer(GRPOTrainer):
 
     - `limiter`: before each training rollout the engine's completion limit is set to the policy's window. Evaluation
       has `max_completion_length`, which also stays the normaliser of every loss.
-    - `rollouts`: finished completions leave the batch of `generate`; a completion may end with its answer; colocated
-      vLLM runs on a CPU too and samples with the run's seed.
+    - `rollouts`: finished completions leave the batch of `generate`; a completion may end with its answer.
     - `loss`: the same gradient without padding and without rows that have none.
     - `guard`: an optimizer step in which a number is not finite is skipped, and too many of them end the run.
     - `evaluator`: each held-out example counts once, by its score, and changes no training step.
@@ -100,8 +99,7 @@ class AdaptiveGRPOTrainer(GRPOTrainer):
         self.hub = RetriedPushes(args)
         self.evaluator = HeldOutEvaluator(args)
         prepare_engine(args)
-        # First whether a step is saved, which decides what is logged. The policy comes before those who listen to
-        # rollouts: they see the window of the next one.
+        # Whether a step is saved decides what is logged; those after the policy see the window of the next rollout.
         ours = [SaveBetweenRollouts(), self.window_callback, self.records_callback, RolloutProgressCallback()]
         data = (train_dataset, self.evaluator.numbered(eval_dataset), processing_class, reward_processing_classes)
         others = (optimizers, quantization_config, peft_config, tools, rollout_func, environment_factory)
@@ -139,8 +137,7 @@ class AdaptiveGRPOTrainer(GRPOTrainer):
         named: dict[Any, str] = {None: self.args.resume, True: "newest", False: "never"}
         resume = named.get(resume_from_checkpoint, str(resume_from_checkpoint))
         checkpoint = checkpoint_to_resume(resume, str(self.args.output_dir))
-        if checkpoint is not None:
-            self.reference.load(checkpoint)
+        self.reference.load(checkpoint)
         trl_internals.forget_rollout(self)
         self.rollouts.begin()
         with self.evaluator.first_for_new_runs(self.args, is_new=checkpoint is None):
@@ -270,7 +267,7 @@ class AdaptiveGRPOTrainer(GRPOTrainer):
     # --- pushes to the Hub ----------------------------------------------------------------------------------------
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        if self.is_world_process_zero() and self._reached_repository() is not None:
+        if self.is_world_process_zero() and reached_repository(self) is not None:
             self.hub.push_checkpoint(partial(super()._push_from_checkpoint, checkpoint_folder), self.push_in_progress)
 
     def _finish_current_push(self) -> None:
@@ -294,15 +291,9 @@ class AdaptiveGRPOTrainer(GRPOTrainer):
         push = partial(super().push_to_hub, commit_message, blocking, token, revision, **kwargs)
         if not self.is_world_process_zero():  # saving is the work of all ranks, pushing that of one
             return push()
-        if self._reached_repository(token) is None:
+        if reached_repository(self, token) is None:
             self.save_model(_internal_call=True)
         elif (pushed := self.hub.push(push)) is not None:
             return pushed
-        repository, revision = partial(self._reached_repository, token), revision or self.args.hub_revision
+        repository, revision = partial(reached_repository, self, token), revision or self.args.hub_revision
         return self.hub.push_again(repository, commit_message=commit_message, token=token, revision=revision)
-
-    def _reached_repository(self, token: str | None = None) -> str | None:
-        """The id of the repository; as long as there is none, the Hub is asked again."""
-        if self.hub_model_id is None:
-            self.init_hf_repo(token)
-        return self.hub_model_id

@@ -87,6 +87,20 @@ class AdaptiveWindowCallback(SavedInCheckpoints):
                 "WindowController(config).attach(trainer), or train with AdaptiveGRPOTrainer"
             )
 
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Refuse to call a training finished that took no step.
+
+        Raises:
+            ValueError: the stream of examples ended before the first rollout.
+        """
+        if state.global_step == 0 and not self._observes:
+            raise ValueError(
+                "train_dataset: it has fewer examples than the first rollout takes, so that no step was taken; give "
+                "more, or lower per_device_train_batch_size or steps_per_generation"
+            )
+
     def state_dict(self) -> dict[str, Any]:
         """The policy's state."""
         return self.policy.state_dict()
