@@ -32,7 +32,7 @@ def test_an_assigned_policy_is_asked_shown_recorded_and_saved() -> None:
 @pytest.mark.parametrize(
     ("policy", "why"),
     [
-        (CONFIG, r"^policy: a WindowConfig is no WindowPolicy; derive"),
+        (CONFIG, r"^policy: a \w+ is no WindowPolicy; derive"),
         (
             make_policy(WindowConfig(strategy="fixed", initial=200, min=10, max=200)),
             r"^policy: its window 200 is outside 1 to 100.*raise max_completion_length",
