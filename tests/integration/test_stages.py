@@ -1,94 +1,99 @@
 """A rollout that pauses gives the same completions on each of TRL's engines; the recipe alone says how to sample."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from datasets import Dataset
+from test_generation import PROMPTS
 from transformers import GenerationConfig
 
-from tests.support.tiny_models import build_model, build_tokenizer
+from tests.support.tiny_models import build_model, build_tokenizer, save_tiny_model
 from tests.support.training import RECIPE, WatchedTrainer, train, write_recipe
 from tinyzero_trl import AdaptiveGRPOConfig, AdaptiveGRPOTrainer
 from tinyzero_trl.generation.engine import SampledBatch
 from tinyzero_trl.generation.stages import Stages
+from tinyzero_trl.runs.records import read_run
 
 ONE_ROLLOUT = {"max_steps": 1, "save_strategy": "no", "window_strategy": "fixed"}
-
-
-class StagedTrainer(WatchedTrainer):
-    """Samples greedily, in training in stages in which `leaving` of the unfinished completions stay behind."""
-
-    ends: tuple[int, ...] = ()
-    leaving = 0
-    batches_seen: list[SampledBatch]
-
-    def _generate_and_score_completions(self, inputs: Any) -> Any:
-        with self.greedily(), self.rollouts.in_stages(Stages(self.ends, self.go_on)):
-            return super()._generate_and_score_completions(inputs)
-
-    def go_on(self, batch: SampledBatch) -> list[int] | None:
-        self.__dict__.setdefault("batches_seen", []).append(batch)
-        return batch.unfinished[self.leaving :]
-
-    @contextmanager
-    def greedily(self) -> Iterator[None]:
-        if self.use_vllm:
-            self.vllm_generation.temperature = 0.0
-        else:
-            self.generation_config.do_sample = False
-        yield
-
-
-def staged(recipe: Path, ends: tuple[int, ...], leaving: int = 0) -> StagedTrainer:
-    trainer_class = type("Staged", (StagedTrainer,), {"ends": ends, "leaving": leaving})
-    trainer = train(recipe, trainer_class)
-    trainer.rollouts.check_stages(trainer.model)
-    return trainer
 
 
 def completions(trainer: Any) -> list[list[int]]:
     return [ids for batch in trainer.batches for ids in batch.ids]
 
 
+SMALL_CACHE = {"num_blocks": 64, "block_size": 16, "max_batch_tokens": 64}
+BY_BATCHES = {"use_transformers_continuous_batching": True, "transformers_continuous_batching_config": SMALL_CACHE}
+BY_VLLM = {"use_vllm": True, "vllm_mode": "colocate", "vllm_max_model_length": 160}
 WAYS = [
     pytest.param({}, id="generate"),
-    pytest.param({"use_transformers_continuous_batching": True}, id="continuous", marks=pytest.mark.slow),
-    pytest.param(
-        {"use_vllm": True, "vllm_max_model_length": 160, "beta": 0.0},
-        id="vllm",
-        marks=[pytest.mark.vllm, pytest.mark.slow],
-    ),
+    pytest.param(BY_BATCHES, id="continuous", marks=pytest.mark.slow),
+    pytest.param(BY_VLLM, id="vllm", marks=[pytest.mark.vllm, pytest.mark.slow]),
 ]
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_stages_in_which_all_go_on_give_the_same_completions(way: dict[str, Any], tmp_path: Path) -> None:
-    recipe = write_recipe(tmp_path, **ONE_ROLLOUT, **way)
-    whole, parts = staged(recipe, ()), staged(recipe, (2, 3, 9))
-    assert completions(whole) == completions(parts)
-    assert len(parts.batches_seen) >= 3 * len(parts.batches) and not hasattr(whole, "batches_seen")
-    lengths = {len(ids) for ids in completions(whole)}
-    assert min(lengths) < 9 < max(lengths), "completions must end in several stages"
-    for batch in parts.batches_seen:
-        assert {len(batch.completion_ids[row]) for row in batch.unfinished} <= {batch.limit}
+@pytest.fixture(scope="module", params=WAYS)
+def greedy(request: Any, tmp_path_factory: pytest.TempPathFactory) -> AdaptiveGRPOTrainer:
+    """A trainer whose engine takes the likeliest token."""
+    workshop = tmp_path_factory.mktemp("stages")
+    folder = save_tiny_model(workshop / "model")
+    ends = [build_tokenizer().eos_token_id, 8]  # one that occurs
+    GenerationConfig(eos_token_id=ends).save_pretrained(folder)
+    trainer = trainer_of(str(folder), workshop, **request.param)
+    if trainer.use_vllm:
+        trainer.vllm_generation.temperature = 0.0
+    else:
+        trainer.generation_config.do_sample = False
+    trainer.rollouts.check_stages(trainer.model)
+    return trainer
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_completions_that_stay_behind_are_cut(way: dict[str, Any], tmp_path: Path) -> None:
-    recipe = write_recipe(tmp_path, **ONE_ROLLOUT, **way)
-    whole, parts = staged(recipe, ()), staged(recipe, (3, 6), leaving=2)
-    cut = 0
-    for ours, theirs in zip(completions(parts), completions(whole), strict=True):
-        assert ours == theirs[: len(ours)]
-        assert len(ours) == len(theirs) or len(ours) in (3, 6)
-        cut += len(ours) < len(theirs)
-    assert cut > 0
-    truncated = [row for batch in parts.batches for row in batch.truncated]
-    assert sum(truncated) >= cut
+def staged(trainer: Any, ends: tuple[int, ...], leaving: int) -> tuple[list[list[int]], list[SampledBatch]]:
+    """Completions of which `leaving` of the unfinished ones stay behind at each end, and what was seen there."""
+    seen: list[SampledBatch] = []
+
+    def go_on(batch: SampledBatch) -> list[int] | None:
+        seen.append(batch)
+        return batch.unfinished[leaving:] or None
+
+    with trainer.rollouts.in_stages(Stages(ends, go_on)):
+        return sampled(trainer), seen
+
+
+def test_stages_in_which_all_go_on_give_the_same_completions(greedy: AdaptiveGRPOTrainer) -> None:
+    whole = sampled(greedy)
+    parts, seen = staged(greedy, (2, 9, 12, 16, 40), leaving=0)
+    assert parts == whole and [batch.limit for batch in seen] == [2, 9, 12]
+    assert {9, 10, 16} <= {len(ids) for ids in whole}, "completions must end at the end of a stage, within one, and not"
+    for batch in seen:
+        assert {len(batch.completion_ids[row]) for row in batch.unfinished} == {batch.limit}
+        for ours, theirs, finished in zip(batch.completion_ids, whole, batch.finished, strict=True):
+            assert ours == theirs[: len(ours)] and finished == (ours == theirs)
+
+
+def test_completions_that_stay_behind_are_cut(greedy: AdaptiveGRPOTrainer) -> None:
+    whole, (parts, seen) = sampled(greedy), staged(greedy, (3, 6), leaving=2)
+    for ours, theirs in zip(parts, whole, strict=True):
+        assert ours == theirs[: len(ours)] and (len(ours) == len(theirs) or len(ours) in (3, 6))
+    assert len(seen) == 2 and sum(len(ours) < len(theirs) for ours, theirs in zip(parts, whole, strict=True)) == 4
+    assert sampled(greedy) == whole, "the next rollout has its full length again"
+
+
+def test_training_goes_on_where_a_rollout_has_paused(tmp_path: Path) -> None:
+    """The window is the limit of the last stage, and completions that stayed behind count as cut."""
+
+    class Pausing(WatchedTrainer):
+        def _generate_and_score_completions(self, inputs: Any) -> Any:
+            with self.rollouts.in_stages(Stages((4,), lambda batch: batch.unfinished[1:])):
+                return super()._generate_and_score_completions(inputs)
+
+    trainer = train(write_recipe(tmp_path, **ONE_ROLLOUT, window_max=12), Pausing)
+    [batch] = [batch for batch in trainer.batches if batch.training]
+    cut = [length for length, truncated in zip(batch.lengths, batch.truncated, strict=True) if truncated]
+    assert sorted(cut)[0] == 4 and set(cut) == {4, 12}
+    [line] = read_run(tmp_path / "run").metrics
+    assert line["completion/truncated_frac"] == len(cut) / len(batch.lengths)
 
 
 @pytest.mark.parametrize(
@@ -116,7 +121,7 @@ def test_what_cannot_pause_is_refused(fields: dict[str, Any], message: str, tmp_
 # --- what shapes sampling -----------------------------------------------------------------------------------------
 
 
-def trainer_of(model: Any, folder: Path, **options: Any) -> AdaptiveGRPOTrainer:
+def trainer_of(model: Any, folder: Path, processing_class: Any = None, **options: Any) -> AdaptiveGRPOTrainer:
     settings: dict[str, Any] = {name: RECIPE[name] for name in ("num_generations", "bf16", "use_cpu", "report_to")}
     settings |= {"output_dir": str(folder), "max_completion_length": 16, "per_device_train_batch_size": 8}
     settings |= {"gradient_checkpointing": False, "max_steps": 1, "save_strategy": "no", "window_strategy": "fixed"}
@@ -125,13 +130,13 @@ def trainer_of(model: Any, folder: Path, **options: Any) -> AdaptiveGRPOTrainer:
         lambda completions, **_: [float(len(text) % 2) for text in completions],
         AdaptiveGRPOConfig(**settings | options),
         train_dataset=Dataset.from_dict({"prompt": ["make 9 of 1 2 3", "make 10 of 1 2 3 4"]}),
-        processing_class=build_tokenizer(),
+        processing_class=processing_class or build_tokenizer(),
     )
 
 
 def sampled(trainer: AdaptiveGRPOTrainer) -> list[list[int]]:
     torch.manual_seed(0)
-    prompts = [trainer.processing_class(text)["input_ids"] for text in ("make 9 of 1 2 3", "1 2") * 4]
+    prompts = [trainer.processing_class(text)["input_ids"] for text in (*PROMPTS, "9 9 1", "1 2 3 4")]
     completion_ids, _ = trainer._generate_single_turn(prompts, None, {}, 4)
     return completion_ids
 
@@ -187,3 +192,27 @@ def test_stop_strings_end_completions(tmp_path: Path) -> None:
     assert any(ids[-1] == end for ids in completions(by_kwargs))
     assert all(end not in ids[:-1] for ids in completions(by_kwargs))
     assert by_kwargs.args.generation_kwargs == {"stop_strings": "</answer>"}, "config.yaml says what was asked for"
+
+
+@pytest.mark.parametrize("from_file", [True, False])
+def test_a_tokenizer_without_an_end_token_takes_the_models(from_file: bool, tmp_path: Path) -> None:
+    tokenizer = build_tokenizer()
+    model, end = build_model(tokenizer), tokenizer.eos_token_id
+    tokenizer.eos_token = tokenizer.pad_token = None
+    if from_file:
+        recipe = write_recipe(tmp_path, **ONE_ROLLOUT)
+        tokenizer.save_pretrained(tmp_path / "model")
+        trainer: Any = train(recipe)
+        assert any(ids[-1] == end for ids in completions(trainer))
+    else:
+        trainer = trainer_of(model, tmp_path, processing_class=tokenizer)
+        assert any(ids[-1] == end for ids in sampled(trainer))
+    assert trainer.eos_token_ids == [end] and trainer.processing_class.eos_token_id == end
+
+
+def test_without_any_end_token_nothing_is_trained(tmp_path: Path, capsys: Any) -> None:
+    tokenizer = build_tokenizer()
+    model = build_model(tokenizer)
+    tokenizer.eos_token = model.generation_config.eos_token_id = model.config.eos_token_id = None
+    with pytest.raises(ValueError, match=r"neither its tokenizer nor .* has an end token.*; set eos_token in"):
+        trainer_of(model, tmp_path, processing_class=tokenizer)

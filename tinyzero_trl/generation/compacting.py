@@ -94,10 +94,11 @@ class Generation:
             self._keep(left)
 
     def keep(self, rows: Sequence[int]) -> None:
-        """Leave only `rows` of the original batch in it; none of them may have finished."""
+        """Leave only `rows` of the original batch in it, which must be in it and may not have finished."""
         wanted = torch.tensor(rows, dtype=torch.long, device=self._rows.device)
-        assert not self.finished[wanted].any(), "a finished row cannot go on"
-        self._keep(torch.isin(self._rows, wanted).nonzero().squeeze(1))
+        kept = torch.isin(self._rows, wanted).nonzero().squeeze(1)
+        assert len(kept) == len(wanted) and not self.finished[wanted].any(), "a row that has left cannot go on"
+        self._keep(kept)
 
     def completion_ids(self) -> list[list[int]]:
         """The completions so far, without padding."""

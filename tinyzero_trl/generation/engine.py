@@ -62,7 +62,7 @@ class SampledBatch:
     Args:
         prompt_ids: of each sequence.
         completion_ids: of each sequence, one token or more, its end token included.
-        finished: whether each sequence has ended by itself; the others were cut at `limit`.
+        finished: whether each sequence has ended by itself; the others were cut, at `limit` or at the end of a stage.
         limit: most tokens that a completion could have at the last stage.
         sampling: how they were sampled.
         logprobs: of each sampled token, if the engine tells them.
@@ -79,8 +79,13 @@ class SampledBatch:
 
     @property
     def unfinished(self) -> list[int]:
-        """The sequences that could go on, ascending."""
-        return [row for row, finished in enumerate(self.finished) if not finished]
+        """The sequences that were cut at `limit` and could go on, ascending; not those that were left behind before."""
+        lengths = map(len, self.completion_ids)
+        return [
+            row
+            for row, (length, ended) in enumerate(zip(lengths, self.finished, strict=True))
+            if not ended and length == self.limit
+        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +131,7 @@ class Engine(ABC):
         """
 
     def extend(self, batch: SampledBatch, rows: Sequence[int], limit: int) -> SampledBatch:
-        """Let `rows`, none of which has finished, go on until they end or have `limit` tokens; the others stay.
+        """Let `rows`, all of them unfinished, go on until they end or have `limit` tokens; the others stay behind.
 
         There may be no rows, where only other processes have some.
 
@@ -136,9 +141,7 @@ class Engine(ABC):
         if not rows:
             return replace(batch, limit=limit)
         left = limit - batch.limit
-        assert left > 0 and not any(batch.finished[row] for row in rows), (
-            "only unfinished rows go on, to a longer limit"
-        )
+        assert left > 0 and set(rows) <= set(batch.unfinished), "only unfinished rows go on, to a longer limit"
         further = self.start(
             [batch.prompt_ids[row] + batch.completion_ids[row] for row in rows], _further(batch, rows), left
         )

@@ -20,7 +20,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from tinyzero_trl.generation.engine import Sampling
+from tinyzero_trl.generation.engine import ANSWER_END, Sampling
 
 
 def end_token_ids(tokenizer: Any, generation_config: GenerationConfig) -> tuple[int, ...]:
@@ -33,6 +33,30 @@ def end_token_ids(tokenizer: Any, generation_config: GenerationConfig) -> tuple[
 def padding_token_id(tokenizer: Any, ends: Sequence[int]) -> int:
     """The tokenizer's padding token. What follows an end token is cut off, so that one may stand in for it."""
     return next((token for token in (tokenizer.pad_token_id, *ends) if token is not None), 0)
+
+
+def recipe_sampling(recipe: Mapping[str, Any], *, end_token_ids: Sequence[int], pad_token_id: int) -> Sampling:
+    """How the fields of a recipe, or of a run's configuration, sample; without seeds."""
+    return Sampling(
+        temperature=recipe["temperature"],
+        top_p=recipe["top_p"],
+        top_k=recipe["top_k"] or 0,
+        min_p=recipe["min_p"] or 0.0,
+        repetition_penalty=recipe["repetition_penalty"],
+        end_token_ids=tuple(end_token_ids),
+        pad_token_id=pad_token_id,
+        stop_strings=recipe_stop_strings(recipe),
+    )
+
+
+def recipe_stop_strings(recipe: Mapping[str, Any]) -> tuple[str, ...]:
+    """What ends a completion besides end tokens: `stop_strings` of `generation_kwargs`, and its answer if it shall."""
+    kwargs = recipe.get("generation_kwargs") or {}
+    given: list[str] = []
+    for name in ("stop_strings", "stop"):  # the second is vLLM's name
+        value = kwargs.get(name) or []
+        given += [value] if isinstance(value, str) else list(value)
+    return tuple(dict.fromkeys([*given, *((ANSWER_END,) if recipe.get("stop_at_answer") else ())]))
 
 
 RECIPE_FIELDS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")

@@ -37,7 +37,7 @@ def sample(
         rows = stages.go_on(batch)
         if rows is None:
             break
-        assert set(rows) <= set(batch.unfinished), "a finished completion cannot go on"
+        assert set(rows) <= set(batch.unfinished), "only unfinished completions go on"
         batch = _checked(engine, engine.extend(batch, rows, end), len(prompt_ids))
     return batch
 

@@ -53,7 +53,7 @@ def load_model(path: str) -> Any:
     return model.to(default_device())
 
 
-def load_generation_config(path: str) -> GenerationConfig:
+def load_generation_config(path: str, **settings: Any) -> GenerationConfig:
     """What a loaded model has as `generation_config`: its own file's, or one made of the model's configuration.
 
     Raises:
@@ -61,10 +61,10 @@ def load_generation_config(path: str) -> GenerationConfig:
     """
     path = base_of_adapter(path) or path
     try:
-        return load(GenerationConfig.from_pretrained, path)
+        return load(GenerationConfig.from_pretrained, path, **settings)
     except ValueError as error:
         if isinstance(error.__cause__, OSError):
-            return GenerationConfig.from_model_config(load_model_config(path))
+            return GenerationConfig.from_model_config(load_model_config(path, **settings))
         raise
 
 
@@ -102,6 +102,24 @@ def load_tokenizer(path: str, **settings: Any) -> Any:
     if not tokenizer("1 + 2")["input_ids"]:  # what Transformers makes of a folder without a tokenizer's files
         raise ValueError(f"model: {path!r} has no tokenizer; copy tokenizer.json and tokenizer_config.json beside it")
     return tokenizer
+
+
+def give_end_token(tokenizer: Any, generation_config: GenerationConfig) -> None:
+    """Let a tokenizer without an end token have that of the model's generation settings, for training.
+
+    Raises:
+        ValueError: the model has none either, so that no completion could end.
+    """
+    if tokenizer.eos_token_id is not None:
+        return
+    ends = generation_config.eos_token_id
+    end = ends[0] if isinstance(ends, list) and ends else ends
+    if not isinstance(end, int) or (token := tokenizer.convert_ids_to_tokens(end)) is None:
+        raise ValueError(
+            "model: neither its tokenizer nor its generation_config.json has an end token, so that no completion could "
+            "end; set eos_token in tokenizer_config.json, or tokenizer.eos_token in Python"
+        )
+    tokenizer.eos_token = token
 
 
 def check_model(path: str, config: Any, tokenizer: Any, **settings: Any) -> None:

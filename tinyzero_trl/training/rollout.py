@@ -3,18 +3,20 @@
 import logging
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase, StopStringCriteria
+from transformers import GenerationConfig, PreTrainedTokenizerBase, StopStringCriteria
 
-from tinyzero_trl.generation.engine import ANSWER_END, Engine, EngineSetup, SampledBatch, Sampling, engine_class
+from tinyzero_trl.generation.engine import Engine, EngineSetup, SampledBatch, Sampling, engine_class
 from tinyzero_trl.generation.interception import compacting_batches, has_own_generate, must_run_in_step, replaced
-from tinyzero_trl.generation.sampling import RECIPE_FIELDS, own_sampling
+from tinyzero_trl.generation.sampling import RECIPE_FIELDS, own_sampling, recipe_sampling, recipe_stop_strings
 from tinyzero_trl.generation.stages import Stages, sample
 from tinyzero_trl.generation.vllm_on_cpu import adapt_vllm_to_cpu
+from tinyzero_trl.models.loading import give_end_token, load_generation_config
 from tinyzero_trl.tasks.rewards import completion_text
 from tinyzero_trl.training.config import AdaptiveGRPOConfig
 from tinyzero_trl.training.trl_engines import ColocatedVllmEngine, ContinuousBatchingEngine, GenerateEngine
@@ -25,8 +27,15 @@ _Run = Callable[[Engine, int], SampledBatch]
 """Samples the batch by an engine, up to a limit in tokens."""
 
 
-def prepare_engine(args: AdaptiveGRPOConfig) -> None:
-    """What must be set before TRL builds the engine: vLLM adapts to CPUs."""
+def prepare_engine(args: AdaptiveGRPOConfig, model: Any, processing_class: Any) -> None:
+    """What must be set before TRL builds the engine: an end token, and vLLM adapts to CPUs.
+
+    Raises:
+        ValueError: there is no end token.
+    """
+    if processing_class is not None:
+        own = load_generation_config(model) if isinstance(model, str) else model.generation_config
+        give_end_token(getattr(processing_class, "tokenizer", processing_class), own)
     if args.use_vllm and args.vllm_mode == "colocate" and args.device.type == "cpu":
         adapt_vllm_to_cpu()
 
@@ -71,8 +80,10 @@ class Rollouts:
         self._args = args
         self._tokenizer = tokenizer
         self._settings = settings
+        if None in end_tokens:
+            give_end_token(tokenizer, GenerationConfig())
         self._end_tokens = frozenset(end_tokens)
-        self._stop_strings = _stop_strings(args)
+        self._stop_strings = recipe_stop_strings(vars(args))
         self._setup = EngineSetup(tokenizer, model.config.name_or_path, model, args.per_device_train_batch_size)
         self._engine: Engine | None = None
         if args.has_registered_engine:
@@ -233,18 +244,8 @@ class Rollouts:
 
     def _sampling(self, rows: int) -> Sampling:
         """What the recipe asks for. A registered engine gets seeds from the random state, which checkpoints hold."""
-        args = self._args
-        return Sampling(
-            temperature=args.temperature,
-            top_p=args.top_p,
-            top_k=args.top_k or 0,
-            min_p=args.min_p or 0.0,
-            repetition_penalty=args.repetition_penalty,
-            end_token_ids=tuple(sorted(self._end_tokens)),
-            pad_token_id=self._pad,
-            stop_strings=self._stop_strings,
-            seeds=tuple(torch.randint(2**56, (rows,)).tolist()) if self._engine else None,
-        )
+        sampling = recipe_sampling(vars(self._args), end_token_ids=sorted(self._end_tokens), pad_token_id=self._pad)
+        return replace(sampling, seeds=tuple(torch.randint(2**56, (rows,)).tolist())) if self._engine else sampling
 
     @property
     def _pad(self) -> int:
@@ -258,16 +259,6 @@ class Rollouts:
         while kept and ids[kept - 1] == self._tokenizer.pad_token_id:
             kept -= 1
         return ids[:kept] if any(stop in str(self._tokenizer.decode(ids)) for stop in self._stop_strings) else ids
-
-
-def _stop_strings(args: AdaptiveGRPOConfig) -> tuple[str, ...]:
-    """What ends a completion besides end tokens: `stop_strings` of `generation_kwargs`, and its answer if it shall."""
-    kwargs: Any = args.generation_kwargs or {}
-    given: list[str] = []
-    for name in ("stop_strings", *(("stop",) if args.use_vllm else ())):
-        value = kwargs.get(name) or []
-        given += [value] if isinstance(value, str) else list(value)
-    return tuple(dict.fromkeys([*given, *((ANSWER_END,) if args.stop_at_answer else ())]))
 
 
 def _left_aside(model: Any, args: AdaptiveGRPOConfig) -> str:

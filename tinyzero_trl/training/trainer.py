@@ -98,7 +98,7 @@ class AdaptiveGRPOTrainer(GRPOTrainer):
         self.records_callback = RecordsCallback(self.window_callback, success_threshold=window_config.success_threshold)
         self.hub = RetriedPushes(args)
         self.evaluator = HeldOutEvaluator(args)
-        prepare_engine(args)
+        prepare_engine(args, model, processing_class)
         # Whether a step is saved decides what is logged; those after the policy see the window of the next rollout.
         ours = [SaveBetweenRollouts(), self.window_callback, self.records_callback, RolloutProgressCallback()]
         data = (train_dataset, self.evaluator.numbered(eval_dataset), processing_class, reward_processing_classes)

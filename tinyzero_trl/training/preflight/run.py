@@ -6,7 +6,13 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 from trl import ModelConfig
 
-from tinyzero_trl.models.loading import check_model, load_model_config, load_tokenizer
+from tinyzero_trl.models.loading import (
+    check_model,
+    give_end_token,
+    load_generation_config,
+    load_model_config,
+    load_tokenizer,
+)
 from tinyzero_trl.runs.checkpoints import checkpoint_to_resume
 from tinyzero_trl.training.config import AdaptiveGRPOConfig
 from tinyzero_trl.training.preflight.model import check_adapter, check_model_init_kwargs
@@ -30,6 +36,7 @@ def check_run(
     check_optimizer(training)
     config = load_model_config(path, revision=model.model_revision)
     tokenizer: PreTrainedTokenizerBase = load_tokenizer(path, revision=model.model_revision, padding_side="left")
+    give_end_token(tokenizer, load_generation_config(path, revision=model.model_revision))
     if checkpoint := checkpoint_to_resume(training.resume, str(training.output_dir)):
         check_architecture(checkpoint, config, training.window_strategy)
         check_optimizer_state(checkpoint)
