@@ -302,3 +302,30 @@ def test_the_embedded_model_is_known_by_its_name(tmp_path: Path) -> None:
     args = AdaptiveGRPOConfig(str(tmp_path), use_cpu=True, bf16=False, report_to="none")
     embedded = AdaptiveGRPOTrainer("embedded", verdict, args, train_dataset=Dataset.from_dict({"prompt": PROMPTS * 2}))
     assert embedded.model.config.name_or_path == embedded.processing_class.name_or_path == resolve_model("embedded")
+
+
+def unjudged(completions: Sequence[str], **_: Any) -> list[None]:
+    return [None] * len(completions)
+
+
+def half_judged(completions: Sequence[str], **_: Any) -> list[float | None]:
+    """Of each group of four two successes, one failure, and one completion without a score."""
+    return [(1.0, 1.0, 0.0, None)[row % 4] for row in range(len(completions))]
+
+
+@pytest.mark.slow
+def test_what_the_first_reward_function_does_not_judge_is_neither_right_nor_wrong(tmp_path: Path) -> None:
+    for name, first in (("none", unjudged), ("half", half_judged)):
+        options = {"eval_strategy": "steps", "eval_steps": 2, "window_probe_every": 1, "window_memory_rollouts": 1}
+        made = trainer(tmp_path / name, rewards=[first, brevity], **options)
+        start_run(made)
+        made.train()
+        finish_run(made)
+    judged, run = read_run(tmp_path / "half"), read_run(tmp_path / "none")
+    assert [line["adaptive_window/success_rate"] for line in judged.metrics] == [2 / 3, 2 / 3]
+    for line in run.metrics:
+        assert not {"adaptive_window/success_rate", "completion/finished_correct_frac"} & set(line)
+        assert line["adaptive_window/next_window"] == 8, "nothing was learned, so the window stays"
+    assert all("eval/acc" not in line and line["eval/mean_length"] > 0 for line in run.evals)
+    [after] = judged.evals
+    assert after["eval/acc"] == 2 / 3 and after["eval/n"] == 3

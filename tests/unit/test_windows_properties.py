@@ -3,6 +3,7 @@
 import json
 import math
 import random
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -106,6 +107,30 @@ def test_nothing_outside_the_policy_decides(strategy: str) -> None:
         random.seed(seed)
         runs.append(follow(make_policy(config), history))
     assert runs[0] == runs[1]
+
+
+@many
+@given(configs, histories, st.randoms(use_true_random=False))
+def test_a_completion_that_was_not_judged_is_not_seen(
+    config: WindowConfig, history: list[list[Wanted]], chance: random.Random
+) -> None:
+    """None and NaN alike. A rollout without any score leaves the window as it is; a schedule goes on."""
+    whole, judged = make_policy(config), make_policy(config)
+    for step, batch in enumerate(history):
+        window = whole.window
+        seen = observed(step, window, batch)
+        missing = [chance.choice([True, False]) for _ in batch]
+        rewards = [
+            chance.choice([None, math.nan]) if gone else reward
+            for gone, reward in zip(missing, seen.rewards, strict=True)
+        ]
+        whole.observe(replace(seen, rewards=rewards))
+        kept = [wanted for gone, wanted in zip(missing, batch, strict=True) if not gone]
+        if kept or not batch or config.strategy in ("fixed", "phased", "cosine"):
+            judged.observe(observed(step, window, kept))
+        else:
+            assert whole.window == window
+        assert whole.window == judged.window
 
 
 def test_a_reward_that_is_not_a_number_is_no_success() -> None:

@@ -10,6 +10,7 @@ from trl import GRPOTrainer
 from tinyzero_trl.training import trl_internals
 from tinyzero_trl.training.callbacks.events import SavedInCheckpoints
 from tinyzero_trl.training.completion_limit import CompletionLimit
+from tinyzero_trl.training.scoring import scores
 from tinyzero_trl.windows import RolloutObservation, WindowConfig, WindowPolicy, make_policy
 
 
@@ -80,7 +81,7 @@ class WindowController(SavedInCheckpoints):
         def observed(inputs: Any, prompts: Any, completions: Any, completion_ids: list[list[int]]) -> torch.Tensor:
             rewards = calculate_rewards(inputs, prompts, completions, completion_ids)
             if model.training:
-                self._observe(trainer, completion_ids, rewards[:, 0])
+                self._observe(trainer, completion_ids, rewards)
             return rewards
 
         wrapped: Any = trainer  # its own methods stay what they are; these three stand before them
@@ -104,7 +105,7 @@ class WindowController(SavedInCheckpoints):
         Args:
             trainer: has sampled the rollout.
             completion_ids: token ids of this rank's completions.
-            rewards: (B,) of the first reward function, over all ranks.
+            rewards: (B, reward functions) over all ranks; the first is the score.
         """
         window = self.window
         lengths = [len(ids) for ids in completion_ids]
@@ -123,7 +124,7 @@ class WindowController(SavedInCheckpoints):
                 step=trainer.state.global_step,
                 window=window,
                 lengths=gathered_lengths,
-                rewards=rewards.nan_to_num(0.0, posinf=0.0, neginf=0.0).tolist(),
+                rewards=scores(rewards),
                 truncated=[bool(cut) for cut in gathered_truncated],
                 groups=[row // arguments.num_generations for row in range(len(gathered_lengths))],
                 optimizer_steps=max(

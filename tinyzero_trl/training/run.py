@@ -149,9 +149,9 @@ def _write_result(folder: Path, best_step: int | None) -> None:
     """Summary, pictures and model card, and what a person wants to know of them."""
     summary = summarise(read_run(folder), best_step)
     RunRecords(folder).write_summary(summary)
-    plots = write_pictures(folder)
-    write_model_card(folder)
     before, after = summary["accuracy_before"], summary["accuracy_after"]
+    plots = write_pictures(folder) if after else "none, because no answer was judged"
+    write_model_card(folder)
     print(
         f"\nHeld-out accuracy, {summary['problems']} problems at full length:\n"
         f"  before  {_percent(before)}\n"
@@ -181,8 +181,8 @@ def summarise(run: Run, best_step: int | None = None) -> dict[str, Any]:
         "window_strategy": run.config["window_strategy"],
         "steps": last["step"],
         **({} if kept is last else {"best_step": best_step}),
-        "problems": int(last["eval/n"]),
-        "accuracy_before": _accuracy(before) if before else None,
+        "problems": int(last.get("eval/problems", last.get("eval/n", 0))),
+        "accuracy_before": _accuracy(before),
         "accuracy_after": _accuracy(kept),
         "rollout_tokens": last["tokens"],
         "seconds": last["time/elapsed_s"],
@@ -193,7 +193,10 @@ def _evaluated_at(folder: Path, step: int) -> bool:
     return read_run(folder).evaluation_at(step) is not None
 
 
-def _accuracy(line: dict[str, Any]) -> dict[str, float]:
+def _accuracy(line: dict[str, Any] | None) -> dict[str, float] | None:
+    """None where nothing was evaluated, or nothing was judged."""
+    if line is None or "eval/acc" not in line:
+        return None
     return {"mean": line["eval/acc"], "low": line["eval/acc_low"], "high": line["eval/acc_high"]}
 
 

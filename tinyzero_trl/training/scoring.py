@@ -26,7 +26,7 @@ class ScoredRows:
     lengths: list[int]
     truncated: list[bool]
     difficulties: list[int]
-    rewards: list[float]
+    rewards: list[float | None]
     samples: list[dict[str, Any]]
 
 
@@ -54,7 +54,7 @@ def score_rows(
     # Several functions may log reasons: those of the first come first.
     reasons = logged_column(trainer, "reason")[: len(prompts)]
     is_truncated = trainer.rollouts.is_truncated
-    rewards: list[float] = rewards_per_func[:, 0].nan_to_num(posinf=math.nan, neginf=math.nan, nan=math.nan).tolist()
+    rewards = scores(rewards_per_func)
     lengths = [len(ids) for ids in completion_ids]
     truncated = [is_truncated(ids, text) for ids, text in zip(completion_ids, completions, strict=True)]
     difficulties = [_whole_number(row.get("difficulty")) for row in inputs]
@@ -70,6 +70,11 @@ def score_rows(
     }
     samples = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
     return ScoredRows(lengths, truncated, difficulties, rewards, samples)
+
+
+def scores(rewards_per_func: Tensor) -> list[float | None]:
+    """The rewards of the first function, (B,): None where it gave no finite number, so that nothing was judged."""
+    return [reward if math.isfinite(reward) else None for reward in rewards_per_func[:, 0].tolist()]
 
 
 def gather_rollout(

@@ -8,12 +8,14 @@ rank and after every resume.
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Generic, TypeVar
 
 from tinyzero_trl.windows.config import WindowConfig
+from tinyzero_trl.windows.outcomes import is_judged, is_success
 
 ConfigT = TypeVar("ConfigT", bound=WindowConfig)
+_COLUMNS = ("lengths", "rewards", "truncated", "groups")
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +26,8 @@ class RolloutObservation:
         step: training step at which the batch was generated, from 0.
         window: completion tokens that were allowed when it was generated.
         lengths: (B,) completion lengths in tokens, end token included.
-        rewards: (B,) rewards; a completion is a success from the policy's `success_threshold` on.
+        rewards: (B,) rewards; a completion is a success from the policy's `success_threshold` on. None (or NaN) where
+            a completion was not judged: policies do not see it.
         truncated: (B,) True where the window cut the completion, so that its length is right-censored: the
             model would have written more. An end token exactly at the limit is not truncated.
         groups: (B,) the prompt that a completion belongs to, as any integer that is unique within the batch.
@@ -37,14 +40,14 @@ class RolloutObservation:
     step: int
     window: int
     lengths: Sequence[int]
-    rewards: Sequence[float]
+    rewards: Sequence[float | None]
     truncated: Sequence[bool]
     groups: Sequence[int]
     optimizer_steps: int = 1
 
     def __post_init__(self) -> None:
         """Reject what cannot be a batch."""
-        sizes = {name: len(getattr(self, name)) for name in ("lengths", "rewards", "truncated", "groups")}
+        sizes = {name: len(getattr(self, name)) for name in _COLUMNS}
         if len(set(sizes.values())) != 1:
             raise ValueError(f"observation: {sizes} differ; give one entry per completion in each")
         if self.step < 0 or self.window < 1 or self.optimizer_steps < 1:
@@ -57,7 +60,22 @@ class RolloutObservation:
 
     def success_lengths(self, threshold: float) -> list[int]:
         """Lengths of the successes, right-censored at `window`: longer ones cannot be among them."""
-        return [length for length, reward in zip(self.lengths, self.rewards, strict=True) if reward >= threshold]
+        return [
+            length for length, reward in zip(self.lengths, self.rewards, strict=True) if is_success(reward, threshold)
+        ]
+
+    def judged(self) -> "RolloutObservation":
+        """The same rollout without the completions that were not judged."""
+        kept = [row for row, reward in enumerate(self.rewards) if is_judged(reward)]
+        if len(kept) == len(self.rewards):
+            return self
+        columns: dict[str, Any] = {name: [getattr(self, name)[row] for row in kept] for name in _COLUMNS}
+        return replace(self, **columns)
+
+    @property
+    def scores(self) -> list[float]:
+        """The rewards of the completions that were judged."""
+        return [reward for reward in self.rewards if reward is not None and is_judged(reward)]
 
     @property
     def truncated_frac(self) -> float:
@@ -93,8 +111,13 @@ class WindowPolicy(ABC, Generic[ConfigT]):
         return self._clip(self._next_window())
 
     def observe(self, observation: RolloutObservation) -> None:
-        """Learn from one generation batch; its window need not be the one that was asked for."""
-        self._learn(observation)
+        """Learn from one generation batch; its window need not be the one that was asked for.
+
+        A batch of which no completion was judged teaches nothing: the window stays as it is.
+        """
+        judged = observation.judged()
+        if judged.lengths or not observation.lengths:
+            self._learn(judged)
         self._observed_window = observation.window
 
     def metrics(self) -> dict[str, float]:

@@ -86,8 +86,13 @@ class _Schedule(WindowPolicy[ConfigT]):
     def _next_window(self) -> float:
         return self._window_at(self._next_step)
 
-    def _learn(self, observation: RolloutObservation) -> None:
+    def observe(self, observation: RolloutObservation) -> None:
+        """Take the step from any rollout, whether or not it was judged."""
+        super().observe(observation)
         self._next_step = observation.step + observation.optimizer_steps
+
+    def _learn(self, observation: RolloutObservation) -> None:
+        """The completions do not matter."""
 
     @abstractmethod
     def _window_at(self, step: int) -> float: ...

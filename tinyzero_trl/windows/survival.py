@@ -28,6 +28,7 @@ from itertools import groupby
 from operator import itemgetter
 from typing import Any, NamedTuple
 
+from tinyzero_trl.windows.outcomes import is_success
 from tinyzero_trl.windows.policy import RolloutObservation
 
 
@@ -56,7 +57,7 @@ class RolloutTally:
         columns = (observation.groups, observation.lengths, observation.rewards, observation.truncated)
         members = sorted(
             # At one length, ends come before cuts: who is cut at l was still followed at l.
-            (group, length, not reward >= success_threshold, bool(cut))
+            (group, length, not is_success(reward, success_threshold), bool(cut))
             for group, length, reward, cut in zip(*columns, strict=True)
         )
         groups = groupby(members, key=lambda member: member[0])

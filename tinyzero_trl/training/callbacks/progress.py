@@ -3,6 +3,7 @@
 import logging
 import os
 import sys
+from statistics import fmean
 from typing import Any
 
 import datasets
@@ -11,7 +12,6 @@ from transformers import TrainerControl, TrainerState, TrainingArguments
 from transformers.utils import logging as transformers_logging
 
 from tinyzero_trl.training.callbacks.events import Evaluation, Rollout, RolloutCallback
-from tinyzero_trl.windows.outcomes import is_judged
 
 LINES_WITHOUT_TERMINAL = 20
 
@@ -69,9 +69,8 @@ class RolloutProgressCallback(RolloutCallback):
     ) -> None:
         """Remember what the newest rollout earned."""
         observation = rollout.observation
-        judged = [reward for reward in observation.rewards if is_judged(reward)]
         self._figures = {
-            "reward": f"{sum(judged) / len(judged):.3f}" if judged else "-",
+            "reward": f"{fmean(observation.scores):.3f}" if observation.scores else "not judged",
             "window": str(observation.window),
             "truncated": f"{observation.truncated_frac:.0%}",
         }
@@ -88,11 +87,13 @@ class RolloutProgressCallback(RolloutCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, evaluation: Evaluation
     ) -> None:
         """Say what the evaluation found."""
-        figures = evaluation.figures
+        figures, accuracy = evaluation.figures, "not judged"
+        if "eval/acc" in figures:
+            low, high = figures["eval/acc_low"], figures["eval/acc_high"]
+            accuracy = f"{figures['eval/acc']:.1%} [{low:.1%}, {high:.1%}]"
         if state.is_world_process_zero:
             self._print(
-                f"step {state.global_step}/{state.max_steps}  evaluation: accuracy {figures['eval/acc']:.1%} "
-                f"[{figures['eval/acc_low']:.1%}, {figures['eval/acc_high']:.1%}], "
+                f"step {state.global_step}/{state.max_steps}  evaluation: accuracy {accuracy}, "
                 f"mean length {figures['eval/mean_length']:.0f} tokens"
             )
 

@@ -2,14 +2,12 @@
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from tinyzero_trl.training.callbacks.events import Rollout, SavedInCheckpoints
 from tinyzero_trl.windows import RolloutObservation, WindowConfig, WindowPolicy, make_policy
-from tinyzero_trl.windows.outcomes import is_judged
 
 
 class AdaptiveWindowCallback(SavedInCheckpoints):
@@ -64,14 +62,11 @@ class AdaptiveWindowCallback(SavedInCheckpoints):
     def on_rollout_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, rollout: Rollout
     ) -> None:
-        """Let the policy observe the completions that have a score; without any the window stays."""
+        """Let the policy observe the rollout."""
         self._observes = True
-        seen = _judged(rollout.observation)
-        if not seen.rewards:
-            return
-        self.policy.observe(seen)
-        self._warn_of_truncation(seen)
-        self._warn_of_rewards(seen)
+        self.policy.observe(rollout.observation)
+        self._warn_of_truncation(rollout.observation)
+        self._warn_of_rewards(rollout.observation)
 
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -118,7 +113,8 @@ class AdaptiveWindowCallback(SavedInCheckpoints):
         return window
 
     def _warn_of_truncation(self, seen: RolloutObservation) -> None:
-        failed = seen.truncated_frac > self.MOSTLY_TRUNCATED_FRAC and max(seen.rewards, default=0.0) <= 0.0
+        unrewarded = bool(seen.scores) and max(seen.scores) <= 0.0
+        failed = seen.truncated_frac > self.MOSTLY_TRUNCATED_FRAC and unrewarded
         if self._warned_of_truncation or not failed:
             return
         self._warned_of_truncation = True
@@ -131,9 +127,9 @@ class AdaptiveWindowCallback(SavedInCheckpoints):
 
     def _warn_of_rewards(self, seen: RolloutObservation) -> None:
         """Say once that no reward has ever counted as a success: perhaps the threshold is on another scale."""
-        if self._rollouts_without_success is None:
+        if self._rollouts_without_success is None or not seen.scores:
             return
-        self._largest_reward = max([self._largest_reward, *seen.rewards])
+        self._largest_reward = max([self._largest_reward, *seen.scores])
         self._rollouts_without_success += 1
         if self._largest_reward >= self._config.success_threshold:
             self._rollouts_without_success = None
@@ -146,17 +142,3 @@ class AdaptiveWindowCallback(SavedInCheckpoints):
                 "window_success_threshold.",
                 stacklevel=3,
             )
-
-
-def _judged(seen: RolloutObservation) -> RolloutObservation:
-    """The completions that have a score; to a policy, one without would be a failure."""
-    judged = [row for row, reward in enumerate(seen.rewards) if is_judged(reward)]
-    if len(judged) == len(seen.rewards):
-        return seen
-    return replace(
-        seen,
-        lengths=[seen.lengths[row] for row in judged],
-        rewards=[seen.rewards[row] for row in judged],
-        truncated=[seen.truncated[row] for row in judged],
-        groups=[seen.groups[row] for row in judged],
-    )
