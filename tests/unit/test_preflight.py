@@ -2,6 +2,9 @@
 
 import logging
 import os
+import sys
+from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,7 +19,8 @@ from tinyzero_trl.training import field_names
 from tinyzero_trl.training.config import AdaptiveGRPOConfig
 from tinyzero_trl.training.field_names import advice_for_unknown
 from tinyzero_trl.training.preflight.launch import check_deepspeed
-from tinyzero_trl.training.preflight.problems import check_prompts, check_train_dataset
+from tinyzero_trl.training.preflight.mappings import check_vllm_sampling
+from tinyzero_trl.training.preflight.problems import check_chat_template_kwargs, check_prompts, check_train_dataset
 from tinyzero_trl.training.preflight.trackers import check_trackers
 from tinyzero_trl.training.recipe import _parser
 
@@ -177,6 +181,44 @@ def test_vllm_must_hold_prompt_and_completion(embedded: tuple[Any, Any]) -> None
         check_prompts(["1 + 2 + 3"], tokenizer, model_config, training)
     training.vllm_max_model_length = 500
     check_prompts(["1 + 2 + 3"], tokenizer, model_config, training)
+
+
+def test_options_of_a_chat_template_must_be_read_by_it() -> None:
+    class Tokenizer:
+        chat_template = "{% if enable_thinking %}<think>{% endif %}{{ messages }}"
+
+        def apply_chat_template(self, conversation: Any, continue_final_message: bool = False, **kwargs: Any) -> None:
+            pass
+
+    chats = [[{"role": "user", "content": "1 + 2"}]]
+    for read in (None, {"enable_thinking": False}, {"continue_final_message": True}):
+        check_chat_template_kwargs(read, chats, Tokenizer())
+    with pytest.raises(ValueError, match=r"^chat_template_kwargs: 'enable_thinkin' has no effect, the model's chat"):
+        check_chat_template_kwargs({"enable_thinkin": False}, chats, Tokenizer())
+    with pytest.raises(
+        ValueError, match=r"^chat_template_kwargs: \{'enable_thinking': False\} has no effect on prompts"
+    ):
+        check_chat_template_kwargs({"enable_thinking": False}, ["1 + 2"], Tokenizer())
+
+
+# --- vLLM -------------------------------------------------------------------------------------------------------------
+
+
+def test_generation_kwargs_are_tried_on_what_vllm_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    @dataclass
+    class SamplingParams:
+        stop: list[str]
+
+    monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(SamplingParams=SamplingParams))
+    training = config(generation_kwargs={"stop_strings": ["x"]})
+    check_vllm_sampling(training)  # not vLLM's to judge
+    training.use_vllm = True
+    with pytest.raises(
+        ValueError, match=r"^generation_kwargs: .* is refused by vLLM's SamplingParams \(.*'stop_strings'"
+    ):
+        check_vllm_sampling(training)
+    training.generation_kwargs = {"stop": ["x"], "structured_outputs": {"regex": "a"}}
+    check_vllm_sampling(training)
 
 
 # --- DeepSpeed --------------------------------------------------------------------------------------------------------

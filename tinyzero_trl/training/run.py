@@ -74,15 +74,23 @@ def is_over(task: TaskConfig, training: AdaptiveGRPOConfig, model: ModelConfig) 
     """Whether the run in `output_dir` has trained to its end and told its result; says so.
 
     Raises:
-        ValueError: the recipe is another than that of the run.
+        ValueError: the recipe is another than that of the run, or a finished run without a checkpoint would be longer.
     """
-    checkpoint = checkpoint_to_resume(training.resume, str(training.output_dir))
-    if checkpoint is None:
+    folder = str(training.output_dir)
+    checkpoint = checkpoint_to_resume(training.resume, folder)
+    finished = training.resume != "never" and is_finished(folder)
+    if checkpoint is None and not finished:
         return False
-    check_continued(checkpoint, resolved_config(task, training, model))
-    over = is_last(checkpoint, training.max_steps, training.num_train_epochs)
-    if not over or training.push_to_hub or not is_finished(str(training.output_dir)):
-        return False
+    changes = check_continued(checkpoint or folder, resolved_config(task, training, model))
+    if checkpoint is not None:
+        is_at_end = is_last(checkpoint, training.max_steps, training.num_train_epochs)
+        if not is_at_end or training.push_to_hub or not finished:
+            return False
+    elif {"max_steps", "num_train_epochs"} & set(changes):
+        raise ValueError(
+            f"resume: {folder!r} is finished and holds no checkpoint, from which it could be made longer; give "
+            "--resume never, or another output_dir"
+        )
     if training.process_index == 0:
         print(f"{training.output_dir} is finished: for another run give another --output_dir, or --resume never")
     return True

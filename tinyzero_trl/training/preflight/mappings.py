@@ -30,6 +30,25 @@ def check_mappings(config: Any) -> None:
     _check_gradient_checkpointing(config)
 
 
+def check_vllm_sampling(training: Any) -> None:
+    """VLLM's own names in `generation_kwargs`, tried on its `SamplingParams`; asked where vLLM is about to be used.
+
+    Raises:
+        ValueError: a name or a value that vLLM refuses.
+    """
+    given = {name: value for name, value in (training.generation_kwargs or {}).items() if name != "structured_outputs"}
+    if not training.use_vllm or not given:
+        return
+    from vllm import SamplingParams
+
+    try:
+        SamplingParams(**given)
+    except Exception as error:
+        raise ValueError(
+            f"generation_kwargs: {shortened(given)} is refused by vLLM's SamplingParams ({_line(error)}); correct it"
+        ) from None
+
+
 def _check_generation(config: Any) -> None:
     given: dict[str, Any] = config.generation_kwargs or {}
     for name in given:

@@ -1,5 +1,7 @@
 """Whether the problems suffice for a rollout, and the model's positions for prompt and completion."""
 
+import inspect
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from tinyzero_trl.generation.prompts import encode_prompts
 from tinyzero_trl.models.loading import check_room
+from tinyzero_trl.runs.files import shortened
 from tinyzero_trl.training.config import AdaptiveGRPOConfig
 
 logger = get_logger(__name__)
@@ -55,6 +58,29 @@ def check_prompts(
             f"vllm_max_model_length: {room} does not hold a prompt of {longest} tokens and a completion of "
             f"{training.max_completion_length}; set it to {longest + training.max_completion_length} or more"
         )
+
+
+def check_chat_template_kwargs(given: dict[str, Any] | None, prompts: Sequence[Any], tokenizer: Any) -> None:
+    """Each name must be read: by the chat template, or by the function that renders it.
+
+    Raises:
+        ValueError: the prompts are plain text, or nothing reads a name.
+    """
+    if not given:
+        return
+    if any(isinstance(prompt, str) for prompt in prompts[:1]):
+        raise ValueError(
+            f"chat_template_kwargs: {shortened(given)} has no effect on prompts of plain text; remove it, or set "
+            "prompt_template: chat"
+        )
+    template = tokenizer.chat_template if isinstance(tokenizer.chat_template, str) else str(tokenizer.chat_template)
+    known = inspect.signature(tokenizer.apply_chat_template).parameters
+    for name in given:
+        if name not in known and not re.search(rf"\b{re.escape(name)}\b", template):
+            raise ValueError(
+                f"chat_template_kwargs: {name!r} has no effect, the model's chat template does not read it; remove it, "
+                "or correct its name"
+            )
 
 
 def check_train_dataset(dataset: Any, tokenizer: Any, model_config: Any, training: AdaptiveGRPOConfig) -> None:

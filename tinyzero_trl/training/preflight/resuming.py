@@ -15,11 +15,11 @@ _LENGTHS = {"max_steps", "num_train_epochs"}
 _START_OVER = "give --resume never, or another output_dir"
 
 
-def check_continued(checkpoint: str, config: Mapping[str, Any]) -> dict[str, str]:
+def check_continued(start: str, config: Mapping[str, Any]) -> dict[str, str]:
     """A run continues as what it was: compare its `config.yaml` with the recipe that would continue it.
 
     Args:
-        checkpoint: the folder to continue from; `config.yaml` lies beside it.
+        start: the checkpoint to continue from, beside which `config.yaml` lies, or the folder of the run.
         config: the fields of the recipe as resolved.
 
     Returns:
@@ -28,8 +28,8 @@ def check_continued(checkpoint: str, config: Mapping[str, Any]) -> dict[str, str
     Raises:
         ValueError: fields that may not change, each with its old and its new value.
     """
-    file = Path(checkpoint).parent / CONFIG
-    if not file.is_file():
+    file = next((place / CONFIG for place in (Path(start), Path(start).parent) if (place / CONFIG).is_file()), None)
+    if file is None:
         return {}
     free, refused = compare(read_mapping(file), config)
     if not refused:
@@ -37,13 +37,13 @@ def check_continued(checkpoint: str, config: Mapping[str, Any]) -> dict[str, str
     changes = "; ".join(f"{name}: {change}" for name, change in refused.items())
     if set(refused) <= _LENGTHS:
         raise ValueError(
-            f"resume: {checkpoint!r} is of another recipe ({changes}): lr_scheduler_type "
+            f"resume: {start!r} is of another recipe ({changes}): lr_scheduler_type "
             f"{config['lr_scheduler_type']!r} has set the past learning rates for the old length; give the old length, "
             f"or start anew: {_START_OVER}"
         )
     moved = [name for name in ("model_name_or_path", "dataset") if name in refused]
     remedy = f"; if only its place has changed, correct {moved[0]} in {str(file)!r}" if moved else ""
-    raise ValueError(f"resume: {checkpoint!r} is of another recipe ({changes}); {_START_OVER}{remedy}")
+    raise ValueError(f"resume: {start!r} is of another recipe ({changes}); {_START_OVER}{remedy}")
 
 
 def check_optimizer_state(checkpoint: str) -> None:

@@ -15,9 +15,10 @@ from tinyzero_trl.models.loading import (
 )
 from tinyzero_trl.runs.checkpoints import checkpoint_to_resume
 from tinyzero_trl.training.config import AdaptiveGRPOConfig
+from tinyzero_trl.training.preflight.mappings import check_vllm_sampling
 from tinyzero_trl.training.preflight.model import check_adapter, check_model_init_kwargs
 from tinyzero_trl.training.preflight.optimizer import check_optimizer
-from tinyzero_trl.training.preflight.problems import check_problems, check_prompts
+from tinyzero_trl.training.preflight.problems import check_chat_template_kwargs, check_problems, check_prompts
 from tinyzero_trl.training.preflight.resuming import check_architecture, check_optimizer_state
 from tinyzero_trl.training.preflight.trackers import check_trackers
 
@@ -32,15 +33,19 @@ def check_run(
             room for, too few problems for a rollout, or a checkpoint of another recipe.
     """
     check_problems(train, training)
+    prompts = [*train["prompt"][:], *held_out["prompt"][:]]
     check_trackers(training)
     check_optimizer(training)
+    check_vllm_sampling(training)
     config = load_model_config(path, revision=model.model_revision)
     tokenizer: PreTrainedTokenizerBase = load_tokenizer(path, revision=model.model_revision, padding_side="left")
     give_end_token(tokenizer, load_generation_config(path, revision=model.model_revision))
     if checkpoint := checkpoint_to_resume(training.resume, str(training.output_dir)):
         check_architecture(checkpoint, config, training.window_strategy)
         check_optimizer_state(checkpoint)
-    check_prompts([*train["prompt"][:], *held_out["prompt"][:]], tokenizer, config, training)
+    chat_options: Any = training.chat_template_kwargs
+    check_chat_template_kwargs(chat_options, prompts, tokenizer)
+    check_prompts(prompts, tokenizer, config, training)
     check_model(path, config, tokenizer, revision=model.model_revision)
     given: Any = training.model_init_kwargs
     check_model_init_kwargs(path, given, revision=model.model_revision)
