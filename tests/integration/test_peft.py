@@ -14,7 +14,11 @@ from tests.support import fixed_rollouts
 from tests.support.tiny_models import build_model, build_tokenizer
 from tests.support.training import WatchedTrainer, train, write_recipe
 from tinyzero_trl import AdaptiveGRPOTrainer
+from tinyzero_trl.commands.main import main
 from tinyzero_trl.generation.compacting import can_compact, compacting_generate
+from tinyzero_trl.models.adapters import base_of_adapter
+from tinyzero_trl.models.toy import resolve_model
+from tinyzero_trl.runs.records import read_run
 
 LORA = {"use_peft": True, "lora_r": 4, "lora_alpha": 8, "lora_target_modules": ["q_proj", "v_proj"]}
 EVERYWHERE = {"lora": peft.LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj", "v_proj"])}
@@ -99,9 +103,60 @@ def test_an_adapter_trains_resumes_and_loads(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_an_adapter_can_be_evaluated(tmp_path: Path) -> None:
-    from tinyzero_trl.commands.main import main
+def test_an_adapter_is_trained_on_and_its_base_may_move(tmp_path: Path) -> None:
+    short = {**SHORT, "max_steps": 1, "save_strategy": "no"}
+    first = train(write_recipe(tmp_path, "first", **LORA, **short))
+    model = str(tmp_path / "first")
+    second = train(write_recipe(tmp_path, "second", **LORA, **short, beta=0.1, model_name_or_path=model))
+    before, after = adapter_of(first), adapter_of(second)
+    kinds = (read_run(tmp_path / name).evals for name in ("first", "second"))
+    ended, began = (lines[place] for lines, place in zip(kinds, (-1, 0), strict=True))
+    assert {name: ended[name] for name in ("eval/acc", "eval/mean_length")}.items() <= began.items()
+    assert before.keys() == after.keys() and max((after[name] - before[name]).abs().max() for name in after) > 1e-3
+    assert json.loads((tmp_path / "second" / "adapter_config.json").read_text())["r"] == LORA["lora_r"]
+    with pytest.raises(ValueError, match=r"lora_r: 8 differs from 4 of the adapter .*; set it to that, or leave out"):
+        train(write_recipe(tmp_path, "third", **{**LORA, "lora_r": 8}, **short, model_name_or_path=model))
 
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "model").rename(tmp_path / "elsewhere" / "model")
+    arguments = ["eval", "--model", model, "--data", str(tmp_path / "problems"), "--max-completion-length", "12"]
+    assert main([*arguments, "--out", str(tmp_path / "none")]) == 2
+    (tmp_path / "first").rename(tmp_path / "elsewhere" / "first")
+    arguments[2] = str(tmp_path / "elsewhere" / "first")
+    assert main([*arguments, "--out", str(tmp_path / "evaluation")]) == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"base_model_name_or_path": "/gone/model"},
+            r"is an adapter of '/gone/model', which has moved; put .*/model'",
+        ),
+        ({"base_model_name_or_path": ""}, r"names no base_model_name_or_path; copy the adapter's folder whole"),
+    ],
+)
+def test_an_adapter_that_cannot_be_loaded_is_one_line(changes: dict, message: str, tmp_path: Path) -> None:
+    model = peft.get_peft_model(build_model(build_tokenizer()), copy.deepcopy(EVERYWHERE["lora"]))
+    model.save_pretrained(tmp_path)
+    file = tmp_path / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+    with pytest.raises(ValueError, match=message):
+        base_of_adapter(str(tmp_path))
+
+
+def test_an_adapter_of_another_installation_has_the_embedded_model(tmp_path: Path) -> None:
+    (tmp_path / "adapter_model.safetensors").touch()
+    base = {"base_model_name_or_path": "/other/site-packages/tinyzero_trl/models/toy/embedded"}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(base))
+    assert base_of_adapter(str(tmp_path)) == resolve_model("embedded")
+    (tmp_path / "adapter_model.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"is an adapter without adapter_model.safetensors; save it anew"):
+        base_of_adapter(str(tmp_path))
+
+
+@pytest.mark.slow
+def test_an_adapter_can_be_evaluated(tmp_path: Path) -> None:
     train(write_recipe(tmp_path, **LORA, **{**SHORT, "max_steps": 1, "save_strategy": "no"}))
     arguments = ["eval", "--model", str(tmp_path / "run"), "--data", str(tmp_path / "problems")]
     arguments += ["--max-completion-length", "12", "--out", str(tmp_path / "evaluation")]

@@ -4,6 +4,8 @@ import logging
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from transformers.integrations import is_deepspeed_zero3_enabled, is_fsdp_enable
 from transformers.utils import is_flash_attn_2_available
 from transformers.utils import logging as transformers_logging
 
-from tinyzero_trl.runs.files import read_mapping
+from tinyzero_trl.models.adapters import base_of_adapter
 
 SAFE: dict[str, Any] = {"trust_remote_code": False, "use_safetensors": True}
 """What every `from_pretrained` of weights is called with: a model folder is data, and no program."""
@@ -43,14 +45,35 @@ def load_model(path: str) -> Any:
     flash = is_flash_attn_2_available() and default_dtype() == torch.bfloat16
     # bars would be drawn wherever standard error goes; here they are for terminals
     with nullcontext() if sys.stderr.isatty() else without_bars():
+        base = base_of_adapter(path)
         model = load(
             AutoModelForCausalLM.from_pretrained,
-            path,
+            base or path,
             **SAFE,
             dtype=default_dtype(),
             attn_implementation="flash_attention_2" if flash else None,
         )
+        if base is not None:
+            load(model.load_adapter, path)
     return model.to(default_device())
+
+
+def load_trainable_adapter(path: str, **settings: Any) -> Any:
+    """The adapter in a folder on its base model, to be trained on.
+
+    Args:
+        path: a folder for which `base_of_adapter` finds a base model.
+        **settings: of the base model's `from_pretrained`.
+
+    Raises:
+        ValueError: PEFT is not installed, or base model or adapter cannot be loaded.
+    """
+    if find_spec("peft") is None:
+        raise ValueError(f"model: {path!r} is an adapter, and peft is not installed; pip install 'tinyzero-trl[peft]'")
+    from peft import PeftModel
+
+    base = load(AutoModelForCausalLM.from_pretrained, str(base_of_adapter(path)), **settings)
+    return load(partial(PeftModel.from_pretrained, base, is_trainable=True), path)
 
 
 def load_generation_config(path: str, **settings: Any) -> GenerationConfig:
@@ -75,21 +98,6 @@ def load_model_config(path: str, **settings: Any) -> Any:
         ValueError: if there is none.
     """
     return load(AutoConfig.from_pretrained, base_of_adapter(path) or path, trust_remote_code=False, **settings)
-
-
-def base_of_adapter(path: str) -> str | None:
-    """The model that the adapter in a folder was trained on; None if the folder holds a whole model.
-
-    Raises:
-        ValueError: if the adapter does not name it.
-    """
-    adapter = Path(path) / "adapter_config.json"
-    if not adapter.is_file() or (Path(path) / "config.json").is_file():
-        return None
-    base = read_mapping(adapter).get("base_model_name_or_path")
-    if not isinstance(base, str):
-        raise ValueError(f"model: {str(adapter)!r} names no base_model_name_or_path; copy the adapter's folder whole")
-    return base
 
 
 def load_tokenizer(path: str, **settings: Any) -> Any:

@@ -10,6 +10,8 @@ from datasets import Dataset
 from transformers import TrainerCallback
 from trl import ModelConfig, get_peft_config
 
+from tinyzero_trl.models.adapters import base_of_adapter
+from tinyzero_trl.models.loading import load_trainable_adapter
 from tinyzero_trl.models.toy import resolve_model
 from tinyzero_trl.runs.checkpoints import checkpoint_to_resume, is_last
 from tinyzero_trl.runs.earlier import set_aside
@@ -58,14 +60,15 @@ def build_trainer(
     tokenizer = check_run(path, training, model, train, held_out)
     _say_where_it_continues(task, training, model)
     training.model_init_kwargs = model_init_kwargs(model, training)
+    is_adapter = base_of_adapter(path) is not None
     return AdaptiveGRPOTrainer(
-        path,
+        load_trainable_adapter(path, **training.model_init_kwargs) if is_adapter else path,
         rewards,
         training,
         train_dataset=train,
         eval_dataset=held_out,
         processing_class=tokenizer,
-        peft_config=get_peft_config(model),
+        peft_config=None if is_adapter else get_peft_config(model),
         callbacks=callbacks,
     )
 

@@ -1,6 +1,7 @@
 """Whether the model takes `model_init_kwargs` and the adapter that the recipe describes, without its weights."""
 
 import re
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -8,7 +9,7 @@ from transformers import AutoModelForCausalLM
 from trl import ModelConfig, get_peft_config
 
 from tinyzero_trl.models.loading import SAFE, load
-from tinyzero_trl.runs.files import shortened
+from tinyzero_trl.runs.files import read_mapping, shortened
 
 
 def check_model_init_kwargs(path: str, given: dict[str, Any] | None, **settings: Any) -> None:
@@ -47,6 +48,23 @@ def check_adapter(model: ModelConfig, model_config: Any) -> None:
         reason = " ".join(str(error).split()).rstrip(".")
         name = _guilty_field(model, reason)
         raise ValueError(f"{name}: {getattr(model, name)!r} is refused ({reason}); change it") from None
+
+
+def check_continued_adapter(path: str, model: ModelConfig) -> None:
+    """An adapter that is trained on keeps its size; a recipe with `use_peft` may not ask for another.
+
+    Raises:
+        ValueError: names the field, and what the adapter has.
+    """
+    if not model.use_peft:
+        return
+    saved = read_mapping(Path(path) / "adapter_config.json")  # JSON is YAML
+    for name, value in (("lora_r", saved.get("r")), ("lora_alpha", saved.get("lora_alpha"))):
+        if getattr(model, name) != value:
+            raise ValueError(
+                f"{name}: {getattr(model, name)!r} differs from {value!r} of the adapter {path!r}, which goes on; "
+                "set it to that, or leave out use_peft"
+            )
 
 
 def _guilty_field(model: ModelConfig, reason: str) -> str:

@@ -6,6 +6,7 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 from trl import ModelConfig
 
+from tinyzero_trl.models.adapters import base_of_adapter
 from tinyzero_trl.models.loading import (
     check_model,
     give_end_token,
@@ -16,7 +17,7 @@ from tinyzero_trl.models.loading import (
 from tinyzero_trl.runs.checkpoints import checkpoint_to_resume
 from tinyzero_trl.training.config import AdaptiveGRPOConfig
 from tinyzero_trl.training.preflight.mappings import check_vllm_sampling
-from tinyzero_trl.training.preflight.model import check_adapter, check_model_init_kwargs
+from tinyzero_trl.training.preflight.model import check_adapter, check_continued_adapter, check_model_init_kwargs
 from tinyzero_trl.training.preflight.optimizer import check_optimizer
 from tinyzero_trl.training.preflight.problems import check_chat_template_kwargs, check_problems, check_prompts
 from tinyzero_trl.training.preflight.resuming import check_architecture, check_optimizer_state
@@ -48,6 +49,10 @@ def check_run(
     check_prompts(prompts, tokenizer, config, training)
     check_model(path, config, tokenizer, revision=model.model_revision)
     given: Any = training.model_init_kwargs
-    check_model_init_kwargs(path, given, revision=model.model_revision)
-    check_adapter(model, config)
+    base = base_of_adapter(path)
+    check_model_init_kwargs(base or path, given, revision=model.model_revision)
+    if base is None:
+        check_adapter(model, config)
+    else:
+        check_continued_adapter(path, model)
     return tokenizer
