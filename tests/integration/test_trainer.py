@@ -308,12 +308,13 @@ def test_a_finished_run_is_left_alone_whatever_it_is_started_again_with(
     finished, copy = workshop / "success", workshop / "changed"
     shutil.copytree(finished, copy)
     before = {file: file.read_bytes() for file in copy.rglob("*") if file.is_file()}
-    recipe = write_recipe(workshop, "changed", learning_rate=1.0, window_strategy="fixed")
     monkeypatch.setattr("tinyzero_trl.training.callbacks.safe_points.StopOnSignal.listen", lambda self: None)
-    assert main(["--config", str(recipe)]) == 0
+    assert main(["--config", str(write_recipe(workshop, "changed"))]) == 0
     assert capsys.readouterr().out == (
         f"{copy} is finished: for another run give another --output_dir, or --resume never\n"
     )
+    assert main(["--config", str(write_recipe(workshop, "changed", learning_rate=1.0))]) == 2
+    assert "learning_rate: 0.003 there, 1.0 here" in capsys.readouterr().err
     assert {file: file.read_bytes() for file in copy.rglob("*") if file.is_file()} == before
 
 
