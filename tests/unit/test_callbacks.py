@@ -31,16 +31,15 @@ def rollout(step: int, window: int, rewards=SUCCESSES, truncated: bool = False) 
 class Run:
     """Fires events in the order in which the trainer does."""
 
-    def __init__(self, folder: Path, log_every: int = 1) -> None:
+    def __init__(self, folder: Path) -> None:
         self.args = SimpleNamespace(output_dir=str(folder), report_to=[], eval_strategy="steps", log_history_lines=None)
         self.state = TrainerState(is_world_process_zero=True)
-        self.log_every = log_every
         self.window = AdaptiveWindowCallback(CONFIG)
         self.records = RecordsCallback(self.window, success_threshold=1.0)
         self.windows: list[int] = []
 
     def fire(self, event: str, **facts) -> None:
-        control = TrainerControl(should_log=(self.state.global_step % self.log_every == 0))
+        control = TrainerControl()
         for callback in (self.window, self.records):
             getattr(callback, event)(self.args, self.state, control, **facts)
 
@@ -56,8 +55,8 @@ class Run:
         self.fire("on_policy_update", figures={"compute/rows_skipped_frac": 0.5})
         self.state.global_step += 1
         self.fire("on_step_end")
-        if self.state.global_step % self.log_every == 0:
-            self.fire("on_log", logs={"loss": 0.5, "kl": 0.0, "note": "text"})
+        self.fire("on_step_figures", figures={"loss": 0.5, "kl": 0.0})
+        self.fire("on_log", logs={"loss": 0.5})
 
     def evaluate(self) -> None:
         figures = evaluation_metrics(rewards=[1.0, 0.0], lengths=[4, 6], truncated=[False, True], difficulties=[3, 3])
@@ -71,18 +70,15 @@ def without_time(lines: list[dict]) -> list[dict]:
     return [{key: value for key, value in line.items() if not key.startswith("time")} for line in lines]
 
 
-@pytest.mark.parametrize("log_every", [1, 3])
-def test_every_optimizer_step_leaves_one_line(tmp_path: Path, log_every: int) -> None:
-    run = Run(tmp_path, log_every).begin()
+def test_every_optimizer_step_leaves_one_line(tmp_path: Path) -> None:
+    run = Run(tmp_path).begin()
     for _ in range(6):
         run.step()
     lines = run.lines()
     assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
     assert [line["adaptive_window/current_window"] for line in lines] == run.windows
     assert [line["adaptive_window/next_window"] for line in lines[:-1]] == run.windows[1:]
-    assert [("kl" in line, "note" in line) for line in lines] == [
-        (step % log_every == 0, False) for step in range(1, 7)
-    ]
+    assert all((line["loss"], line["kl"]) == (0.5, 0.0) for line in lines)
     assert all(line["compute/rows_skipped_frac"] == 0.5 for line in lines)
     ours = {name for line in lines for name in line if "/" in name}
     assert not [name for name in ours if describe(name) is None], "every logged name is documented"

@@ -66,6 +66,11 @@ def training_metrics(trainer: GRPOTrainer) -> dict[str, list[float]]:
     return metrics
 
 
+def has_just_logged(trainer: GRPOTrainer) -> bool:
+    """Whether Trainer has written its log line for the current step, and started its sums and TRL's lists anew."""
+    return bool(trainer._globalstep_last_logged == trainer.state.global_step)
+
+
 def logged_column(trainer: GRPOTrainer, column: str) -> list[Any]:
     """What the reward functions of the latest batch have given to `log_extra`, in the order of the calls."""
     values: list[Any] = trainer._pending_extra_logs.get(column, [])

@@ -1,4 +1,4 @@
-"""What a person sees while training runs: one bar with reward, window and truncation, or a few plain lines."""
+"""What a person sees while training runs: a bar with reward, window and truncation, or a few plain lines."""
 
 import logging
 import os
@@ -7,8 +7,7 @@ from statistics import fmean
 from typing import Any
 
 import datasets
-from tqdm.auto import tqdm
-from transformers import TrainerControl, TrainerState, TrainingArguments
+from transformers import ProgressCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.utils import logging as transformers_logging
 
 from tinyzero_trl.training.callbacks.events import Evaluation, Rollout, RolloutCallback
@@ -44,25 +43,28 @@ class _StderrHandler(logging.StreamHandler):
         pass
 
 
-class RolloutProgressCallback(RolloutCallback):
-    """Takes the place of Transformers' progress bar; without a terminal it prints about twenty lines a run."""
+class RolloutProgressCallback(RolloutCallback, ProgressCallback):
+    """Transformers' progress bars with the figures of the newest rollout.
+
+    What it changes of `ProgressCallback`: a continued run starts its bar where it goes on; log lines are not printed
+    (records have them); without a terminal, about twenty plain lines a run take the place of the bars.
+    """
 
     def __init__(self) -> None:
-        self._bar: Any = None
+        super().__init__()
         self._figures: dict[str, str] = {}
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Open the bar."""
-        if state.is_world_process_zero and not args.disable_tqdm and _has_terminal():
-            self._bar = tqdm(
-                total=state.max_steps,
-                initial=state.global_step,
-                desc="training",
-                unit="step",
-                dynamic_ncols=True,
-            )
+        if not _draws_bars(args):
+            return
+        super().on_train_begin(args, state, control, **kwargs)
+        if self.training_bar is not None:
+            self.training_bar.n = self.training_bar.initial = self.current_step = state.global_step
+            self.training_bar.unit = "step"
+            self.training_bar.set_description("training")
 
     def on_rollout_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, rollout: Rollout
@@ -77,45 +79,63 @@ class RolloutProgressCallback(RolloutCallback):
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Move the bar, or print a line now and then."""
-        if self._bar is not None:
-            self._bar.set_postfix(self._figures, refresh=False)
-            self._bar.update(state.global_step - self._bar.n)
+        if self.training_bar is not None:
+            self.training_bar.set_postfix(self._figures, refresh=False)
+            super().on_step_end(args, state, control, **kwargs)
         elif state.is_world_process_zero and state.global_step % max(1, state.max_steps // LINES_WITHOUT_TERMINAL) == 0:
-            self._print(f"step {state.global_step}/{state.max_steps}  " + _joined(self._figures))
+            figures = "  ".join(f"{name} {value}" for name, value in self._figures.items())
+            self._print(f"step {state.global_step}/{state.max_steps}  {figures}")
+
+    def on_prediction_step(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        eval_dataloader: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        """Move the bar of an evaluation, where bars are drawn."""
+        if _draws_bars(args):
+            super().on_prediction_step(args, state, control, eval_dataloader, **kwargs)
 
     def on_evaluation_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, evaluation: Evaluation
     ) -> None:
         """Say what the evaluation found."""
+        if not state.is_world_process_zero:
+            return
         figures, accuracy = evaluation.figures, "not judged"
         if "eval/acc" in figures:
             low, high = figures["eval/acc_low"], figures["eval/acc_high"]
             accuracy = f"{figures['eval/acc']:.1%} [{low:.1%}, {high:.1%}]"
-        if state.is_world_process_zero:
-            self._print(
-                f"step {state.global_step}/{state.max_steps}  evaluation: accuracy {accuracy}, "
-                f"mean length {figures['eval/mean_length']:.0f} tokens"
-            )
+        found = [f"accuracy {accuracy}"]
+        if "eval/mean_length" in figures:
+            found.append(f"mean length {figures['eval/mean_length']:.0f} tokens")
+        self._print(f"step {state.global_step}/{state.max_steps}  evaluation: " + ", ".join(found))
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **kwargs: Any
+    ) -> None:
+        """Print nothing: the records have it."""
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Close the bar."""
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None
+        if self.training_bar is not None:
+            super().on_train_end(args, state, control, **kwargs)
 
     def _print(self, line: str) -> None:
-        if self._bar is not None:
-            self._bar.write(line, file=sys.stderr)
+        if self.training_bar is not None:
+            self.training_bar.write(line, file=sys.stderr)
         else:
             print(line, file=sys.stderr, flush=True)
+
+
+def _draws_bars(args: TrainingArguments) -> bool:
+    return not args.disable_tqdm and _has_terminal()
 
 
 def _has_terminal() -> bool:
     """Whether somebody sees the error stream; a process without a console has none."""
     return sys.stderr is not None and sys.stderr.isatty()
-
-
-def _joined(figures: dict[str, str]) -> str:
-    return "  ".join(f"{name} {value}" for name, value in figures.items())

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from transformers import TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import IntervalStrategy
 
 from tinyzero_trl.metrics import RunningTotals, rollout_metrics
 from tinyzero_trl.runs.checkpoints import drop_later_checkpoints
@@ -36,30 +37,38 @@ class _Clock:
 class RecordsCallback(SavedInCheckpoints):
     """Writes one metrics line per optimizer step, one line per evaluation, and sampled completions.
 
-    The same figures under the same names go to the trackers in `report_to`. A line is written before the checkpoint
-    of its step, so that a run continued from a checkpoint neither loses nor doubles one.
+    The same figures under the same names go to `trackers`. A line is written before the checkpoint of its step, so
+    that a run continued from a checkpoint neither loses nor doubles one. Records that a training would write over are
+    moved aside (`set_aside`).
     """
 
     def __init__(
-        self, window: AdaptiveWindowCallback, *, success_threshold: float, samples_every_steps: int = 10
+        self,
+        window: AdaptiveWindowCallback,
+        *,
+        success_threshold: float,
+        trackers: Trackers | None = None,
+        samples_every_steps: int = 10,
     ) -> None:
         self.window = window
+        self.trackers = trackers or Trackers(None)
         self.success_threshold = success_threshold
         self.samples_every_steps = samples_every_steps
         self.totals = RunningTotals()
         self._skipped_steps = 0
         self._clock = _Clock()
         self._records: RunRecords | None = None  # on the main process alone, and from the start of training
-        self._trackers: Trackers | None = None
         self._line: dict[str, float] = {}
         self._rollout_s = 0.0
         self._step_started_at = 0.0
+        self._evaluated_step: int | None = None
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Open the run directory at the step that training starts from; what is later is moved aside."""
         self.totals, self._skipped_steps, self._clock = RunningTotals(), 0, _Clock()
+        self._evaluated_step = None
         super().on_train_begin(args, state, control, **kwargs)
         if state.is_world_process_zero:
             start = state.global_step if state.global_step > 0 else -1
@@ -67,7 +76,6 @@ class RecordsCallback(SavedInCheckpoints):
             self._records = RunRecords(str(args.output_dir))
             self._records.truncate_after(start)
             drop_later_checkpoints(str(args.output_dir), start)
-            self._trackers = Trackers(args)
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -104,46 +112,45 @@ class RecordsCallback(SavedInCheckpoints):
         self._line |= {**figures, "faults/skipped_steps": float(self._skipped_steps)}
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Complete the line; where TRL logs at this step, its figures join it first. The last step is evaluated."""
+        """Complete the line but for the figures of TRL. The last step is evaluated."""
         # Not left to whoever comes after training: by then trackers are closed, and trackio would begin a second run.
-        control.should_evaluate |= control.should_training_stop and args.eval_strategy != "no"
+        # With eval_strategy epoch, Trainer evaluates at the end of the epoch that ends with this step.
+        control.should_evaluate |= control.should_training_stop and args.eval_strategy == IntervalStrategy.STEPS
         self._line["time/rollout_s"] = self._rollout_s
         self._line["time/optimize_s"] = time.perf_counter() - self._step_started_at - self._rollout_s
         self._line["time/elapsed_s"] = self._clock.elapsed_s
-        if not control.should_log:
-            self._write_line(state)
 
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: Mapping[str, Any] | None = None,
-        **kwargs: Any,
+    def on_step_figures(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, figures: Mapping[str, float]
     ) -> None:
-        """Write the step's line together with TRL's own figures, under TRL's names."""
+        """Write the step's line, TRL's own figures under TRL's names; at the end of an epoch it is written already."""
+        line, self._line = self._line, {}
+        if self._records and line:
+            self._records.append_metrics(state.global_step, self._clock.wall_s, {**figures, **line})
+            self.trackers.log(line, state.global_step)
+
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Cut the history that Trainer keeps, where `log_history_lines` asks for it; the records hold it all."""
         if (kept := args.log_history_lines) is not None:  # type: ignore[attr-defined]
             del state.log_history[:-kept]
-        if self._line and logs and "loss" in logs:
-            self._write_line(state, {name: value for name, value in logs.items() if isinstance(value, int | float)})
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Evaluate no step twice."""
+        control.should_evaluate &= self._evaluated_step != state.global_step
 
     def on_evaluation_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, evaluation: Evaluation
     ) -> None:
         """Write the evaluation's line."""
         self._clock.evaluation_s += evaluation.duration_s
-        if self._records and self._trackers:
+        self._evaluated_step = state.global_step
+        if self._records:
             figures = {**evaluation.figures, "time/elapsed_s": self._clock.elapsed_s}
             self._records.append_eval(state.global_step, self._clock.wall_s, self.totals.response_tokens, figures)
             self._records.append_completions(state.global_step, evaluation.samples)
-            self._trackers.log(evaluation.figures, state.global_step)
-
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Flush the trackers."""
-        if self._trackers:
-            self._trackers.close()
+            self.trackers.log(evaluation.figures, state.global_step)
 
     def state_dict(self) -> dict[str, Any]:
         """Totals and clock."""
@@ -155,12 +162,6 @@ class RecordsCallback(SavedInCheckpoints):
         self.totals.load_state_dict(state["totals"])
         self._skipped_steps = state["skipped_steps"]
         self._clock = _Clock(**state["clock"])
-
-    def _write_line(self, state: TrainerState, logged_by_trl: Mapping[str, float] | None = None) -> None:
-        line, self._line = self._line, {}
-        if self._records and self._trackers:
-            self._records.append_metrics(state.global_step, self._clock.wall_s, {**(logged_by_trl or {}), **line})
-            self._trackers.log(line, state.global_step)
 
     @property
     def elapsed_s(self) -> float:

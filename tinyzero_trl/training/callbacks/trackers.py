@@ -1,23 +1,43 @@
 """Our figures in the trackers that `report_to` names, under exactly the names of `metrics.jsonl`.
 
-Transformers prefixes every logged name with `train/`; TRL's own figures keep going that way. Ours are written beside
-them through the same W&B or trackio run, and as TensorBoard events in the run directory.
+Transformers prefixes every logged name with `train/`, so its own reporting cannot keep our names; TRL's figures keep
+going that way. Ours go beside them, into the same W&B or trackio run and the same TensorBoard folder.
+
+What the records of a run forget, trackers forget. A run that is killed and continued trains some steps again:
+
+- TensorBoard: the events of these steps are marked as replaced (`purge_step`), and readers drop them.
+- trackio: each start of a training is a run of its own, also under the same name.
+- W&B: the same, unless WANDB_RUN_ID asks for one run; steps that are trained twice then stand in it twice.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from transformers import TrainingArguments
+from transformers import Trainer, TrainerControl, TrainerState, TrainingArguments
+from transformers.integrations import TensorBoardCallback, TrackioCallback
+
+TENSORBOARD_FOLDER = "tensorboard"
 
 
 class Trackers:
-    """Opens what `args.report_to` names on first use; a tracker that Transformers has not started is left alone."""
+    """The trackers of one trainer; one that Transformers has not started is left alone.
 
-    def __init__(self, args: TrainingArguments) -> None:
-        self._names = [args.report_to] if isinstance(args.report_to, str) else list(args.report_to or [])
-        self._folder = Path(str(args.output_dir)) / "tensorboard"
-        self._writer: Any = None
+    Args:
+        report_to: as in `TrainingArguments`.
+    """
+
+    def __init__(self, report_to: str | Sequence[str] | None) -> None:
+        self._names = [report_to] if isinstance(report_to, str) else list(report_to or [])
+        self._tensorboard: _TensorBoardOfRun | None = None
+
+    def take_over(self, trainer: Trainer) -> None:
+        """Put callbacks that forget in place of those of Transformers, where the trainer has these."""
+        if trainer.pop_callback(TensorBoardCallback) is not None:
+            self._tensorboard = _TensorBoardOfRun()
+            trainer.add_callback(self._tensorboard)
+        if trainer.pop_callback(TrackioCallback) is not None:
+            trainer.add_callback(_TrackioRunPerStart())
 
     def log(self, figures: Mapping[str, float], step: int) -> None:
         """Log `figures` at optimizer step `step`."""
@@ -32,16 +52,53 @@ class Trackers:
 
             if trackio.context_vars.current_run.get() is not None:
                 trackio.log(row)
-        if "tensorboard" in self._names:
-            if self._writer is None:
-                from torch.utils.tensorboard import SummaryWriter
+        if self._tensorboard is not None:
+            self._tensorboard.write(figures, step)
 
-                self._writer = SummaryWriter(str(self._folder))
+
+class _TensorBoardOfRun(TensorBoardCallback):
+    """Writes into one folder of the run, and marks what an earlier session wrote of the steps to come as replaced."""
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Open the folder: TENSORBOARD_LOGGING_DIR, or `tensorboard/` in the run directory."""
+        self.logging_dir = self.logging_dir or str(Path(str(args.output_dir)) / TENSORBOARD_FOLDER)
+        if state.is_world_process_zero and self.tb_writer is None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            first_step = state.global_step + 1 if state.global_step > 0 else 0  # an evaluation before training is at 0
+            self.tb_writer = SummaryWriter(self.logging_dir, purge_step=first_step)
+        super().on_train_begin(args, state, control, **kwargs)
+
+    def write(self, figures: Mapping[str, float], step: int) -> None:
+        """Add our figures under their own names; none after the end of training, when the folder is closed."""
+        if self.tb_writer is not None:
             for name, value in figures.items():
-                self._writer.add_scalar(name, value, step)
+                self.tb_writer.add_scalar(name, value, step)
 
-    def close(self) -> None:
-        """Flush what is buffered; the runs of W&B and trackio belong to Transformers."""
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
+
+class _TrackioRunPerStart(TrackioCallback):
+    """Begins a run at each start, where Transformers would add to the run of the same name."""
+
+    def setup(self, args: TrainingArguments, state: TrainerState, model: Any, **kwargs: Any) -> None:
+        """Set up as Transformers does, but without its `resume="allow"`."""
+        trackio: Any = self._trackio
+        self._trackio: Any = _NeverResuming(trackio)
+        try:
+            super().setup(args, state, model, **kwargs)
+        finally:
+            self._trackio = trackio
+
+
+class _NeverResuming:
+    """The module trackio, whose `init` always begins a run."""
+
+    def __init__(self, trackio: Any) -> None:
+        self._module = trackio
+
+    def init(self, **options: Any) -> Any:
+        return self._module.init(**{**options, "resume": "never"})
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._module, name)
