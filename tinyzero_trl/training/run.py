@@ -16,7 +16,7 @@ from tinyzero_trl.models.toy import resolve_model
 from tinyzero_trl.runs.checkpoints import checkpoint_to_resume, is_last
 from tinyzero_trl.runs.earlier import set_aside
 from tinyzero_trl.runs.model_card import write_model_card
-from tinyzero_trl.runs.records import Run, RunRecords, is_finished, read_run
+from tinyzero_trl.runs.records import Run, RunRecords, answers_of, is_finished, read_run
 from tinyzero_trl.runs.report import write_pictures
 from tinyzero_trl.tasks.config import TaskConfig
 from tinyzero_trl.tasks.datasets import load_split, to_dataset, train_test_examples
@@ -158,15 +158,16 @@ def finish_run(trainer: AdaptiveGRPOTrainer) -> None:
 
 def _write_result(folder: Path, best_step: int | None) -> None:
     """Summary, pictures and model card, and what a person wants to know of them."""
-    summary = summarise(read_run(folder), best_step)
+    run = read_run(folder)
+    summary = summarise(run, best_step)
     RunRecords(folder).write_summary(summary)
-    before, after = summary["accuracy_before"], summary["accuracy_after"]
-    plots = write_pictures(folder) if after else "none, because no answer was judged"
+    plots = write_pictures(folder) if run.judged_evals else "none, because no answer was judged"
     write_model_card(folder)
+    asked = answers_of(run.judged_evals[-1]) if run.judged_evals else "none of them judged"
     print(
-        f"\nHeld-out accuracy, {summary['problems']} problems at full length:\n"
-        f"  before  {_percent(before)}\n"
-        f"  after   {_percent(after)}\n"
+        f"\nHeld-out accuracy, {asked} at full length:\n"
+        f"  before  {_percent(summary['accuracy_before'])}\n"
+        f"  after   {_percent(summary['accuracy_after'])}\n"
         f"Rollout tokens: {summary['rollout_tokens']:,}   training time: {summary['seconds']:.0f} s\n"
         f"Pictures: {plots}",
         flush=True,
@@ -176,7 +177,8 @@ def _write_result(folder: Path, best_step: int | None) -> None:
 def summarise(run: Run, best_step: int | None = None) -> dict[str, Any]:
     """The result of a finished run: accuracy before and after with 95 % intervals, tokens and seconds spent.
 
-    `best_step` is the step whose weights the run keeps, if they are not those of its end.
+    `problems` held-out problems have `answers` answers that were judged. `best_step` is the step whose weights the run
+    keeps, if they are not those of its end. An accuracy is None where nothing was judged.
 
     Raises:
         ValueError: the run has no evaluation.
@@ -193,6 +195,7 @@ def summarise(run: Run, best_step: int | None = None) -> dict[str, Any]:
         "steps": last["step"],
         **({} if kept is last else {"best_step": best_step}),
         "problems": int(last.get("eval/problems", last.get("eval/n", 0))),
+        "answers": int(last.get("eval/n", 0)),
         "accuracy_before": _accuracy(before),
         "accuracy_after": _accuracy(kept),
         "rollout_tokens": last["tokens"],
