@@ -15,7 +15,7 @@ class StepFigures:
 
     def __init__(self) -> None:
         self._loss_sum = 0.0
-        self._lengths: dict[str, int] = {}
+        self._seen: dict[str, tuple[Sequence[float], int]] = {}  # each list of TRL's, and how long it was
 
     def of(
         self,
@@ -38,13 +38,15 @@ class StepFigures:
             figures["grad_norm"] = grad_norm.item() if isinstance(grad_norm, torch.Tensor) else grad_norm
         figures["learning_rate"] = learning_rate
         for name, values in metrics.items():
-            if numbers := [value for value in values[self._lengths.get(name, 0) :] if not isnan(value)]:
+            former, length = self._seen.get(name, (values, 0))
+            new = values[length if former is values else 0 :]  # TRL puts some lists in place of the former ones
+            if numbers := [value for value in new if not isnan(value)]:
                 figures[name] = sum(numbers) / len(numbers)
         self._loss_sum = loss_sum
-        self._lengths = {name: len(values) for name, values in metrics.items()}
+        self._seen = {name: (values, len(values)) for name, values in metrics.items()}
         return figures
 
     def start_over(self) -> None:
         """Trainer has logged: its sum of the loss and TRL's lists are empty again."""
         self._loss_sum = 0.0
-        self._lengths = {}
+        self._seen = {}
