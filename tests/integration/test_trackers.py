@@ -7,11 +7,13 @@ import sys
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from training import train, write_recipe
+import torch
 
+from tests.support.training import train, write_recipe
 from tinyzero_trl.runs.records import read_run
 from tinyzero_trl.training.step_figures import StepFigures
 
@@ -23,14 +25,14 @@ KILLED_AFTER, SAVED_AT, LAST = 3, 2, 4
 PROGRAM = """
 import os, sys
 from pathlib import Path
-from training import train
+from tests.support.training import train
 from tinyzero_trl.training.callbacks.records import RecordsCallback
-write = RecordsCallback.on_step_figures
+write = RecordsCallback.on_step_end
 def then_die(self, args, state, control, **kwargs):
     write(self, args, state, control, **kwargs)
     if state.global_step == int(sys.argv[2]):
         os._exit(9)
-RecordsCallback.on_step_figures = then_die
+RecordsCallback.on_step_end = then_die
 train(Path(sys.argv[1]))
 """
 
@@ -40,7 +42,7 @@ def killed_and_resumed(workshop: Path, tracker: str, environment: dict[str, str]
     recipe = write_recipe(
         workshop, tracker, report_to=tracker, max_steps=LAST, save_steps=SAVED_AT, eval_steps=2, **fields
     )
-    paths = os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])])
+    paths = os.pathsep.join([str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])])
     environment = {**os.environ, **environment, "PYTHONPATH": paths}
     for killed_at, status in ((KILLED_AFTER, 9), (-1, 0)):
         command = [sys.executable, "-c", PROGRAM, str(recipe), str(killed_at)]
@@ -152,21 +154,22 @@ def test_records_are_complete_at_any_cadence(tmp_path: Path, cadence: dict[str, 
 
 
 def test_step_figures_are_those_of_the_step_alone() -> None:
-    figures, metrics = StepFigures(), {"reward": [0.5], "kl": [float("nan"), 1.0, 3.0]}
-    assert figures.of(2.0, metrics, grad_norm=None, learning_rate=0.1) == {
-        "loss": 2.0,
-        "learning_rate": 0.1,
-        "reward": 0.5,
-        "kl": 2.0,
-    }
-    metrics["kl"].append(5.0)
-    metrics["reward"] = [0.75]
-    assert figures.of(5.0, metrics, grad_norm=0.25, learning_rate=0.1) == {
-        "loss": 3.0,
-        "grad_norm": 0.25,
-        "learning_rate": 0.1,
-        "reward": 0.75,
-        "kl": 5.0,
-    }
+    trainer: Any = SimpleNamespace(
+        accelerator=SimpleNamespace(gather=lambda value: value),
+        state=SimpleNamespace(epoch=0.5),
+        _metrics={"train": {"reward": [0.5], "kl": [float("nan"), 1.0, 3.0]}},
+        _tr_loss=torch.tensor(2.0),
+        _get_learning_rate=lambda: 0.1,
+    )
+    figures = StepFigures(trainer)
+    figures.note_learning_rate()
+    expected = {"loss": 2.0, "learning_rate": 0.1, "epoch": 0.5, "reward": 0.5, "kl": 2.0}
+    assert figures.take(None) == expected
+    trainer._metrics["train"]["kl"].append(5.0)
+    trainer._metrics["train"]["reward"] = [0.75]  # TRL replaces some lists
+    trainer._tr_loss += 3.0
+    expected = {"loss": 3.0, "grad_norm": 0.25, "learning_rate": 0.1, "epoch": 0.5, "reward": 0.75, "kl": 5.0}
+    assert figures.take(0.25) == expected
+    trainer._tr_loss, trainer._metrics["train"] = torch.tensor(1.5), {"kl": [7.0]}  # Trainer has logged since
     figures.start_over()
-    assert figures.of(1.5, {"kl": [7.0]}, grad_norm=None, learning_rate=0.1)["loss"] == 1.5
+    assert figures.take(None) == {"loss": 1.5, "epoch": 0.5, "kl": 7.0}

@@ -79,7 +79,6 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
         records.on_rollout_end(args, state, control, rollout)
         state.global_step += 1
         records.on_step_end(args, state, control)
-        records.on_step_figures(args, state, control, {"loss": 0.0})
         windows.append(asked)
         rollouts.append(rows)
     records_run = folder / "config.yaml"

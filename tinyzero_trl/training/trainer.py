@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from accelerate.utils import set_seed
-from transformers import PrinterCallback, ProgressCallback, TrainerCallback
+from transformers import TrainerCallback
 from trl import GRPOTrainer
 
 from tinyzero_trl.models.toy import resolve_model
@@ -17,10 +17,9 @@ from tinyzero_trl.runs.model_card import write_model_card
 from tinyzero_trl.runs.records import CONFIG
 from tinyzero_trl.training import trl_internals
 from tinyzero_trl.training.callbacks.events import fire
-from tinyzero_trl.training.callbacks.progress import RolloutProgressCallback
+from tinyzero_trl.training.callbacks.progress import show_rollouts
 from tinyzero_trl.training.callbacks.records import RecordsCallback
 from tinyzero_trl.training.callbacks.safe_points import SaveBetweenRollouts
-from tinyzero_trl.training.callbacks.trackers import Trackers
 from tinyzero_trl.training.callbacks.window import AdaptiveWindowCallback
 from tinyzero_trl.training.checkpoint_writer import CheckpointWriter
 from tinyzero_trl.training.completion_limit import CompletionLimit
@@ -35,7 +34,6 @@ from tinyzero_trl.training.preflight.trainable import check_given_optimizer, che
 from tinyzero_trl.training.prompt_order import EpochOrder
 from tinyzero_trl.training.rollout import Rollouts, prepare_engine
 from tinyzero_trl.training.scoring import ScoredRows, gather_rollout, score_rows
-from tinyzero_trl.training.step_figures import StepFigures
 from tinyzero_trl.training.synced_reference import SyncedReference
 
 
@@ -97,10 +95,7 @@ class AdaptiveGRPOTrainer(GRPOTrainer):
         check_trainable(model, peft_config)
         window_config = args.window_config()
         self.window_callback = AdaptiveWindowCallback(window_config)
-        trackers = Trackers(args.report_to)
-        self.records_callback = RecordsCallback(
-            self.window_callback, success_threshold=window_config.success_threshold, trackers=trackers
-        )
+        self.records_callback = RecordsCallback(self.window_callback, success_threshold=window_config.success_threshold)
         self.hub = RetriedPushes(args)
         self.evaluator = HeldOutEvaluator(args)
         prepare_engine(args, model, processing_class)
@@ -111,10 +106,8 @@ class AdaptiveGRPOTrainer(GRPOTrainer):
         super().__init__(model, reward_funcs, args, *data, [*ours, *(callbacks or ())], *others)
         check_given_optimizer(optimizers[0], self.model)
         check_train_dataset(train_dataset, trl_internals.tokenizer_of(self), self.model.config, args)
-        self.remove_callback(ProgressCallback)
-        self.remove_callback(PrinterCallback)
-        self.add_callback(RolloutProgressCallback())
-        trackers.take_over(self)
+        show_rollouts(self)
+        self.records_callback.follow(self)
         self.limiter = CompletionLimit(self)
         tokenizer, rank, ends = trl_internals.tokenizer_of(self), self.accelerator.process_index, self.eos_token_ids
         settings = self.vllm_generation if args.use_vllm else self.generation_config
@@ -147,7 +140,6 @@ class AdaptiveGRPOTrainer(GRPOTrainer):
         self.reference.load(checkpoint)
         trl_internals.forget_rollout(self)
         self.rollouts.begin()
-        self.step_figures = StepFigures()
         with self.evaluator.first_for_new_runs(self.args, is_new=checkpoint is None):
             return super().train(checkpoint, *args, **kwargs)
 
@@ -223,17 +215,9 @@ class AdaptiveGRPOTrainer(GRPOTrainer):
         decode = partial(self.processing_class.batch_decode, skip_special_tokens=True)
         skipped = self.guard.skips(model, grad_norm, step=step, rollout=rollout, decode=decode)
         figures = self.loss.figures.pop(self.accelerator, clip_low=self.epsilon_low, clip_high=self.epsilon_high)
-        fire(self, "on_policy_update", figures={**figures, "faults/step_skipped": float(skipped)})
+        norm = {} if grad_norm is None else {"grad_norm": float(grad_norm)}
+        fire(self, "on_policy_update", figures={**norm, **figures, "faults/step_skipped": float(skipped)})
         return grad_norm
-
-    def _maybe_log_save_evaluate(self, tr_loss: torch.Tensor, grad_norm: Any, *args: Any, **kwargs: Any) -> None:
-        """Tell the figures of the step alone, whether or not it is logged; then log, evaluate and save what is due."""
-        loss_sum, metrics = self.accelerator.gather(tr_loss).mean().item(), trl_internals.training_metrics(self)
-        figures = self.step_figures.of(loss_sum, metrics, grad_norm=grad_norm, learning_rate=kwargs["learning_rate"])
-        fire(self, "on_step_figures", figures={**figures, "epoch": self.state.epoch})
-        super()._maybe_log_save_evaluate(tr_loss, grad_norm, *args, **kwargs)
-        if trl_internals.has_just_logged(self):
-            self.step_figures.start_over()
 
     # --- an evaluation --------------------------------------------------------------------------------------------
 

@@ -66,9 +66,14 @@ def training_metrics(trainer: GRPOTrainer) -> dict[str, list[float]]:
     return metrics
 
 
-def has_just_logged(trainer: GRPOTrainer) -> bool:
-    """Whether Trainer has written its log line for the current step, and started its sums and TRL's lists anew."""
-    return bool(trainer._globalstep_last_logged == trainer.state.global_step)
+def loss_since_the_last_log(trainer: GRPOTrainer) -> torch.Tensor:
+    """The loss of this rank, summed over the optimizer steps since Trainer's last log line; a scalar."""
+    return trainer._tr_loss
+
+
+def learning_rate(trainer: GRPOTrainer) -> float:
+    """The rate that Trainer logs for the step that it is taking, whatever holds the schedule."""
+    return trainer._get_learning_rate()
 
 
 def logged_column(trainer: GRPOTrainer, column: str) -> list[Any]:

@@ -1,8 +1,7 @@
 """Rollout events, the callbacks that hear of them, and state that travels in checkpoints.
 
-`AdaptiveGRPOTrainer` fires four events besides those of Transformers, on every rank, at callbacks that derive from
-`RolloutCallback`: after a rollout, after the gradient of an optimizer step, after the step, after an
-evaluation. The figures they carry are global
+`AdaptiveGRPOTrainer` fires three events besides those of Transformers, on every rank, at callbacks that derive from
+`RolloutCallback`: after a rollout, after an optimizer step, after an evaluation. The figures they carry are global
 (gathered over all ranks), so that every rank's policy takes the same decision.
 """
 
@@ -55,11 +54,6 @@ class RolloutCallback(TrainerCallback):
         figures: Mapping[str, float],
     ) -> None:
         """The gradient of one optimizer step is complete; `figures` are those of its forward passes."""
-
-    def on_step_figures(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, figures: Mapping[str, float]
-    ) -> None:
-        """Trainer may log now, after a step or an epoch; `figures` are those of the last step, under TRL's names."""
 
     def on_evaluation_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, evaluation: Evaluation

@@ -7,7 +7,7 @@ from statistics import fmean
 from typing import Any
 
 import datasets
-from transformers import ProgressCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerControl, TrainerState, TrainingArguments
 from transformers.utils import logging as transformers_logging
 
 from tinyzero_trl.training.callbacks.events import Evaluation, Rollout, RolloutCallback
@@ -130,6 +130,13 @@ class RolloutProgressCallback(RolloutCallback, ProgressCallback):
             self.training_bar.write(line, file=sys.stderr)
         else:
             print(line, file=sys.stderr, flush=True)
+
+
+def show_rollouts(trainer: Trainer) -> None:
+    """Put the bars with a rollout's figures in place of the trainer's own."""
+    trainer.remove_callback(ProgressCallback)
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(RolloutProgressCallback())
 
 
 def _draws_bars(args: TrainingArguments) -> bool:

@@ -7,6 +7,7 @@ from typing import Any
 
 from transformers import TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import IntervalStrategy
+from trl import GRPOTrainer
 
 from tinyzero_trl.metrics import RunningTotals, rollout_metrics
 from tinyzero_trl.runs.checkpoints import drop_later_checkpoints
@@ -15,6 +16,7 @@ from tinyzero_trl.runs.records import RunRecords
 from tinyzero_trl.training.callbacks.events import Evaluation, Rollout, SavedInCheckpoints
 from tinyzero_trl.training.callbacks.trackers import Trackers
 from tinyzero_trl.training.callbacks.window import AdaptiveWindowCallback
+from tinyzero_trl.training.step_figures import StepFigures
 
 
 @dataclass
@@ -37,9 +39,9 @@ class _Clock:
 class RecordsCallback(SavedInCheckpoints):
     """Writes one metrics line per optimizer step, one line per evaluation, and sampled completions.
 
-    The same figures under the same names go to `trackers`. A line is written before the checkpoint of its step, so
-    that a run continued from a checkpoint neither loses nor doubles one. Records that a training would write over are
-    moved aside (`set_aside`).
+    The same figures under the same names go to the trackers of the trainer that it follows. A line is written before
+    the checkpoint of its step, so that a run continued from a checkpoint neither loses nor doubles one. Records that a
+    training would write over are moved aside (`set_aside`).
     """
 
     def __init__(
@@ -47,11 +49,11 @@ class RecordsCallback(SavedInCheckpoints):
         window: AdaptiveWindowCallback,
         *,
         success_threshold: float,
-        trackers: Trackers | None = None,
         samples_every_steps: int = 10,
     ) -> None:
         self.window = window
-        self.trackers = trackers or Trackers(None)
+        self.trackers = Trackers(None)
+        self.step_figures: StepFigures | None = None
         self.success_threshold = success_threshold
         self.samples_every_steps = samples_every_steps
         self.totals = RunningTotals()
@@ -62,6 +64,12 @@ class RecordsCallback(SavedInCheckpoints):
         self._rollout_s = 0.0
         self._step_started_at = 0.0
         self._evaluated_step: int | None = None
+        self._grad_norm: float | None = None
+
+    def follow(self, trainer: GRPOTrainer) -> None:
+        """Take TRL's own figures from `trainer`, and log to the trackers that it reports to."""
+        self.step_figures, self.trackers = StepFigures(trainer), Trackers(trainer.args.report_to)
+        self.trackers.take_over(trainer)
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -69,6 +77,8 @@ class RecordsCallback(SavedInCheckpoints):
         """Open the run directory at the step that training starts from; what is later is moved aside."""
         self.totals, self._skipped_steps, self._clock = RunningTotals(), 0, _Clock()
         self._evaluated_step = None
+        if self.step_figures:
+            self.step_figures.start_over()
         super().on_train_begin(args, state, control, **kwargs)
         if state.is_world_process_zero:
             start = state.global_step if state.global_step > 0 else -1
@@ -81,7 +91,7 @@ class RecordsCallback(SavedInCheckpoints):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Start the step's clock."""
-        self._step_started_at, self._rollout_s, self._line = time.perf_counter(), 0.0, {}
+        self._step_started_at, self._rollout_s, self._line, self._grad_norm = time.perf_counter(), 0.0, {}, None
 
     def on_rollout_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, rollout: Rollout
@@ -109,30 +119,43 @@ class RecordsCallback(SavedInCheckpoints):
     ) -> None:
         """Collect the figures of the optimizer step's own forward passes."""
         self._skipped_steps += int(figures.get("faults/step_skipped", 0))
-        self._line |= {**figures, "faults/skipped_steps": float(self._skipped_steps)}
+        self._grad_norm = figures.get("grad_norm")
+        self._line |= {name: value for name, value in figures.items() if name != "grad_norm"}
+        self._line["faults/skipped_steps"] = float(self._skipped_steps)
+
+    def on_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Note the learning rate that this step is taken with."""
+        if self.step_figures:
+            self.step_figures.note_learning_rate()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Complete the line but for the figures of TRL. The last step is evaluated."""
+        """Write the step's line, with TRL's own figures under TRL's names. The last step is evaluated."""
         # Not left to whoever comes after training: by then trackers are closed, and trackio would begin a second run.
         # With eval_strategy epoch, Trainer evaluates at the end of the epoch that ends with this step.
         control.should_evaluate |= control.should_training_stop and args.eval_strategy == IntervalStrategy.STEPS
         self._line["time/rollout_s"] = self._rollout_s
         self._line["time/optimize_s"] = time.perf_counter() - self._step_started_at - self._rollout_s
         self._line["time/elapsed_s"] = self._clock.elapsed_s
+        figures = self.step_figures.take(self._grad_norm) if self.step_figures else {}
+        if self._records:
+            self._records.append_metrics(state.global_step, self._clock.wall_s, {**figures, **self._line})
+            self.trackers.log(self._line, state.global_step)
 
-    def on_step_figures(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, figures: Mapping[str, float]
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: Mapping[str, Any] | None = None,
+        **kwargs: Any,
     ) -> None:
-        """Write the step's line, TRL's own figures under TRL's names; at the end of an epoch it is written already."""
-        line, self._line = self._line, {}
-        if self._records and line:
-            self._records.append_metrics(state.global_step, self._clock.wall_s, {**figures, **line})
-            self.trackers.log(line, state.global_step)
-
-    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Cut the history that Trainer keeps, where `log_history_lines` asks for it; the records hold it all."""
         if (kept := args.log_history_lines) is not None:  # type: ignore[attr-defined]
             del state.log_history[:-kept]
+        if self.step_figures and logs and "loss" in logs:
+            self.step_figures.start_over()
 
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
