@@ -50,7 +50,7 @@ def test_without_a_terminal_about_twenty_lines_are_printed(capfd: pytest.Capture
 def test_an_evaluation_without_a_judged_completion_says_what_it_knows(capfd: pytest.CaptureFixture[str]) -> None:
     watched = Watched()
     watched.fire("on_evaluation_end", evaluation=Evaluation({"eval/mean_length": 42.0}, 1.0))
-    assert capfd.readouterr().err == "step 0/100  evaluation: mean length 42 tokens\n"
+    assert capfd.readouterr().err == "step 0/100  evaluation: accuracy not judged, mean length 42 tokens\n"
 
 
 def test_other_processes_say_nothing(capfd: pytest.CaptureFixture[str]) -> None:
