@@ -270,3 +270,41 @@ def test_a_stop_string_ends_a_completion_and_stays_in_it(kind: type[Engine]) -> 
         assert ours == theirs[: len(ours)] and stop not in decode(ours[:-1])
         assert done == (stop in decode(ours) or ours[-1] == ends)
     assert batch.finished[0] and len(batch.completion_ids[0]) <= 13
+
+
+class Letters:
+    """A tokenizer of letters."""
+
+    def decode(self, ids: list[int]) -> str:
+        return "".join(map(chr, ids))
+
+
+class Reciting(Engine):
+    """Recites a text of letters from where a prompt breaks off; sees stop strings in what it writes itself alone."""
+
+    text = "one two three four five six"
+
+    def start(self, prompt_ids: Any, sampling: Sampling, limit: int) -> SampledBatch:
+        rows = [list(map(ord, self.text[len(prompt) : len(prompt) + limit])) for prompt in prompt_ids]
+        finished = [len(prompt) + len(row) == len(self.text) for prompt, row in zip(prompt_ids, rows, strict=True)]
+        logprobs = [[-float(id) for id in row] for row in rows]
+        return SampledBatch([list(prompt) for prompt in prompt_ids], rows, finished, limit, sampling, logprobs)
+
+
+@pytest.mark.parametrize(
+    ("stops", "expected"),
+    [
+        (("two three",), "one two three"),
+        (("o t", "six"), "one two t"),
+        (("zero",), "one two three four fi"),
+        ((), None),
+    ],
+)
+def test_a_stop_string_across_two_stages_ends_the_completion(stops: tuple[str, ...], expected: str | None) -> None:
+    engine = Reciting(EngineSetup(Letters(), ""))
+    batch = engine.start([[]], Sampling(stop_strings=stops), 8)
+    batch = engine.extend(batch, [0], 21)
+    assert engine.extend(batch, [], 40).completion_ids == batch.completion_ids
+    written = engine.setup.tokenizer.decode(batch.completion_ids[0])
+    assert written == (expected or engine.text[:21]) and batch.finished == [len(written) < 21]
+    assert batch.logprobs == [[-float(id) for id in batch.completion_ids[0]]]

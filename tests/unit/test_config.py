@@ -127,6 +127,15 @@ def parse(tmp_path: Path):
         ({"engine": "transformers", "use_vllm": True}, r"engine: 'transformers' contradicts use_vllm true"),
         ({"engine": "sglang"}, r"engine: 'sglang' is unknown; use one of auto, transformers, vllm"),
         ({"stop_at_answer": True, "mask_truncated_completions": True}, r"stop_at_answer: true ends completions"),
+        (
+            {"generation_kwargs": {"stop_strings": "."}, "mask_truncated_completions": True},
+            r"generation_kwargs: stop_strings end .*, which mask_truncated_completions does not know; remove one",
+        ),
+        (
+            {"generation_kwargs": {"stop_strings": ["."]}, "use_transformers_continuous_batching": True},
+            r"generation_kwargs: stop_strings end .*, which use_transformers_continuous_batching does not know",
+        ),
+        ({"generation_kwargs": {"stop_strings": [3]}}, r"generation_kwargs: stop_strings \[3\] is no text or list"),
         ({"restore_callback_states_from_checkpoint": True}, r"restore_callback_states_from_checkpoint: true would"),
     ],
     ids=str,

@@ -36,7 +36,11 @@ def check_vllm_sampling(training: Any) -> None:
     Raises:
         ValueError: a name or a value that vLLM refuses.
     """
-    given = {name: value for name, value in (training.generation_kwargs or {}).items() if name != "structured_outputs"}
+    given = {
+        name: value
+        for name, value in (training.generation_kwargs or {}).items()
+        if name not in ("structured_outputs", "stop_strings")
+    }
     if not training.use_vllm or not given:
         return
     from vllm import SamplingParams
@@ -75,8 +79,23 @@ def _check_generation(config: Any) -> None:
             "generation_kwargs: return_dict_in_generate true returns what TRL does not read; remove it, and the "
             "output_ names with it"
         )
+    _check_stop_strings(config, given)
     if given and not config.use_vllm:
         _try_generation_config(config, given)
+
+
+def _check_stop_strings(config: Any, given: dict[str, Any]) -> None:
+    """They are ours to apply: as `stop_at_answer`, they end completions without an end token."""
+    if (stops := given.get("stop_strings")) is None:
+        return
+    if not stops or not all(isinstance(stop, str) and stop for stop in ([stops] if isinstance(stops, str) else stops)):
+        raise ValueError(f"generation_kwargs: stop_strings {stops!r} is no text or list of texts; correct it")
+    for name in ("mask_truncated_completions", "use_transformers_continuous_batching"):
+        if getattr(config, name):
+            raise ValueError(
+                f"generation_kwargs: stop_strings end completions without an end token, which {name} does not know; "
+                "remove one of the two"
+            )
 
 
 def _try_generation_config(config: Any, given: dict[str, Any]) -> None:
