@@ -1,7 +1,9 @@
 """What we wrap of TRL and Transformers, pinned: an upgrade that changes it fails here, and says what to look at."""
 
+import ast
 import inspect
 import re
+import textwrap
 
 import pytest
 from transformers import Trainer, TrainerCallback
@@ -36,7 +38,7 @@ PINNED = {
     "push_to_hub": ["self", "commit_message", "blocking", "token", "revision", "kwargs"],
 }
 LEADING = {"_get_per_token_logps_and_entropies": ["self", "model", "input_ids", "attention_mask", "logits_to_keep"]}
-PASSED_ON = {"_generate_single_turn"}  # with whatever arguments it has
+PASSED_ON = {"_generate_single_turn"}  # with whatever arguments it has after the prompts
 
 
 def parameters(method) -> list[str]:
@@ -130,3 +132,21 @@ def test_callbacks_hear_of_an_optimizer_step_before_it_is_logged_evaluated_and_s
     source = inspect.getsource(inspect.unwrap(Trainer._maybe_log_save_evaluate))
     assert source.index("self.log(") < source.index("self._evaluate(") < source.index("self._save_checkpoint(")
     assert ExportableState.__name__ in [base.__name__ for base in ExportableState.__mro__]
+
+
+def test_a_rollout_is_sampled_by_the_calls_that_ours_stand_in_for() -> None:
+    """Whose arguments `training/rollout.py` takes by name, and hands on in each stage."""
+    tree = ast.parse(textwrap.dedent(inspect.getsource(GRPOTrainer._generate_single_turn)))
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)]
+    found = {
+        (ast.unparse(call.func), len(call.args), *sorted(keyword.arg or "**" for keyword in call.keywords))
+        for call in calls
+        if call.func.attr.startswith("generate")
+    }
+    assert found == {
+        ("self.vllm_generation.generate", 0, "images", "num_generations", "profiler", "prompts"),
+        ("unwrapped_model.generate_batch", 1, "continuous_batching_config", "generation_config", "progress_bar"),
+        ("unwrapped_model.generate", 0, "**", "generation_config"),
+    }
+    assert {"images", "num_generations", "profiler", "prompts"} < set(parameters(VLLMGeneration.generate))
+    assert parameters(GRPOTrainer._generate_single_turn)[1] == "prompt_ids"
