@@ -4,6 +4,7 @@ import argparse
 from typing import Any
 
 from tinyzero_trl.commands.console import path
+from tinyzero_trl.runs.lock import locked
 
 
 def register(commands: Any) -> None:
@@ -46,6 +47,8 @@ def run(args: argparse.Namespace) -> None:
 
     options = {name: value for name, value in vars(args).items() if name not in ("command", "run", "out", "fields")}
     out = getattr(args, "out", default_out(args.model, args.data))
-    result = evaluate(EvaluationSettings(**options), out)
+    settings = EvaluationSettings(**options)
+    with locked(out, "out"):
+        result = evaluate(settings, out)
     print(format_result(result))
     print(f"{'files':<16}{out / 'eval.json'}, {out / 'generations.parquet'}")

@@ -11,10 +11,12 @@ folder".
 
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from tinyzero_trl.commands.console import one_line
+from tinyzero_trl.runs.lock import locked
 from tinyzero_trl.training.shipped import LAUNCH_FILES, RECIPES
 
 
@@ -53,27 +55,31 @@ def _train(arguments: Sequence[str]) -> int:
     quiet_without_terminal()
     stop = StopOnSignal()
     stop.listen()
-    try:
-        check_launch()
-        task, training, model = parse_recipe(arguments)
-        if run.is_over(task, training, model):
-            return 0
-        training.eval_on_start = True
-        check_disk(training)
-        with unless_it_fails(Path(str(training.output_dir))):
-            trainer = run.build_trainer(task, training, model, callbacks=[stop])
-            check_disk(training, trainer.model)
-            check_backend(trainer)
-    except (ValueError, OSError, ImportError) as error:  # ImportError: a library that the recipe asks for
-        return _say_error(error, status=2)
-    try:
-        run.start_run(trainer, task, model)
-        trainer.train()
-        if stop.was_stopped:
-            return 1 if trainer.checkpoints.error else EXIT_STOPPED_BY_SIGNAL
-        run.finish_run(trainer)
-    except (NonFiniteError, OSError, SafetensorError) as error:
-        return _say_error(error, status=1)
+    with ExitStack() as until_the_end:
+        try:
+            check_launch()
+            task, training, model = parse_recipe(arguments)
+            if run.is_over(task, training, model):
+                return 0
+            training.eval_on_start = True
+            check_disk(training)
+            output_dir = Path(str(training.output_dir))
+            if training.process_index == 0:
+                until_the_end.enter_context(locked(output_dir, "output_dir"))
+            with unless_it_fails(output_dir):
+                trainer = run.build_trainer(task, training, model, callbacks=[stop])
+                check_disk(training, trainer.model)
+                check_backend(trainer)
+        except (ValueError, OSError, ImportError) as error:  # ImportError: a library that the recipe asks for
+            return _say_error(error, status=2)
+        try:
+            run.start_run(trainer, task, model)
+            trainer.train()
+            if stop.was_stopped:
+                return 1 if trainer.checkpoints.error else EXIT_STOPPED_BY_SIGNAL
+            run.finish_run(trainer)
+        except (NonFiniteError, OSError, SafetensorError) as error:
+            return _say_error(error, status=1)
     return 0
 
 

@@ -94,6 +94,10 @@ def is_over(task: TaskConfig, training: AdaptiveGRPOConfig, model: ModelConfig) 
             f"resume: {folder!r} is finished and holds no checkpoint, from which it could be made longer; give "
             "--resume never, or another output_dir"
         )
+    elif training.push_to_hub:
+        raise ValueError(
+            f"push_to_hub: {folder!r} is finished and holds no checkpoint to load; push it with hf upload, or leave it out"
+        )
     if training.process_index == 0:
         print(f"{training.output_dir} is finished: for another run give another --output_dir, or --resume never")
     return True

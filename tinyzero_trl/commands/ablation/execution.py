@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from tinyzero_trl.commands.ablation.grid import ARGUMENTS, PlannedRun
+from tinyzero_trl.runs.lock import locked
 from tinyzero_trl.runs.records import CONFIG, is_finished, write_atomically
 
 LOG = "train.log"
+LOCK = "_ablate_lock"  # the training program takes its own only after its imports
 
 
 def check_fields(runs: Sequence[PlannedRun]) -> None:
@@ -44,7 +46,7 @@ def run_grid(runs: Sequence[PlannedRun], say: Callable[[str], None]) -> list[Pla
     Every run's output goes to `train.log` in its folder. `say` is told what starts, and how it ended.
 
     Raises:
-        ValueError: before anything runs, if a folder holds a run of other settings.
+        ValueError: before anything runs, if a folder holds a run of other settings; or another grid trains a run.
     """
     for run in runs:
         _check_same_settings(run)
@@ -54,9 +56,10 @@ def run_grid(runs: Sequence[PlannedRun], say: Callable[[str], None]) -> list[Pla
         if is_finished(run.folder):
             say(f"{place}: finished before")
             continue
-        say(f"{place}: training, see {run.folder / LOG}")
-        started = time.monotonic()
-        status = _train(run)
+        with locked(run.folder, "output", name=LOCK):
+            say(f"{place}: training, see {run.folder / LOG}")
+            started = time.monotonic()
+            status = _train(run)
         done = status == 0 and is_finished(run.folder)
         if not done:
             failed.append(run)
