@@ -96,7 +96,7 @@ def is_over(task: TaskConfig, training: AdaptiveGRPOConfig, model: ModelConfig) 
         )
     elif training.push_to_hub:
         raise ValueError(
-            f"push_to_hub: {folder!r} is finished and holds no checkpoint to load; push it with hf upload, or leave it out"
+            f"push_to_hub: {folder!r} is finished and holds no checkpoint to load; push it with hf upload"
         )
     if training.process_index == 0:
         print(f"{training.output_dir} is finished: for another run give another --output_dir, or --resume never")
