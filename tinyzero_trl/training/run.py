@@ -95,9 +95,7 @@ def is_over(task: TaskConfig, training: AdaptiveGRPOConfig, model: ModelConfig) 
             "--resume never, or another output_dir"
         )
     elif training.push_to_hub:
-        raise ValueError(
-            f"push_to_hub: {folder!r} is finished and holds no checkpoint to load; push it with hf upload"
-        )
+        raise ValueError(f"push_to_hub: {folder!r} is finished and holds no checkpoint to load; push it with hf upload")
     if training.process_index == 0:
         print(f"{training.output_dir} is finished: for another run give another --output_dir, or --resume never")
     return True
