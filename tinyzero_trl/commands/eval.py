@@ -31,10 +31,11 @@ def register(commands: Any) -> None:
     add(
         "--engine",
         default="auto",
-        help="auto, transformers, vllm, a registered engine or module:Class; auto takes vLLM where there is CUDA",
+        help="auto (vLLM where it is installed beside a CUDA device, else transformers), transformers, vllm, a "
+        "registered engine, or module:Class",
     )
     add("--seed", type=int, default=0, help="the same seed gives the same files")
-    add("--task", help="countdown or multiplication; left out, that of the model's run, else countdown")
+    add("--task", help="a task's name, or package.module:Class; left out, that of the model's run, else countdown")
     add("--template", help="base, qwen-instruct or chat; left out, that of the model's run, else base")
     add("--batch-size", type=int, default=64, metavar="ROWS", help="rows generated side by side")
     add("--out", type=path, metavar="DIR", help="folder for the files; left out, one under evaluations/")
