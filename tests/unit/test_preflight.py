@@ -2,8 +2,10 @@
 
 import logging
 import os
+import subprocess
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -103,6 +105,26 @@ def test_wandb_without_an_account_records_offline_with_one_warning(
     assert line.startswith("report_to: wandb records on this machine alone (no API key is known here); to upload, run")
     check_trackers(config(report_to="wandb"))
     assert len(caplog.messages) == 1
+
+
+@pytest.mark.slow
+def test_a_run_of_wandb_begins_without_an_account(tmp_path: Path) -> None:
+    """With the real library, in an interpreter and a home of its own: it reads its settings once."""
+    program = (
+        "import wandb\n"
+        "from tinyzero_trl.training.config import AdaptiveGRPOConfig\n"
+        "from tinyzero_trl.training.preflight.trackers import check_trackers\n"
+        "check_trackers(AdaptiveGRPOConfig('run', use_cpu=True, bf16=False, report_to='wandb'))\n"
+        "print(wandb.init(project='p').settings.mode)\n"
+        "wandb.finish()\n"
+    )
+    ours = {name: value for name, value in os.environ.items() if not name.startswith(("WANDB", "NETRC"))}
+    environment = {**ours, "HOME": str(tmp_path), "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert "offline" in done.stdout.split(), done.stderr
+    assert list(tmp_path.glob("wandb/offline-run-*"))
 
 
 def test_wandb_that_refuses_the_key_or_is_not_reached_records_offline_too(

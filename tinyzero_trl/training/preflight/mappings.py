@@ -117,7 +117,7 @@ def _try_generation_config(config: Any, given: dict[str, Any]) -> None:
 def _sample_once(tried: GenerationConfig) -> None:
     """Most values are judged by `generate` alone: on a model of one layer, with random numbers of its own."""
     tried.stop_strings = None  # they need a tokenizer
-    sizes: dict[str, Any] = {"vocab_size": 2**18, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1}
+    sizes: dict[str, Any] = {"vocab_size": 2**19, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1}
     with torch.random.fork_rng():
         model: Any = Qwen2ForCausalLM(Qwen2Config(**sizes, num_attention_heads=1, num_key_value_heads=1))
         model.generate(torch.ones(1, 2, dtype=torch.long), generation_config=tried)

@@ -39,6 +39,7 @@ def _use_wandb_offline_without_account() -> None:
         reason = " ".join(str(error).split())
     if reason:
         os.environ[_MODE] = "offline"
+        wandb.teardown()  # the question has made it read its settings, which it does once
         logger.warning(
             "report_to: wandb records on this machine alone (%s); to upload, run `wandb login` before training or "
             "`wandb sync` after it",
