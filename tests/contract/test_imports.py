@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[2] / "tinyzero_trl"
 HEAVY = ("torch", "transformers", "trl")
 
 # The rooms from the ground up; a room may import those before it.
-ROOMS = ["windows", "metrics", "runs", "tasks", "models", "generation", "evaluation", "training", "commands"]
+ROOMS = ["plugins", "windows", "metrics", "runs", "tasks", "models", "generation", "evaluation", "training", "commands"]
 
 # What users import from the top of the package; whoever takes a name away breaks their programs.
 PUBLIC = {

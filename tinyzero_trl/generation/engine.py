@@ -5,14 +5,13 @@ in one file.
 """
 
 import hashlib
-import os
-import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
 from typing import Any
+
+from tinyzero_trl.plugins import find_class, offered_names
 
 ENTRY_POINTS = "tinyzero_trl.engines"
 """The entry point group in which an installed package offers its engines."""
@@ -208,23 +207,11 @@ def engine_class(name: str) -> type[Engine]:
     """
     if name in _REGISTERED:
         return _REGISTERED[name]
-    offered = {each.name: each for each in entry_points(group=ENTRY_POINTS)}
-    place = _BUILT_IN.get(name) or (name if ":" in name else None)
-    if place is None and name not in offered:
-        known = ", ".join(dict.fromkeys(["auto", *_BUILT_IN, *sorted({**_REGISTERED, **offered})]))
+    engine = find_class(_BUILT_IN.get(name, name), field="engine", group=ENTRY_POINTS)
+    if engine is None:
+        known = ", ".join(dict.fromkeys(["auto", *_BUILT_IN, *sorted({*_REGISTERED, *offered_names(ENTRY_POINTS)})]))
         raise ValueError(f"engine: {name!r} is unknown; use one of {known}, or package.module:Class")
-    return _checked(name, _load(EntryPoint(name, place, ENTRY_POINTS) if place else offered[name]))
-
-
-def _load(source: EntryPoint) -> Any:
-    """Import a class. A module that is named by its path is also looked for in the working directory."""
-    if source.name == source.value and os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())
-    try:
-        return source.load()
-    except Exception as error:  # whatever a module does when it is imported
-        reason = f"{type(error).__name__}: {error}"
-        raise ValueError(f"engine: {source.name!r} cannot be imported ({reason}); give package.module:Class") from error
+    return _checked(name, engine)
 
 
 def _checked(name: str, engine: Any) -> type[Engine]:

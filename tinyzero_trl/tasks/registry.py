@@ -1,14 +1,10 @@
 """Tasks by name: built in, registered, installed with an entry point, or `package.module:Class`."""
 
-import os
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import fields
-from importlib import import_module
-from importlib.metadata import entry_points
 from typing import TypeVar
 
+from tinyzero_trl.plugins import find_class, offered_names
 from tinyzero_trl.tasks.task import Task
 
 ENTRY_POINTS = "tinyzero_trl.tasks"
@@ -39,8 +35,7 @@ def register_task(name: str) -> Callable[[_Kind], _Kind]:
 
 def task_names() -> list[str]:
     """The names that `get_task` knows, the built-in ones first."""
-    installed = {each.name for each in entry_points(group=ENTRY_POINTS)}
-    return [*_TASKS, *sorted(installed - set(_TASKS))]
+    return list(dict.fromkeys([*_TASKS, *offered_names(ENTRY_POINTS)]))
 
 
 def get_task(name: str) -> Task:
@@ -49,7 +44,10 @@ def get_task(name: str) -> Task:
     Raises:
         ValueError: there is none, or what the name points to cannot be imported or is no task.
     """
-    kind = _TASKS.get(name) or _installed(name) or _imported(name)
+    kind = _TASKS.get(name) or find_class(name, field="task", group=ENTRY_POINTS)
+    if kind is None:
+        names = ", ".join(task_names())
+        raise ValueError(f"task: {name!r} is unknown; use one of {names}, or package.module:Class")
     if not (isinstance(kind, type) and issubclass(kind, Task)):
         raise ValueError(f"task: {name!r} is no subclass of tinyzero_trl.Task; make it one")
     try:
@@ -63,40 +61,3 @@ def get_task(name: str) -> Task:
 def is_option(name: str) -> bool:
     """Whether a registered task has a generator option of this name."""
     return any(name == each.name for kind in _TASKS.values() for each in fields(kind.options))
-
-
-def _installed(name: str) -> object:
-    for entry in entry_points(group=ENTRY_POINTS, name=name):
-        try:
-            return entry.load()
-        except (ImportError, AttributeError) as error:
-            raise ValueError(
-                f"task: {name!r} ({entry.value}) cannot be imported ({error}); mend or remove it"
-            ) from error
-    return None
-
-
-def _imported(name: str) -> object:
-    module, colon, attribute = name.partition(":")
-    if not colon:
-        names = ", ".join(task_names())
-        raise ValueError(f"task: {name!r} is unknown; use one of {names}, or package.module:Class")
-    try:
-        with _current_directory_importable():
-            return getattr(import_module(module), attribute)
-    except (ImportError, AttributeError, SyntaxError, ValueError) as error:
-        raise ValueError(f"task: {name!r} cannot be imported ({error}); give package.module:Class") from error
-
-
-@contextmanager
-def _current_directory_importable() -> Iterator[None]:
-    """A console script does not look for modules where it was started; last, so that it hides no installed module."""
-    here = os.getcwd()
-    added = here not in sys.path and "" not in sys.path
-    if added:
-        sys.path.append(here)
-    try:
-        yield
-    finally:
-        if added:
-            sys.path.remove(here)

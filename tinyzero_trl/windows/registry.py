@@ -7,18 +7,17 @@ A policy is found under
 3. `package.module:Class` itself. This form imports the module, so it runs its code.
 """
 
-import os
-import sys
 from collections.abc import Callable
 from dataclasses import Field, fields
-from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any, TypeVar
+
+from tinyzero_trl.plugins import find_class, offered_names
 
 if TYPE_CHECKING:
     from tinyzero_trl.windows.config import WindowConfig
     from tinyzero_trl.windows.policy import WindowPolicy
 
-ENTRY_POINT_GROUP = "tinyzero_trl.policies"
+ENTRY_POINTS = "tinyzero_trl.policies"
 
 PolicyT = TypeVar("PolicyT", bound="WindowPolicy[Any]")
 _POLICIES: "dict[str, type[WindowPolicy[Any]]]" = {}
@@ -68,16 +67,21 @@ def find_policy(strategy: str) -> "type[WindowPolicy[Any]]":
     """
     if strategy in _POLICIES:
         return _POLICIES[strategy]
-    installed = _installed().get(strategy)
-    if installed is None and ":" not in str(strategy):
+    policy = find_class(str(strategy), field="window_strategy", group=ENTRY_POINTS)
+    if policy is None:
         known = ", ".join(strategies())
         raise ValueError(f"window_strategy: {strategy!r} is unknown; choose one of {known}, or package.module:Class")
-    return _load(strategy, installed or EntryPoint(strategy, strategy, ENTRY_POINT_GROUP))
+    if not hasattr(policy, "config_class"):
+        raise ValueError(
+            f"window_strategy: {strategy!r} is not a registered window policy; decorate a WindowPolicy with "
+            "@register_policy"
+        )
+    return policy
 
 
 def strategies() -> tuple[str, ...]:
     """The names that `window_strategy` accepts, besides `package.module:Class`."""
-    return tuple(dict.fromkeys([*_POLICIES, *_installed()]))
+    return tuple(dict.fromkeys([*_POLICIES, *offered_names(ENTRY_POINTS)]))
 
 
 def fields_read(strategy: str | None) -> frozenset[str]:
@@ -122,30 +126,6 @@ def strategy_of(config: "type[WindowConfig]") -> str:
         if policy.config_class is config:
             return strategy
     raise ValueError(f"window_strategy: {config.__name__} belongs to no policy; name it in @register_policy")
-
-
-def _installed() -> dict[str, EntryPoint]:
-    """Policies that installed packages bring along, by name."""
-    return {each.name: each for each in entry_points(group=ENTRY_POINT_GROUP)}
-
-
-def _load(strategy: str, source: EntryPoint) -> "type[WindowPolicy[Any]]":
-    """Import a policy class. A module that is named by its path is also looked for in the working directory."""
-    if source.name == source.value and os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())
-    try:
-        policy = source.load()
-    except Exception as error:  # whatever a module does when it is imported
-        reason = f"{type(error).__name__}: {error}"
-        raise ValueError(
-            f"window_strategy: {strategy!r} cannot be imported ({reason}); give package.module:Class"
-        ) from error
-    if not hasattr(policy, "config_class"):
-        raise ValueError(
-            f"window_strategy: {strategy!r} is not a registered window policy; decorate a WindowPolicy with "
-            "@register_policy"
-        )
-    return policy
 
 
 def _path(policy: type) -> str:
