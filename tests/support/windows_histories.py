@@ -58,7 +58,7 @@ def config_of(strategy: str, **values: Any) -> WindowConfig:
 
 values = st.fixed_dictionaries(
     dict(
-        strategy=st.sampled_from(("fixed", "phased", "cosine", "success", "signal", "success", "signal")),
+        strategy=st.sampled_from(("fixed", "phased", "cosine", "success", "signal", "success", "signal", "group")),
         mode=st.sampled_from(MODES),
         min=st.integers(1, 40),
         initial=st.integers(40, 160),

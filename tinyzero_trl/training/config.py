@@ -72,6 +72,14 @@ class AdaptiveGRPOConfig(GRPOConfig):
     window_slack: float | None = _window("slack")
     window_headroom: float | None = _window("headroom")
     window_memory_rollouts: int | None = _window("memory_rollouts")
+    window_label_column: str | None = _window("label_column")
+    window_group_rule: str | None = _window("group_rule")
+    window_group_gain: str | None = _window("group_gain")
+    window_group_price: str | None = _window("group_price")
+    window_min_groups: int | None = _window("min_groups")
+    window_first_stage: int | None = _window("first_stage")
+    window_stage_growth: float | None = _window("stage_growth")
+    window_explore_share: float | None = _window("explore_share")
     window_probe_every: int | None = _window("probe_every")
     window_warmup_steps: int | None = _window("warmup_steps")
     window_std_multiplier: float | None = _window("std_multiplier")
@@ -191,6 +199,10 @@ class AdaptiveGRPOConfig(GRPOConfig):
                 f"window_max: {longest} exceeds max_completion_length {self.max_completion_length}; lower it, or raise "
                 "max_completion_length"
             )
+        if self.window_strategy == "group":
+            scaled: Any = self.scale_rewards
+            values["scale_rewards"] = {True: "group", False: "none"}.get(scaled, scaled)
+            values["loss_type"] = self.loss_type
         return WindowConfig(**values)
 
     @property

@@ -66,6 +66,11 @@ class WindowController(SavedInCheckpoints):
         model: Any = trainer.model
         full_length: Any = trainer.max_completion_length
         self._policy = make_policy(_within(self.config, full_length))
+        if len(self._policy.stages) > 1:
+            raise ValueError(
+                f"WindowController: strategy {self._policy.config.strategy!r} samples rollouts in stages, which "
+                "a stock trainer does not; train with AdaptiveGRPOTrainer, or choose signal"
+            )
         limit = CompletionLimit(trainer)
         sample, generate = trainer._generate_single_turn, trainer._generate_and_score_completions
         calculate_rewards = trainer._calculate_rewards

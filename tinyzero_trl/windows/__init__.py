@@ -4,9 +4,10 @@ Standard library alone. docs/windows.md has the rules, a comparison, and how to 
 """
 
 from tinyzero_trl.windows.config import AdaptiveConfig, WindowConfig
-from tinyzero_trl.windows.fields import choice, count, flag, number
+from tinyzero_trl.windows.fields import choice, count, flag, number, text
+from tinyzero_trl.windows.group import GroupConfig
 from tinyzero_trl.windows.lengths import MODES
-from tinyzero_trl.windows.policy import RolloutObservation, WindowPolicy
+from tinyzero_trl.windows.policy import GroupState, RolloutObservation, WindowPolicy
 from tinyzero_trl.windows.registry import (
     all_fields,
     declared_field,
@@ -27,6 +28,8 @@ __all__ = [
     "AdaptiveConfig",
     "CosineConfig",
     "FixedConfig",
+    "GroupConfig",
+    "GroupState",
     "PhasedConfig",
     "RolloutObservation",
     "SignalConfig",
@@ -45,5 +48,6 @@ __all__ = [
     "readers",
     "register_policy",
     "strategies",
+    "text",
     "unread_fields",
 ]

@@ -42,6 +42,11 @@ def choice(default: str, help: str, choices: tuple[str, ...]) -> Any:
     return field(default=default, metadata={"help": help, "check": _check_choice, "choices": choices})
 
 
+def text(default: str, help: str) -> Any:
+    """Any text."""
+    return field(default=default, metadata={"help": help, "check": _check_text})
+
+
 def flag(default: bool, help: str) -> Any:
     """True or false."""
     return field(default=default, metadata={"help": help, "check": _check_flag})
@@ -87,3 +92,8 @@ def _check_choice(declared: Field[Any], value: Any) -> None:
 def _check_flag(declared: Field[Any], value: Any) -> None:
     if not isinstance(value, bool):
         raise ValueError(f"window_{declared.name}: {value!r} is neither true nor false; set it to one of them")
+
+
+def _check_text(declared: Field[Any], value: Any) -> None:
+    if not isinstance(value, str):
+        raise ValueError(f"window_{declared.name}: {value!r} is not text; change it")

@@ -16,6 +16,7 @@ from tinyzero_trl.windows.outcomes import is_judged, is_success
 
 ConfigT = TypeVar("ConfigT", bound=WindowConfig)
 _COLUMNS = ("lengths", "rewards", "truncated", "groups")
+_PROMPT_COLUMNS = ("labels", "prompt_keys")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +33,12 @@ class RolloutObservation:
             model would have written more. An end token exactly at the limit is not truncated.
         groups: (B,) the prompt that a completion belongs to, as any integer that is unique within the batch.
         optimizer_steps: training steps that are taken on the batch, before the next one is generated.
+        labels: (B,) what is known of the prompts beforehand, such as their difficulty; empty where there are none.
+        prompt_keys: (B,) the same for every visit of a prompt, such as a hash of it; empty where there are none.
+        timings: of the stages of the rollout: (steps, sum of the rows over these steps, seconds).
 
     Raises:
-        ValueError: the four sequences differ in length, or a number is negative.
+        ValueError: the sequences differ in length, or a number is negative.
     """
 
     step: int
@@ -44,10 +48,13 @@ class RolloutObservation:
     truncated: Sequence[bool]
     groups: Sequence[int]
     optimizer_steps: int = 1
+    labels: Sequence[str] = ()
+    prompt_keys: Sequence[str] = ()
+    timings: Sequence[tuple[int, int, float]] = ()
 
     def __post_init__(self) -> None:
         """Reject what cannot be a batch."""
-        sizes = {name: len(getattr(self, name)) for name in _COLUMNS}
+        sizes = {name: len(getattr(self, name)) for name in self._columns}
         if len(set(sizes.values())) != 1:
             raise ValueError(f"observation: {sizes} differ; give one entry per completion in each")
         if self.step < 0 or self.window < 1 or self.optimizer_steps < 1:
@@ -69,8 +76,13 @@ class RolloutObservation:
         kept = [row for row, reward in enumerate(self.rewards) if is_judged(reward)]
         if len(kept) == len(self.rewards):
             return self
-        columns: dict[str, Any] = {name: [getattr(self, name)[row] for row in kept] for name in _COLUMNS}
+        columns: dict[str, Any] = {name: [getattr(self, name)[row] for row in kept] for name in self._columns}
         return replace(self, **columns)
+
+    @property
+    def _columns(self) -> list[str]:
+        """The fields that have one entry per completion; labels and keys of prompts may be left out."""
+        return [*_COLUMNS, *(name for name in _PROMPT_COLUMNS if getattr(self, name))]
 
     @property
     def scores(self) -> list[float]:
@@ -83,8 +95,31 @@ class RolloutObservation:
         return sum(map(bool, self.truncated)) / len(self.truncated) if self.truncated else 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class GroupState:
+    """A group of completions of one prompt at the end of a stage, over all ranks.
+
+    Attributes:
+        group: its place in the rollout, from 0.
+        stage_end: tokens that its unfinished completions have.
+        successes: finished completions whose reward reaches the policy's `success_threshold`.
+        failures: the other finished completions.
+        unfinished: completions that may go on.
+        label: see `RolloutObservation.labels`.
+        prompt_key: see `RolloutObservation.prompt_keys`.
+    """
+
+    group: int
+    stage_end: int
+    successes: int
+    failures: int
+    unfinished: int
+    label: str = ""
+    prompt_key: str = ""
+
+
 class WindowPolicy(ABC, Generic[ConfigT]):
-    """Chooses how many tokens the next rollout may spend on a completion.
+    """Chooses how many tokens the next rollout may spend on a completion, and which groups go on between its stages.
 
     A subclass is decorated with `@register_policy(name, config=...)`, chooses `_next_window`, learns in `_learn`, and
     lists in `_STATE` the attributes that a checkpoint must hold (values that JSON keeps as they are; anything else it
@@ -109,6 +144,23 @@ class WindowPolicy(ABC, Generic[ConfigT]):
     def window(self) -> int:
         """Tokens that the next rollout may spend on a completion, in [min, max]."""
         return self._clip(self._next_window())
+
+    @property
+    def stages(self) -> tuple[int, ...]:
+        """Ends of the stages of the next rollout in tokens, ascending; the last is `window`."""
+        return (self.window,)
+
+    def go_on(self, states: Sequence[GroupState]) -> list[bool]:
+        """Which groups go on beyond the stage that has ended; the others are cut there. One answer per state.
+
+        Asked once for each stage but the last, about the groups that have gone on so far and still have unfinished
+        completions.
+        """
+        return [True] * len(states)
+
+    def group_metrics(self) -> dict[str, float]:
+        """What came of the groups of the last rollout, by metric name without prefix; empty without stages."""
+        return {}
 
     def observe(self, observation: RolloutObservation) -> None:
         """Learn from one generation batch; its window need not be the one that was asked for.

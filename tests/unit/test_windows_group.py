@@ -1,0 +1,245 @@
+"""The policy that decides per group: when groups stop, what it remembers, and that it can be resumed."""
+
+import json
+import random
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tinyzero_trl.windows import GroupState, RolloutObservation, WindowConfig, WindowPolicy, make_policy
+
+MAXIMUM, SIZE = 512, 4
+few = settings(max_examples=20, deadline=None)
+
+
+def policy(**values: Any) -> WindowPolicy[Any]:
+    defaults = dict(
+        max=MAXIMUM,
+        first_stage=64,
+        stage_growth=2.0,
+        min_groups=12,
+        min_samples=4,
+        memory_rollouts=8,
+        group_gain="sequences",
+    )
+    return make_policy(WindowConfig(strategy="group", **(defaults | values)))
+
+
+Completion = tuple[int, bool]  # tokens it wants, whether it is right
+Prompt = Callable[[random.Random], Completion]
+
+
+def easy(generator: random.Random) -> Completion:
+    return generator.randint(20, 100), generator.random() < 0.6
+
+
+def late(generator: random.Random) -> Completion:
+    right = generator.random() < 0.5
+    return generator.randint(300, 480) if right else MAXIMUM + 1, right
+
+
+def hopeless(generator: random.Random) -> Completion:
+    return generator.randint(50, 2 * MAXIMUM), False
+
+
+def mixture(generator: random.Random) -> Prompt:
+    return generator.choice((easy, late, hopeless))
+
+
+class Groups:
+    """Groups of prompts that a policy follows, rollout by rollout; every policy meets the same ones."""
+
+    def __init__(self, seed: int = 0, prompts: int = 6, draw: Callable[[random.Random], Prompt] = mixture) -> None:
+        self._generator, self._prompts, self._draw = random.Random(seed), prompts, draw
+        self._step = 0
+
+    def follow(self, policies: list[WindowPolicy[Any]], *, labels: bool = False) -> list[tuple[tuple[bool, ...], ...]]:
+        """One rollout; what each policy answered at each stage end."""
+        prompts = [self._draw(self._generator) for _ in range(self._prompts)]
+        groups = [[prompt(self._generator) for _ in range(SIZE)] for prompt in prompts]
+        names = [prompt.__name__ for prompt in prompts]
+        answers = [follow(policy, self._step, groups, names if labels else None, names) for policy in policies]
+        self._step += 1
+        return answers
+
+
+def follow(
+    policy: WindowPolicy[Any], step: int, groups: list[list[Completion]], labels: list[str] | None, keys: list[str]
+) -> tuple[tuple[bool, ...], ...]:
+    *ends, last = policy.stages
+    limits = [last] * len(groups)
+    answers = []
+    for end in ends:
+        states = [
+            GroupState(
+                group=place,
+                stage_end=end,
+                successes=sum(right for tokens, right in group if tokens <= end),
+                failures=sum(not right for tokens, right in group if tokens <= end),
+                unfinished=sum(tokens > end for tokens, _ in group),
+                label=labels[place] if labels else "",
+            )
+            for place, group in enumerate(groups)
+            if limits[place] == last and any(tokens > end for tokens, _ in group)
+        ]
+        answers.append(tuple(policy.go_on(states)))
+        for state, goes_on in zip(states, answers[-1], strict=True):
+            limits[state.group] = last if goes_on else end
+    rows = [(place, *completion) for place, group in enumerate(groups) for completion in group]
+    policy.observe(
+        RolloutObservation(
+            step=step,
+            window=last,
+            lengths=[min(tokens, limits[place]) for place, tokens, _ in rows],
+            rewards=[float(right and tokens <= limits[place]) for place, tokens, right in rows],
+            truncated=[tokens > limits[place] for place, tokens, _ in rows],
+            groups=[place for place, _, _ in rows],
+            labels=[labels[place] for place, _, _ in rows] if labels else (),
+            prompt_keys=[keys[place] for place, _, _ in rows],
+        )
+    )
+    return tuple(answers)
+
+
+def through_json(policy: WindowPolicy[Any]) -> WindowPolicy[Any]:
+    resumed = make_policy(policy.config)
+    resumed.load_state_dict(json.loads(json.dumps(policy.state_dict(), allow_nan=False)))
+    return resumed
+
+
+@few
+@given(st.integers(0, 99), st.integers(0, 10), st.booleans(), st.sampled_from(("value", "plain")))
+def test_the_same_observations_give_the_same_decisions_and_a_resume_changes_nothing(
+    seed: int, stop: int, labels: bool, rule: str
+) -> None:
+    groups = Groups(seed)
+    one, other = policy(group_rule=rule), policy(group_rule=rule)
+    for step in range(14):
+        if step == stop:
+            other = through_json(other)
+        first, second = groups.follow([one, other], labels=labels)
+        assert first == second
+    assert one.state_dict() == other.state_dict()
+    assert (one.metrics(), one.group_metrics()) == (other.metrics(), other.group_metrics())
+
+
+def test_no_group_stops_before_enough_is_known() -> None:
+    for values, full_rollouts in (({"min_groups": 12}, 2), ({"min_groups": 25}, 5), ({"min_samples": 10**6}, 14)):
+        waiting, groups = policy(**values), Groups()
+        stops = [not all(map(all, groups.follow([waiting])[0])) for _ in range(14)]
+        assert not any(stops[:full_rollouts]), values
+        assert any(stops) == (full_rollouts < 14), values
+
+
+def test_hopeless_prompts_stop_and_late_ones_go_on_once_their_label_is_known() -> None:
+    known, groups = policy(slack=0.1, explore_share=0.0), Groups(prompts=12)
+    for _ in range(12):
+        groups.follow([known], labels=True)
+    [of_hopeless, of_late] = known.go_on(
+        [GroupState(place, 64, 0, 0, SIZE, label) for place, label in enumerate(("hopeless", "late"))]
+    )
+    assert of_late
+    assert not of_hopeless
+
+
+def test_a_prompt_that_comes_again_is_known_without_a_label() -> None:
+    known, groups = policy(slack=0.1, explore_share=0.0), Groups(prompts=12)
+    for _ in range(12):
+        groups.follow([known])
+    [of_hopeless, of_late] = known.go_on(
+        [GroupState(place, 128, 0, 0, SIZE, "", key) for place, key in enumerate(("hopeless", "late"))]
+    )
+    assert of_late
+    assert not of_hopeless
+
+
+def test_more_slack_spends_fewer_tokens() -> None:
+    saved = []
+    for slack in (0.0, 0.05, 0.5):
+        seen, groups = policy(slack=slack), Groups(prompts=12)
+        sums = 0.0
+        for _ in range(20):
+            groups.follow([seen])
+            sums += seen.group_metrics()["tokens_saved_frac"]
+        saved.append(sums)
+    assert saved[0] < saved[1] < saved[2]
+
+
+def test_groups_are_drawn_to_explore_as_often_as_said_and_then_go_on_to_the_end() -> None:
+    plain = policy(group_rule="plain", initial=64, explore_share=0.25)
+    drawn = []
+    for step in range(60):
+        states = [GroupState(place, 64, 0, 0, SIZE) for place in range(10)]
+        drawn.append(plain.go_on(states))
+        assert plain.go_on(states) == drawn[-1], "asked again, the same groups are drawn"
+        plain.observe(RolloutObservation(step, MAXIMUM, [10, 20], [1.0, 0.0], [False, False], [0, 0]))
+    assert sum(map(sum, drawn)) / 600 == pytest.approx(0.25, abs=0.05)
+    assert len({tuple(mask) for mask in drawn}) > 30
+
+
+def test_the_plain_rule_lets_a_group_go_on_once_one_of_it_has_succeeded() -> None:
+    plain = policy(group_rule="plain", initial=96, explore_share=0.0)
+    assert plain.stages == (96, MAXIMUM)
+    assert plain.go_on([GroupState(0, 96, 0, 2, 2), GroupState(1, 96, 1, 1, 2)]) == [False, True]
+
+
+def test_with_a_price_in_seconds_a_few_groups_do_not_take_dear_steps_alone() -> None:
+    masks = {}
+    for price in ("tokens", "seconds"):
+        seen, groups = policy(group_price=price, slack=0.05, explore_share=0.0), Groups(prompts=12)
+        for step in range(6):
+            groups.follow([seen], labels=True)
+            timings = [(64, 64 * 48, 640.01), (64, 64 * 30, 640.005)]  # a step costs 10 s, a row a thousandth of that
+            seen.observe(RolloutObservation(step, MAXIMUM, [], [], [], [], timings=timings))
+        masks[price] = seen.go_on([GroupState(0, 256, 0, 0, 4, "late")])
+    assert masks == {"tokens": [True], "seconds": [False]}
+
+
+def test_figures_say_what_became_of_the_groups() -> None:
+    seen, groups = policy(slack=0.5), Groups(prompts=12)
+    for _ in range(12):
+        groups.follow([seen])
+        figures = seen.group_metrics()
+        fates = [figures[f"{fate}_frac"] for fate in ("stopped", "explored", "continued")]
+        assert sum(fates) == pytest.approx(1) and min(fates) >= 0
+        assert (figures["stopped_frac"] > 0) == (figures["tokens_saved_frac"] > 0)
+    assert figures["stopped_frac"] > 0.2
+
+
+def test_memory_of_rollouts_and_prompts_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tinyzero_trl.windows.group_memory._MOST_PROMPTS", 20)
+    seen = policy()
+    for step in range(30):
+        keys = [f"{step} {place // SIZE}" for place in range(3 * SIZE)]
+        groups = [place // SIZE for place in range(3 * SIZE)]
+        rows = len(keys)
+        won, cut = [1.0] * rows, [False] * rows
+        seen.observe(RolloutObservation(step, MAXIMUM, [30] * rows, won, cut, groups, prompt_keys=keys))
+    state = seen.state_dict()
+    assert len(state["memory"]) == 8
+    assert list(state["prompts"])[-1] == "29 2" and len(state["prompts"]) == 20
+
+
+def test_changed_stages_start_the_memory_anew() -> None:
+    seen, groups = policy(), Groups()
+    for _ in range(6):
+        groups.follow([seen])
+    other = policy(stage_growth=1.5)
+    other.load_state_dict(seen.state_dict())
+    assert other.state_dict()["memory"] == [] and all(other.go_on([GroupState(0, 64, 0, 0, SIZE)]))
+
+
+def test_empty_rollouts_teach_nothing() -> None:
+    seen = policy()
+    seen.observe(RolloutObservation(0, MAXIMUM, [], [], [], []))
+    assert seen.go_on([GroupState(0, 64, 0, 0, SIZE)]) == [True]
+    assert seen.group_metrics() == {}
+
+
+def test_groups_that_are_too_large_for_the_backward_induction_are_refused() -> None:
+    seen = policy()
+    with pytest.raises(ValueError, match="window_group_rule: 'value' decides on groups of at most 32"):
+        seen.observe(RolloutObservation(0, MAXIMUM, [9] * 33, [1.0] * 33, [False] * 33, [0] * 33))

@@ -1,0 +1,223 @@
+"""The parts of the decision per group: what counts as gain, kinds of prompts, and optimal stopping."""
+
+import math
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tinyzero_trl.windows.fidelity import Gain, advantages, explained
+from tinyzero_trl.windows.kinds import GroupRecord, PromptKinds, StageCount
+from tinyzero_trl.windows.step_cost import StepCost
+from tinyzero_trl.windows.stopping import StoppingProblem, best_price
+
+ENDS = (64, 128, 256)
+BY_SEQUENCES = Gain(by_tokens=False, scaled=True)
+some = settings(max_examples=60, deadline=None)
+few = settings(max_examples=15, deadline=None)
+
+
+@some
+@given(st.integers(2, 9), st.data(), st.booleans())
+def test_explained_is_what_the_cut_advantages_leave_of_the_full_ones(
+    size: int, data: st.DataObject, scaled: bool
+) -> None:
+    won = data.draw(st.integers(0, size))
+    lost = data.draw(st.integers(0, size - won))
+    further = data.draw(st.integers(0, size - won - lost))
+    full_rewards = [1.0] * (won + further) + [0.0] * (size - won - further)
+    cut_rewards = [1.0] * won + [0.0] * (size - won)
+    full, cut = as_trl(full_rewards, scaled), as_trl(cut_rewards, scaled)
+    left = sum(a * a - (a - b) ** 2 for a, b in zip(full, cut, strict=True))
+    assert sum(explained(won, lost, further, size, scaled)) == pytest.approx(left, abs=1e-6)
+    assert left <= sum(a * a for a in full) + 1e-9
+
+
+def as_trl(rewards: list[float], scaled: bool) -> list[float]:
+    mean = sum(rewards) / len(rewards)
+    spread = math.sqrt(sum((reward - mean) ** 2 for reward in rewards) / (len(rewards) - 1)) + 1e-4
+    return [(reward - mean) / (spread if scaled else 1.0) for reward in rewards]
+
+
+def test_a_group_that_gives_the_advantage_to_the_wrong_completions_explains_less_than_nothing() -> None:
+    assert sum(explained(1, 0, 6, 8, True)) < 0 < sum(explained(1, 6, 0, 8, True))
+    assert sum(explained(0, 3, 2, 8, True)) == 0  # a group that is not mixed where it is cut has no gradient
+
+
+def kinds_of(*rows: tuple[list[float], list[float]], shares: list[float] | None = None) -> PromptKinds:
+    """Kinds with given probabilities of success and failure by stage."""
+    kinds = PromptKinds(len(ENDS))
+    kinds.success, kinds.failure = [list(a) for a, _ in rows], [list(b) for _, b in rows]
+    kinds.shares = shares or [1 / len(rows)] * len(rows)
+    return kinds
+
+
+EASY = ([0.5, 0.3, 0.0], [0.2, 0.2, 0.2])
+HOPELESS = ([0.0, 0.0, 0.0], [0.1, 0.1, 0.1])
+LATE = ([0.0, 0.1, 0.8], [0.0, 0.0, 0.1])
+
+chance = st.floats(0, 0.5)
+kind = st.tuples(st.lists(chance, min_size=3, max_size=3), st.lists(chance, min_size=3, max_size=3))
+gains = st.builds(Gain, by_tokens=st.booleans(), scaled=st.booleans())
+
+
+@few
+@given(st.lists(kind, min_size=1, max_size=3), gains, st.integers(2, 5))
+def test_without_a_price_every_group_goes_on_and_everything_is_explained(
+    rows: list[tuple[list[float], list[float]]], gain: Gain, size: int
+) -> None:
+    kinds = kinds_of(*rows)
+    problem = StoppingProblem(kinds, ENDS, size, gain)
+    rule = problem.situation(kinds.shares).solve(0.0)
+    assert rule.expected.successes_lost == pytest.approx(0, abs=1e-9)
+    if not gain.by_tokens:
+        assert rule.expected.explained == pytest.approx(explained_in_full(kinds, size, gain.scaled), abs=1e-6)
+    whole = sum(share * tokens for share, tokens in zip(kinds.shares, mean_tokens(kinds), strict=True))
+    assert rule.expected.tokens == pytest.approx(size * whole)
+
+
+def explained_in_full(kinds: PromptKinds, size: int, scaled: bool) -> float:
+    """The expected sum of squared advantages of a full rollout."""
+    total = 0.0
+    for share, success, failure in zip(kinds.shares, kinds.success, kinds.failure, strict=True):
+        on, chance = 1.0, 0.0
+        for a, b in zip(success, failure, strict=True):
+            chance, on = chance + on * a, on * (1 - a - b)
+        for won in range(size + 1):
+            weight = math.comb(size, won) * chance**won * (1 - chance) ** (size - won)
+            of_success, of_failure = advantages(won, size, scaled)
+            total += share * weight * (won * of_success**2 + (size - won) * of_failure**2)
+    return total
+
+
+def mean_tokens(kinds: PromptKinds) -> list[float]:
+    result = []
+    for success, failure in zip(kinds.success, kinds.failure, strict=True):
+        on, tokens = 1.0, 0.0
+        for a, b, start, end in zip(success, failure, (0, *ENDS), ENDS, strict=False):
+            tokens += on * (end - start) * (1 - (a + b) / 2)
+            on *= 1 - a - b
+        result.append(tokens)
+    return result
+
+
+@few
+@given(st.lists(kind, min_size=1, max_size=3), gains, st.floats(1e-6, 1.0), st.floats(1.0, 10.0))
+def test_a_higher_price_lets_no_group_go_on_that_a_lower_one_stops(
+    rows: list[tuple[list[float], list[float]]], gain: Gain, price: float, factor: float
+) -> None:
+    kinds = kinds_of(*rows)
+    situation = StoppingProblem(kinds, ENDS, 4, gain).situation(kinds.shares)
+    low, high = situation.solve(price), situation.solve(price * factor)
+    for stage in range(len(ENDS) - 1):
+        for won in range(5):
+            for lost in range(5 - won):
+                assert low.margin(stage, won, lost) >= high.margin(stage, won, lost) - 1e-9
+    assert low.expected.tokens >= high.expected.tokens - 1e-6
+    assert low.expected.successes_lost <= high.expected.successes_lost + 1e-9
+
+
+@few
+@given(st.lists(kind, min_size=1, max_size=3), gains, st.sampled_from((0.0, 0.02, 0.2, 0.9)))
+def test_the_best_price_loses_no_more_successes_than_the_slack(
+    rows: list[tuple[list[float], list[float]]], gain: Gain, slack: float
+) -> None:
+    kinds = kinds_of(*rows)
+    situation = StoppingProblem(kinds, ENDS, 4, gain).situation(kinds.shares)
+    expected = situation.solve(best_price([situation], [1.0], slack)).expected
+    assert expected.successes_lost <= slack * expected.successes + 1e-9
+
+
+def test_no_rule_on_a_grid_of_prices_explains_more_per_token() -> None:
+    kinds = kinds_of(EASY, HOPELESS, LATE)
+    situation = StoppingProblem(kinds, ENDS, 4, BY_SEQUENCES).situation(kinds.shares)
+    best = situation.solve(best_price([situation], [1.0], 0.99)).expected
+    for step in range(60):
+        other = situation.solve(1e-5 * 1.25**step).expected
+        assert other.explained / other.tokens <= best.explained / best.tokens * (1 + 1e-9)
+
+
+def test_hopeless_groups_stop_and_late_ones_go_on_where_the_prompt_is_known() -> None:
+    kinds = kinds_of(EASY, HOPELESS, LATE)
+    problem = StoppingProblem(kinds, ENDS, 4, BY_SEQUENCES)
+    situations = [problem.situation([float(place == known) for place in range(3)]) for known in range(3)]
+    price = best_price(situations, [1 / 3] * 3, 0.02)
+    hopeless, late = situations[1].solve(price), situations[2].solve(price)
+    assert not hopeless.goes_on(0, 0, 0) and not hopeless.goes_on(1, 0, 1)
+    assert late.goes_on(0, 0, 0) and late.goes_on(1, 0, 0)
+
+
+def test_a_group_whose_completions_have_all_ended_does_not_go_on() -> None:
+    kinds = kinds_of(EASY)
+    rule = StoppingProblem(kinds, ENDS, 4, BY_SEQUENCES).situation([1.0]).solve(0.0)
+    assert rule.goes_on(0, 1, 2) and not rule.goes_on(0, 1, 3)
+
+
+def sample_group(success: list[float], failure: list[float], label: str, generator: random.Random) -> GroupRecord:
+    unfinished, stages = 8, []
+    for a, b in zip(success, failure, strict=True):
+        draws = [generator.random() for _ in range(unfinished)]
+        won, lost = sum(draw < a for draw in draws), sum(a <= draw < a + b for draw in draws)
+        unfinished -= won + lost
+        stages.append(StageCount(won, lost, unfinished))
+    return GroupRecord(label, tuple(stages))
+
+
+def stopped(group: GroupRecord, generator: random.Random) -> GroupRecord:
+    """A group without a success stops after the first stage, unless a coin of 1 in 8 lets it explore."""
+    stops = not group.stages[0].successes and generator.random() >= 0.125
+    return GroupRecord(group.label, group.stages[:1]) if stops else group
+
+
+@pytest.mark.parametrize("some_stop", [False, True])
+def test_kinds_are_found_again_also_where_groups_were_stopped(some_stop: bool) -> None:
+    generator = random.Random(0)
+    groups = []
+    for _ in range(400):
+        groups += [sample_group(*EASY, "a", generator), sample_group(*LATE, "b", generator)]
+        groups += [sample_group(*HOPELESS, "c", generator)]
+    if some_stop:
+        groups = [stopped(group, generator) for group in groups]
+    kinds = PromptKinds(len(ENDS))
+    kinds.fit(groups, [1.0] * len(groups))
+    for label, expected in {"a": eventual(EASY), "b": eventual(LATE), "c": 0.0}.items():
+        shares = kinds.prior(label)
+        rows = zip(shares, kinds.success, kinds.failure, strict=True)
+        found = sum(share * eventual((success, failure)) for share, success, failure in rows)
+        assert found == pytest.approx(expected, abs=0.06), label
+
+
+def eventual(row: tuple[list[float], list[float]]) -> float:
+    on, total = 1.0, 0.0
+    for a, b in zip(*row, strict=True):
+        total, on = total + on * a, on * (1 - a - b)
+    return total
+
+
+def test_an_unknown_label_is_any_prompt() -> None:
+    kinds = PromptKinds(len(ENDS))
+    kinds.fit([sample_group(*EASY, "a", random.Random(1))] * 5, [1.0] * 5)
+    assert kinds.prior("never seen") == kinds.shares
+
+
+def test_what_a_prompt_showed_moves_its_kind_and_evidence_of_the_past_moves_it_less() -> None:
+    kinds = kinds_of(EASY, HOPELESS)
+    failing = [StageCount(0, 1, 7), StageCount(0, 1, 6), StageCount(0, 1, 5)]
+    now, past = kinds.posterior([0.5, 0.5], failing), kinds.posterior([0.5, 0.5], failing, 0.5)
+    assert now[1] > past[1] > 0.9
+
+
+@some
+@given(st.floats(0.001, 1), st.floats(1e-4, 0.1), st.integers(0, 2**16))
+def test_step_costs_are_found_again(a: float, b: float, seed: int) -> None:
+    generator = random.Random(seed)
+    cost = StepCost()
+    assert cost.rows_per_step == 0
+    for _ in range(3):
+        stages = [(steps, steps * rows) for steps, rows in ((64, generator.randint(90, 128)), (500, 8), (100, 40))]
+        cost.add((steps, rows, a * steps + b * rows) for steps, rows in stages)
+    assert cost.rows_per_step == pytest.approx(a / b, rel=1e-3)
+    resumed = StepCost()
+    resumed.restore(cost.state())
+    assert resumed.rows_per_step == cost.rows_per_step

@@ -1,0 +1,245 @@
+"""One decision per group: a rollout is sampled in stages, and at the end of each a group goes on or stops.
+
+See `stopping` for the rule, `kinds` for what a group tells of its prompt, `fidelity` for what counts as gain.
+
+What a decision knows: how many completions of the group have succeeded, failed, or are unfinished; the label of the
+prompt; and what the prompt's own last visits showed. Evidence of the past counts less, for the model has changed.
+
+Exploration. What lies beyond a stop must stay measured. So each group is drawn at the start of a rollout with a small
+known probability; a group that is drawn goes on to the end, whatever the rule says. The probability is such that
+the tokens added are expected to be `explore_share` of those that the rule spends. The draw depends on `seed`, on the
+number of the rollout and on the group's place alone.
+
+Before enough is known all groups go on: until `min_groups` groups have been followed to their end, with `min_samples`
+successes, and `min_samples` completions into the last stage.
+
+Price. With `group_price: seconds` a decoding step costs a + b x rows, fitted to the timings of the rollouts. The rows
+are paid by each group; the a seconds of every step of a stage by all groups that go on together, so that a few groups
+with little to gain do not go on alone.
+
+Limits. (1) Rewards are binary at `success_threshold`. (2) Groups of up to 32 completions: the cost of the backward
+induction grows with the fourth power of their number. (3) A cut that depends on siblings makes the reward of a
+completion depend on them (docs/windows.md).
+"""
+
+import random
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tinyzero_trl.windows.group_config import GroupConfig
+from tinyzero_trl.windows.group_memory import PromptPasts, RecentGroups, group_records
+from tinyzero_trl.windows.kinds import PromptKinds
+from tinyzero_trl.windows.policy import GroupState, RolloutObservation, WindowPolicy
+from tinyzero_trl.windows.registry import register_policy
+from tinyzero_trl.windows.step_cost import StepCost
+from tinyzero_trl.windows.stopping import Rule, StoppingProblem, best_price
+
+_POWER_OF_THE_PAST = 0.5
+_PRIOR_STEPS = 8  # a prompt's prior is rounded to eighths, so that prompts share a solution
+_EXPLORE_BOUNDS = (0.01, 0.5)
+_LARGEST_GROUP = 32
+
+
+@register_policy("group", config=GroupConfig)
+class GroupWindow(WindowPolicy[GroupConfig]):
+    """Rollouts at `max`, in stages; groups from which too little is to be expected stop early."""
+
+    _STATE = ("_rollouts", "_explore_probability", "_price", "_group_size", "_figures")
+
+    def __init__(self, config: GroupConfig) -> None:
+        super().__init__(config)
+        self._ends = config.stage_ends()
+        self._kinds = PromptKinds(len(self._ends))
+        self._recent = RecentGroups(config.memory_rollouts)
+        self._pasts = PromptPasts()
+        self._step_cost = StepCost()
+        self._rollouts = 0
+        self._explore_probability = config.explore_share
+        self._price: float | None = None  # in explained units per token; None while all go on
+        self._group_size = 0
+        self._figures: dict[str, float] = {}
+        self._fates: dict[int, str] = {}  # of the groups of the current rollout: stopped, continued, explored
+        self._rules: dict[tuple[float, ...], Rule] = {}
+        self._problem: StoppingProblem | None = None
+
+    @property
+    def stages(self) -> tuple[int, ...]:
+        """Ends of the stages, the same for every rollout."""
+        return self._ends
+
+    def go_on(self, states: Sequence[GroupState]) -> list[bool]:
+        """See `WindowPolicy.go_on`: by the rule, or because the group explores."""
+        pays = self._pays(states)
+        explores = [not paid and self._is_drawn(state.group) for state, paid in zip(states, pays, strict=True)]
+        for state, paid, exploring in zip(states, pays, explores, strict=True):
+            if not paid:
+                self._fates[state.group] = "explored" if exploring else "stopped"
+        return [
+            state.unfinished > 0 and (paid or exploring)
+            for state, paid, exploring in zip(states, pays, explores, strict=True)
+        ]
+
+    def metrics(self) -> dict[str, float]:
+        """Adds the price of a token and the probability with which a group explores (once groups may stop)."""
+        figures = super().metrics()
+        if self._price is not None:
+            figures |= {"token_price": self._price, "explore_probability": self._explore_probability}
+        return figures
+
+    def group_metrics(self) -> dict[str, float]:
+        """Fractions of the groups of the last rollout, and of the tokens that stops have saved."""
+        return dict(self._figures)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Adds what is remembered, and what has been made of it."""
+        return super().state_dict() | {
+            "memory": self._recent.state(),
+            "prompts": self._pasts.state(),
+            "kinds": self._kinds.state(),
+            "step_cost": self._step_cost.state(),
+            "ends": list(self._ends),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue; where the stages have changed, the figures are kept and the groups are learned anew."""
+        super().load_state_dict(state)
+        self._fates, self._rules, self._problem = {}, {}, None
+        self._step_cost.restore(state["step_cost"])
+        if state["ends"] != list(self._ends):
+            self._price = None
+            return
+        self._recent.restore(state["memory"])
+        self._pasts.restore(state["prompts"])
+        self._kinds.restore(state["kinds"])
+
+    def _next_window(self) -> float:
+        return self._largest
+
+    # --- decisions ----------------------------------------------------------------------------------------------
+
+    def _pays(self, states: Sequence[GroupState]) -> list[bool]:
+        """Whether the rule lets each group go on."""
+        if self.config.group_rule == "plain":
+            return [state.successes > 0 for state in states]
+        if self._price is None:
+            return [True] * len(states)
+        stages = {end: stage for stage, end in enumerate(self._ends)}
+        asked = [(self._rule_for(state), stages[state.stage_end], state.successes, state.failures) for state in states]
+        pays = [rule.goes_on(*state) for rule, *state in asked]
+        margin = sum(rule.margin(*state) for (rule, *state), paid in zip(asked, pays, strict=True) if paid)
+        return pays if margin >= self._cost_of_steps(states) else [False] * len(states)
+
+    def _cost_of_steps(self, states: Sequence[GroupState]) -> float:
+        """What the groups that go on must be worth together, because the next stage's steps cost something themselves.
+
+        Nothing where tokens are the price, or where a group that explores takes these steps anyway.
+        """
+        if not states or self.config.group_price == "tokens" or any(self._is_drawn(state.group) for state in states):
+            return 0.0
+        assert self._price is not None, "asked once groups may stop"
+        end = states[0].stage_end
+        steps = self._ends[self._ends.index(end) + 1] - end
+        return self._price * self._step_cost.rows_per_step * steps
+
+    def _rule_for(self, state: GroupState) -> Rule:
+        """The rule for what is known of the prompt, solved once a rollout for every rounded prior."""
+        size = state.successes + state.failures + state.unfinished
+        if self._problem is None or self._problem.size != size:
+            self._rules, self._problem = {}, self._stopping_problem(size)
+        prior = self._prior(state.label, state.prompt_key)
+        if prior not in self._rules:
+            assert self._price is not None, "asked once groups may stop"
+            self._rules[prior] = self._problem.situation(prior).solve(self._price)
+        return self._rules[prior]
+
+    def _stopping_problem(self, size: int) -> StoppingProblem:
+        return StoppingProblem(self._kinds, self._ends, size, self.config.gain)
+
+    def _prior(self, label: str, prompt_key: str) -> tuple[float, ...]:
+        """Probability of each kind before the rollout: of the label, and of what the prompt showed in the past."""
+        prior = self._kinds.prior(label)
+        visits = self._pasts.of(prompt_key)
+        if not visits:
+            return tuple(prior)
+        for visit in visits:
+            prior = self._kinds.posterior(prior, visit, _POWER_OF_THE_PAST)
+        eighths = [round(_PRIOR_STEPS * share) for share in prior]
+        return tuple(count / sum(eighths) for count in eighths)
+
+    def _is_drawn(self, group: int) -> bool:
+        """Whether a group explores if the rule would stop it: known from its place and the number of the rollout."""
+        draw = random.Random(f"{self.config.seed} {self._rollouts} {group}").random()
+        return draw < self._explore_probability
+
+    # --- learning -----------------------------------------------------------------------------------------------
+
+    def _learn(self, observation: RolloutObservation) -> None:
+        self._rollouts += 1
+        records = group_records(observation, self._ends, self.config.success_threshold)
+        self._step_cost.add(observation.timings)
+        if records:
+            self._recent.add(record for record, _ in records)
+            self._kinds.fit(*self._recent.weighted())
+            self._figures = self._fate_figures(observation, records)
+            for record, key in records:
+                if key:
+                    self._pasts.add(key, record.stages)
+            self._group_size = max(record.size for record, _ in records)
+            self._check_group_size()
+            self._set_price()
+        self._fates, self._rules, self._problem = {}, {}, None
+
+    def _check_group_size(self) -> None:
+        if self.config.group_rule == "value" and self._group_size > _LARGEST_GROUP:
+            raise ValueError(
+                f"window_group_rule: 'value' decides on groups of at most {_LARGEST_GROUP} completions, and there are "
+                f"{self._group_size}; set it to plain, or lower num_generations"
+            )
+
+    def _set_price(self) -> None:
+        """The price for the next rollout, and how many groups explore in it."""
+        enough = self._recent.is_enough(len(self._ends), self.config.min_groups, self.config.min_samples)
+        if not enough or self.config.group_rule == "plain":
+            self._price = None
+            return
+        problem = self._stopping_problem(self._group_size)
+        labels = self._recent.label_shares()
+        situations = [problem.situation(self._kinds.prior(label)) for label in labels]
+        shares = list(labels.values())
+        self._price = best_price(situations, shares, self.config.slack)
+        spent, full = (
+            sum(
+                share * situation.solve(price).expected.tokens
+                for situation, share in zip(situations, shares, strict=True)
+            )
+            for price in (self._price, 0.0)
+        )
+        low, high = _EXPLORE_BOUNDS
+        share = self.config.explore_share
+        self._explore_probability = max(low, min(share * spent / (full - spent), high)) if full > spent else high
+
+    def _fate_figures(self, observation: RolloutObservation, records: Any) -> dict[str, float]:
+        groups = len(set(observation.groups))
+        stopped = {
+            group
+            for group, length, cut in zip(observation.groups, observation.lengths, observation.truncated, strict=True)
+            if cut and length < observation.window
+        }
+        explored = sum(fate == "explored" for fate in self._fates.values())
+        spent, saved = sum(observation.lengths), self._tokens_saved(record for record, _ in records)
+        return {
+            "stopped_frac": len(stopped) / groups,
+            "explored_frac": explored / groups,
+            "continued_frac": 1 - (len(stopped) + explored) / groups,
+            "tokens_saved_frac": saved / max(saved + spent, 1.0),
+        }
+
+    def _tokens_saved(self, records: Any) -> float:
+        """What the unfinished completions of stopped groups would have taken, by the kinds that explain each group."""
+        rest = self._kinds.remaining_tokens(self._ends)
+        saved = 0.0
+        for record in records:
+            kinds = self._kinds.posterior(self._kinds.prior(record.label), record.stages)
+            stage, unfinished = len(record.stages) - 1, record.stages[-1].unfinished
+            saved += unfinished * sum(share * tokens[stage] for share, tokens in zip(kinds, rest, strict=True))
+        return saved

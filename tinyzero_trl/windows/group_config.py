@@ -1,0 +1,49 @@
+"""The fields of the policy that decides per group."""
+
+from dataclasses import dataclass
+
+from tinyzero_trl.windows.config import WindowConfig
+from tinyzero_trl.windows.fidelity import LOSSES_BY_SEQUENCE, Gain
+from tinyzero_trl.windows.fields import choice, number, text
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupConfig(WindowConfig):
+    """What the policy knows, what counts as gain, and where it looks.
+
+    `loss_type` and `scale_rewards` are those of the trainer, which fills them in.
+    """
+
+    slack: float = number(0.02, "share of the successes that may be lost by stopping groups", low=0, below=1)
+    min_samples: int = number(10, "successes, and completions in the last stage, without which no group stops", low=1)
+    min_groups: int = number(32, "groups followed to their end, without which no group stops", low=1)
+    memory_rollouts: int = number(24, "rollouts remembered", low=1)
+    label_column: str = text("", "column of the data that labels prompts, such as their difficulty; empty for none")
+    group_rule: str = choice("value", "value is by expected gain; plain goes on after a success", ("value", "plain"))
+    group_gain: str = choice("loss", "what weighs in the gain; loss is by loss_type", ("loss", "tokens", "sequences"))
+    group_price: str = choice("tokens", "what going on costs", ("tokens", "seconds"))
+    first_stage: int = number(64, "end of the first stage in tokens; the plain rule has `initial` in its place", low=1)
+    stage_growth: float = number(1.5, "each stage ends at this many times the end before", low=1.1)
+    explore_share: float = number(
+        0.05, "tokens of groups that explore, per token of the others; plain: share of the groups", low=0, high=1
+    )
+    loss_type: str = text("dapo", "the trainer's, left to it")
+    scale_rewards: str = text("group", "the trainer's, left to it")
+
+    @property
+    def gain(self) -> Gain:
+        """What counts as gain, by the loss unless it was chosen."""
+        by_tokens = (
+            self.loss_type not in LOSSES_BY_SEQUENCE if self.group_gain == "loss" else self.group_gain == "tokens"
+        )
+        return Gain(by_tokens=by_tokens, scaled=self.scale_rewards == "group")
+
+    def stage_ends(self) -> tuple[int, ...]:
+        """Ends of the stages in tokens, ascending, up to `max`; the plain rule looks once, at `initial`."""
+        if self.group_rule == "plain":
+            return tuple(sorted({self.initial, self.largest}))
+        ends, end = [], float(self.first_stage)
+        while end * self.stage_growth**0.5 < self.largest:
+            ends.append(round(end))
+            end *= self.stage_growth
+        return (*ends, self.largest)
