@@ -32,6 +32,13 @@ def test_a_run_killed_at_random_moments_ends_as_one_in_peace(tmp_path: Path) -> 
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("ranks", ["1", "2"])
+def test_a_run_killed_between_stages_ends_as_one_in_peace(tmp_path: Path, ranks: str) -> None:
+    report = hit(tmp_path, "--kills", "7", "--ranks", ranks, "--strategy", "group")
+    assert "between stages" in report["hit"] and sum(report["hit"].values()) == 7
+
+
+@pytest.mark.slow
 def test_two_ranks_stop_together_when_one_is_told_to_and_end_as_ranks_in_peace(tmp_path: Path) -> None:
     report = hit(tmp_path, "--kills", "4", "--ranks", "2", "--by", "SIGTERM")
     assert (sum(report["hit"].values()), report["ranks"]) == (4, 2)

@@ -28,6 +28,7 @@ from tinyzero_trl.commands import train
 from tinyzero_trl.runs.checkpoints import is_complete
 from tinyzero_trl.runs.records import RunRecords, read_run
 from tinyzero_trl.training.callbacks.safe_points import EXIT_STOPPED_BY_SIGNAL
+from tinyzero_trl.training.group_stages import StagedRollout
 from tinyzero_trl.training.trainer import AdaptiveGRPOTrainer
 
 # Two optimizer steps to a rollout of two micro-batches; checkpoints fall due in the middle of rollouts, epochs end
@@ -48,6 +49,7 @@ LONGEST_S = 180
 ACTIVITIES = {
     "starting up": (AdaptiveGRPOTrainer, "__init__", 0.1),
     "rollout": (AdaptiveGRPOTrainer, "_generate_and_score_completions", 0.05),
+    "between stages": (StagedRollout, "go_on", 0.001),
     "optimizer step": (AdaptiveGRPOTrainer, "training_step", 0.01),
     "evaluation": (AdaptiveGRPOTrainer, "evaluate", 0.1),
     "checkpoint": (AdaptiveGRPOTrainer, "_save_checkpoint", 0.03),
@@ -161,7 +163,9 @@ def end_of(folder: Path) -> dict[str, Any]:
 
     return {
         "weights": (folder / "model.safetensors").read_bytes(),
-        "windows": [line.get("adaptive_window/current_window") for line in run.metrics],
+        "windows": [
+            (line.get("adaptive_window/current_window"), line.get("group_window/stopped_frac")) for line in run.metrics
+        ],
         "metrics": [timeless(line) for line in run.metrics],
         "evaluations": [timeless(line) for line in run.evals],
         "completions": run.completions,
@@ -182,6 +186,8 @@ def kill_and_compare(
     chance = random.Random(seed)
     # Nothing is agreed upon before training: a launcher would pass the signal on to the other ranks.
     activities = [each for each in ACTIVITIES if each != "starting up" or by == signal.SIGKILL or ranks == 1]
+    if strategy != "group":
+        activities.remove("between stages")
     settings = SETTINGS | {"window_strategy": strategy}
     settings["per_device_train_batch_size"] = SETTINGS["per_device_train_batch_size"] // ranks
 
@@ -212,7 +218,7 @@ def kill_and_compare(
         # Whoever is stopped in good order leaves a checkpoint where the run in peace has none.
         parts = expected.keys() - ({"checkpoints"} if by != signal.SIGKILL else {})
         differing = sorted(part for part in parts if found[part] != expected[part])
-    windows = len({window for window in expected["windows"] if window is not None})
+    windows = len({window for window in expected["windows"] if window[0] is not None})
     return {"hit": dict(hit), "runs": runs, "ranks": ranks, "windows": windows, "differing": differing}
 
 

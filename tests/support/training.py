@@ -27,6 +27,7 @@ WINDOWS: dict[str, dict[str, Any]] = {
         "window_update_frequency": 1,
         "window_epsilon": 0.3,
     },
+    "group": {"window_group_rule": "plain", "window_explore_share": 0.3},
     "signal": {**SMALL_STEPS, "window_memory_rollouts": 4, "window_probe_every": 2},
 }
 BASE = {

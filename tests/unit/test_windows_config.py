@@ -28,7 +28,7 @@ PHASES = ((0, 100), (10, 200))
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"strategy": "adaptive"}, r"window_strategy: 'adaptive' is unknown; choose one of fixed, phased"),
+        ({"strategy": "adaptive"}, r"window_strategy: 'adaptive' is unknown; choose one of group, fixed, phased"),
         (
             {"strategy": "success", "mode": "median"},
             r"window_mode: 'median' is unknown; choose one of basic, ema, rolling",
@@ -101,7 +101,7 @@ def test_the_largest_window_must_be_set_before_a_policy_is_made() -> None:
         ),
         (
             {"strategy": "fixed", "slack": 0.1},
-            r"window_slack: 0.1 has no effect .* \(signal and success read it\); remove",
+            r"window_slack: 0.1 has no effect .* \(group, signal and success read it\); remove",
         ),
         ({"phases": ((0, 100),)}, r"window_phases: \(\(0, 100\),\) has no effect on strategy signal"),
         ({"headrom": 2.0}, r"window_headrom: 2.0 is not a field of strategy signal; did you mean window_headroom\?"),

@@ -61,7 +61,8 @@ class Groups:
         prompts = [self._draw(self._generator) for _ in range(self._prompts)]
         groups = [[prompt(self._generator) for _ in range(SIZE)] for prompt in prompts]
         names = [prompt.__name__ for prompt in prompts]
-        answers = [follow(policy, self._step, groups, names if labels else None, names) for policy in policies]
+        keys = [f"{self._step} {place}" for place in range(len(groups))] if labels else names  # recurring, or labelled
+        answers = [follow(policy, self._step, groups, names if labels else None, keys) for policy in policies]
         self._step += 1
         return answers
 

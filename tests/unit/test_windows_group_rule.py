@@ -135,7 +135,7 @@ def test_no_rule_on_a_grid_of_prices_explains_more_per_token() -> None:
     best = situation.solve(best_price([situation], [1.0], 0.99)).expected
     for step in range(60):
         other = situation.solve(1e-5 * 1.25**step).expected
-        assert other.explained / other.tokens <= best.explained / best.tokens * (1 + 1e-9)
+        assert other.explained / other.tokens <= best.explained / best.tokens * (1 + 1e-6)
 
 
 def test_hopeless_groups_stop_and_late_ones_go_on_where_the_prompt_is_known() -> None:

@@ -25,6 +25,7 @@ from tinyzero_trl.training.checkpoint_writer import CheckpointWriter
 from tinyzero_trl.training.completion_limit import CompletionLimit
 from tinyzero_trl.training.config import AdaptiveGRPOConfig, configuration
 from tinyzero_trl.training.fault_tolerance import FiniteNumbersGuard
+from tinyzero_trl.training.group_stages import GroupStages
 from tinyzero_trl.training.held_out import HeldOutEvaluator
 from tinyzero_trl.training.hub import RetriedPushes, reached_repository
 from tinyzero_trl.training.loss.exact_loss import ExactLoss, Scores
@@ -45,6 +46,7 @@ class AdaptiveGRPOTrainer(GRPOTrainer):
     - `limiter`: before each training rollout the engine's completion limit is set to the policy's window. Evaluation
       has `max_completion_length`, which also stays the normaliser of every loss.
     - `rollouts`: finished completions leave the batch of `generate`; a completion may end with its answer.
+    - `groups`: where the window policy decides per group, a rollout is sampled in stages, and groups stop in between.
     - `loss`: the same gradient without padding and without rows that have none.
     - `guard`: an optimizer step in which a number is not finite is skipped, and too many of them end the run.
     - `evaluator`: each held-out example counts once, by its score, and changes no training step.
@@ -114,6 +116,7 @@ class AdaptiveGRPOTrainer(GRPOTrainer):
         self.rollouts = Rollouts(args, tokenizer, settings, model=self.model, end_tokens=ends, process_index=rank)
         if args.use_vllm:  # which has seeded this process with its own number, the same for every `seed`
             set_seed(self.rollouts.seed)
+        self.groups = GroupStages(self)
         self.loss = ExactLoss(self.accelerator, LossTraits.of(self))
         self.guard = FiniteNumbersGuard(self.accelerator, args.max_skipped_steps, str(args.output_dir))
         self.reference = SyncedReference(self.ref_model, self.accelerator, is_synced=args.sync_ref_model)
@@ -172,10 +175,17 @@ class AdaptiveGRPOTrainer(GRPOTrainer):
             self.evaluator.add(inputs, self._scored)
             return output
         window, started_at = self.window_callback.window, time.perf_counter()
-        with self.limiter.at(window):
+        with self.limiter.at(window), self.groups.decide(self.window_callback.policy, inputs):
             output = super()._generate_and_score_completions(inputs)
         duration_s = time.perf_counter() - started_at
-        rollout = gather_rollout(self, self._scored, output["prompt_mask"].sum(1), window=window, duration_s=duration_s)
+        rollout = gather_rollout(
+            self,
+            self._scored,
+            output["prompt_mask"].sum(1),
+            window=window,
+            duration_s=duration_s,
+            facts=self.groups.facts(),
+        )
         fire(self, "on_rollout_end", rollout=rollout)
         return output
 

@@ -15,6 +15,7 @@ from huggingface_hub import HfApi
 from huggingface_hub.utils._http import default_client_factory
 from transformers.utils.hub import hf_api
 from trl import GRPOTrainer
+from trl.data_utils import is_conversational
 
 Inputs = dict[str, Any]
 
@@ -124,3 +125,14 @@ def hub_client() -> httpx.Client:
 def hub_api() -> HfApi:
     """The client of the Hub that Trainer pushes with."""
     return hf_api()
+
+
+def as_completion(trainer: Any, completion_ids: list[int], example: Mapping[str, Any]) -> Any:
+    """A completion as reward functions get it: text, or a conversation of one turn where the prompt is one."""
+    text = tokenizer_of(trainer).decode(completion_ids, skip_special_tokens=True)
+    return [{"role": "assistant", "content": text}] if is_conversational({"prompt": example["prompt"]}) else text
+
+
+def loop_of_reward_functions(trainer: GRPOTrainer) -> Any:
+    """The event loop on which TRL runs asynchronous reward functions."""
+    return trainer.async_loop

@@ -115,7 +115,8 @@ class AdaptiveConfig(WindowConfig):
 def _foreign(name: str, value: Any, strategy: str, own: list[str]) -> str:
     """Why a field is refused that the strategy does not have."""
     if others := readers(name):
-        who = f"{' and '.join(others)} {'read it' if len(others) > 1 else 'does'}"
+        listed = " and ".join(filter(None, (", ".join(others[:-1]), others[-1])))
+        who = f"{listed} {'read it' if len(others) > 1 else 'does'}"
         return (
             f"window_{name}: {value!r} has no effect on strategy {strategy}, which does not read it ({who}); "
             "remove it, or change window_strategy"

@@ -23,11 +23,12 @@ completion depend on them (docs/windows.md).
 """
 
 import random
+from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tinyzero_trl.windows.group_config import GroupConfig
-from tinyzero_trl.windows.group_memory import PromptPasts, RecentGroups, group_records
+from tinyzero_trl.windows.group_memory import PromptPasts, RecentGroups, Visit, as_text, from_text, group_records
 from tinyzero_trl.windows.kinds import PromptKinds
 from tinyzero_trl.windows.policy import GroupState, RolloutObservation, WindowPolicy
 from tinyzero_trl.windows.registry import register_policy
@@ -35,7 +36,9 @@ from tinyzero_trl.windows.step_cost import StepCost
 from tinyzero_trl.windows.stopping import Rule, StoppingProblem, best_price
 
 _POWER_OF_THE_PAST = 0.5
-_PRIOR_STEPS = 8  # a prompt's prior is rounded to eighths, so that prompts share a solution
+_PRIOR_STEPS = 4  # what a prompt's past tells is rounded to quarters, so that prompts share a solution
+_ROLLOUTS_FOR_THE_PRICE = 8  # whose prompts stand for those of the next
+_MOST_SITUATIONS = 16
 _EXPLORE_BOUNDS = (0.01, 0.5)
 _LARGEST_GROUP = 32
 
@@ -52,6 +55,7 @@ class GroupWindow(WindowPolicy[GroupConfig]):
         self._kinds = PromptKinds(len(self._ends))
         self._recent = RecentGroups(config.memory_rollouts)
         self._pasts = PromptPasts()
+        self._knowledge: deque[list[tuple[str, list[Visit]]]] = deque(maxlen=_ROLLOUTS_FOR_THE_PRICE)
         self._step_cost = StepCost()
         self._rollouts = 0
         self._explore_probability = config.explore_share
@@ -69,6 +73,8 @@ class GroupWindow(WindowPolicy[GroupConfig]):
 
     def go_on(self, states: Sequence[GroupState]) -> list[bool]:
         """See `WindowPolicy.go_on`: by the rule, or because the group explores."""
+        if states and states[0].stage_end == self._ends[0]:
+            self._fates = {}
         pays = self._pays(states)
         explores = [not paid and self._is_drawn(state.group) for state, paid in zip(states, pays, strict=True)]
         for state, paid, exploring in zip(states, pays, explores, strict=True):
@@ -80,10 +86,12 @@ class GroupWindow(WindowPolicy[GroupConfig]):
         ]
 
     def metrics(self) -> dict[str, float]:
-        """Adds the price of a token and the probability with which a group explores (once groups may stop)."""
+        """Adds the price of a token and the probability of exploring, once groups may stop; and the price of a step."""
         figures = super().metrics()
         if self._price is not None:
             figures |= {"token_price": self._price, "explore_probability": self._explore_probability}
+        if self.config.group_price == "seconds":
+            figures["rows_per_step"] = self._step_cost.rows_per_step
         return figures
 
     def group_metrics(self) -> dict[str, float]:
@@ -95,6 +103,7 @@ class GroupWindow(WindowPolicy[GroupConfig]):
         return super().state_dict() | {
             "memory": self._recent.state(),
             "prompts": self._pasts.state(),
+            "knowledge": [[[label, as_text(visits)] for label, visits in each] for each in self._knowledge],
             "kinds": self._kinds.state(),
             "step_cost": self._step_cost.state(),
             "ends": list(self._ends),
@@ -110,6 +119,8 @@ class GroupWindow(WindowPolicy[GroupConfig]):
             return
         self._recent.restore(state["memory"])
         self._pasts.restore(state["prompts"])
+        self._knowledge.clear()
+        self._knowledge.extend([(label, from_text(visits)) for label, visits in each] for each in state["knowledge"])
         self._kinds.restore(state["kinds"])
 
     def _next_window(self) -> float:
@@ -146,7 +157,7 @@ class GroupWindow(WindowPolicy[GroupConfig]):
         size = state.successes + state.failures + state.unfinished
         if self._problem is None or self._problem.size != size:
             self._rules, self._problem = {}, self._stopping_problem(size)
-        prior = self._prior(state.label, state.prompt_key)
+        prior = self._prior(state.label, self._pasts.of(state.prompt_key))
         if prior not in self._rules:
             assert self._price is not None, "asked once groups may stop"
             self._rules[prior] = self._problem.situation(prior).solve(self._price)
@@ -155,16 +166,16 @@ class GroupWindow(WindowPolicy[GroupConfig]):
     def _stopping_problem(self, size: int) -> StoppingProblem:
         return StoppingProblem(self._kinds, self._ends, size, self.config.gain)
 
-    def _prior(self, label: str, prompt_key: str) -> tuple[float, ...]:
-        """Probability of each kind before the rollout: of the label, and of what the prompt showed in the past."""
+    def _prior(self, label: str, visits: Sequence[Visit]) -> tuple[float, ...]:
+        """Probability of each kind before the rollout: by the label, and by what the prompt showed in the past."""
         prior = self._kinds.prior(label)
-        visits = self._pasts.of(prompt_key)
         if not visits:
             return tuple(prior)
         for visit in visits:
             prior = self._kinds.posterior(prior, visit, _POWER_OF_THE_PAST)
-        eighths = [round(_PRIOR_STEPS * share) for share in prior]
-        return tuple(count / sum(eighths) for count in eighths)
+        steps = [round(_PRIOR_STEPS * share) for share in prior]
+        steps = steps if any(steps) else [int(share == max(prior)) for share in prior]
+        return tuple(count / sum(steps) for count in steps)
 
     def _is_drawn(self, group: int) -> bool:
         """Whether a group explores if the rule would stop it: known from its place and the number of the rollout."""
@@ -181,6 +192,7 @@ class GroupWindow(WindowPolicy[GroupConfig]):
             self._recent.add(record for record, _ in records)
             self._kinds.fit(*self._recent.weighted())
             self._figures = self._fate_figures(observation, records)
+            self._knowledge.append([(record.label, self._pasts.of(key)) for record, key in records])
             for record, key in records:
                 if key:
                     self._pasts.add(key, record.stages)
@@ -203,9 +215,10 @@ class GroupWindow(WindowPolicy[GroupConfig]):
             self._price = None
             return
         problem = self._stopping_problem(self._group_size)
-        labels = self._recent.label_shares()
-        situations = [problem.situation(self._kinds.prior(label)) for label in labels]
-        shares = list(labels.values())
+        priors = Counter(self._prior(label, visits) for rollout in self._knowledge for label, visits in rollout)
+        most = sorted(priors.items(), key=lambda each: (-each[1], each[0]))[:_MOST_SITUATIONS]
+        situations = [problem.situation(prior) for prior, _ in most]
+        shares = [count / sum(count for _, count in most) for _, count in most]
         self._price = best_price(situations, shares, self.config.slack)
         spent, full = (
             sum(

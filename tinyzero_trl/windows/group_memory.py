@@ -8,6 +8,9 @@ from typing import Any
 from tinyzero_trl.windows.kinds import GroupRecord, StageCount, stage_counts
 from tinyzero_trl.windows.policy import RolloutObservation
 
+Visit = tuple[StageCount, ...]
+"""What happened to the group of a prompt, stage by stage."""
+
 _MOST_PROMPTS = 1 << 15
 _VISITS = 2
 
@@ -54,6 +57,16 @@ def _stages(ended: Sequence[tuple[int, bool]], size: int, ends: Sequence[int]) -
     return tuple(result)
 
 
+def as_text(visits: Iterable[Visit]) -> list[str]:
+    """Visits as JSON."""
+    return [" ".join(str(count) for stage in visit for count in stage) for visit in visits]
+
+
+def from_text(visits: Iterable[str]) -> list[Visit]:
+    """Undo `as_text`."""
+    return [stage_counts(visit) for visit in visits]
+
+
 class RecentGroups:
     """The groups of the newest rollouts; older ones count less.
 
@@ -76,15 +89,6 @@ class RecentGroups:
             groups += rollout
             weights += [0.5 ** (age / self._half_life)] * len(rollout)
         return groups, weights
-
-    def label_shares(self) -> dict[str, float]:
-        """How much of what is remembered each label holds."""
-        sums: dict[str, float] = {}
-        groups, weights = self.weighted()
-        for group, weight in zip(groups, weights, strict=True):
-            sums[group.label] = sums.get(group.label, 0.0) + weight
-        total = sum(sums.values())
-        return {label: sums[label] / total for label in sorted(sums)}
 
     def is_enough(self, stages: int, min_groups: int, min_samples: int) -> bool:
         """Whether groups, their successes and their longest completions are known well enough to stop any.
@@ -115,25 +119,22 @@ class PromptPasts:
     """What the last visits of each prompt showed; the prompts that were not met for longest are forgotten first."""
 
     def __init__(self) -> None:
-        self._pasts: OrderedDict[str, list[tuple[StageCount, ...]]] = OrderedDict()
+        self._pasts: OrderedDict[str, list[Visit]] = OrderedDict()
 
-    def add(self, key: str, stages: tuple[StageCount, ...]) -> None:
+    def add(self, key: str, stages: Visit) -> None:
         """Remember a visit."""
         self._pasts[key] = [stages, *self._pasts.pop(key, [])][:_VISITS]
         while len(self._pasts) > _MOST_PROMPTS:
             self._pasts.popitem(last=False)
 
-    def of(self, key: str) -> list[tuple[StageCount, ...]]:
+    def of(self, key: str) -> list[Visit]:
         """The last visits, the newest first; none for a prompt that is not known."""
         return self._pasts.get(key, [])
 
     def state(self) -> dict[str, list[str]]:
         """As JSON, in the order in which prompts were met."""
-        return {
-            key: [" ".join(str(count) for stage in visit for count in stage) for visit in visits]
-            for key, visits in self._pasts.items()
-        }
+        return {key: as_text(visits) for key, visits in self._pasts.items()}
 
     def restore(self, state: Mapping[str, Sequence[str]]) -> None:
         """Undo `state`."""
-        self._pasts = OrderedDict((key, [stage_counts(visit) for visit in visits]) for key, visits in state.items())
+        self._pasts = OrderedDict((key, from_text(visits)) for key, visits in state.items())

@@ -25,7 +25,7 @@ from typing import NamedTuple
 from tinyzero_trl.windows.fidelity import Gain, explained
 from tinyzero_trl.windows.kinds import PromptKinds
 
-_DINKELBACH_STEPS, _BISECTION_STEPS = 6, 12
+_DINKELBACH_STEPS, _BISECTION_STEPS = 5, 8
 _TIE = 1e-9
 
 _Weights = tuple[tuple[float, ...], tuple[float, ...], tuple[float, ...]]

@@ -107,6 +107,7 @@ class RecordsCallback(SavedInCheckpoints):
         )
         self._line |= self.totals.metrics()
         self._line |= {f"adaptive_window/{name}": value for name, value in self.window.metrics().items()}
+        self._line |= {f"group_window/{name}": value for name, value in self.window.group_metrics().items()}
         if self._records and state.global_step % self.samples_every_steps == 0:
             self._records.append_completions(state.global_step + 1, rollout.samples)
 

@@ -59,6 +59,10 @@ class AdaptiveWindowCallback(SavedInCheckpoints):
         """The figures of the policy in use."""
         return self.policy.metrics()
 
+    def group_metrics(self) -> dict[str, float]:
+        """The figures of groups of the policy in use; none where it does not decide per group."""
+        return self.policy.group_metrics()
+
     def on_rollout_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, rollout: Rollout
     ) -> None:

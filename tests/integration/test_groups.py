@@ -1,0 +1,58 @@
+"""Rollouts in stages whose groups stop by a decision of the window policy, in the real trainer."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.groups_by_ranks import GLOBAL_BATCH, LONGEST, STEPS
+from tests.support.ranks import run_on_ranks
+from tests.support.training import LONGEST as LONGEST_OF_RECIPE
+from tests.support.training import train, write_recipe
+from tinyzero_trl.runs.records import read_run
+
+STAGE_ENDS = (4, 8, 16, LONGEST)
+
+
+@pytest.fixture(scope="module")
+def alone() -> dict[str, Any]:
+    [result] = run_on_ranks(1, "groups_by_ranks")
+    return dict(result)
+
+
+def test_groups_stop_at_stage_ends_once_enough_is_known(alone: dict[str, Any]) -> None:
+    stopped = [rollout["stopped_frac"] for rollout in alone["rollouts"]]
+    assert stopped[:2] == [0, 0] and max(stopped[2:]) > 0.2
+    for rollout in alone["rollouts"]:
+        lengths, size = rollout["lengths"], 4
+        groups = [lengths[first : first + size] for first in range(0, len(lengths), size)]
+        cut_short = sum(max(group) in STAGE_ENDS[:-1] and group.count(max(group)) > 0 for group in groups)
+        assert cut_short >= rollout["stopped_frac"] * len(groups) - 1e-9
+        assert set(rollout["labels"]) == {"any"}
+
+
+def test_the_score_is_asked_about_each_completion_once(alone: dict[str, Any]) -> None:
+    assert alone["asked"] == GLOBAL_BATCH * STEPS
+
+
+@pytest.mark.slow
+def test_one_process_and_two_are_the_same_run(alone: dict[str, Any]) -> None:
+    together = run_on_ranks(2, "groups_by_ranks")
+    assert len(together) == 2, "a launch that falls back to one process would prove nothing"
+    for seen in together:
+        assert seen["rollouts"] == alone["rollouts"]
+        assert seen["losses"] == pytest.approx(alone["losses"], rel=1e-3, abs=1e-5)
+
+
+def test_the_recipe_program_samples_in_stages_and_evaluates_at_full_length(tmp_path: Path) -> None:
+    trainer = train(write_recipe(tmp_path, window_strategy="group", eval_steps=6))
+    training = [batch for batch in trainer.batches if batch.training]
+    cut = {length for batch in training for length, cut in zip(batch.lengths, batch.truncated, strict=True) if cut}
+    assert cut == {12, LONGEST_OF_RECIPE}, "stopped at the first stage, or at the end"
+    assert max(max(batch.lengths) for batch in trainer.batches if not batch.training) == LONGEST_OF_RECIPE
+    lines = read_run(tmp_path / "run").metrics
+    assert all(line["adaptive_window/current_window"] == LONGEST_OF_RECIPE for line in lines)
+    for line in lines:
+        fates = [line[f"group_window/{fate}_frac"] for fate in ("stopped", "continued", "explored")]
+        assert sum(fates) == pytest.approx(1)
+        assert (line["group_window/stopped_frac"] > 0) == (line["group_window/tokens_saved_frac"] > 0)

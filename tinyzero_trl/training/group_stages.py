@@ -1,0 +1,156 @@
+"""A rollout in stages: at the end of each, the window policy decides which groups go on."""
+
+import hashlib
+import json
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from accelerate.utils import gather_object
+
+from tinyzero_trl.generation.engine import SampledBatch
+from tinyzero_trl.generation.stages import Stages
+from tinyzero_trl.training import trl_internals
+from tinyzero_trl.training.stage_scores import StageScores
+from tinyzero_trl.windows import GroupState, WindowPolicy
+from tinyzero_trl.windows.outcomes import is_success
+
+_UNFINISHED, _SUCCESS, _FAILURE = 0, 1, 2
+
+
+class GroupStages:
+    """The stages of a rollout whose window policy decides per group.
+
+    Groups may span ranks: their states are gathered, so that all ranks ask the policy the same and get the same answer.
+
+    Args:
+        trainer: an `AdaptiveGRPOTrainer`.
+    """
+
+    def __init__(self, trainer: Any) -> None:
+        self._trainer = trainer
+        self._scores: StageScores | None = None  # from the first rollout in stages on
+        self._rollout: StagedRollout | None = None  # the latest one, if it has stages
+
+    @contextmanager
+    def decide(self, policy: WindowPolicy, examples: Sequence[Any]) -> Iterator[None]:
+        """Within it, the trainer samples a rollout in the stages of `policy`, which may be one.
+
+        Args:
+            policy: says which groups go on.
+            examples: of this rank's rows.
+
+        Raises:
+            ValueError: the policy has several stages, and the trainer cannot sample in them.
+        """
+        self._rollout = None
+        *ends, _ = policy.stages
+        if not ends:
+            yield
+            return
+        if self._scores is None:
+            check_stages(self._trainer)
+            self._scores = StageScores(self._trainer)
+        self._scores.begin(examples)
+        rollout = self._rollout = StagedRollout(self._trainer, self._scores, policy, examples)
+        with self._trainer.rollouts.in_stages(Stages(ends, rollout.go_on)):
+            yield
+
+    def facts(self) -> dict[str, Any]:
+        """What an observation of the latest rollout holds besides its completions."""
+        return self._rollout.facts() if self._rollout else {}
+
+
+class StagedRollout:
+    """One rollout in stages."""
+
+    def __init__(self, trainer: Any, scores: StageScores, policy: WindowPolicy, examples: Sequence[Any]) -> None:
+        self._trainer, self._scores, self._policy, self._examples = trainer, scores, policy, examples
+        column = getattr(policy.config, "label_column", "")
+        known = gather_object([(_label(example, column), _prompt_key(example["prompt"])) for example in examples])
+        self._labels, self._prompt_keys = [label for label, _ in known], [key for _, key in known]  # of all ranks
+        self._outcomes = [_UNFINISHED] * len(examples)  # of this rank's rows, and so is the next
+        self._tokens = [0] * len(examples)
+        self._timings: list[tuple[int, int, float]] = []
+        self._stage_began_at = time.perf_counter()
+
+    def go_on(self, batch: SampledBatch) -> list[int] | None:
+        """The rows of this rank that go on; None where no row of any rank does. Every rank must ask at every end."""
+        timing = self._timing(batch)
+        self._score(batch)
+        running = [
+            not done and len(ids) == batch.limit for ids, done in zip(batch.completion_ids, batch.finished, strict=True)
+        ]
+        parts = gather_object([(self._outcomes, running, timing)])
+        self._timings.append(parts[0][2])  # all ranks learn from those of the first
+        outcomes = [outcome for part, _, _ in parts for outcome in part]
+        runs = [run for _, part, _ in parts for run in part]
+        states = self._states(batch.limit, outcomes, runs)
+        answers = self._policy.go_on(states)
+        self._stage_began_at = time.perf_counter()
+        if not any(answers):
+            return None
+        decided = {state.group: answer for state, answer in zip(states, answers, strict=True)}
+        first, size = self._trainer.accelerator.process_index * len(running), self._trainer.num_generations
+        return [row for row, run in enumerate(running) if run and decided[(first + row) // size]]
+
+    def facts(self) -> dict[str, Any]:
+        """Labels, prompt keys and timings."""
+        return {"labels": self._labels, "prompt_keys": self._prompt_keys, "timings": self._timings}
+
+    def _states(self, end: int, outcomes: Sequence[int], runs: Sequence[bool]) -> list[GroupState]:
+        """Of all groups with rows that may go on, over all ranks."""
+        size, states = self._trainer.num_generations, []
+        for first in range(0, len(outcomes), size):
+            rows = slice(first, first + size)
+            if any(runs[rows]):
+                won, lost = outcomes[rows].count(_SUCCESS), outcomes[rows].count(_FAILURE)
+                label, key = self._labels[first], self._prompt_keys[first]
+                states.append(GroupState(first // size, end, won, lost, size - won - lost, label, key))
+        return states
+
+    def _score(self, batch: SampledBatch) -> None:
+        """Score what has finished in this stage."""
+        rows = [row for row, done in enumerate(batch.finished) if done and self._outcomes[row] == _UNFINISHED]
+        ids = [batch.completion_ids[row] for row in rows]
+        texts = [
+            trl_internals.as_completion(self._trainer, each, self._examples[row])
+            for row, each in zip(rows, ids, strict=True)
+        ]
+        self._scores.at_stage_end(rows, texts, ids)
+        for row in rows:
+            succeeds = is_success(self._scores.reward(row), self._policy.config.success_threshold)
+            self._outcomes[row] = _SUCCESS if succeeds else _FAILURE
+
+    def _timing(self, batch: SampledBatch) -> tuple[int, int, float]:
+        """Steps of the stage, its rows summed over these steps, and its seconds, on this rank."""
+        before, self._tokens = self._tokens, [len(ids) for ids in batch.completion_ids]
+        new = [now - then for now, then in zip(self._tokens, before, strict=True)]
+        return max(new, default=0), sum(new), time.perf_counter() - self._stage_began_at
+
+
+def check_stages(trainer: Any) -> None:
+    """Refuse a trainer that cannot sample a rollout in stages.
+
+    Raises:
+        ValueError: names what is in the way.
+    """
+    turns = {"tools": trainer.tools, "rollout_func": trainer.rollout_func, "environment_factory": trainer.environments}
+    if used := next((name for name, value in turns.items() if value), None):
+        raise ValueError(
+            f"{used}: completions of several turns are not sampled in stages; leave it out, or choose another "
+            "window_strategy"
+        )
+    trainer.rollouts.check_stages(trainer.accelerator.unwrap_model(trainer.model_wrapped))
+
+
+def _label(example: Any, column: str) -> str:
+    value = example.get(column) if column else None
+    return "" if value is None else str(value)
+
+
+def _prompt_key(prompt: Any) -> str:
+    """The same for every visit of a prompt, and hardly ever for two prompts."""
+    text = prompt if isinstance(prompt, str) else json.dumps(prompt, sort_keys=True, default=str)
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()

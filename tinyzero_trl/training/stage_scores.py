@@ -1,0 +1,103 @@
+"""The score of a completion at the end of the stage in which it finished, and no second time."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import nn
+from trl.trainer.utils import is_async_callable
+
+from tinyzero_trl.training import trl_internals
+
+_NOT_COLUMNS = ("trainer_state", "log_extra", "log_metric", "environments")
+
+
+class StageScores:
+    """Stands in for a trainer's first reward function, which it asks about each completion of a rollout once.
+
+    Between `begin` and the call of the trainer, `at_stage_end` scores completions that have finished. The trainer's own
+    call then asks about the others alone, and gets the rewards of all, with what was logged for each.
+
+    Args:
+        trainer: a `GRPOTrainer`; its first reward function, plain or asynchronous, is replaced.
+
+    Raises:
+        ValueError: the function is a model, which scores whole batches.
+    """
+
+    def __init__(self, trainer: Any) -> None:
+        reward_func: Any = trainer.reward_funcs[0]
+        if isinstance(reward_func, nn.Module):
+            raise ValueError(
+                "window_strategy: 'group' needs scores during a rollout, and a reward model gives them for whole "
+                "batches; put a reward function first, or choose signal"
+            )
+        self._trainer, self._func = trainer, reward_func
+        self._inputs: Sequence[Mapping[str, Any]] = ()
+        self._rewards: dict[int, float | None] = {}
+        self._extras: dict[str, dict[int, Any]] = {}
+        self._trainer.reward_funcs[0] = self._answer_later if is_async_callable(reward_func) else self._answer
+
+    def begin(self, inputs: Sequence[Mapping[str, Any]]) -> None:
+        """A rollout begins; `inputs` are the examples of this rank's rows."""
+        self._inputs, self._rewards, self._extras = inputs, {}, {}
+
+    def at_stage_end(self, rows: Sequence[int], completions: Sequence[Any], ids: Sequence[list[int]]) -> None:
+        """Score completions that have finished: `rows` are their places, `completions` texts or conversations."""
+        if not rows:
+            return
+        examples = [self._inputs[row] for row in rows]
+        columns: dict[str, Any] = {
+            name: [example[name] for example in examples]
+            for name in examples[0]
+            if name not in ("prompt", "completion")
+        }
+        columns |= {"prompts": [example["prompt"] for example in examples], "completions": list(completions)}
+        columns |= {"completion_ids": list(ids), "trainer_state": self._trainer.state, "log_metric": lambda *_: None}
+        self._remember(rows, self._asked(columns | {"log_extra": self._extra_for(rows)}))
+
+    def reward(self, row: int) -> float | None:
+        """Of a completion that has been scored."""
+        return self._rewards[row]
+
+    def _asked(self, columns: Mapping[str, Any]) -> list[float | None]:
+        if not is_async_callable(self._func):
+            return list(self._func(**columns))
+        loop = trl_internals.loop_of_reward_functions(self._trainer)
+        return list(asyncio.run_coroutine_threadsafe(self._func(**columns), loop).result())
+
+    def _answer(self, **columns: Any) -> list[float | None]:
+        rest, arguments = self._unscored(columns)
+        self._remember(rest, self._func(**arguments) if rest else [])
+        return self._all(columns)
+
+    async def _answer_later(self, **columns: Any) -> list[float | None]:
+        rest, arguments = self._unscored(columns)
+        self._remember(rest, await self._func(**arguments) if rest else [])
+        return self._all(columns)
+
+    def _unscored(self, columns: Mapping[str, Any]) -> tuple[list[int], dict[str, Any]]:
+        """The rows of the trainer's call that have no score yet, and the arguments for these alone."""
+        rest = [row for row in range(len(columns["completions"])) if row not in self._rewards]
+        arguments = {
+            name: value if name in _NOT_COLUMNS else [value[row] for row in rest] for name, value in columns.items()
+        }
+        return rest, arguments | {"log_extra": self._extra_for(rest)}
+
+    def _all(self, columns: Mapping[str, Any]) -> list[float | None]:
+        """The rewards of all rows; what was logged goes to the trainer, and the rollout is over."""
+        rows = range(len(columns["completions"]))
+        rewards = [self._rewards[row] for row in rows]
+        for name, values in self._extras.items():
+            columns["log_extra"](name, [values.get(row) for row in rows])
+        self.begin(())
+        return rewards
+
+    def _remember(self, rows: Sequence[int], rewards: Sequence[float | None]) -> None:
+        self._rewards |= dict(zip(rows, rewards, strict=True))
+
+    def _extra_for(self, rows: Sequence[int]) -> Any:
+        def log_extra(name: str, values: Sequence[Any]) -> None:
+            self._extras.setdefault(name, {}).update(zip(rows, values, strict=True))
+
+        return log_extra
