@@ -141,6 +141,7 @@ def test_rows_are_scored_by_the_first_function_and_samples_are_of_this_rank() ->
 def test_a_rollout_is_made_of_groups_in_order() -> None:
     trainer = SimpleNamespace(
         accelerator=SimpleNamespace(gather=lambda table: table),
+        groups=SimpleNamespace(facts=lambda: {"labels": ["a", "a", "b", "b"]}),
         **{"state": SimpleNamespace(global_step=3), "num_generations": 2},
         args=SimpleNamespace(optimizer_steps_per_rollout=1),
     )
@@ -153,6 +154,7 @@ def test_a_rollout_is_made_of_groups_in_order() -> None:
     )
     seen = rollout.observation
     assert (seen.step, seen.window, seen.groups, seen.lengths) == (3, 2, [0, 0, 1, 1], [1, 2, 3, 4])
+    assert seen.labels == ["a", "a", "b", "b"]
     assert (seen.truncated, rollout.prompt_lengths, rollout.difficulties) == (
         *([False, True, False, False], [7, 7, 8, 8]),
         None,

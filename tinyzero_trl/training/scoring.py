@@ -1,7 +1,7 @@
 """How the rows of a batch were scored, on this rank and over all ranks."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,23 +78,16 @@ def scores(rewards_per_func: Tensor) -> list[float | None]:
 
 
 def gather_rollout(
-    trainer: Any,
-    scored: ScoredRows,
-    prompt_lengths: Tensor,
-    *,
-    window: int,
-    duration_s: float,
-    facts: Mapping[str, Any] | None = None,
+    trainer: Any, scored: ScoredRows, prompt_lengths: Tensor, *, window: int, duration_s: float
 ) -> Rollout:
     """The batch over all ranks, in the order in which TRL groups it; every rank must call it.
 
     Args:
-        trainer: an `AdaptiveGRPOTrainer`, asked for its accelerator, its step and how a rollout is used.
+        trainer: an `AdaptiveGRPOTrainer`, asked for its accelerator, its step, its groups and how a rollout is used.
         scored: this rank's rows.
         prompt_lengths: (N,), in tokens.
         window: completion tokens that the rollout could use.
         duration_s: how long it took.
-        facts: what else the observation holds, see `GroupStages.facts`.
     """
     local = torch.tensor([scored.lengths, scored.truncated, scored.difficulties], device=prompt_lengths.device)
     table = trainer.accelerator.gather(torch.cat([local, prompt_lengths.unsqueeze(0)]).T.contiguous())  # (B, 4)
@@ -107,7 +100,7 @@ def gather_rollout(
         truncated=[bool(cut) for cut in truncated],
         groups=[row // trainer.num_generations for row in range(len(lengths))],
         optimizer_steps=trainer.args.optimizer_steps_per_rollout,
-        **(facts or {}),
+        **trainer.groups.facts(),
     )
     return Rollout(
         observation=observation,

@@ -110,13 +110,12 @@ class AdaptiveGRPOTrainer(GRPOTrainer):
         check_train_dataset(train_dataset, trl_internals.tokenizer_of(self), self.model.config, args)
         show_rollouts(self)
         self.records_callback.follow(self)
-        self.limiter = CompletionLimit(self)
+        self.limiter, self.groups = CompletionLimit(self), GroupStages(self)
         tokenizer, rank, ends = trl_internals.tokenizer_of(self), self.accelerator.process_index, self.eos_token_ids
         settings = self.vllm_generation if args.use_vllm else self.generation_config
         self.rollouts = Rollouts(args, tokenizer, settings, model=self.model, end_tokens=ends, process_index=rank)
         if args.use_vllm:  # which has seeded this process with its own number, the same for every `seed`
             set_seed(self.rollouts.seed)
-        self.groups = GroupStages(self)
         self.loss = ExactLoss(self.accelerator, LossTraits.of(self))
         self.guard = FiniteNumbersGuard(self.accelerator, args.max_skipped_steps, str(args.output_dir))
         self.reference = SyncedReference(self.ref_model, self.accelerator, is_synced=args.sync_ref_model)
@@ -177,15 +176,8 @@ class AdaptiveGRPOTrainer(GRPOTrainer):
         window, started_at = self.window_callback.window, time.perf_counter()
         with self.limiter.at(window), self.groups.decide(self.window_callback.policy, inputs):
             output = super()._generate_and_score_completions(inputs)
-        duration_s = time.perf_counter() - started_at
-        rollout = gather_rollout(
-            self,
-            self._scored,
-            output["prompt_mask"].sum(1),
-            window=window,
-            duration_s=duration_s,
-            facts=self.groups.facts(),
-        )
+        duration_s, prompts = time.perf_counter() - started_at, output["prompt_mask"].sum(1)
+        rollout = gather_rollout(self, self._scored, prompts, window=window, duration_s=duration_s)
         fire(self, "on_rollout_end", rollout=rollout)
         return output
 

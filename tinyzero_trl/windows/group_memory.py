@@ -6,6 +6,7 @@ from itertools import groupby
 from typing import Any
 
 from tinyzero_trl.windows.kinds import GroupRecord, StageCount, stage_counts
+from tinyzero_trl.windows.outcomes import is_success
 from tinyzero_trl.windows.policy import RolloutObservation
 
 Visit = tuple[StageCount, ...]
@@ -27,7 +28,7 @@ def group_records(
     columns = (
         observation.groups,
         observation.lengths,
-        (reward >= success_threshold for reward in observation.rewards),
+        (is_success(reward, success_threshold) for reward in observation.rewards),
         map(bool, observation.truncated),
         observation.labels or [""] * rows,
         observation.prompt_keys or [""] * rows,
