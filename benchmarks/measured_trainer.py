@@ -173,7 +173,7 @@ def end_at_planned_lengths(trainer: Any, lengths: list[int]) -> None:
         def __init__(self, rows: Sequence[int], prompt_width: int) -> None:
             self.last_tokens, self.prompt_width = last_tokens[list(rows)], prompt_width
 
-        def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+        def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> Any:
             ends = (self.last_tokens <= input_ids.size(1) - self.prompt_width).unsqueeze(1)
             is_end = torch.arange(scores.size(1), device=scores.device) == end
             return scores.masked_fill(ends != is_end, -torch.inf)
@@ -187,7 +187,7 @@ def end_at_planned_lengths(trainer: Any, lengths: list[int]) -> None:
         def compacting_planned(model: Any, input_ids: torch.Tensor, **kwargs: Any) -> Any:
             return compacting(model, input_ids, processors_for=partial(planned, input_ids.size(1)), **kwargs)
 
-        interception.compacting_generate = compacting_planned
+        setattr(interception, "compacting_generate", compacting_planned)  # noqa: B010
         return
     generate = trainer.model.generate
 

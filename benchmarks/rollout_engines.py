@@ -77,7 +77,8 @@ def engines(path: str, tokenizer: Any, limit: int) -> dict[str, Engine]:
     """Every engine that runs here, by name."""
     on_cuda = torch.cuda.is_available()
     dtype = torch.bfloat16 if on_cuda else torch.float32
-    model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype).to("cuda" if on_cuda else "cpu").eval()
+    model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=dtype)
+    model = model.to("cuda" if on_cuda else "cpu").eval()
     shared = {"max_new_tokens": limit, "do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
     shared |= {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
 

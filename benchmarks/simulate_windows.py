@@ -45,7 +45,7 @@ def policies(scenario: Scenario, settings: Settings) -> dict[str, WindowConfig]:
     """The policies under comparison, each with its defaults."""
     common: dict[str, Any] = {"initial": scenario.initial, "max": scenario.largest}
     adaptive = common | {"slack": settings.slack}
-    fork = {"std_multiplier": 0.0, "saturation_frac": 1.0, "growth_needs_pressure": False}
+    fork: dict[str, Any] = {"std_multiplier": 0.0, "saturation_frac": 1.0, "growth_needs_pressure": False}
     third = settings.rollouts // 3
     phases = ((0, scenario.largest // 4), (third, scenario.largest // 2), (2 * third, scenario.largest))
     return {

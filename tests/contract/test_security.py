@@ -33,7 +33,7 @@ def _dangers(tree: ast.AST) -> list[str]:
         if isinstance(node, ast.Dict):
             pairs = zip(node.keys, node.values, strict=True)
             found += [
-                f"{key.value} is not a plain {safe}"
+                f"{key.value!s} is not a plain {safe}"
                 for key, value in pairs
                 if isinstance(key, ast.Constant) and (safe := SAFE.get(key.value)) is not None
                 if not (isinstance(value, ast.Constant) and value.value is safe)

@@ -54,7 +54,7 @@ def test_the_multimodal_inputs_of_trl_are_those_that_are_left_alone() -> None:
 
 def test_a_configuration_names_its_attention() -> None:
     assert trl_internals.attention_of(Qwen2Config()) == ""
-    assert trl_internals.attention_of(Qwen2Config(attn_implementation="sdpa")) == "sdpa"
+    assert trl_internals.attention_of(Qwen2Config(**{"attn_implementation": "sdpa"})) == "sdpa"
 
 
 def test_accelerate_and_the_hub_client_have_what_they_had() -> None:

@@ -52,6 +52,11 @@ def _code_of_its_own(folder: Path) -> None:
     (folder / "own.py").write_text("open('owned', 'w')\n")
 
 
+def _without_tokenizer(folder: Path) -> None:
+    for file in folder.glob("token*"):
+        file.unlink()
+
+
 def _pickled(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
     (folder / "pytorch_model.bin").write_bytes(pickle.dumps({"lm_head.weight": Owned()}))
@@ -70,7 +75,7 @@ DAMAGES: dict[str, Callable[[Path], Any]] = {
         folder, "config.json", num_hidden_layers=3, layer_types=["full_attention"] * 3
     ),
     "code of its own": _code_of_its_own,
-    "without tokenizer": lambda folder: [file.unlink() for file in folder.glob("token*")],
+    "without tokenizer": _without_tokenizer,
     "damaged tokenizer": lambda folder: (folder / "tokenizer.json").write_text("{"),
     "tokenizer of another model": _tokenizer_of_another,
     "run of an unknown task": lambda folder: (folder / "config.yaml").write_text("task: chess"),

@@ -66,9 +66,14 @@ def test_a_step_repeats_no_shared_keys_and_gives_the_logits_of_sdpa(
 ) -> None:
     from transformers.integrations import sdpa_attention
 
-    repeated = []
+    repeated: list[Any] = []
     repeat = sdpa_attention.repeat_kv
-    monkeypatch.setattr(sdpa_attention, "repeat_kv", lambda *args: repeated.append(args) or repeat(*args))
+
+    def recorded(*args: Any) -> Any:
+        repeated.append(args)
+        return repeat(*args)
+
+    monkeypatch.setattr(sdpa_attention, "repeat_kv", recorded)
     prompt, token = torch.arange(12).reshape(3, 4), torch.tensor([[3], [5], [7]])
     mask = torch.tensor([[0, 0, 1, 1, 1], [0, 1, 1, 1, 1], [1, 1, 1, 1, 1]])
     logits = []

@@ -331,7 +331,9 @@ def test_text_prompts_open_a_thought_and_name_every_tag(template):
 
 
 def test_chat_prompts_are_messages():
-    system, user = countdown.render_prompt(PROBLEM, "chat")
+    messages = countdown.render_prompt(PROBLEM, "chat")
+    assert isinstance(messages, list)
+    system, user = messages
     assert (system["role"], user["role"]) == ("system", "user")
     assert "[3, 7, 5]" in user["content"]
     with pytest.raises(ValueError, match="template: 'chat' is framed by"):
