@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tinyzero_trl.evaluation.rows import SCHEMA, WorkFile, summarise
+from tinyzero_trl.evaluation.settings import _success_threshold
 from tinyzero_trl.metrics import accuracy_interval, wilson_interval
 
 OUTCOMES = st.integers(1, 5).flatmap(
@@ -58,6 +59,20 @@ def test_figures_of_a_worked_example() -> None:
         "4": (0.0, 1),
     }
     assert figures["pass_at_k"] == {"1": 0.5, "2": pytest.approx(2 / 3)}
+
+
+def test_a_success_is_what_the_run_that_trained_the_model_says(tmp_path: Path) -> None:
+    rows = [row(0, 0, reward=0.5), row(1, 0, reward=0.0)]
+    assert summarise(rows)["acc"] == 0.0
+    assert summarise(rows, success_threshold=0.5)["acc"] == 0.5
+    assert _success_threshold(str(tmp_path)) == _success_threshold("org/model") == 1.0
+    checkpoint = tmp_path / "checkpoint-3"
+    checkpoint.mkdir()
+    (tmp_path / "config.yaml").write_text("window_success_threshold: 0.5\n")
+    assert _success_threshold(str(tmp_path)) == _success_threshold(str(checkpoint)) == 0.5
+    (tmp_path / "config.yaml").write_text("window_success_threshold: half\n")
+    with pytest.raises(ValueError, match=r"window_success_threshold = 'half' is no number; correct it there"):
+        _success_threshold(str(tmp_path))
 
 
 def test_a_figure_without_a_sample_is_absent() -> None:

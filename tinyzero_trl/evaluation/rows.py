@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tinyzero_trl.metrics import accuracy, by_problem, pass_at_k
-from tinyzero_trl.windows.outcomes import is_success
+from tinyzero_trl.windows.outcomes import FULL_REWARD, is_success
 
 Row = dict[str, Any]
 """One generation; its keys are those of `SCHEMA` and the columns of the task."""
@@ -89,8 +89,8 @@ def write_rows(path: Path, rows: Iterable[Row]) -> None:
     draft.replace(path)
 
 
-def summarise(rows: Sequence[Row]) -> dict[str, Any]:
-    """The figures of an evaluation. A row is correct when its reward is at least 1.
+def summarise(rows: Sequence[Row], success_threshold: float = FULL_REWARD) -> dict[str, Any]:
+    """The figures of an evaluation. An answer is correct when its reward is at least `success_threshold`.
 
     `acc`, `acc_low`, `acc_high` and `reward` over all rows; `difficulty` the same per operand count;
     `truncated_frac`, `mean_length` and, where there is a correct row, `correct_mean_length`; `tokens`;
@@ -98,10 +98,10 @@ def summarise(rows: Sequence[Row]) -> dict[str, Any]:
     4, ... and n.
     """
     lengths = [row["length"] for row in rows]
-    correct_lengths = [row["length"] for row in rows if is_correct(row)]
+    correct_lengths = [row["length"] for row in rows if is_correct(row, success_threshold)]
     prompt_total, response_total = sum(row["prompt_length"] for row in rows), sum(lengths)
     figures: dict[str, Any] = {
-        **_accuracy(rows),
+        **_accuracy(rows, success_threshold),
         "reward": fmean(row["reward"] for row in rows),
         "generations": len(rows),
         "truncated_frac": fmean(row["truncated"] for row in rows),
@@ -112,7 +112,7 @@ def summarise(rows: Sequence[Row]) -> dict[str, Any]:
             "overall_total": prompt_total + response_total,
         },
         "difficulty": {
-            str(level): _accuracy([row for row in rows if row["difficulty"] == level])
+            str(level): _accuracy([row for row in rows if row["difficulty"] == level], success_threshold)
             for level in sorted({row["difficulty"] for row in rows})
         },
         "reasons": dict(Counter(row["reason"] for row in rows).most_common()),
@@ -121,27 +121,30 @@ def summarise(rows: Sequence[Row]) -> dict[str, Any]:
         figures["correct_mean_length"] = fmean(correct_lengths)
     samples = max(Counter(row["problem_index"] for row in rows).values())
     if samples > 1:
-        figures["pass_at_k"] = _pass_at_k(rows, samples)
+        figures["pass_at_k"] = _pass_at_k(rows, samples, success_threshold)
     return figures
 
 
-def is_correct(row: Row) -> bool:
-    """Strictly correct: the full reward."""
-    return is_success(row["reward"])
+def is_correct(row: Row, success_threshold: float = FULL_REWARD) -> bool:
+    """Whether an answer is a success."""
+    return is_success(row["reward"], success_threshold)
 
 
-def _accuracy(rows: Sequence[Row]) -> dict[str, Any]:
-    figures = accuracy([is_correct(row) for row in rows], [row["problem_index"] for row in rows])
+def _accuracy(rows: Sequence[Row], success_threshold: float) -> dict[str, Any]:
+    correct = [is_correct(row, success_threshold) for row in rows]
+    figures = accuracy(correct, [row["problem_index"] for row in rows])
     assert figures is not None, "every answer was scored"
     return {"acc": figures.mean, "acc_low": figures.low, "acc_high": figures.high, "problems": figures.problems}
 
 
-def _pass_at_k(rows: Sequence[Row], samples: int) -> dict[str, float]:
+def _pass_at_k(rows: Sequence[Row], samples: int, success_threshold: float) -> dict[str, float]:
     """Mean over the problems of the unbiased estimate, for k = 1, 2, 4, ... and `samples`."""
     powers = [2**exponent for exponent in range(samples.bit_length())]
-    correct = by_problem([is_correct(row) for row in rows], [row["problem_index"] for row in rows])
+    correct = by_problem(
+        [is_correct(row, success_threshold) for row in rows], [row["problem_index"] for row in rows]
+    ).values()
     return {
-        str(k): fmean(pass_at_k(len(outcomes), sum(outcomes), k) for outcomes in correct.values())
+        str(k): fmean(pass_at_k(len(outcomes), sum(outcomes), k) for outcomes in correct)
         for k in dict.fromkeys((*powers, samples))
     }
 

@@ -59,13 +59,13 @@ def evaluate(settings: EvaluationSettings, out: Path) -> dict[str, Any]:
         )
         engine = engine_class(identity["engine"])(setup)
         sampling = _sampling(settings, model_path, tokenizer)
-        with _progress_bar(total=len(samples)) as advance:
+        with _progress_bar(len(samples), exam.success_threshold) as advance:
             advance(work.rows)
             for batch in batched(pending, engine.rows_per_call):
                 rows = _answer(engine, exam, batch, settings, sampling)
                 work.append(rows)
                 advance(rows)
-    result = {"settings": identity, **summarise(work.rows)}
+    result = {"settings": identity, **summarise(work.rows, exam.success_threshold)}
     write_rows(out / GENERATIONS, work.rows)
     write_atomically(out / RESULT, json.dumps(result, indent=2) + "\n")
     work.remove()
@@ -134,7 +134,7 @@ def _answer(
 
 
 @contextmanager
-def _progress_bar(total: int) -> Iterator[Callable[[Sequence[Row]], None]]:
+def _progress_bar(total: int, success_threshold: float) -> Iterator[Callable[[Sequence[Row]], None]]:
     """A bar with the running accuracy on standard error, where that is a terminal; yields what moves it."""
     console = Console(stderr=True)
     columns = (
@@ -150,7 +150,8 @@ def _progress_bar(total: int) -> Iterator[Callable[[Sequence[Row]], None]]:
 
         def advance(rows: Sequence[Row]) -> None:
             nonlocal done, correct
-            done, correct = done + len(rows), correct + sum(map(is_correct, rows))
+            done += len(rows)
+            correct += sum(is_correct(row, success_threshold) for row in rows)
             if done:
                 progress.update(bar, completed=done, description=f"accuracy {correct / done:6.1%}")
 

@@ -12,11 +12,12 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 from tinyzero_trl.generation.engine import choose_engine
 from tinyzero_trl.generation.prompts import encode_prompts
 from tinyzero_trl.models.loading import check_room, default_device, dtype_name
-from tinyzero_trl.runs.files import read_mapping, shortened
+from tinyzero_trl.runs.files import is_finite_number, read_mapping, shortened
 from tinyzero_trl.runs.records import CONFIG
 from tinyzero_trl.tasks import Example, get_task
 from tinyzero_trl.tasks.config import TaskConfig, config_class, task_config
 from tinyzero_trl.tasks.datasets import read_examples, train_test_examples
+from tinyzero_trl.windows.outcomes import FULL_REWARD
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +71,7 @@ class Exam:
     examples: Sequence[Example]
     texts: list[str]
     prompt_ids: list[list[int]]
+    success_threshold: float = FULL_REWARD  # of the run that trained the model
 
     @property
     def longest_prompt_tokens(self) -> int:
@@ -93,7 +95,7 @@ def prepare_exam(settings: EvaluationSettings, model_path: str, model_config: An
         prompt if isinstance(prompt, str) else tokenizer.decode(ids)
         for prompt, ids in zip(prompts, prompt_ids, strict=True)
     ]
-    exam = Exam(task, examples, texts, prompt_ids)
+    exam = Exam(task, examples, texts, prompt_ids, _success_threshold(model_path))
     check_room(model_config, exam.longest_prompt_tokens, settings.max_completion_length)
     return exam
 
@@ -107,6 +109,7 @@ def identify(settings: EvaluationSettings, exam: Exam, model_path: str, model_co
     return asked | {
         "task": exam.task.task,
         "template": exam.task.prompt_template,
+        "success_threshold": exam.success_threshold,
         "engine": choose_engine(settings.engine),
         "device": default_device().type,
         "dtype": dtype_name(),
@@ -118,13 +121,31 @@ def identify(settings: EvaluationSettings, exam: Exam, model_path: str, model_co
 
 def _task_config(settings: EvaluationSettings, model_path: str) -> TaskConfig:
     """The task of the run that the model or checkpoint belongs to; the defaults if there is none."""
-    run: dict[str, Any] = {}
-    for folder in (Path(model_path), Path(model_path).absolute().parent):
-        if Path(model_path).is_dir() and (folder / CONFIG).is_file():
-            run = _task_fields(folder / CONFIG, settings.task)
-            break
+    file = _configuration_file(model_path)
+    run = {} if file is None else _task_fields(file, settings.task)
     chosen = {"task": settings.task, "prompt_template": settings.template}
     return task_config(**run | {name: value for name, value in chosen.items() if value is not None})
+
+
+def _success_threshold(model_path: str) -> float:
+    """From which reward on an answer is correct in the run that trained the model.
+
+    Raises:
+        ValueError: the run's configuration says something that is no number.
+    """
+    name, file = "window_success_threshold", _configuration_file(model_path)
+    value = FULL_REWARD if file is None else read_mapping(file).get(name, FULL_REWARD)
+    if not is_finite_number(value):
+        raise ValueError(f"{file}: {name} = {shortened(value)} is no number; correct it there, or remove the file")
+    return float(value)
+
+
+def _configuration_file(model_path: str) -> Path | None:
+    """The configuration of the run that the model or checkpoint belongs to."""
+    if not Path(model_path).is_dir():
+        return None
+    files = (folder / CONFIG for folder in (Path(model_path), Path(model_path).absolute().parent))
+    return next((file for file in files if file.is_file()), None)
 
 
 def _task_fields(file: Path, task: str | None) -> dict[str, Any]:
