@@ -183,6 +183,16 @@ def test_a_tile_says_what_a_group_costs_where_the_target_is_missed(report):
     assert "1.00 x the tokens of full with short, at -20.0 points of accuracy (95 % interval: -12" in text
 
 
+def test_the_first_tile_says_what_was_bought_for_what(report):
+    page = (report / "index.html").read_text(encoding="utf-8")
+    [first, *_] = re.findall(r'<div class="card tile.*?</div>', page)
+    assert '<div class="card tile wide"><b>1.00 x the tokens</b>' in first
+    assert (
+        "With bold, 8 k rollout tokens a run bought 70.0% held-out accuracy. With full, 8 k tokens bought 70.0%. "
+        "The difference is +0.0 points, between +0.0 and +0.0 (95 % interval)." in first
+    )
+
+
 def test_the_picture_of_costs_has_a_point_for_every_group(grid):
     groups = load_run_groups(grid).groups
     axes = accuracy_and_cost(groups, looks([group.label for group in groups], "full")).axes

@@ -1,9 +1,9 @@
 """The tiles at the top of a report: what was bought for what, in words."""
 
 from collections.abc import Sequence
+from operator import itemgetter
 from typing import NamedTuple
 
-from tinyzero_trl.metrics import Interval
 from tinyzero_trl.runs.report.compare import Outcome, accuracy_curve
 from tinyzero_trl.runs.report.formats import count, duration, points, saved
 from tinyzero_trl.runs.report.run_groups import RunGroup
@@ -40,16 +40,21 @@ def tiles_of_comparison(outcomes: Sequence[Outcome], baseline: str) -> list[Tile
 
 
 def _best(outcomes: Sequence[Outcome]) -> Outcome:
-    """The fewest tokens among those whose accuracy may be as high as the baseline's; else the highest accuracy."""
+    """Of those that reach the baseline's accuracy with every seed the one that takes the fewest tokens to it.
 
-    def difference(outcome: Outcome) -> Interval:
-        assert outcome.acc_difference is not None, "paired seeds have a difference"
-        return outcome.acc_difference
-
-    level = [each for each in outcomes if (difference(each).high or difference(each).mean) >= 0 and each.tokens_ratio]
+    Where none does: the fewest tokens among those whose accuracy may be as high as the baseline's, or else the highest
+    accuracy.
+    """
+    if reach := [(each.tokens_to_target_ratio.mean, each) for each in outcomes if each.tokens_to_target_ratio]:
+        return min(reach, key=itemgetter(0))[1]
+    level = [
+        (each.tokens_ratio.mean, each)
+        for each in outcomes
+        if each.tokens_ratio and each.acc_difference and (each.acc_difference.high or each.acc_difference.mean) >= 0
+    ]
     if level:
-        return min(level, key=lambda outcome: outcome.tokens_ratio or Interval(0, None, None))
-    return max(outcomes, key=lambda outcome: difference(outcome).mean)
+        return min(level, key=itemgetter(0))[1]
+    return max(outcomes, key=lambda outcome: outcome.final_acc.mean)
 
 
 def _bargain(outcome: Outcome, baseline: Outcome) -> Tile:
