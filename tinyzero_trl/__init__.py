@@ -8,7 +8,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # what editors and type checkers read; the table below says the same to the interpreter
-    from tinyzero_trl.generation.engine import Engine, register_engine
+    from tinyzero_trl.generation.engine import Engine
+    from tinyzero_trl.generation.registry import register_engine
     from tinyzero_trl.tasks import Score, Task, register_task
     from tinyzero_trl.training.callbacks.events import Rollout, RolloutCallback
     from tinyzero_trl.training.callbacks.safe_points import StopOnSignal
@@ -34,7 +35,7 @@ _MODULES = {
     "WindowConfig": "windows",
     "WindowController": "training.controller",
     "WindowPolicy": "windows",
-    "register_engine": "generation.engine",
+    "register_engine": "generation.registry",
     "register_policy": "windows",
     "register_task": "tasks",
 }

@@ -15,8 +15,9 @@ from tests.support.tiny_models import PROBLEMS, build_model, build_tokenizer, sa
 from tests.support.training import LONGEST, ROOT, train, write_recipe
 from tinyzero_trl import Engine, register_engine
 from tinyzero_trl.commands.main import main
-from tinyzero_trl.generation.engine import EngineSetup, SampledBatch, Sampling, choose_engine, engine_class
+from tinyzero_trl.generation.engine import EngineSetup, SampledBatch, Sampling
 from tinyzero_trl.generation.prompts import encode_prompts
+from tinyzero_trl.generation.registry import choose_engine, engine_class
 from tinyzero_trl.generation.transformers_engine import TransformersEngine
 from tinyzero_trl.models.loading import load_tokenizer
 from tinyzero_trl.models.toy import resolve_model

@@ -5,14 +5,13 @@ from typing import Any
 
 import pytest
 import torch
-from datasets import Dataset
-from test_generation import PROMPTS
 from transformers import GenerationConfig
 
-from tests.support.tiny_models import build_model, build_tokenizer, save_tiny_model
-from tests.support.training import RECIPE, WatchedTrainer, train, write_recipe
-from tinyzero_trl import AdaptiveGRPOConfig, AdaptiveGRPOTrainer
-from tinyzero_trl.generation.engine import SampledBatch
+from tests.support.ranks import run_on_ranks
+from tests.support.staged_rollouts import greedy_trainer, sampled, save_model, staged, trainer_of
+from tests.support.tiny_models import build_model, build_tokenizer
+from tests.support.training import WatchedTrainer, train, write_recipe
+from tinyzero_trl import AdaptiveGRPOTrainer
 from tinyzero_trl.generation.stages import Stages
 from tinyzero_trl.runs.records import read_run
 
@@ -35,30 +34,9 @@ WAYS = [
 
 @pytest.fixture(scope="module", params=WAYS)
 def greedy(request: Any, tmp_path_factory: pytest.TempPathFactory) -> AdaptiveGRPOTrainer:
-    """A trainer whose engine takes the likeliest token."""
     workshop = tmp_path_factory.mktemp("stages")
-    folder = save_tiny_model(workshop / "model")
-    ends = [build_tokenizer().eos_token_id, 8]  # one that occurs
-    GenerationConfig(eos_token_id=ends).save_pretrained(folder)
-    trainer = trainer_of(str(folder), workshop, **request.param)
-    if trainer.use_vllm:
-        trainer.vllm_generation.temperature = 0.0
-    else:
-        trainer.generation_config.do_sample = False
-    trainer.rollouts.check_stages(trainer.model)
-    return trainer
-
-
-def staged(trainer: Any, ends: tuple[int, ...], leaving: int) -> tuple[list[list[int]], list[SampledBatch]]:
-    """Completions of which `leaving` of the unfinished ones stay behind at each end, and what was seen there."""
-    seen: list[SampledBatch] = []
-
-    def go_on(batch: SampledBatch) -> list[int] | None:
-        seen.append(batch)
-        return batch.unfinished[leaving:] or None
-
-    with trainer.rollouts.in_stages(Stages(ends, go_on)):
-        return sampled(trainer), seen
+    save_model(workshop)
+    return greedy_trainer(workshop, **request.param)
 
 
 def test_stages_in_which_all_go_on_give_the_same_completions(greedy: AdaptiveGRPOTrainer) -> None:
@@ -96,6 +74,18 @@ def test_training_goes_on_where_a_rollout_has_paused(tmp_path: Path) -> None:
     assert line["completion/truncated_frac"] == len(cut) / len(batch.lengths)
 
 
+@pytest.mark.slow
+@pytest.mark.vllm
+def test_ranks_that_share_an_engine_wait_for_each_other(tmp_path: Path) -> None:
+    """In each stage another number of completions goes on, and on one of the ranks none."""
+    save_model(tmp_path)
+    for rank in run_on_ranks(2, "stages_by_ranks", str(tmp_path), TORCH_COMPILE_DISABLE="1"):
+        assert rank["all go on"] == rank["at once"]
+        assert [len(ours) < len(theirs) for ours, theirs in zip(rank["some"], rank["at once"], strict=True)].count(True)
+        for ours, theirs in zip(rank["some"], rank["at once"], strict=True):
+            assert ours == theirs[: len(ours)]
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
@@ -119,26 +109,6 @@ def test_what_cannot_pause_is_refused(fields: dict[str, Any], message: str, tmp_
 
 
 # --- what shapes sampling -----------------------------------------------------------------------------------------
-
-
-def trainer_of(model: Any, folder: Path, processing_class: Any = None, **options: Any) -> AdaptiveGRPOTrainer:
-    settings: dict[str, Any] = {name: RECIPE[name] for name in ("num_generations", "bf16", "use_cpu", "report_to")}
-    settings |= {"output_dir": str(folder), "max_completion_length": 16, "per_device_train_batch_size": 8}
-    settings |= {"gradient_checkpointing": False, "max_steps": 1, "save_strategy": "no", "window_strategy": "fixed"}
-    return AdaptiveGRPOTrainer(
-        model,
-        lambda completions, **_: [float(len(text) % 2) for text in completions],
-        AdaptiveGRPOConfig(**settings | options),
-        train_dataset=Dataset.from_dict({"prompt": ["make 9 of 1 2 3", "make 10 of 1 2 3 4"]}),
-        processing_class=processing_class or build_tokenizer(),
-    )
-
-
-def sampled(trainer: AdaptiveGRPOTrainer) -> list[list[int]]:
-    torch.manual_seed(0)
-    prompts = [trainer.processing_class(text)["input_ids"] for text in (*PROMPTS, "9 9 1", "1 2 3 4")]
-    completion_ids, _ = trainer._generate_single_turn(prompts, None, {}, 4)
-    return completion_ids
 
 
 OWN = [{"min_p": 0.9}, {"typical_p": 0.1}, {"no_repeat_ngram_size": 1}, {"max_length": 12}, {"min_new_tokens": 12}]

@@ -10,10 +10,11 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 
 
-def run_on_ranks(ranks: int, name: str, *arguments: str) -> Any:
+def run_on_ranks(ranks: int, name: str, *arguments: str, **environment: str) -> Any:
     """What the module `name`, started by torchrun on `ranks` processes, printed as JSON on its last line."""
     launch = ["torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks)]
-    output = _run([*launch, "--module", f"tests.support.{name}", *arguments], ACCELERATE_USE_CPU="1")
+    environment["ACCELERATE_USE_CPU"] = "1"
+    output = _run([*launch, "--module", f"tests.support.{name}", *arguments], **environment)
     return json.loads(output.splitlines()[-1])
 
 

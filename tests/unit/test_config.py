@@ -8,7 +8,7 @@ from typing import get_type_hints
 import pytest
 import yaml
 
-from tinyzero_trl.generation import engine as engine_module
+from tinyzero_trl.generation import registry
 from tinyzero_trl.tasks.config import task_config
 from tinyzero_trl.training.config import AdaptiveGRPOConfig
 from tinyzero_trl.training.recipe import parse_recipe
@@ -337,8 +337,8 @@ def test_the_engine_is_vllm_where_it_pays(
 ) -> None:
     _, training, _ = parse()
     training.engine, training.use_cpu, training.use_vllm = engine, use_cpu, use_vllm
-    monkeypatch.setattr(engine_module, "find_spec", lambda name: object() if installed else None)
-    monkeypatch.setattr(engine_module, "_has_cuda", lambda: cuda)
+    monkeypatch.setattr(registry, "find_spec", lambda name: object() if installed else None)
+    monkeypatch.setattr(registry, "_has_cuda", lambda: cuda)
     training._choose_engine()
     assert training.use_vllm is expected
 

@@ -15,7 +15,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from tinyzero_trl.evaluation.rows import Row, WorkFile, is_correct, summarise, write_rows
 from tinyzero_trl.evaluation.settings import EvaluationSettings, Exam, identify, prepare_exam
 from tinyzero_trl.generation.completions import batched, complete
-from tinyzero_trl.generation.engine import Engine, EngineSetup, Sampling, derive_seed, engine_class
+from tinyzero_trl.generation.engine import Engine, EngineSetup, Sampling, derive_seed
+from tinyzero_trl.generation.registry import engine_class
 from tinyzero_trl.generation.sampling import end_token_ids, padding_token_id
 from tinyzero_trl.models.loading import check_model, load_generation_config, load_model_config, load_tokenizer
 from tinyzero_trl.models.toy import resolve_model

@@ -9,8 +9,8 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from tinyzero_trl.generation.engine import choose_engine
 from tinyzero_trl.generation.prompts import encode_prompts
+from tinyzero_trl.generation.registry import choose_engine
 from tinyzero_trl.models.loading import check_room, default_device, dtype_name
 from tinyzero_trl.runs.files import is_finite_number, read_mapping, shortened
 from tinyzero_trl.runs.records import CONFIG

@@ -1,29 +1,16 @@
-"""What an engine is: prompts in, sampled token ids out, stage by stage; and how it is found by its name.
+"""What an engine is: prompts in, sampled token ids out, stage by stage.
 
-There is one protocol and one registry for the rollouts of training and for evaluation. docs/engines.md shows an engine
-in one file.
+There is one protocol for the rollouts of training and for evaluation. docs/engines.md shows an engine in one file.
 """
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
 from typing import Any
-
-from tinyzero_trl.plugins import find_class, offered_names
-
-ENTRY_POINTS = "tinyzero_trl.engines"
-"""The entry point group in which an installed package offers its engines."""
 
 ANSWER_END = "</answer>"
 """The text that ends a completion with `stop_at_answer`."""
-
-_BUILT_IN = {
-    "transformers": "tinyzero_trl.generation.transformers_engine:TransformersEngine",
-    "vllm": "tinyzero_trl.generation.vllm_engine:VllmEngine",
-}
-_REGISTERED: dict[str, type["Engine"]] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,73 +144,6 @@ class Engine(ABC):
 def derive_seed(*parts: int) -> int:
     """A seed in [0, 2^56) that is a fixed, well mixed function of its parts."""
     return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=7).digest())
-
-
-def register_engine(name: str) -> Callable[[type[Engine]], type[Engine]]:
-    """Make an engine known by a name, for `engine: name` in training and `--engine name` in evaluation.
-
-    Raises:
-        ValueError: the name is taken, or the class is no `Engine`.
-    """
-
-    def register(engine: type[Engine]) -> type[Engine]:
-        known = _REGISTERED.get(name, engine)
-        taken = (known.__module__, known.__qualname__) != (engine.__module__, engine.__qualname__)  # not only reloaded
-        if is_built_in(name) or taken or ":" in name:
-            raise ValueError(f"register_engine: the name {name!r} is taken; choose another without a colon")
-        _REGISTERED[name] = _checked(name, engine)
-        return engine
-
-    return register
-
-
-def choose_engine(engine: str) -> str:
-    """The name of the engine that `engine` stands for: `auto` takes vLLM where it is installed beside a CUDA device.
-
-    Raises:
-        ValueError: it is unknown, or vLLM is asked for and not installed.
-    """
-    if engine in ("auto", "vllm"):
-        installed = find_spec("vllm") is not None
-        if engine == "vllm" and not installed:
-            raise ValueError(
-                "engine: 'vllm' is not installed; pip install 'tinyzero-trl[vllm]', or use the engine transformers"
-            )
-        return "vllm" if installed and (engine == "vllm" or _has_cuda()) else "transformers"
-    engine_class(engine)
-    return engine
-
-
-def is_built_in(engine: str) -> bool:
-    """Whether `engine` is a name that training leaves to TRL."""
-    return engine in ("auto", *_BUILT_IN)
-
-
-def engine_class(name: str) -> type[Engine]:
-    """The engine of a name that is built in, registered, offered by an installed package, or `package.module:Class`.
-
-    Raises:
-        ValueError: it is unknown, or cannot be imported.
-    """
-    if name in _REGISTERED:
-        return _REGISTERED[name]
-    engine = find_class(_BUILT_IN.get(name, name), field="engine", group=ENTRY_POINTS)
-    if engine is None:
-        known = ", ".join(dict.fromkeys(["auto", *_BUILT_IN, *sorted({*_REGISTERED, *offered_names(ENTRY_POINTS)})]))
-        raise ValueError(f"engine: {name!r} is unknown; use one of {known}, or package.module:Class")
-    return _checked(name, engine)
-
-
-def _checked(name: str, engine: Any) -> type[Engine]:
-    if not (isinstance(engine, type) and issubclass(engine, Engine)):
-        raise ValueError(f"engine: {name!r} is no Engine; derive the class from tinyzero_trl.Engine")
-    return engine
-
-
-def _has_cuda() -> bool:
-    import torch  # here, so that a module with an engine can be imported where torch is not
-
-    return torch.cuda.is_available()
 
 
 def _further(batch: SampledBatch, rows: Sequence[int]) -> Sampling:

@@ -69,14 +69,24 @@ _SHAPE_NOTHING = {
 _NEUTRAL: dict[str, Any] = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
 
 
-def own_sampling(generation_config: GenerationConfig, used: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a model's own that would sample otherwise than `used`, where a None stands for no effect."""
-    own = {
+def advice_on_own_sampling(generation_config: GenerationConfig, recipe: Mapping[str, Any]) -> str:
+    """Names what a model's own settings say otherwise than the recipe, which alone decides; empty if they agree."""
+    used = {**{name: recipe[name] for name in RECIPE_FIELDS}, **(recipe.get("generation_kwargs") or {})}
+    differing = {
         name: value
         for name, value in generation_config.to_diff_dict().items()
         if value is not None and not name.startswith("_") and name not in _SHAPE_NOTHING
+        if value != _value_of(used, name)
     }
-    return {name: value for name, value in own.items() if value != _value_of(used, name)}
+    if not differing:
+        return ""
+    fields = [f"{name}: {value!r}" for name, value in differing.items() if name in RECIPE_FIELDS]
+    others = {name: value for name, value in differing.items() if name not in RECIPE_FIELDS}
+    fields += [f"generation_kwargs: {others}"] if others else []
+    return (
+        f"generation_config.json of the model sets {', '.join(differing)}, which the recipe does not follow; to sample "
+        f"that way, write {', '.join(fields)}"
+    )
 
 
 def _value_of(used: Mapping[str, Any], name: str) -> Any:

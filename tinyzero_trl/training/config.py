@@ -9,7 +9,7 @@ from transformers.utils import is_torch_bf16_gpu_available
 from trl import GRPOConfig
 from trl.trainer.utils import get_config_model_id
 
-from tinyzero_trl.generation.engine import choose_engine, is_built_in
+from tinyzero_trl.generation.registry import choose_engine, is_built_in
 from tinyzero_trl.runs.files import shortened
 from tinyzero_trl.training.preflight.explained import explained_by_field
 from tinyzero_trl.training.preflight.mappings import check_mappings

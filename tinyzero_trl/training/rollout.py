@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedTokenizerBase, StopStringCriteria
 
-from tinyzero_trl.generation.engine import Engine, EngineSetup, SampledBatch, Sampling, engine_class
+from tinyzero_trl.generation.engine import Engine, EngineSetup, SampledBatch, Sampling
 from tinyzero_trl.generation.interception import compacting_batches, has_own_generate, must_run_in_step, replaced
-from tinyzero_trl.generation.sampling import RECIPE_FIELDS, own_sampling, recipe_sampling, recipe_stop_strings
+from tinyzero_trl.generation.registry import engine_class
+from tinyzero_trl.generation.sampling import advice_on_own_sampling, recipe_sampling, recipe_stop_strings
 from tinyzero_trl.generation.stages import Stages, sample
 from tinyzero_trl.generation.vllm_on_cpu import adapt_vllm_to_cpu
 from tinyzero_trl.models.loading import give_end_token, load_generation_config
@@ -89,7 +90,7 @@ class Rollouts:
         if args.has_registered_engine:
             self._engine = engine_class(str(args.engine))(self._setup)
         self._weights_of_step: int | None = None  # that the registered engine has
-        if advice := _left_aside(model, args):
+        if advice := advice_on_own_sampling(model.generation_config, vars(args)):
             logger.info(advice)
         self._stages: Stages | None = None
         self._stops: StopStringCriteria | None = None
@@ -259,19 +260,3 @@ class Rollouts:
         while kept and ids[kept - 1] == self._tokenizer.pad_token_id:
             kept -= 1
         return ids[:kept] if any(stop in str(self._tokenizer.decode(ids)) for stop in self._stop_strings) else ids
-
-
-def _left_aside(model: Any, args: AdaptiveGRPOConfig) -> str:
-    """Names what the model's own generation settings say otherwise than the recipe, which alone decides."""
-    given: Any = args.generation_kwargs or {}
-    used = {**{name: getattr(args, name) for name in RECIPE_FIELDS}, **given}
-    differing = own_sampling(model.generation_config, used)
-    if not differing:
-        return ""
-    fields = [f"{name}: {value!r}" for name, value in differing.items() if name in RECIPE_FIELDS]
-    others = {name: value for name, value in differing.items() if name not in RECIPE_FIELDS}
-    fields += [f"generation_kwargs: {others}"] if others else []
-    return (
-        f"generation_config.json of the model sets {', '.join(differing)}, which the recipe does not follow; to sample "
-        f"that way, write {', '.join(fields)}"
-    )
