@@ -24,7 +24,7 @@ def trainer_of(model: Any, folder: Path, processing_class: Any = None, **options
         model,
         lambda completions, **_: [float(len(text) % 2) for text in completions],
         AdaptiveGRPOConfig(**settings | options),
-        train_dataset=Dataset.from_dict({"prompt": ["make 9 of 1 2 3", "make 10 of 1 2 3 4"]}),
+        train_dataset=Dataset.from_dict({"prompt": PROMPTS}),
         processing_class=processing_class or build_tokenizer(),
     )
 
