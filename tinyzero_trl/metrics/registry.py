@@ -101,6 +101,35 @@ METRICS: dict[str, Metric] = {
         "mean over prompts i of S_i (1 - S_i) at the window (window_strategy: signal)",
         "Estimated reward variance to learn from",
     ),
+    "adaptive_window/token_price": Metric(
+        "gain per token",
+        "what a token must gain for a group to go on; absent while all go on (window_strategy: group)",
+        "How strict the decision per group is",
+    ),
+    "adaptive_window/explore_probability": Metric(
+        "fraction",
+        "probability that a group goes on although the rule would stop it (window_strategy: group)",
+        "How closely what lies beyond a stop is watched",
+    ),
+    "adaptive_window/rows_per_step": Metric(
+        "rows",
+        "a / b where a decoding step of n rows takes a + b n seconds (window_group_price: seconds)",
+        "Rows that cost as much as a step itself",
+    ),
+    "group_window/stopped_frac": Metric(
+        "fraction", "groups cut before the longest window (window_strategy: group)", "Groups that stopped early"
+    ),
+    "group_window/continued_frac": Metric(
+        "fraction", "groups that the rule let go on to their end", "Groups that were worth their tokens"
+    ),
+    "group_window/explored_frac": Metric(
+        "fraction", "groups that went on against the rule, to measure", "Groups spent on knowing the tail"
+    ),
+    "group_window/tokens_saved_frac": Metric(
+        "fraction",
+        "tokens that stopped groups would have taken, as estimated, over these and the tokens spent",
+        "Estimated saving against the longest window",
+    ),
     "actor/is_ratio/mean": Metric(
         "ratio", "mean of r = exp(log pi_new - log pi_old) over completion tokens", "Mean importance ratio"
     ),
