@@ -65,6 +65,7 @@ RECIPE_FIELDS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 _SHAPE_NOTHING = {
     *("eos_token_id", "pad_token_id", "bos_token_id", "max_length", "max_new_tokens", "do_sample", "use_cache"),
     *("cache_implementation", "disable_compile", "transformers_version"),
+    *("output_attentions", "output_hidden_states", "output_scores", "output_logits", "return_dict_in_generate"),
 }
 _NEUTRAL: dict[str, Any] = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
 
