@@ -78,8 +78,8 @@ def check_backend(trainer: AdaptiveGRPOTrainer, environment: Mapping[str, str] =
         asked = environment.get(f"ACCELERATE_USE_{backend.value}", "false").lower() == "true"
         if asked and running != backend:
             raise ValueError(f"distributed_type: {backend.value} was asked for and {running.value} runs; {remedy}")
-    if running == DistributedType.DEEPSPEED:
-        check_deepspeed(accelerator.state.deepspeed_plugin.hf_ds_config, trainer.args, trainer.model)
+    if deepspeed := getattr(accelerator.state, "deepspeed_plugin", None):
+        check_deepspeed(deepspeed.hf_ds_config, trainer.args, trainer.model)
     plugin = getattr(accelerator.state, "fsdp_plugin", None)
     loads_on_first_rank = plugin and plugin.fsdp_version == 2 and plugin.cpu_ram_efficient_loading
     # TRL 1.16 shards the reference model as it is on each rank, and hands nothing on.
