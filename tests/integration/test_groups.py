@@ -44,6 +44,20 @@ def test_one_process_and_two_are_the_same_run(alone: dict[str, Any]) -> None:
         assert seen["losses"] == pytest.approx(alone["losses"], rel=1e-3, abs=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"window_label_column": "colour"}, "window_label_column: 'colour' is not a column of the training data; name"),
+        ({"generation_kwargs": {"num_beams": 2}}, "generation_kwargs: num_beams 2 does not sample in stages; remove"),
+    ],
+)
+def test_what_cannot_be_decided_per_group_is_refused_before_training(
+    fields: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        train(write_recipe(tmp_path, window_strategy="group", **fields))
+
+
 def test_the_recipe_program_samples_in_stages_and_evaluates_at_full_length(tmp_path: Path) -> None:
     trainer = train(write_recipe(tmp_path, window_strategy="group", eval_steps=6))
     training = [batch for batch in trainer.batches if batch.training]

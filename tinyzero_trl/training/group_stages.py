@@ -33,6 +33,22 @@ class GroupStages:
         self._scores: StageScores | None = None  # from the first rollout in stages on
         self._rollout: StagedRollout | None = None  # the latest one, if it has stages
 
+    def check(self, policy: WindowPolicy) -> None:
+        """Whether the trainer can sample the rollouts of `policy`, asked before the first.
+
+        Raises:
+            ValueError: the policy has several stages and the trainer cannot sample in them, or there are no labels.
+        """
+        if len(policy.stages) == 1:
+            return
+        check_stages(self._trainer)
+        column, columns = getattr(policy.config, "label_column", ""), self._trainer.train_dataset.column_names
+        if column and columns is not None and column not in columns:
+            raise ValueError(
+                f"window_label_column: {column!r} is not a column of the training data; name one of "
+                f"{', '.join(columns)}, or leave it out"
+            )
+
     @contextmanager
     def decide(self, policy: WindowPolicy, examples: Sequence[Any]) -> Iterator[None]:
         """Within it, the trainer samples a rollout in the stages of `policy`, which may be one.
@@ -42,7 +58,7 @@ class GroupStages:
             examples: of this rank's rows.
 
         Raises:
-            ValueError: the policy has several stages, and the trainer cannot sample in them.
+            ValueError: as `check`; a policy may be assigned while training runs.
         """
         self._rollout = None
         *ends, _ = policy.stages
@@ -50,7 +66,7 @@ class GroupStages:
             yield
             return
         if self._scores is None:
-            check_stages(self._trainer)
+            self.check(policy)
             self._scores = StageScores(self._trainer)
         self._scores.begin(examples)
         rollout = self._rollout = StagedRollout(self._trainer, self._scores, policy, examples)

@@ -142,6 +142,7 @@ class AdaptiveGRPOTrainer(GRPOTrainer):
         self.reference.load(checkpoint)
         trl_internals.forget_rollout(self)
         self.rollouts.begin()
+        self.groups.check(self.window_callback.policy)
         with self.evaluator.first_for_new_runs(self.args, is_new=checkpoint is None):
             return super().train(checkpoint, *args, **kwargs)
 
