@@ -87,15 +87,15 @@ class RunRecords:
         """
         self._append(self.path / EVAL, [{"step": step, "time_s": time_s, "tokens": tokens, **metrics}])
 
-    def append_completions(self, step: int, rows: Iterable[Mapping[str, Any]]) -> None:
+    def append_completions(self, step: int, samples: Iterable[Mapping[str, Any]]) -> None:
         """Append sampled completions of `step`, at most `completions_per_step` of them.
 
         Known keys: `source` (train or eval), `prompt`, `completion`, `reward`, `reason`, `length` (tokens),
         `truncated`, `difficulty`; further keys are kept.
         """
         kept = [
-            {"step": step, **{key: self._shortened(value) for key, value in row.items()}}
-            for _, row in zip(range(self.completions_per_step), rows, strict=False)
+            {"step": step, **{key: self._shortened(value) for key, value in sample.items()}}
+            for _, sample in zip(range(self.completions_per_step), samples, strict=False)
         ]
         folder = self.path / COMPLETIONS
         folder.mkdir(exist_ok=True)
@@ -192,7 +192,7 @@ def read_run(path: str | os.PathLike[str]) -> Run:
         summary=read_object(folder / SUMMARY),
         metrics=checked_figures(folder / METRICS, read_lines(folder / METRICS)),
         evals=checked_figures(folder / EVAL, read_lines(folder / EVAL)),
-        completions=[row for file in samples for row in _read_samples(file)],
+        completions=[sample for file in samples for sample in _read_samples(file)],
     )
 
 
@@ -215,8 +215,8 @@ def write_atomically(file: Path, text: str) -> None:
 
 
 def _read_samples(file: Path) -> Iterator[dict[str, Any]]:
-    for number, row in enumerate(read_lines(file), start=1):
-        reward = row.get("reward")  # None where the completion was not judged
+    for number, sample in enumerate(read_lines(file), start=1):
+        reward = sample.get("reward")  # None where the completion was not judged
         if reward is not None and not is_finite_number(reward):
             raise ValueError(f"{file}, line {number}: 'reward' is {shortened(reward)}, no finite number; correct it")
-        yield row
+        yield sample

@@ -23,7 +23,7 @@ _CHANGES: dict[tuple[bool | None, bool | None], str] = {  # correct before, and 
 }
 _MARKS = {True: "correct", False: "wrong", None: "unjudged"}
 _SIGNS = {"correct": "✓", "wrong": "✗", "unjudged": "?"}
-Row = Mapping[str, Any]
+Sample = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -49,22 +49,22 @@ class SampleCard:
     sides: list[Side]
 
 
-def before_and_after(run: Run) -> list[tuple[Row | None, Row | None]]:
+def before_and_after(run: Run) -> list[tuple[Sample | None, Sample | None]]:
     """Pairs of a completion from the run's first sampled step and one from its last.
 
     Held-out samples where there are some. The two of a pair answer the same prompt where both steps sampled
     it; otherwise they stand beside each other in the order of sampling, and a missing one is None.
     """
-    rows = [row for row in run.completions if row.get("source") == "eval"] or run.completions
-    if not rows:
+    samples = [sample for sample in run.completions if sample.get("source") == "eval"] or run.completions
+    if not samples:
         return []
-    steps = [row["step"] for row in rows]
+    steps = [sample["step"] for sample in samples]
     first, last = min(steps), max(steps)
-    before = [row for row in rows if row["step"] == first]
-    after = [row for row in rows if row["step"] == last] if last > first else []
-    later = {row.get("prompt"): row for row in after}
-    pairs: list[tuple[Row | None, Row | None]] = [
-        (row, later[row.get("prompt")]) for row in before if row.get("prompt") in later
+    before = [sample for sample in samples if sample["step"] == first]
+    after = [sample for sample in samples if sample["step"] == last] if last > first else []
+    later = {sample.get("prompt"): sample for sample in after}
+    pairs: list[tuple[Sample | None, Sample | None]] = [
+        (sample, later[sample.get("prompt")]) for sample in before if sample.get("prompt") in later
     ]
     return (pairs or list(zip_longest(before, after)))[:_PER_GROUP]
 
@@ -79,31 +79,31 @@ def sample_cards(groups: Sequence[RunGroup]) -> list[SampleCard]:
     ]
 
 
-def _card(group: str, before: Row | None, after: Row | None, threshold: float) -> SampleCard:
-    rows = [row for row in (before, after) if row]
-    prompts = {str(row.get("prompt", "")) for row in rows}
+def _card(group: str, before: Sample | None, after: Sample | None, threshold: float) -> SampleCard:
+    samples = [sample for sample in (before, after) if sample]
+    prompts = {str(sample.get("prompt", "")) for sample in samples}
     return SampleCard(
         group=group,
-        change=_CHANGES.get((_correct(before, threshold), _correct(after, threshold)), "") if len(rows) == 2 else "",
+        change=_CHANGES.get((_correct(before, threshold), _correct(after, threshold)), "") if len(samples) == 2 else "",
         prompt=prompts.pop() if len(prompts) == 1 else None,
-        sides=[_side(name, row, threshold) for name, row in (("before", before), ("after", after)) if row],
+        sides=[_side(name, sample, threshold) for name, sample in (("before", before), ("after", after)) if sample],
     )
 
 
-def _side(name: str, row: Row, threshold: float) -> Side:
-    facts = [name, f"step {row['step']}"]
-    if "length" in row:
-        facts.append(f"{row['length']} tokens")
-    if row.get("truncated"):
-        facts.append("cut at the full length" if row.get("source") == "eval" else "cut by the window")
-    mark = _MARKS[_correct(row, threshold)]
-    reasoning, answer = _parts(str(row.get("completion", "")))
+def _side(name: str, sample: Sample, threshold: float) -> Side:
+    facts = [name, f"step {sample['step']}"]
+    if "length" in sample:
+        facts.append(f"{sample['length']} tokens")
+    if sample.get("truncated"):
+        facts.append("cut at the full length" if sample.get("source") == "eval" else "cut by the window")
+    mark = _MARKS[_correct(sample, threshold)]
+    reasoning, answer = _parts(str(sample.get("completion", "")))
     return Side(
         mark=mark,
         sign=_SIGNS[mark],
-        reason=str(row.get("reason") or mark),
+        reason=str(sample.get("reason") or mark),
         facts=", ".join(facts),
-        prompt=str(row.get("prompt", "")),
+        prompt=str(sample.get("prompt", "")),
         reasoning=reasoning,
         answer=answer,
     )
@@ -118,7 +118,7 @@ def _parts(text: str) -> tuple[str, str]:
     return text[:start], text[start:]
 
 
-def _correct(row: Row | None, threshold: float) -> bool | None:
+def _correct(sample: Sample | None, threshold: float) -> bool | None:
     """Whether a completion is a success; None where it is missing or was not judged."""
-    [outcome] = outcomes([row.get("reward") if row else None], threshold)
+    [outcome] = outcomes([sample.get("reward") if sample else None], threshold)
     return outcome
