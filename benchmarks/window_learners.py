@@ -41,11 +41,16 @@ class Learner:
         log_odds = math.log(self.success / (1 - self.success)) + _EASE
         return 1 / (1 + np.exp(-log_odds)), self.success_tokens * np.exp(_LENGTH_PER_EASE * _EASE)
 
+    def success_by(self, largest: int) -> np.ndarray:
+        """Probability of success within w tokens, for each level of difficulty and w = 0 .. largest: (5, W)."""
+        success, median = (values[:, None] for values in self._levels())
+        return success * _log_logistic_cdf(np.arange(largest + 1)[None, :], median, self.shape)
+
     def truth(self, largest: int) -> "Truth":
         """S(w), Q(w) and C(w) for w = 0 .. largest."""
-        success, median = (values[:, None] for values in self._levels())  # (5, 1)
+        success = self._levels()[0][:, None]  # (5, 1)
         tokens = np.arange(largest + 1)[None, :]  # (1, W)
-        right = success * _log_logistic_cdf(tokens, median, self.shape)  # (5, W)
+        right = self.success_by(largest)  # (5, W)
         ended_wrong = (1 - success) * (1 - self.rambling)
         ended = right + ended_wrong * _log_logistic_cdf(tokens, self.failure_tokens, self.shape)
         unfinished = 1 - ended.mean(axis=0)

@@ -51,7 +51,7 @@ batches = st.lists(wanted, max_size=8)
 histories = st.lists(batches, min_size=1, max_size=25)
 
 
-def config_of(strategy: str, **values: Any) -> WindowConfig:
+def config_of(strategy: Any, **values: Any) -> WindowConfig:
     """The configuration of a strategy, from the values that it reads."""
     return WindowConfig(strategy=strategy, **{name: values[name] for name in values.keys() & fields_read(strategy)})
 

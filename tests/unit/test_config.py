@@ -1,9 +1,10 @@
 """A recipe is judged before anything is loaded: existence, type, range, contradictions; by name and with a remedy."""
 
 import json
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
-from typing import get_type_hints
+from typing import Any, get_type_hints
 
 import pytest
 import yaml
@@ -25,10 +26,13 @@ BASE = {
     "report_to": "none",
 }
 
+Parse = Callable[..., Any]
+"""Writes a recipe and reads it with options of a command line: task, training and model configuration."""
+
 
 @pytest.fixture
-def parse(tmp_path: Path):
-    def parse(*arguments: str, without: tuple[str, ...] = (), **recipe):
+def parse(tmp_path: Path) -> Parse:
+    def parse(*arguments: str, without: tuple[str, ...] = (), **recipe: Any) -> Any:
         file = tmp_path / "recipe.yaml"
         values = {name: value for name, value in {**BASE, **recipe}.items() if name not in without}
         file.write_text(yaml.safe_dump(values))
@@ -140,7 +144,7 @@ def parse(tmp_path: Path):
     ],
     ids=str,
 )
-def test_a_bad_value_stops_with_field_value_and_remedy(parse, recipe: dict, message: str) -> None:
+def test_a_bad_value_stops_with_field_value_and_remedy(parse: Parse, recipe: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=f"^{message}") as refusal:
         parse(**recipe)
     assert "\n" not in str(refusal.value)
@@ -160,12 +164,12 @@ def test_a_bad_value_stops_with_field_value_and_remedy(parse, recipe: dict, mess
     ],
     ids=str,
 )
-def test_the_command_line_is_judged_as_the_recipe_is(parse, arguments: list[str], message: str) -> None:
+def test_the_command_line_is_judged_as_the_recipe_is(parse: Parse, arguments: list[str], message: str) -> None:
     with pytest.raises(ValueError, match=f"^{message}"):
         parse(*arguments)
 
 
-def test_a_recipe_without_a_model_is_refused(parse) -> None:
+def test_a_recipe_without_a_model_is_refused(parse: Parse) -> None:
     with pytest.raises(ValueError, match=r"^model_name_or_path: None names no model; give a folder"):
         parse(without=("model_name_or_path",))
 
@@ -181,7 +185,7 @@ def test_an_unreadable_recipe_is_refused_in_one_line(tmp_path: Path, content: st
     assert "\n" not in str(refusal.value)
 
 
-def test_the_command_line_wins_over_the_recipe(parse) -> None:
+def test_the_command_line_wins_over_the_recipe(parse: Parse) -> None:
     task, training, model = parse(
         "--learning_rate", "3e-4", "--window_min", "40", "--operands", "3", "4", learning_rate=1e-6
     )
@@ -189,18 +193,18 @@ def test_the_command_line_wins_over_the_recipe(parse) -> None:
     assert (task.recipe, model.model_name_or_path) == ("recipe", "embedded")
 
 
-def test_the_recipe_may_be_given_with_an_equals_sign(parse, tmp_path: Path) -> None:
+def test_the_recipe_may_be_given_with_an_equals_sign(parse: Parse, tmp_path: Path) -> None:
     parse()
     task, training, _ = parse_recipe([f"--config={tmp_path / 'recipe.yaml'}"])
     assert (task.recipe, training.max_completion_length) == ("recipe", 512)
 
 
-def test_numbers_that_yaml_reads_as_text_are_converted(parse) -> None:
+def test_numbers_that_yaml_reads_as_text_are_converted(parse: Parse) -> None:
     assert parse(learning_rate="1e-6")[1].learning_rate == 1e-6  # YAML 1.1 knows 1.0e-6 alone as a number
 
 
 @pytest.mark.parametrize("given", ["yaml", "json in yaml", "command line"])
-def test_phases_can_be_written_in_yaml_and_as_json(parse, given: str) -> None:
+def test_phases_can_be_written_in_yaml_and_as_json(parse: Parse, given: str) -> None:
     phases, text = [[0, 100], [10, 200]], "[[0, 100], [10, 200]]"
     if given == "command line":
         _, training, _ = parse("--window_phases", text, window_strategy="phased")
@@ -210,14 +214,14 @@ def test_phases_can_be_written_in_yaml_and_as_json(parse, given: str) -> None:
 
 
 @pytest.mark.parametrize(("longest", "initial"), [(4096, 1024), (512, 512), (1024, 1024)])
-def test_the_first_window_defaults_to_the_forks_or_to_the_maximum(parse, longest: int, initial: int) -> None:
+def test_the_first_window_defaults_to_the_forks_or_to_the_maximum(parse: Parse, longest: int, initial: int) -> None:
     _, training, _ = parse(max_completion_length=longest)
     window = training.window_config()
     assert (window.initial, window.largest) == (initial, longest)
     assert make_policy(window).window == initial
 
 
-def test_a_lower_largest_window_leaves_the_length_of_evaluation_alone(parse) -> None:
+def test_a_lower_largest_window_leaves_the_length_of_evaluation_alone(parse: Parse) -> None:
     _, training, _ = parse(window_max=100)
     assert (training.window_config().largest, training.window_config().initial) == (100, 100)
     assert training.max_completion_length == 512
@@ -239,7 +243,7 @@ def test_every_field_of_a_window_policy_has_a_typed_twin() -> None:
     assert prefixed == all_fields() | {"options"}
 
 
-def test_every_default_nobody_set_fits_a_short_maximum(parse) -> None:
+def test_every_default_nobody_set_fits_a_short_maximum(parse: Parse) -> None:
     for strategy in ("signal", "success", "fixed"):
         window = parse(max_completion_length=8, window_strategy=strategy)[1].window_config()
         assert (window.min, window.initial, window.largest) == (8, 8, 8)
@@ -261,7 +265,9 @@ def test_every_default_nobody_set_fits_a_short_maximum(parse) -> None:
         ({"window_options": "{bad"}, r"window_options: '{bad' is not JSON; write a mapping"),
     ],
 )
-def test_a_field_that_the_window_policy_does_not_read_is_refused(parse, recipe: dict, message: str) -> None:
+def test_a_field_that_the_window_policy_does_not_read_is_refused(
+    parse: Parse, recipe: dict[str, Any], message: str
+) -> None:
     with pytest.raises(ValueError, match=f"^{message}"):
         parse(**recipe)
 
@@ -273,7 +279,7 @@ def test_from_python_too_options_must_be_a_mapping() -> None:
         AdaptiveGRPOConfig("run", window_options="{bad")
 
 
-def test_a_strategy_on_the_command_line_replaces_the_recipes_with_its_fields(parse) -> None:
+def test_a_strategy_on_the_command_line_replaces_the_recipes_with_its_fields(parse: Parse) -> None:
     """A recipe for `signal` runs with another strategy as it is; what is given beside that strategy is checked."""
     recipe = {"window_strategy": "signal", "window_headroom": 1.5, "window_growth_delta": 80, "window_initial": 99}
     success = parse("--window_strategy", "success", **recipe)[1].window_config()
@@ -295,7 +301,7 @@ def test_the_help_of_every_field_of_ours_can_be_shown(capsys: pytest.CaptureFixt
         assert name in shown
 
 
-def test_the_resolved_configuration_is_a_recipe_for_the_same_run(parse, tmp_path: Path) -> None:
+def test_the_resolved_configuration_is_a_recipe_for_the_same_run(parse: Parse, tmp_path: Path) -> None:
     from tinyzero_trl.runs.records import RunRecords
     from tinyzero_trl.training.run import resolved_config
 
@@ -333,7 +339,14 @@ def test_generator_options_are_those_of_the_task() -> None:
     ],
 )
 def test_the_engine_is_vllm_where_it_pays(
-    parse, monkeypatch: pytest.MonkeyPatch, installed, cuda, engine, use_cpu, use_vllm, expected
+    parse: Parse,
+    monkeypatch: pytest.MonkeyPatch,
+    installed: bool,
+    cuda: bool,
+    engine: str | None,
+    use_cpu: bool,
+    use_vllm: bool,
+    expected: bool,
 ) -> None:
     _, training, _ = parse()
     training.engine, training.use_cpu, training.use_vllm = engine, use_cpu, use_vllm
@@ -343,7 +356,7 @@ def test_the_engine_is_vllm_where_it_pays(
     assert training.use_vllm is expected
 
 
-def test_every_config_chooses_its_engine(parse) -> None:
+def test_every_config_chooses_its_engine(parse: Parse) -> None:
     assert parse(engine="auto")[1].use_vllm is False
 
 

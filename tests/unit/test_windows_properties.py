@@ -4,6 +4,7 @@ import json
 import math
 import random
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -15,7 +16,7 @@ from tinyzero_trl.windows import RolloutObservation, WindowConfig, WindowPolicy,
 many = settings(max_examples=300, deadline=None)
 
 
-def follow(policy: WindowPolicy, history: list[list[Wanted]], first_step: int = 0) -> list[int]:
+def follow(policy: WindowPolicy[Any], history: list[list[Wanted]], first_step: int = 0) -> list[int]:
     """Let the policy see the history under its own windows; the windows that it chose."""
     windows = []
     for step, batch in enumerate(history, first_step):
@@ -24,7 +25,7 @@ def follow(policy: WindowPolicy, history: list[list[Wanted]], first_step: int = 
     return [*windows, policy.window]
 
 
-def through_json(policy: WindowPolicy) -> WindowPolicy:
+def through_json(policy: WindowPolicy[Any]) -> WindowPolicy[Any]:
     resumed = make_policy(policy.config)
     resumed.load_state_dict(json.loads(json.dumps(policy.state_dict(), allow_nan=False)))
     return resumed
@@ -170,8 +171,8 @@ def test_a_resumed_window_is_clipped_to_changed_bounds() -> None:
         ({"lengths": [3, -1]}, "^observation: length -1 is negative"),
     ],
 )
-def test_what_cannot_be_a_batch_is_refused(values: dict, message: str) -> None:
-    batch = {
+def test_what_cannot_be_a_batch_is_refused(values: dict[str, Any], message: str) -> None:
+    batch: dict[str, Any] = {
         "step": 0,
         "window": 8,
         "lengths": [3, 4],

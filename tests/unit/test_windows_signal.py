@@ -1,5 +1,7 @@
 """The signal window's steps, probes and safeguards; its estimates are tested with `survival`."""
 
+from typing import Any
+
 import pytest
 
 from tests.support.windows_histories import Wanted, observed
@@ -9,14 +11,14 @@ MIXED = [Wanted(length, length % 20 == 0, index // 4) for index, length in enume
 RAMBLING = [Wanted(None, False, index // 4) for index in range(8)]
 
 
-def policy(**changes: object) -> WindowPolicy:
+def policy(**changes: object) -> WindowPolicy[Any]:
     values = dict(
         strategy="signal", initial=256, min=20, max=1024, min_samples=4, headroom=1.0, memory_rollouts=8, probe_every=4
     )
     return make_policy(WindowConfig(**(values | changes)))  # type: ignore[arg-type]
 
 
-def see(policy: WindowPolicy, batch: list[Wanted], rollouts: int) -> list[int]:
+def see(policy: WindowPolicy[Any], batch: list[Wanted], rollouts: int) -> list[int]:
     """The windows that produce the next rollouts."""
     windows = []
     for step in range(rollouts):
@@ -127,7 +129,7 @@ def test_without_any_success_it_grows_while_something_is_cut_and_holds_otherwise
 def policy_after(batch: list[Wanted], rollouts: int) -> int:
     seen = policy()
     see(seen, batch, rollouts)
-    return seen.state_dict()["base_window"]
+    return int(seen.state_dict()["base_window"])
 
 
 def test_where_nothing_is_left_to_learn_tokens_are_saved() -> None:

@@ -1,18 +1,20 @@
 """The published comparison, small: every scenario's targets, and that no adaptive policy gets stuck."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import simulate_windows as simulator
+from window_learners import SCENARIOS as LEARNERS
 
 SCENARIOS = ["short answers", "long answers", "needs growth", "rambling collapse"]
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_signal_is_close_to_the_oracle_and_nothing_gets_stuck(name: str) -> None:
-    scenario = next(scenario for scenario in simulator.SCENARIOS if scenario.name == name)
+    scenario = next(scenario for scenario in LEARNERS if scenario.name == name)
     settings = simulator.Settings(rollouts=300, seeds=1)
     adaptive = ("success, basic", "success, ema", "success, rolling", "signal")
     rows = simulator.simulate(scenario, settings, adaptive)["policies"]
@@ -25,7 +27,7 @@ def test_signal_is_close_to_the_oracle_and_nothing_gets_stuck(name: str) -> None
 
 def test_the_measure_of_being_stuck_can_fail() -> None:
     """A fixed window always is, on a learner of short answers."""
-    short = simulator.SCENARIOS[0]
+    short = LEARNERS[0]
     rows = simulator.simulate(short, simulator.Settings(rollouts=60, seeds=1), ("fixed",))["policies"]
     assert rows["fixed"]["idle_at_max_frac"] == 1.0
     assert rows["fixed"]["tokens_over_oracle"] > 1.5
@@ -33,7 +35,7 @@ def test_the_measure_of_being_stuck_can_fail() -> None:
 
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_samples_follow_the_stated_truth(name: str) -> None:
-    scenario = next(scenario for scenario in simulator.SCENARIOS if scenario.name == name)
+    scenario = next(scenario for scenario in LEARNERS if scenario.name == name)
     learner, window = scenario.learner(0.6), 500
     truth = learner.truth(scenario.largest)
     rollout = learner.rollout(0, window, prompts=4000, group_size=2, generator=np.random.default_rng(0))
@@ -49,3 +51,17 @@ def test_the_script_writes_record_table_and_picture(tmp_path: Path, monkeypatch:
     assert {path.name for path in tmp_path.iterdir()} == {"simulation.json", "table.md", "windows.png"}
     rows = (tmp_path / "table.md").read_text().splitlines()
     assert len(rows) == 2 + 4 * (1 + 9)
+
+
+@pytest.mark.parametrize("slack", [0.02, 0.3])
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_scaled_advantages_would_choose_the_same_windows(name: str, slack: float) -> None:
+    """docs/windows.md: 1 - p^G - (1 - p)^G in place of p (1 - p) changes no choice of the oracle."""
+    scenario = next(scenario for scenario in LEARNERS if scenario.name == name)
+    for progress in np.linspace(0, 1, 21):
+        learner = scenario.learner(float(progress))
+        truth = learner.truth(scenario.largest)
+        success = learner.success_by(scenario.largest)  # (levels, W)
+        mixed = (1 - success**8 - (1 - success) ** 8).mean(axis=0)
+        scaled = replace(truth, pair_success=truth.success - mixed)
+        assert scaled.best_window(20, slack) == truth.best_window(20, slack)

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 from statistics import fmean, pstdev
+from typing import Any
 
 import pytest
 
@@ -15,12 +16,12 @@ CUT = [Wanted(None, False)] * 4
 WRONG = [Wanted(50, False)] * 4
 
 
-def policy(**changes: object) -> WindowPolicy:
+def policy(**changes: object) -> WindowPolicy[Any]:
     values = dict(strategy="success", initial=256, min=64, max=1024, update_frequency=1, min_samples=4, epsilon=0.0)
     return make_policy(WindowConfig(**(values | changes)))  # type: ignore[arg-type]
 
 
-def see(policy: WindowPolicy, *rollouts: list[Wanted]) -> list[int]:
+def see(policy: WindowPolicy[Any], *rollouts: list[Wanted]) -> list[int]:
     """The windows that follow each rollout."""
     windows = []
     for step, batch in enumerate(rollouts):
@@ -100,7 +101,7 @@ def test_exploration_is_drawn_from_the_policys_own_seed() -> None:
 @pytest.mark.parametrize(
     ("mode", "kept"), [({}, slice(0, 12)), ({"mode": "rolling", "rolling_window": 6, "min_samples": 4}, slice(4, 12))]
 )
-def test_demand_counts_all_lengths_or_the_newest_whole_batches(mode: dict, kept: slice) -> None:
+def test_demand_counts_all_lengths_or_the_newest_whole_batches(mode: dict[str, Any], kept: slice) -> None:
     lengths = [10, 20, 30, 40, 50, 60, 70, 80, 90, 100, 110, 120]
     batches = [[Wanted(length, True) for length in lengths[start : start + 4]] for start in (0, 4, 8)]
     moments = policy(**mode)
@@ -109,7 +110,9 @@ def test_demand_counts_all_lengths_or_the_newest_whole_batches(mode: dict, kept:
 
 
 @pytest.mark.parametrize(("corrected", "weights"), [(True, (0.5**2, 0.5)), (False, (0.5, 0.5))])
-def test_exponential_moments_start_where_their_correction_assumes(corrected: bool, weights: tuple) -> None:
+def test_exponential_moments_start_where_their_correction_assumes(
+    corrected: bool, weights: tuple[float, float]
+) -> None:
     moments = policy(mode="ema", ema_beta=0.5, ema_bias_correction=corrected, std_multiplier=0.0)
     see(moments, [Wanted(100, True)] * 4, [Wanted(40, True)] * 4)
     expected = (100 * weights[0] + 40 * weights[1]) / sum(weights)

@@ -33,8 +33,9 @@ that drifts is seen as it was about half a memory ago. (2) Prompts are drawn at 
 prompt; groups of one tell nothing about the difference between prompts, which is then taken to be nil. (3)
 Rewards are binary at `success_threshold`. (4) Cost is generated tokens: prompts, padding and the time of the
 slowest completion are not counted. (5) Being cut also teaches brevity; that effect on later distributions is
-seen when it comes, not predicted. (6) A rewarded completion that never ends counts as a success at the window
-that cut it, not earlier.
+seen when it comes, not predicted. (6) The signal is that of advantages which are not divided by the deviation of
+their group, with equal weight for each sequence; docs/windows.md compares. (7) A rewarded completion that never
+ends counts as a success at the window that cut it, not earlier.
 """
 
 from collections import deque
