@@ -67,7 +67,7 @@ def find_policy(strategy: str) -> "type[WindowPolicy[Any]]":
     """
     if strategy in _POLICIES:
         return _POLICIES[strategy]
-    policy = find_class(str(strategy), field="window_strategy", group=ENTRY_POINTS)
+    policy: Any = find_class(str(strategy), field="window_strategy", group=ENTRY_POINTS)
     if policy is None:
         known = ", ".join(strategies())
         raise ValueError(f"window_strategy: {strategy!r} is unknown; choose one of {known}, or package.module:Class")
