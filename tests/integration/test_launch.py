@@ -239,7 +239,8 @@ def test_tensorboard_has_our_figures_under_their_names(tracked: Path) -> None:
     for (name, step), value in expected.items():
         if name != "time/elapsed_s":
             assert read[name, step] == pytest.approx(value, rel=1e-5), (name, step)
-    assert {name for name, _ in read} <= {name for name, _ in expected}
+    others = {name for name, _ in read} - {name for name, _ in expected}
+    assert all(name.startswith(("train/", "eval/")) for name in others), "Transformers writes TRL's figures beside ours"
 
 
 def records_of_a_log(content: bytes) -> Iterator[bytes]:
