@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from tests.support.training import train, write_recipe
+from tinyzero_trl.runs.earlier import EARLIER
 from tinyzero_trl.runs.records import read_run
 from tinyzero_trl.training.step_figures import StepFigures
 
@@ -75,7 +76,7 @@ def test_tensorboard_forgets_what_the_records_forget(tmp_path: Path) -> None:
     anew = EventAccumulator(str(run / "tensorboard"))
     anew.Reload()
     assert [event.step for event in anew.Scalars(OURS)] == [1, 2]
-    [earlier] = run.glob("_earlier_run_*")
+    earlier = run / EARLIER / "1"
     assert [line["step"] for line in read_run(earlier).metrics] == [1, 2, 3, 4]
     assert (earlier / "tensorboard").is_dir()
 
