@@ -5,6 +5,7 @@
     explained.py   what TRL and Transformers refuse, told with field, value and remedy
     optimizer.py   whether the optimizer can be built
     model.py       keyword arguments of the model, and its adapter
+    trainable.py   whether training can change the model at all
     problems.py    enough problems for a rollout, and room for prompt and completion
     trackers.py    what `report_to` names
     resuming.py    the checkpoint that a run continues from
