@@ -13,7 +13,7 @@ import pytest
 from tinyzero_trl.commands import main as cli
 from tinyzero_trl.tasks import Problem, countdown
 from tinyzero_trl.tasks import parquet as dataset_files
-from tinyzero_trl.tasks.datasets import load_split, read_examples, to_dataset, train_test_examples
+from tinyzero_trl.tasks.datasets import read_examples, to_dataset, train_test_examples
 
 PROBLEMS = [Problem((3, 7, 5), 22), Problem((44, 19, 35, 2), 96), Problem((7, 3, 5), 16)]
 COLUMNS = ["target", "nums", "data_source", "prompt", "ability", "reward_model", "extra_info", "difficulty"]
@@ -102,7 +102,7 @@ def test_the_prompt_of_a_file_is_not_looked_at(tmp_path):
         }
     )
     pyarrow.parquet.write_table(table, path)
-    rows = load_split(str(path), task="countdown", template="qwen-instruct")
+    rows = to_dataset(read_examples(str(path), task="countdown"), task="countdown", template="qwen-instruct")
     assert rows["prompt"][:] == [countdown.render_prompt(PROBLEMS[0], "qwen-instruct")]
 
 
@@ -178,7 +178,9 @@ def test_a_bad_row_is_named_with_file_row_and_field(tmp_path, row, field):
         ("a.jsonl", b'{"question": 1}', r"needs the columns target and nums \(or numbers\); has \['question'\]"),
         ("a.json", b"[]", "needs the columns target and nums"),
         ("a.parquet", b"PAR1", "is no readable parquet file"),
-        ("a.csv", b"target,nums", "is none of .parquet, .jsonl, .json"),
+        ("a.csv", b"", "is no readable CSV file"),
+        ("a.csv", b"target,nums\n1,2,3", "is no readable CSV file"),
+        ("a.txt", b"target,nums", "is none of .parquet, .jsonl, .json, .csv"),
     ],
 )
 def test_a_bad_file_is_refused_in_one_line(tmp_path, name, content, message):

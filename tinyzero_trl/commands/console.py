@@ -2,6 +2,7 @@
 
 import argparse
 import errno
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,6 +33,24 @@ def path(text: str) -> Path:
     if not text:
         raise argparse.ArgumentTypeError("'' names nothing (an unset variable?)")
     return Path(text)
+
+
+def true_or_false(text: str) -> bool:
+    """The type of an option that is spelled as in a recipe."""
+    if text not in ("true", "false"):
+        raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
+    return text == "true"
+
+
+def json_mapping(text: str) -> dict[str, Any]:
+    """The type of an option that holds a mapping."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError(f"{text!r} is no mapping; write it as in '{{\"name\": value}}'")
+    return value
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import MISSING, fields
 from typing import Any, get_args, get_origin, get_type_hints
 
-from tinyzero_trl.commands.console import OneLineParser, path, progress_bar
+from tinyzero_trl.commands.console import OneLineParser, path, progress_bar, true_or_false
 from tinyzero_trl.tasks import Task, get_task, task_names
 
 _TASK_HELP = "a task's name, or package.module:Class"
@@ -74,14 +74,8 @@ def _add_generator_options(parser: argparse.ArgumentParser, task: Task) -> None:
         [kind, *_] = [kind for kind in get_args(hints[each.name]) or (hints[each.name],) if kind is not type(None)]
         parser.add_argument(
             f"--{each.name.replace('_', '-')}",
-            type=_true_or_false if kind is bool else kind,
+            type=true_or_false if kind is bool else kind,
             nargs="+" if get_origin(hints[each.name]) is list else None,
             default=each.default if each.default_factory is MISSING else each.default_factory(),
             help=each.metadata.get("help", " "),
         )
-
-
-def _true_or_false(text: str) -> bool:
-    if text not in ("true", "false"):
-        raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
-    return text == "true"

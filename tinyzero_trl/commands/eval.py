@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from tinyzero_trl.commands.console import path
+from tinyzero_trl.commands.console import json_mapping, path, true_or_false
 from tinyzero_trl.runs.lock import locked
 
 
@@ -21,13 +21,22 @@ def register(commands: Any) -> None:
         "--data",
         required=True,
         metavar="FILE|DIR|HUB_ID",
-        help="problems: a parquet or JSON file, a folder, a Hub id, or 'generate' for the held-out ones of its run",
+        help="a parquet, JSON or CSV file, a folder, a Hub id, or 'generate' for the held-out ones of the model's run",
     )
     add("--split", default="test", help="split of a folder or Hub data set")
     add("--limit", type=int, metavar="N", help="only the first N problems")
     add("--n", type=int, default=1, help="samples per problem; above 1 gives pass@k")
-    add("--temperature", type=float, default=0.0, help="0.0 is greedy")
-    add("--max-completion-length", type=int, default=4096, metavar="TOKENS", help="longest completion")
+    shape = parser.add_argument_group(
+        "sampling", "What is left out is as in the run that trained the model, and without such a run as said here."
+    ).add_argument
+    shape("--temperature", type=float, help="0.0, which takes the likeliest token")
+    shape("--top-p", type=float, help="1.0: all of the probability mass")
+    shape("--top-k", type=int, help="0: all tokens")
+    shape("--min-p", type=float, help="0.0: tokens of any probability")
+    shape("--repetition-penalty", type=float, help="1.0: none")
+    shape("--max-completion-length", type=int, metavar="TOKENS", help="4096 tokens")
+    shape("--stop-at-answer", type=true_or_false, metavar="true|false", help="false: go on after </answer>")
+    shape("--chat-template-kwargs", type=json_mapping, metavar="JSON", help="none, for the model's chat template")
     add(
         "--engine",
         default="auto",
@@ -36,7 +45,8 @@ def register(commands: Any) -> None:
     )
     add("--seed", type=int, default=0, help="the same seed gives the same files")
     add("--task", help="a task's name, or package.module:Class; left out, that of the model's run, else countdown")
-    add("--template", help="base, qwen-instruct or chat; left out, that of the model's run, else base")
+    add("--template", help="base, qwen-instruct or chat; left out, that of the model's run, else the task's first")
+    add("--include-trained", action="store_true", help="keep examples that the model's run was trained on")
     add("--batch-size", type=int, default=64, metavar="ROWS", help="rows generated side by side")
     add("--out", type=path, metavar="DIR", help="folder for the files; left out, one under evaluations/")
     parser.set_defaults(run=run)

@@ -13,11 +13,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from tinyzero_trl.evaluation.rows import Row, WorkFile, is_correct, summarise, write_rows
-from tinyzero_trl.evaluation.settings import EvaluationSettings, Exam, identify, prepare_exam
+from tinyzero_trl.evaluation.settings import EvaluationSettings, Exam, identify, prepare_exam, resolve
+from tinyzero_trl.evaluation.trained_by import TrainedBy, find_run
 from tinyzero_trl.generation.completions import batched, complete
-from tinyzero_trl.generation.engine import Engine, EngineSetup, Sampling, derive_seed
+from tinyzero_trl.generation.engine import ANSWER_END, Engine, EngineSetup, Sampling, derive_seed
 from tinyzero_trl.generation.registry import engine_class
-from tinyzero_trl.generation.sampling import end_token_ids, padding_token_id
+from tinyzero_trl.generation.sampling import RECIPE_FIELDS, end_token_ids, padding_token_id
 from tinyzero_trl.models.loading import check_model, load_generation_config, load_model_config, load_tokenizer
 from tinyzero_trl.models.toy import resolve_model
 from tinyzero_trl.runs.records import write_atomically
@@ -45,9 +46,12 @@ def evaluate(settings: EvaluationSettings, out: Path) -> dict[str, Any]:
     """
     model_path = resolve_model(settings.model)
     model_config, tokenizer = load_model_config(model_path), load_tokenizer(model_path)
-    exam = prepare_exam(settings, model_path, model_config, tokenizer)
+    run = find_run(model_path)
+    settings, notes = resolve(settings, run)
+    exam = prepare_exam(settings, run, model_config, tokenizer)
     check_model(model_path, model_config, tokenizer)
-    identity = identify(settings, exam, model_path, model_config)
+    sampling = _sampling(settings, run, model_path, tokenizer)
+    identity = identify(settings, exam, model_path, model_config) | {"stop_strings": list(sampling.stop_strings)}
     out.mkdir(parents=True, exist_ok=True)
     work = WorkFile(out / WORK, identity)
     samples = _by_prompt_length(exam, settings.n)
@@ -56,17 +60,17 @@ def evaluate(settings: EvaluationSettings, out: Path) -> dict[str, Any]:
             tokenizer,
             model_path,
             batch_size=settings.batch_size,
-            max_sequence_length=exam.longest_prompt_tokens + settings.max_completion_length,
+            max_sequence_length=exam.longest_prompt_tokens + exam.max_completion_length,
         )
         engine = engine_class(identity["engine"])(setup)
-        sampling = _sampling(settings, model_path, tokenizer)
         with _progress_bar(len(samples), exam.success_threshold) as advance:
             advance(work.rows)
             for batch in batched(pending, engine.rows_per_call):
                 rows = _answer(engine, exam, batch, settings, sampling)
                 work.append(rows)
                 advance(rows)
-    result = {"settings": identity, **summarise(work.rows, exam.success_threshold)}
+    figures = summarise(work.rows, exam.success_threshold)
+    result = {"settings": identity, "notes": [*notes, *exam.notes], **figures}
     write_rows(out / GENERATIONS, work.rows)
     write_atomically(out / RESULT, json.dumps(result, indent=2) + "\n")
     work.remove()
@@ -85,11 +89,15 @@ def _by_prompt_length(exam: Exam, n: int) -> list[Sample]:
     return sorted(samples, key=lambda sample: len(exam.prompt_ids[sample[0]]))
 
 
-def _sampling(settings: EvaluationSettings, model_path: str, tokenizer: Any) -> Sampling:
+def _sampling(settings: EvaluationSettings, run: TrainedBy, model_path: str, tokenizer: Any) -> Sampling:
     """How completions are sampled; the seeds follow for each batch."""
     ends = end_token_ids(tokenizer, load_generation_config(model_path))
+    stops = (*run.stop_strings(), *((ANSWER_END,) if settings.stop_at_answer else ()))
     return Sampling(
-        temperature=settings.temperature, end_token_ids=ends, pad_token_id=padding_token_id(tokenizer, ends)
+        **{name: getattr(settings, name) for name in RECIPE_FIELDS},
+        end_token_ids=ends,
+        pad_token_id=padding_token_id(tokenizer, ends),
+        stop_strings=tuple(dict.fromkeys(stops)),
     )
 
 
@@ -106,7 +114,7 @@ def _answer(
     seeds = tuple(derive_seed(settings.seed, *sample) for sample in batch)
     prompt_ids = [exam.prompt_ids[problem] for problem, _ in batch]
     try:
-        completions = complete(engine, prompt_ids, replace(sampling, seeds=seeds), settings.max_completion_length)
+        completions = complete(engine, prompt_ids, replace(sampling, seeds=seeds), exam.max_completion_length)
     except torch.OutOfMemoryError as error:
         raise ValueError(
             f"batch_size: {len(batch)} rows do not fit the device's memory; run the same command "
@@ -170,6 +178,7 @@ def format_result(result: dict[str, Any]) -> str:
         f"{'tokens':<16}{tokens['response_total']:,} written ({result['mean_length']:.1f} per completion), "
         f"{tokens['prompt_total']:,} read"
     )
+    lines += [f"{'note':<16}{note}" for note in result.get("notes", ())]
     lines.append(f"{'reasons':<16}" + ", ".join(f"{reason} {count}" for reason, count in result["reasons"].items()))
     return "\n".join(lines)
 

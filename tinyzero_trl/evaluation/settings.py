@@ -4,20 +4,20 @@ import hashlib
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from types import UnionType
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any
 
+from tinyzero_trl.evaluation.trained_by import SAMPLING, TrainedBy
 from tinyzero_trl.generation.prompts import encode_prompts
 from tinyzero_trl.generation.registry import choose_engine
 from tinyzero_trl.models.loading import check_room, default_device, dtype_name
-from tinyzero_trl.runs.files import is_finite_number, read_mapping, shortened
-from tinyzero_trl.runs.records import CONFIG
 from tinyzero_trl.tasks import Example, get_task
-from tinyzero_trl.tasks.config import TaskConfig, config_class, task_config
+from tinyzero_trl.tasks.config import TaskConfig
 from tinyzero_trl.tasks.datasets import read_examples, train_test_examples
-from tinyzero_trl.windows.outcomes import FULL_REWARD
+from tinyzero_trl.tasks.splits import GENERATE
+
+_RANGES = (("top_p", 1e-6, 1), ("top_k", 0, 10**9), ("min_p", 0, 1), ("repetition_penalty", 1e-6, 1e6))
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,9 +26,10 @@ class EvaluationSettings:
 
     `model` is a folder, a Hub id or `embedded`; `data` a file, folder or Hub id with a `split`, or `generate`
     for the held-out problems of the model's own run. `limit` takes the first problems, `n` samples each.
-    Where `task` and `template` are None, the run that trained the model decides; for any other model they are
-    `countdown` and `base`. `batch_size` is a matter of memory: it changes the results no more than rounding
-    does.
+    Where the task, the template and what shapes a completion (`trained_by.SAMPLING`) are None, the run that trained the
+    model decides. For any other model they are `countdown`, the task's first template, and greedy completions of at
+    most 4096 tokens. Examples that the run was trained on are left out, unless `include_trained` is set.
+    `batch_size` is a matter of memory: it changes the results no more than rounding does.
 
     Raises:
         ValueError: a value out of range, or several samples without randomness.
@@ -39,8 +40,15 @@ class EvaluationSettings:
     split: str = "test"
     limit: int | None = None
     n: int = 1
-    temperature: float = 0.0
-    max_completion_length: int = 4096
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+    max_completion_length: int | None = None
+    stop_at_answer: bool | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    include_trained: bool = False
     engine: str = "auto"
     seed: int = 0
     task: str | None = None
@@ -52,12 +60,11 @@ class EvaluationSettings:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name}: {value} is below 1; set it to 1 or more")
-        if not 0 <= self.temperature < math.inf:
+        if self.temperature is not None and not 0 <= self.temperature < math.inf:
             raise ValueError(f"temperature: {self.temperature} is no temperature; use 0 (greedy) or a positive number")
-        if self.n > 1 and self.temperature == 0:
-            raise ValueError(
-                f"n: {self.n} greedy samples (temperature 0.0) are all the same; set --temperature above 0, or --n to 1"
-            )
+        for name, low, high in _RANGES:
+            if (value := getattr(self, name)) is not None and not low <= value <= high:
+                raise ValueError(f"{name}: {value} is out of range; use {low} to {high}")
         if self.seed < 0:
             raise ValueError(f"seed: {self.seed} is negative; use 0 or more")
         choose_engine(self.engine)
@@ -65,13 +72,15 @@ class EvaluationSettings:
 
 @dataclass(frozen=True, slots=True)
 class Exam:
-    """The examples of an evaluation with their prompts, as text and as the model's token ids."""
+    """The examples of an evaluation with their prompts, as text and as the model's token ids; and what to say."""
 
     task: TaskConfig
     examples: Sequence[Example]
     texts: list[str]
     prompt_ids: list[list[int]]
-    success_threshold: float = FULL_REWARD  # of the run that trained the model
+    max_completion_length: int
+    notes: list[str]
+    success_threshold: float  # of the run that trained the model
 
     @property
     def longest_prompt_tokens(self) -> int:
@@ -79,24 +88,40 @@ class Exam:
         return max(map(len, self.prompt_ids))
 
 
-def prepare_exam(settings: EvaluationSettings, model_path: str, model_config: Any, tokenizer: Any) -> Exam:
-    """Read the examples and render their prompts.
+def resolve(settings: EvaluationSettings, run: TrainedBy) -> tuple[EvaluationSettings, list[str]]:
+    """The settings with what the run says where they say nothing, and what of the run they overrule.
+
+    Raises:
+        ValueError: a value of the run that does not fit, or several samples without randomness.
+    """
+    sampling, notes = run.sampling({name: getattr(settings, name) for name in SAMPLING})
+    resolved = replace(settings, **sampling)
+    if resolved.n > 1 and resolved.temperature == 0:
+        raise ValueError(
+            f"n: {resolved.n} greedy samples (temperature 0.0) are all the same; set --temperature above 0, or --n to 1"
+        )
+    return resolved, notes
+
+
+def prepare_exam(settings: EvaluationSettings, run: TrainedBy, model_config: Any, tokenizer: Any) -> Exam:
+    """Read the examples and render their prompts; `settings` are resolved.
 
     Raises:
         ValueError: examples that cannot be read, chat prompts for a
             model without a chat template, or prompts and completions beyond the model's positions.
     """
-    task = _task_config(settings, model_path)
-    examples = _examples(settings, task)
+    task = run.task_config(settings.task, settings.template)
+    examples, notes = _examples(settings, task, run)
     render = get_task(task.task).prompt
     prompts = [render(example, task.prompt_template) for example in examples]
-    prompt_ids = encode_prompts(tokenizer, prompts)
+    prompt_ids = encode_prompts(tokenizer, prompts, settings.chat_template_kwargs)
     texts = [
         prompt if isinstance(prompt, str) else tokenizer.decode(ids)
         for prompt, ids in zip(prompts, prompt_ids, strict=True)
     ]
-    exam = Exam(task, examples, texts, prompt_ids, _success_threshold(model_path))
-    check_room(model_config, exam.longest_prompt_tokens, settings.max_completion_length)
+    assert settings.max_completion_length is not None, "it is resolved"
+    exam = Exam(task, examples, texts, prompt_ids, settings.max_completion_length, notes, run.success_threshold)
+    check_room(model_config, exam.longest_prompt_tokens, exam.max_completion_length)
     return exam
 
 
@@ -119,72 +144,18 @@ def identify(settings: EvaluationSettings, exam: Exam, model_path: str, model_co
     }
 
 
-def _task_config(settings: EvaluationSettings, model_path: str) -> TaskConfig:
-    """The task of the run that the model or checkpoint belongs to; the defaults if there is none."""
-    file = _configuration_file(model_path)
-    run = {} if file is None else _task_fields(file, settings.task)
-    chosen = {"task": settings.task, "prompt_template": settings.template}
-    return task_config(**run | {name: value for name, value in chosen.items() if value is not None})
-
-
-def _success_threshold(model_path: str) -> float:
-    """From which reward on an answer is correct in the run that trained the model.
-
-    Raises:
-        ValueError: the run's configuration says something that is no number.
-    """
-    name, file = "window_success_threshold", _configuration_file(model_path)
-    value = FULL_REWARD if file is None else read_mapping(file).get(name, FULL_REWARD)
-    if not is_finite_number(value):
-        raise ValueError(f"{file}: {name} = {shortened(value)} is no number; correct it there, or remove the file")
-    return float(value)
-
-
-def _configuration_file(model_path: str) -> Path | None:
-    """The configuration of the run that the model or checkpoint belongs to."""
-    if not Path(model_path).is_dir():
-        return None
-    files = (folder / CONFIG for folder in (Path(model_path), Path(model_path).absolute().parent))
-    return next((file for file in files if file.is_file()), None)
-
-
-def _task_fields(file: Path, task: str | None) -> dict[str, Any]:
-    """What a run's configuration says of its task, fit for `TaskConfig` in type; of another task, only what it shares.
-
-    Raises:
-        ValueError: a value of a wrong type; or code that only the file asks for, which may come from anywhere.
-    """
-    found = read_mapping(file)
-    named = found.get("task", TaskConfig.task)
-    if type(named) is not str:
-        raise ValueError(f"{file}: task = {shortened(named)} does not fit; correct it there, or remove the file")
-    if ":" in named and task is None:
-        raise ValueError(
-            f"task: {shortened(named)} in {file} is code; if you trust it, let it run by --task {shortened(named)}"
-        )
-    kind = config_class(task or named)
-    hints = get_type_hints(kind)
-    values = {each.name: found[each.name] for each in fields(kind) if found.get(each.name) is not None}
-    for name, value in values.items():
-        if type(value) not in _kinds(hints[name]):
-            raise ValueError(f"{file}: {name} = {shortened(value)} does not fit; correct it there, or remove the file")
-    return values
-
-
-def _kinds(hint: Any) -> set[type]:
-    """The types that a field may have in a file; a whole number may stand for any number."""
-    alternatives = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
-    kinds = {get_origin(kind) or kind for kind in alternatives}
-    return kinds | ({int} if float in kinds else set())
-
-
-def _examples(settings: EvaluationSettings, task: TaskConfig) -> Sequence[Example]:
-    if settings.data == "generate":
+def _examples(settings: EvaluationSettings, task: TaskConfig, run: TrainedBy) -> tuple[Sequence[Example], list[str]]:
+    """The examples, at most `limit`, and what is to be said of them."""
+    if settings.data == GENERATE:
         _, held_out = train_test_examples(
             task.task, train_size=1, test_size=task.test_size, seed=task.problem_seed, **task.generator_options()
         )
-        return held_out[: settings.limit]
-    return read_examples(settings.data, task=task.task, split=settings.split, limit=settings.limit)
+        return held_out[: settings.limit], []
+    if settings.include_trained or run.file is None:
+        return read_examples(settings.data, task=task.task, split=settings.split, limit=settings.limit), []
+    examples = read_examples(settings.data, task=task.task, split=settings.split)
+    kept, notes = run.without_trained(examples, task, settings.task)
+    return kept[: settings.limit], notes
 
 
 def _weights_version(model_path: str, model_config: Any) -> str | None:

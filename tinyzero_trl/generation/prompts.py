@@ -9,16 +9,20 @@ Prompt = str | Sequence[Mapping[str, str]]
 """Text as the model shall read it, or chat messages ({role, content}) for the model's chat template."""
 
 
-def encode_prompts(tokenizer: Any, prompts: Sequence[Prompt]) -> list[list[int]]:
+def encode_prompts(
+    tokenizer: Any, prompts: Sequence[Prompt], chat_template_kwargs: Mapping[str, Any] | None = None
+) -> list[list[int]]:
     """Token ids of each prompt, as TRL makes them in training; a chat ends where the assistant's turn begins.
+
+    `chat_template_kwargs` go to the chat template, as those of the training configuration do.
 
     Raises:
         ValueError: if a chat meets a tokenizer without a chat template.
     """
-    return [_encode(tokenizer, prompt) for prompt in prompts]
+    return [_encode(tokenizer, prompt, chat_template_kwargs or {}) for prompt in prompts]
 
 
-def _encode(tokenizer: Any, prompt: Prompt) -> list[int]:
+def _encode(tokenizer: Any, prompt: Prompt, chat_template_kwargs: Mapping[str, Any]) -> list[int]:
     if isinstance(prompt, str):
         return tokenizer(prompt)["input_ids"]
     if not tokenizer.chat_template:
@@ -27,9 +31,9 @@ def _encode(tokenizer: Any, prompt: Prompt) -> list[int]:
             "template base or qwen-instruct, or another model"
         )
     try:
-        return tokenizer.apply_chat_template(list(prompt), add_generation_prompt=True, tokenize=True, return_dict=True)[
-            "input_ids"
-        ]
+        return tokenizer.apply_chat_template(
+            list(prompt), add_generation_prompt=True, tokenize=True, return_dict=True, **chat_template_kwargs
+        )["input_ids"]
     except Exception as error:  # a chat template is a program of the model's author, run in Jinja's sandbox
         raise ValueError(
             f"template: 'chat' fails in the model's own chat template ({' '.join(str(error).split())}); use the "

@@ -23,7 +23,10 @@ class TaskConfig:
     recipe: str | None = field(default=None, metadata={"help": "name in the records; by default the recipe's file"})
     task: str = field(default="countdown", metadata={"help": "a task's name, or package.module:Class"})
     dataset: str = field(
-        default="generate", metadata={"help": "generate, a parquet or JSON file or folder, or a Hub id"}
+        default="generate", metadata={"help": "generate, a parquet, JSON or CSV file, a folder, or a Hub id"}
+    )
+    allow_overlap: bool = field(
+        default=False, metadata={"help": "take a data set whose held-out examples are training examples too"}
     )
     prompt_template: str = field(
         default="", metadata={"help": "base, qwen-instruct or chat; left out, the first that the task offers"}

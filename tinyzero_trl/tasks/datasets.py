@@ -62,19 +62,13 @@ def _asked_for_as(field: str) -> Iterator[None]:
         raise ValueError(str(error).replace("count:", f"{field}:", 1)) from None
 
 
-def load_split(
-    source: str, *, task: str, template: str, split: str = "train", limit: int | None = None
-) -> "datasets.Dataset":
-    """The examples of a file, folder or Hub data set as TRL wants them: `read_examples`, `to_dataset`."""
-    return to_dataset(read_examples(source, task=task, split=split, limit=limit), task=task, template=template)
-
-
 def read_examples(source: str, *, task: str, split: str = "train", limit: int | None = None) -> list[dict[str, Any]]:
     """Read the examples of one split.
 
     Args:
-        source: a parquet, JSON or JSON-lines file (then `split` is not looked at); a folder with
-            `train.parquet`, `test.jsonl`, ... or shards `train-*.parquet`; or the id of a Hub data set.
+        source: a parquet, JSON, JSON-lines or CSV file (then `split` is not looked at); a folder with
+            `train.parquet`, `test.jsonl`, ... or shards `train-*.parquet`, or with those in its folder `data`; a folder
+            that `save_to_disk` of Hugging Face Datasets has written; or the id of a Hub data set.
         task: name of the task, which checks every row.
         split: the split's name.
         limit: read at most this many rows, the first ones.

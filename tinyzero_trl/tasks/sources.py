@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-_FORMATS = (".parquet", ".jsonl", ".json")
+_FORMATS = (".parquet", ".jsonl", ".json", ".csv")
+_SAVED, _SAVED_WITH_SPLITS = "state.json", "dataset_dict.json"  # what `save_to_disk` of Hugging Face Datasets leaves
 
 Rows = tuple[str, Iterable[Mapping[str, Any]]]
 """The name of a file, and its rows."""
@@ -21,14 +22,17 @@ def read_rows(source: str, split: str, select: Select) -> Iterator[Rows]:
         ValueError: the source is no file, folder or Hub id, has no such split or column, or cannot be read.
         OSError: a file cannot be opened.
     """
-    path = Path(source)
+    path = Path(source).expanduser()
     if not source:
         raise ValueError("dataset: '' names nothing; give a file, a folder or the id (owner/name) of a Hub data set")
     if path.is_file():
         yield _read_file(path, select)
     elif path.is_dir():
-        for file in _files_of_split(path, split):
-            yield _read_file(file, select)
+        if (path / _SAVED).is_file() or (path / _SAVED_WITH_SPLITS).is_file():
+            yield _read_saved(path, split, select)
+        else:
+            for file in _files_of_split(path, split):
+                yield _read_file(file, select)
     elif path.suffix in _FORMATS or source.count("/") != 1 or source.startswith((".", "/", "~")):
         raise ValueError(
             f"dataset: {source!r} is no file or folder here, nor the id (owner/name) of a Hub data set; check the path"
@@ -37,17 +41,23 @@ def read_rows(source: str, split: str, select: Select) -> Iterator[Rows]:
         yield _read_hub(source, split, select)
 
 
+def has_splits(source: str) -> bool:
+    """Whether a source tells training from held-out rows: not a file, nor a folder that one data set was saved to."""
+    path = Path(source).expanduser()
+    return not path.is_file() and not (path / _SAVED).is_file()
+
+
 def _files_of_split(folder: Path, split: str) -> list[Path]:
-    for name in (f"{split}.parquet", f"{split}.jsonl", f"{split}.json"):
-        if (folder / name).is_file():
-            return [folder / name]
-    shards = sorted(folder.glob(f"{split}-*.parquet"))
-    if not shards:
-        raise ValueError(
-            f"{folder}: has no {split}.parquet, {split}.jsonl, {split}.json or {split}-*.parquet; "
-            "choose another folder or split"
-        )
-    return shards
+    for place in (folder, folder / "data"):  # `hf download` leaves data/train-00000-of-00001.parquet
+        for suffix in _FORMATS:
+            if (file := place / f"{split}{suffix}").is_file():
+                return [file]
+        if shards := sorted(place.glob(f"{split}-*.parquet")):
+            return shards
+    names = ", ".join(f"{split}{suffix}" for suffix in _FORMATS)
+    deeper = sorted({file.parent.relative_to(folder) for file in folder.glob(f"*/**/{split}*.parquet")})
+    remedy = f"give {folder / deeper[0]}" if deeper else "choose another folder or split"
+    raise ValueError(f"{folder}: has no {names} or {split}-*.parquet, nor has its folder data; {remedy}")
 
 
 def _read_file(path: Path, select: Select) -> Rows:
@@ -58,6 +68,8 @@ def _read_file(path: Path, select: Select) -> Rows:
         return str(path), _checked(path, [_parse_json(path, line) for line in lines if line.strip()], select)
     if path.suffix == ".json":
         return str(path), _checked(path, _parse_json(path, path.read_bytes()), select)
+    if path.suffix == ".csv":
+        return str(path), _read_csv(path, select)
     raise ValueError(f"{path}: is none of {', '.join(_FORMATS)}; convert it to one of them")
 
 
@@ -84,6 +96,33 @@ def _read_parquet(path: Path, select: Select) -> Iterable[Mapping[str, Any]]:
         return pyarrow.parquet.read_table(path, columns=names, partitioning=None).to_pylist()
     except (pyarrow.ArrowException, OSError) as error:  # damage inside a page is an OSError
         raise ValueError(f"{path}: is no readable parquet file: {_one_line(error)}; write it anew") from None
+
+
+def _read_csv(path: Path, select: Select) -> Iterable[Mapping[str, Any]]:
+    import pyarrow
+    import pyarrow.csv
+
+    try:
+        as_written = pyarrow.csv.ConvertOptions(null_values=[""])  # a word may be NA or null
+        table = pyarrow.csv.read_csv(path, convert_options=as_written)
+    except pyarrow.ArrowException as error:
+        raise ValueError(f"{path}: is no readable CSV file: {_one_line(error)}; write it anew") from None
+    return table.select(_select(path, table.column_names, select)).to_pylist()
+
+
+def _read_saved(folder: Path, split: str, select: Select) -> Rows:
+    """A data set as `save_to_disk` leaves it."""
+    import datasets
+
+    try:
+        saved = datasets.load_from_disk(str(folder))
+    except (ValueError, OSError, KeyError, TypeError) as error:
+        raise ValueError(f"{folder}: is no data set that can be read: {_one_line(error)}; save it anew") from None
+    if isinstance(saved, datasets.DatasetDict):
+        if split not in saved:
+            raise ValueError(f"{folder}: has the splits {sorted(saved)} and no {split}; choose another folder or split")
+        saved = saved[split]
+    return str(folder), saved.select_columns(_select(folder, saved.column_names, select))
 
 
 def _read_hub(identifier: str, split: str, select: Select) -> Rows:

@@ -19,8 +19,9 @@ from tinyzero_trl.runs.model_card import write_model_card
 from tinyzero_trl.runs.records import Run, RunRecords, answers_of, is_finished, read_run
 from tinyzero_trl.runs.report import write_pictures
 from tinyzero_trl.tasks.config import TaskConfig
-from tinyzero_trl.tasks.datasets import load_split, to_dataset, train_test_examples
+from tinyzero_trl.tasks.datasets import to_dataset
 from tinyzero_trl.tasks.rewards import reward_functions
+from tinyzero_trl.tasks.splits import load_splits
 from tinyzero_trl.training.config import WINDOW_PREFIX, AdaptiveGRPOConfig
 from tinyzero_trl.training.model_kwargs import model_init_kwargs
 from tinyzero_trl.training.preflight.resuming import check_continued
@@ -32,20 +33,13 @@ logger = logging.getLogger(__name__)
 
 def load_problems(task: TaskConfig) -> tuple[Dataset, Dataset]:
     """Training and held-out problems."""
-    if task.dataset == "generate":
-        examples = train_test_examples(
-            task.task,
-            train_size=task.train_size,
-            test_size=task.test_size,
-            seed=task.problem_seed,
-            **task.generator_options(),
-        )
-        train, held_out = (to_dataset(each, task=task.task, template=task.prompt_template) for each in examples)
-    else:
-        train, held_out = (
-            load_split(task.dataset, task=task.task, template=task.prompt_template, split=split)
-            for split in ("train", "test")
-        )
+    splits = load_splits(task)
+    if splits.note:
+        logger.info(splits.note)
+    train, held_out = (
+        to_dataset(examples, task=task.task, template=task.prompt_template)
+        for examples in (splits.train, splits.held_out)
+    )
     return train, held_out.select(range(task.evaluated(len(held_out))))
 
 

@@ -50,7 +50,7 @@ def check_prompts(
         ValueError: prompts that the tokenizer has no template for, or too little room.
     """
     assert training.max_completion_length is not None, "AdaptiveGRPOConfig checks it"
-    longest = _longest(prompts, tokenizer)
+    longest = _longest(prompts, tokenizer, training)
     check_room(model_config, longest, training.max_completion_length)
     room = training.vllm_max_model_length if training.use_vllm else None
     if room is not None and longest + training.max_completion_length > room:
@@ -98,7 +98,7 @@ def check_train_dataset(dataset: Any, tokenizer: Any, model_config: Any, trainin
     prompts = dataset["prompt"][:] if "prompt" in dataset.column_names else [None]
     if not all(isinstance(prompt, str) for prompt in prompts):
         return
-    longest = _longest(prompts, tokenizer)
+    longest = _longest(prompts, tokenizer, training)
     check_room(model_config, longest, 1)
     try:
         check_room(model_config, longest, training.max_completion_length or 1)
@@ -106,9 +106,11 @@ def check_train_dataset(dataset: Any, tokenizer: Any, model_config: Any, trainin
         logger.warning(str(error))
 
 
-def _longest(prompts: Sequence[Any], tokenizer: Any) -> int:
-    """Tokens of the longest prompt, among those with the most characters."""
-    return max(map(len, encode_prompts(tokenizer, sorted(prompts, key=_characters)[-_SOME_PROMPTS:])))
+def _longest(prompts: Sequence[Any], tokenizer: Any, training: AdaptiveGRPOConfig) -> int:
+    """Tokens of the longest prompt, among those with the most characters, as rollouts make them."""
+    kwargs = training.chat_template_kwargs
+    assert not isinstance(kwargs, str), "TRL reads it"
+    return max(map(len, encode_prompts(tokenizer, sorted(prompts, key=_characters)[-_SOME_PROMPTS:], kwargs)))
 
 
 def _characters(prompt: Any) -> int:

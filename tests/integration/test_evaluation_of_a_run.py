@@ -1,0 +1,142 @@
+"""`eval` of a run: prompts and completions as in its training, and no example that it was trained on."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from tests.support.tiny_models import PROBLEMS, save_tiny_model, write_problems
+
+from tinyzero_trl.commands.main import main
+from tinyzero_trl.evaluation import EvaluationSettings, evaluate
+from tinyzero_trl.evaluation import run as run_module
+
+TEMPLATE = (
+    "{% if not enable_thinking %}0 0 0 {% endif %}"
+    "{% for m in messages %}<|{{ m.role }}|> {{ m.content }} {% endfor %}<|assistant|>"
+)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    return save_tiny_model(tmp_path / "run")
+
+
+def configure(run: Path, **fields: Any) -> None:
+    (run / "config.yaml").write_text(yaml.safe_dump({"task": "countdown", **fields}))
+
+
+def rows(out: Path) -> list[dict[str, Any]]:
+    return pq.read_table(out / "generations.parquet").to_pylist()
+
+
+def settings(run: Path, tmp_path: Path, **given: Any) -> EvaluationSettings:
+    data = tmp_path / "problems.jsonl"
+    return EvaluationSettings(model=str(run), data=str(write_problems(data)), **given)
+
+
+def test_every_setting_that_shapes_a_completion_is_the_runs(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    complete = run_module.complete
+    monkeypatch.setattr(
+        run_module,
+        "complete",
+        lambda engine, ids, sampling, limit: seen.append((sampling, limit)) or complete(engine, ids, sampling, limit),
+    )
+    of_run = {"temperature": 0.7, "top_p": 0.9, "top_k": 5, "min_p": 0.1, "repetition_penalty": 1.1}
+    configure(run, **of_run, max_completion_length=9, stop_at_answer=True, generation_kwargs={"stop_strings": ["7 8"]})
+    result = evaluate(settings(run, tmp_path), tmp_path / "out")
+    [sampling, limit] = seen[0]
+    assert {name: getattr(sampling, name) for name in of_run} == of_run
+    assert (limit, sampling.stop_strings) == (9, ("7 8", "</answer>"))
+    assert result["settings"].items() >= {**of_run, "max_completion_length": 9, "stop_at_answer": True}.items()
+    assert all(row["completion"].count("</answer>") <= 1 for row in rows(tmp_path / "out"))
+
+
+def test_the_command_line_wins_and_says_so(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    configure(run, temperature=0.7, max_completion_length=9)
+    data = write_problems(tmp_path / "problems.jsonl")
+    command = ["eval", "--model", str(run), "--data", str(data), "--temperature", "1", "--stop-at-answer", "true"]
+    assert main([*command, "--out", str(tmp_path / "out")]) == 0
+    printed = capsys.readouterr().out
+    assert "temperature 1.0 is given; the run has 0.7\n" in printed
+    assert "stop_at_answer True is given; the run has False\n" in printed
+    assert json.loads((tmp_path / "out" / "eval.json").read_text())["settings"]["max_completion_length"] == 9
+
+
+def test_prompts_are_those_of_the_runs_chat_template_arguments(run: Path, tmp_path: Path) -> None:
+    (run / "chat_template.jinja").write_text(TEMPLATE)
+    lengths = {}
+    for thinking in (True, False):
+        configure(
+            run, prompt_template="chat", chat_template_kwargs={"enable_thinking": thinking}, max_completion_length=4
+        )
+        evaluate(settings(run, tmp_path), tmp_path / str(thinking))
+        lengths[thinking] = [row["prompt_length"] for row in rows(tmp_path / str(thinking))]
+    assert lengths[False] == [length + 3 for length in lengths[True]]
+
+
+def test_greedy_and_4096_tokens_without_a_run(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="completions of up to 4096"):
+        evaluate(settings(run, tmp_path), tmp_path / "out")
+    result = evaluate(settings(run, tmp_path, max_completion_length=4), tmp_path / "out")
+    assert (result["settings"]["temperature"], result["notes"]) == (0.0, [])
+
+
+def test_examples_that_the_run_was_trained_on_are_left_out(run: Path, tmp_path: Path) -> None:
+    trained, held_out = PROBLEMS[:4], PROBLEMS[4:]
+    folder = tmp_path / "set"
+    folder.mkdir()
+    for name, part in (("train", trained), ("test", held_out[:1])):
+        lines = [json.dumps({"nums": numbers[::-1], "target": target}) for numbers, target in part]
+        (folder / f"{name}.jsonl").write_text("\n".join(lines))
+    configure(run, dataset=str(folder), max_completion_length=4, allow_overlap=True)
+    keys = {(tuple(sorted(numbers)), target) for numbers, target in trained}
+    kept = [problem for problem in PROBLEMS if (tuple(sorted(problem[0])), problem[1]) not in keys]
+    assert len(kept) < len(held_out), "some occur twice, in another order"
+
+    result = evaluate(settings(run, tmp_path), tmp_path / "out")
+    assert [(tuple(row["numbers"]), row["target"]) for row in rows(tmp_path / "out")] == kept
+    [note] = result["notes"]
+    assert note.startswith(f"{len(PROBLEMS) - len(kept)} of {len(PROBLEMS)} examples are left out, because the run was")
+
+    everything = evaluate(settings(run, tmp_path, include_trained=True, limit=5), tmp_path / "all")
+    assert (everything["problems"], everything["notes"]) == (5, [])
+    with pytest.raises(ValueError, match=r"data: the run was trained on all 4 examples; give --include-trained"):
+        train = settings(run, tmp_path)
+        evaluate(EvaluationSettings(model=train.model, data=str(folder / "train.jsonl")), tmp_path / "none")
+
+
+def test_training_with_one_test_size_and_evaluation_with_another_share_nothing(run: Path, tmp_path: Path) -> None:
+    """Other sizes draw other problems with the same seed."""
+    options = {"operands": [3], "max_number": 9}
+    configure(run, **options, train_size=300, test_size=64, max_completion_length=4)
+    command = ["data", "countdown", "--operands", "3", "--max-number", "9", "--train-size", "1", "--test-size", "256"]
+    assert main([*command, "--out", str(tmp_path / "data")]) == 0
+    result = evaluate(
+        EvaluationSettings(model=str(run), data=str(tmp_path / "data"), template="base"), tmp_path / "out"
+    )
+    assert 0 < result["problems"] < 256
+    assert f"{256 - result['problems']} of 256 examples are left out" in result["notes"][0]
+
+
+def test_training_data_that_is_gone_is_said(run: Path, tmp_path: Path) -> None:
+    configure(run, dataset="gone/train.parquet", max_completion_length=4)
+    [note] = evaluate(settings(run, tmp_path), tmp_path / "out")["notes"]
+    assert note.startswith(
+        "whether the run was trained on these examples cannot be told (dataset: 'gone/train.parquet'"
+    )
+
+
+@pytest.mark.parametrize("field", [{"temperature": "hot"}, {"top_k": 1.5}, {"chat_template_kwargs": [1]}])
+def test_a_setting_of_a_wrong_type_is_one_line(run: Path, tmp_path: Path, field: dict[str, Any]) -> None:
+    configure(run, **field)
+    [name] = field
+    with pytest.raises(
+        ValueError, match=rf"config.yaml: {name} = .* does not fit; correct it there, or remove the file"
+    ):
+        evaluate(settings(run, tmp_path), tmp_path / "out")

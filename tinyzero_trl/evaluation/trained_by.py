@@ -1,0 +1,143 @@
+"""The run that trained a model: what its `config.yaml` decides for an evaluation that is told nothing else."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+from tinyzero_trl.runs.files import is_finite_number, read_mapping, shortened
+from tinyzero_trl.runs.records import CONFIG
+from tinyzero_trl.tasks import Example, get_task
+from tinyzero_trl.tasks.config import TaskConfig, config_class, task_config
+from tinyzero_trl.tasks.splits import keys, load_splits
+from tinyzero_trl.windows.outcomes import FULL_REWARD
+
+SAMPLING: dict[str, tuple[tuple[type, ...], Any]] = {
+    "temperature": ((float, int), 0.0),
+    "top_p": ((float, int), 1.0),
+    "top_k": ((int,), 0),
+    "min_p": ((float, int), 0.0),
+    "repetition_penalty": ((float, int), 1.0),
+    "max_completion_length": ((int,), 4096),
+    "stop_at_answer": ((bool,), False),
+    "chat_template_kwargs": ((dict,), {}),
+}
+"""What shapes prompts and completions: the types that a configuration may give, and the value where none is given."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainedBy:
+    """The configuration of the run that a model or checkpoint belongs to; empty where there is none."""
+
+    file: Path | None
+    config: Mapping[str, Any]
+
+    def task_config(self, task: str | None, template: str | None) -> TaskConfig:
+        """The task of the run, or its defaults; what is given wins. Of another task, only what the two share.
+
+        Raises:
+            ValueError: a value of a wrong type; or code that only the file asks for, which may come from anywhere.
+        """
+        named = self._checked("task", (str,), TaskConfig.task)
+        if ":" in named and task is None:
+            raise ValueError(
+                f"task: {shortened(named)} in {self.file} is code; if you trust it, let it run by "
+                f"--task {shortened(named)}"
+            )
+        kind = config_class(task or named)
+        hints = get_type_hints(kind)
+        values = {
+            each.name: self._checked(each.name, _kinds(hints[each.name]), None)
+            for each in fields(kind)
+            if self.config.get(each.name) is not None
+        }
+        chosen = {"task": task, "prompt_template": template}
+        return task_config(**values | {name: value for name, value in chosen.items() if value is not None})
+
+    @property
+    def success_threshold(self) -> float:
+        """From which reward on an answer is correct in the run.
+
+        Raises:
+            ValueError: the configuration says something that is no number.
+        """
+        name = "window_success_threshold"
+        value = self.config.get(name, FULL_REWARD)
+        if not is_finite_number(value):
+            raise ValueError(
+                f"{self.file}: {name} = {shortened(value)} is no number; correct it there, or remove the file"
+            )
+        return float(value)
+
+    def sampling(self, given: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+        """Every setting of `SAMPLING`: as given (not None), else the run's, else the default; and what is to be said.
+
+        Raises:
+            ValueError: a value of a wrong type in the run's configuration.
+        """
+        chosen, notes = {}, []
+        for name, (kinds, default) in SAMPLING.items():
+            run = self._checked(name, kinds, default)
+            chosen[name] = run if given[name] is None else given[name]
+            if self.file is not None and chosen[name] != run:
+                notes.append(f"{name} {chosen[name]!r} is given; the run has {run!r}")
+        return chosen, notes
+
+    def stop_strings(self) -> tuple[str, ...]:
+        """What ends a completion of the run besides its end tokens and its answer."""
+        kwargs = self._checked("generation_kwargs", (dict,), {})
+        listed = [kwargs.get(name) or [] for name in ("stop_strings", "stop")]
+        texts = [text for each in listed for text in ([each] if isinstance(each, str) else each)]
+        if not all(isinstance(text, str) for text in texts):
+            raise ValueError(f"{self.file}: generation_kwargs = {shortened(kwargs)} does not fit; correct it there")
+        return tuple(dict.fromkeys(texts))
+
+    def without_trained(
+        self, examples: Sequence[Example], task: TaskConfig, given_task: str | None
+    ) -> tuple[Sequence[Example], list[str]]:
+        """The examples that the run was not trained on, and what is to be said."""
+        if self.file is None or given_task not in (None, self.config.get("task")):
+            return examples, []
+        judge = get_task(task.task)
+        try:
+            trained = keys(judge, load_splits(task).train)
+        except (ValueError, OSError) as error:
+            reason = " ".join(str(error).split())
+            return examples, [f"whether the run was trained on these examples cannot be told ({reason})"]
+        kept = [example for example in examples if judge.key(example) not in trained]
+        if len(kept) == len(examples):
+            return examples, []
+        left_out = f"{len(examples) - len(kept)} of {len(examples)} examples"
+        if not kept:
+            raise ValueError(f"data: the run was trained on all {len(examples)} examples; give --include-trained true")
+        return kept, [f"{left_out} are left out, because the run was trained on them (--include-trained keeps them)"]
+
+    def _checked(self, name: str, kinds: tuple[type, ...], default: Any) -> Any:
+        value = self.config.get(name)
+        if value is None:
+            return default
+        if type(value) not in kinds:
+            raise ValueError(
+                f"{self.file}: {name} = {shortened(value)} does not fit; correct it there, or remove the file"
+            )
+        return value
+
+
+def find_run(model_path: str) -> TrainedBy:
+    """The run of a model's folder, or of a checkpoint's parent folder.
+
+    Raises:
+        ValueError: its `config.yaml` holds no mapping.
+    """
+    for folder in (Path(model_path), Path(model_path).absolute().parent):
+        if Path(model_path).is_dir() and (folder / CONFIG).is_file():
+            return TrainedBy(folder / CONFIG, read_mapping(folder / CONFIG))
+    return TrainedBy(None, {})
+
+
+def _kinds(hint: Any) -> tuple[type, ...]:
+    """The types that a field may have in a file; a whole number may stand for any number."""
+    alternatives = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    kinds = {get_origin(kind) or kind for kind in alternatives}
+    return tuple(kinds | ({int} if float in kinds else set()))
