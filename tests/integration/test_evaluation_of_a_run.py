@@ -7,11 +7,13 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from tests.support.tiny_models import PROBLEMS, save_tiny_model, write_problems
 
+from tests.support.tiny_models import PROBLEMS, save_tiny_model, write_problems
 from tinyzero_trl.commands.main import main
 from tinyzero_trl.evaluation import EvaluationSettings, evaluate
 from tinyzero_trl.evaluation import run as run_module
+from tinyzero_trl.generation.completions import Completion
+from tinyzero_trl.generation.engine import Sampling
 
 TEMPLATE = (
     "{% if not enable_thinking %}0 0 0 {% endif %}"
@@ -37,27 +39,34 @@ def settings(run: Path, tmp_path: Path, **given: Any) -> EvaluationSettings:
     return EvaluationSettings(model=str(run), data=str(write_problems(data)), **given)
 
 
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Sampling, int]]:
+    """What the engine is asked for; nothing is sampled."""
+    asked: list[tuple[Sampling, int]] = []
+
+    def complete(engine: Any, prompt_ids: list[list[int]], sampling: Sampling, limit: int) -> list[Completion]:
+        asked.append((sampling, limit))
+        return [Completion((1,), "text", truncated=False)] * len(prompt_ids)
+
+    monkeypatch.setattr(run_module, "complete", complete)
+    return asked
+
+
 def test_every_setting_that_shapes_a_completion_is_the_runs(
-    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Path, tmp_path: Path, asked: list[tuple[Sampling, int]]
 ) -> None:
-    seen = []
-    complete = run_module.complete
-    monkeypatch.setattr(
-        run_module,
-        "complete",
-        lambda engine, ids, sampling, limit: seen.append((sampling, limit)) or complete(engine, ids, sampling, limit),
-    )
     of_run = {"temperature": 0.7, "top_p": 0.9, "top_k": 5, "min_p": 0.1, "repetition_penalty": 1.1}
     configure(run, **of_run, max_completion_length=9, stop_at_answer=True, generation_kwargs={"stop_strings": ["7 8"]})
     result = evaluate(settings(run, tmp_path), tmp_path / "out")
-    [sampling, limit] = seen[0]
+    [[sampling, limit]] = asked
     assert {name: getattr(sampling, name) for name in of_run} == of_run
     assert (limit, sampling.stop_strings) == (9, ("7 8", "</answer>"))
     assert result["settings"].items() >= {**of_run, "max_completion_length": 9, "stop_at_answer": True}.items()
-    assert all(row["completion"].count("</answer>") <= 1 for row in rows(tmp_path / "out"))
 
 
-def test_the_command_line_wins_and_says_so(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_the_command_line_wins_and_says_so(
+    run: Path, tmp_path: Path, asked: list[tuple[Sampling, int]], capsys: pytest.CaptureFixture
+) -> None:
     configure(run, temperature=0.7, max_completion_length=9)
     data = write_problems(tmp_path / "problems.jsonl")
     command = ["eval", "--model", str(run), "--data", str(data), "--temperature", "1", "--stop-at-answer", "true"]
@@ -65,6 +74,8 @@ def test_the_command_line_wins_and_says_so(run: Path, tmp_path: Path, capsys: py
     printed = capsys.readouterr().out
     assert "temperature 1.0 is given; the run has 0.7\n" in printed
     assert "stop_at_answer True is given; the run has False\n" in printed
+    [[sampling, limit]] = asked
+    assert (sampling.temperature, sampling.stop_strings, limit) == (1.0, ("</answer>",), 9)
     assert json.loads((tmp_path / "out" / "eval.json").read_text())["settings"]["max_completion_length"] == 9
 
 
@@ -81,7 +92,7 @@ def test_prompts_are_those_of_the_runs_chat_template_arguments(run: Path, tmp_pa
 
 
 def test_greedy_and_4096_tokens_without_a_run(run: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="completions of up to 4096"):
+    with pytest.raises(ValueError, match="max_completion_length: 4096 tokens after a prompt"):
         evaluate(settings(run, tmp_path), tmp_path / "out")
     result = evaluate(settings(run, tmp_path, max_completion_length=4), tmp_path / "out")
     assert (result["settings"]["temperature"], result["notes"]) == (0.0, [])
