@@ -23,7 +23,11 @@ from tinyzero_trl.runs.records import RunRecords
 
 HERE = Path(__file__).parent
 ROWS = yaml.safe_load((HERE / "bad_inputs.yaml").read_text(encoding="utf-8"))
-GOOD_RECIPE = {**RECIPE, "model_name_or_path": "model", "dataset": "problems", "output_dir": "out", "resume": "never"}
+GOOD_RECIPE = {
+    **RECIPE,
+    **{"model_name_or_path": "model", "dataset": "problems", "allow_overlap": True},
+    **{"output_dir": "out", "resume": "never"},
+}
 GOOD_GRID = {"output": "out", "seeds": [0], "launch": ["no-such-program"], "runs": {"a": {"recipe": "tiny.yaml"}}}
 EVALUATE = "tinyzero-trl eval --model {} --data {} --max-completion-length 4 --out out"
 
@@ -94,6 +98,8 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("workshop")
     save_tiny_model(folder / "model")
     write_problems(folder / "problems.jsonl")
+    fewer = (folder / "problems.jsonl").read_text().splitlines()[:9]
+    (folder / "fewer.jsonl").write_text("\n".join(fewer))
     for name in ("problems", "folder", "occupied", "occupied/test.parquet", "unfinished"):
         (folder / name).mkdir()
     for split in ("train", "test"):

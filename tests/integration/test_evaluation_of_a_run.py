@@ -27,7 +27,7 @@ def run(tmp_path: Path) -> Path:
 
 
 def configure(run: Path, **fields: Any) -> None:
-    (run / "config.yaml").write_text(yaml.safe_dump({"task": "countdown", **fields}))
+    (run / "config.yaml").write_text(yaml.safe_dump({"task": "countdown", "train_size": 4, "test_size": 4, **fields}))
 
 
 def rows(out: Path) -> list[dict[str, Any]]:

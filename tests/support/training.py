@@ -109,6 +109,7 @@ def write_recipe(workshop: Path, name: str = "run", **overrides: Any) -> Path:
     places = {
         "model_name_or_path": str(workshop / "model"),
         "dataset": str(workshop / "problems"),
+        "allow_overlap": True,
         "output_dir": str(workshop / name),
     }
     recipe = workshop / f"{name}.yaml"

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tinyzero_trl.evaluation.rows import SCHEMA, WorkFile, summarise
-from tinyzero_trl.evaluation.settings import _success_threshold
+from tinyzero_trl.evaluation.trained_by import find_run
 from tinyzero_trl.metrics import accuracy_interval, wilson_interval
 
 OUTCOMES = st.integers(1, 5).flatmap(
@@ -65,14 +65,14 @@ def test_a_success_is_what_the_run_that_trained_the_model_says(tmp_path: Path) -
     rows = [row(0, 0, reward=0.5), row(1, 0, reward=0.0)]
     assert summarise(rows)["acc"] == 0.0
     assert summarise(rows, success_threshold=0.5)["acc"] == 0.5
-    assert _success_threshold(str(tmp_path)) == _success_threshold("org/model") == 1.0
+    assert find_run(str(tmp_path)).success_threshold == find_run("org/model").success_threshold == 1.0
     checkpoint = tmp_path / "checkpoint-3"
     checkpoint.mkdir()
     (tmp_path / "config.yaml").write_text("window_success_threshold: 0.5\n")
-    assert _success_threshold(str(tmp_path)) == _success_threshold(str(checkpoint)) == 0.5
+    assert find_run(str(tmp_path)).success_threshold == find_run(str(checkpoint)).success_threshold == 0.5
     (tmp_path / "config.yaml").write_text("window_success_threshold: half\n")
     with pytest.raises(ValueError, match=r"window_success_threshold = 'half' is no number; correct it there"):
-        _success_threshold(str(tmp_path))
+        _ = find_run(str(tmp_path)).success_threshold
 
 
 def test_a_figure_without_a_sample_is_absent() -> None:

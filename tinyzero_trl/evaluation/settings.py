@@ -14,8 +14,8 @@ from tinyzero_trl.generation.registry import choose_engine
 from tinyzero_trl.models.loading import check_room, default_device, dtype_name
 from tinyzero_trl.tasks import Example, get_task
 from tinyzero_trl.tasks.config import TaskConfig
-from tinyzero_trl.tasks.datasets import read_examples, train_test_examples
-from tinyzero_trl.tasks.splits import GENERATE
+from tinyzero_trl.tasks.datasets import read_examples
+from tinyzero_trl.tasks.splits import GENERATE, generated_held_out
 
 _RANGES = (("top_p", 1e-6, 1), ("top_k", 0, 10**9), ("min_p", 0, 1), ("repetition_penalty", 1e-6, 1e6))
 
@@ -147,10 +147,7 @@ def identify(settings: EvaluationSettings, exam: Exam, model_path: str, model_co
 def _examples(settings: EvaluationSettings, task: TaskConfig, run: TrainedBy) -> tuple[Sequence[Example], list[str]]:
     """The examples, at most `limit`, and what is to be said of them."""
     if settings.data == GENERATE:
-        _, held_out = train_test_examples(
-            task.task, train_size=1, test_size=task.test_size, seed=task.problem_seed, **task.generator_options()
-        )
-        return held_out[: settings.limit], []
+        return generated_held_out(task)[: settings.limit], []
     if settings.include_trained or run.file is None:
         return read_examples(settings.data, task=task.task, split=settings.split, limit=settings.limit), []
     examples = read_examples(settings.data, task=task.task, split=settings.split)

@@ -37,18 +37,27 @@ def load_splits(config: TaskConfig) -> Splits:
             `allow_overlap` is set.
     """
     if config.dataset == GENERATE:
-        train, held_out = train_test_examples(
-            config.task,
-            train_size=config.train_size,
-            test_size=config.test_size,
-            seed=config.problem_seed,
-            **config.generator_options(),
-        )
-        return Splits(train, held_out)
+        return _generated(config, config.train_size)
     if not has_splits(config.dataset):
         return _divided(read_examples(config.dataset, task=config.task), config)
     train, held_out = (read_examples(config.dataset, task=config.task, split=split) for split in ("train", "test"))
     return Splits(train, held_out, _overlap(train, held_out, config))
+
+
+def generated_held_out(config: TaskConfig) -> Sequence[Example]:
+    """The held-out examples of a run whose examples are generated; they do not depend on `train_size`."""
+    return _generated(config, train_size=1).held_out
+
+
+def _generated(config: TaskConfig, train_size: int) -> Splits:
+    train, held_out = train_test_examples(
+        config.task,
+        train_size=train_size,
+        test_size=config.test_size,
+        seed=config.problem_seed,
+        **config.generator_options(),
+    )
+    return Splits(train, held_out)
 
 
 def keys(task: Task, examples: Sequence[Example]) -> set[Hashable]:
