@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from tests.support.tiny_models import save_tiny_model, write_problems
+from tests.support.tiny_models import PROBLEMS, save_tiny_model, write_problems
 from tests.support.training import RECIPE
 from tinyzero_trl.commands import main as cli
 from tinyzero_trl.commands import train
@@ -25,7 +25,7 @@ HERE = Path(__file__).parent
 ROWS = yaml.safe_load((HERE / "bad_inputs.yaml").read_text(encoding="utf-8"))
 GOOD_RECIPE = {
     **RECIPE,
-    **{"model_name_or_path": "model", "dataset": "problems", "allow_overlap": True},
+    **{"model_name_or_path": "model", "dataset": "problems"},
     **{"output_dir": "out", "resume": "never"},
 }
 GOOD_GRID = {"output": "out", "seeds": [0], "launch": ["no-such-program"], "runs": {"a": {"recipe": "tiny.yaml"}}}
@@ -100,10 +100,13 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_problems(folder / "problems.jsonl")
     fewer = (folder / "problems.jsonl").read_text().splitlines()[:9]
     (folder / "fewer.jsonl").write_text("\n".join(fewer))
-    for name in ("problems", "folder", "occupied", "occupied/test.parquet", "unfinished"):
+    for name in ("problems", "same", "folder", "occupied", "occupied/test.parquet", "unfinished"):
         (folder / name).mkdir()
     for split in ("train", "test"):
-        write_problems(folder / "problems" / f"{split}.jsonl")
+        write_problems(folder / "same" / f"{split}.jsonl")
+    write_problems(folder / "problems" / "train.jsonl")
+    others = [json.dumps({"nums": numbers, "target": target + 1}) for numbers, target in PROBLEMS]
+    (folder / "problems" / "test.jsonl").write_text("\n".join(others))
     for name, text in {"file": "a file", "tiny.yaml": "seed: 0", "text.parquet": "PAR1 or not"}.items():
         (folder / name).write_text(text)
     (folder / "unfinished" / "generations.partial.jsonl").write_text('{"model": "another"}\n')
