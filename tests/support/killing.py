@@ -49,7 +49,7 @@ LONGEST_S = 180
 ACTIVITIES = {
     "starting up": (AdaptiveGRPOTrainer, "__init__", 0.1),
     "rollout": (AdaptiveGRPOTrainer, "_generate_and_score_completions", 0.05),
-    "between stages": (StagedRollout, "go_on", 0.001),
+    "between stages": (StagedRollout, "go_on", 0.0003),
     "optimizer step": (AdaptiveGRPOTrainer, "training_step", 0.01),
     "evaluation": (AdaptiveGRPOTrainer, "evaluate", 0.1),
     "checkpoint": (AdaptiveGRPOTrainer, "_save_checkpoint", 0.03),
