@@ -35,8 +35,10 @@ ANSWER = "<answer> (1 + 2) * 3 </answer>"
 class Replay(Engine):
     asked = []  # (rows, limit, has seeds, is training) of each call
     weights = []
+    seeds = {}  # of the latest call with each limit
 
     def start(self, prompt_ids, sampling, limit):
+        self.seeds[limit] = sampling.seeds
         self.asked.append((len(prompt_ids), limit, sampling.seeds is not None, self.setup.model is not None))
         tokenizer = self.setup.tokenizer
         answer = [*tokenizer(ANSWER)["input_ids"], tokenizer.eos_token_id]
@@ -100,6 +102,20 @@ def test_a_users_engine_samples_rollouts_and_evaluations(replay: Any, tmp_path: 
     assert main(["ablate", str(tmp_path / "grid.yaml")]) == 0
     [finished] = (tmp_path / "grid").glob("*/*/summary.json")
     assert read_run(finished.parent).config["engine"] == "replay"
+
+
+@pytest.mark.slow
+def test_a_resumed_run_gives_an_engine_the_same_seeds(replay: Any, tmp_path: Path) -> None:
+    schedule = {"window_strategy": "phased", "window_phases": "[[0, 4], [1, 8]]"}
+    common = {"engine": "users_engine:Replay", "save_steps": 1, "eval_strategy": "no", **schedule}
+    train(write_recipe(tmp_path, "whole", **common, max_steps=2))
+    first, second = replay.seeds[4], replay.seeds[8]
+    assert first != second and len(set(second)) == len(second)
+    train(write_recipe(tmp_path, "parts", **common, max_steps=1))
+    assert replay.seeds[4] == first
+    replay.seeds.clear()
+    train(write_recipe(tmp_path, "parts", **common, max_steps=2))
+    assert replay.seeds[8] == second and 4 not in replay.seeds
 
 
 def test_a_registered_name_is_known_and_no_other(replay: Any) -> None:
