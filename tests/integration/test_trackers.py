@@ -108,17 +108,21 @@ def test_wandb_gets_a_run_of_its_own_after_a_kill(tmp_path: Path) -> None:
 
 
 def wandb_history(file: Path) -> list[dict[str, Any]]:
-    """What a W&B run was given to log, from its own file format."""
+    """What a W&B run was given to log: its file is a log of LevelDB, whose records are W&B's own messages."""
     from wandb.proto.wandb_internal_pb2 import Record
-    from wandb.sdk.internal.datastore import DataStore
 
-    store = DataStore()
-    store.open_for_scan(str(file))
-    lines = []
-    while (data := store.scan_data()) is not None:
-        record = Record()
-        record.ParseFromString(data)
-        if record.HasField("history"):
+    data, position, message, lines = file.read_bytes(), 7, b"", []
+    while position + 7 <= len(data):
+        if (left := 32768 - position % 32768) < 7:  # no record begins in the last bytes of a block
+            position += left
+            continue
+        size, kind = int.from_bytes(data[position + 4 : position + 6], "little"), data[position + 6]
+        message += data[position + 7 : position + 7 + size]
+        position += 7 + size
+        if kind in (1, 4):  # the whole message, or its last part
+            record = Record()
+            record.ParseFromString(message)
+            message = b""
             items = record.history.item
             lines.append({item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in items})
     return lines
