@@ -120,6 +120,7 @@ def test_an_adapter_is_trained_on_and_its_base_may_move(tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "model").rename(tmp_path / "elsewhere" / "model")
     arguments = ["eval", "--model", model, "--data", str(tmp_path / "problems"), "--max-completion-length", "12"]
+    arguments += ["--include-trained"]  # both splits are the same
     assert main([*arguments, "--out", str(tmp_path / "none")]) == 2
     (tmp_path / "first").rename(tmp_path / "elsewhere" / "first")
     arguments[2] = str(tmp_path / "elsewhere" / "first")
@@ -159,7 +160,7 @@ def test_an_adapter_of_another_installation_has_the_embedded_model(tmp_path: Pat
 def test_an_adapter_can_be_evaluated(tmp_path: Path) -> None:
     train(write_recipe(tmp_path, **LORA, **{**SHORT, "max_steps": 1, "save_strategy": "no"}))
     arguments = ["eval", "--model", str(tmp_path / "run"), "--data", str(tmp_path / "problems")]
-    arguments += ["--max-completion-length", "12", "--out", str(tmp_path / "evaluation")]
+    arguments += ["--max-completion-length", "12", "--out", str(tmp_path / "evaluation"), "--include-trained"]
     assert main(arguments) == 0
     assert json.loads((tmp_path / "evaluation" / "eval.json").read_text())
 
