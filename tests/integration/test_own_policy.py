@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.support.tiny_models import write_problems
 from tests.support.training import ROOT
 from tinyzero_trl import AdaptiveGRPOConfig
 from tinyzero_trl.commands.main import main
@@ -68,7 +69,8 @@ def test_a_grid_trains_reports_and_evaluates_runs_of_the_users_policy(
     assert main(["report", path, "--out", "report"]) == 0
     assert json.loads((folder / "report" / "summary.json").read_text())
     assert "patience" not in sys.modules, "records are read without running code that they name"
-    assert main(["eval", "--model", path, "--data", "countdown", "--limit", "4", "--max-completion-length", "8"]) == 0
+    data = str(write_problems(folder / "problems.jsonl"))
+    assert main(["eval", "--model", path, "--data", data, "--limit", "4", "--max-completion-length", "8"]) == 0
 
 
 def test_its_fields_are_checked_like_any_other(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,6 +13,7 @@ from tinyzero_trl.generation import registry
 from tinyzero_trl.tasks.config import task_config
 from tinyzero_trl.training.config import AdaptiveGRPOConfig
 from tinyzero_trl.training.recipe import parse_recipe
+from tinyzero_trl.training.run import resolved_config
 from tinyzero_trl.windows import all_fields, find_policy, make_policy, strategies
 
 BASE = {
@@ -233,14 +234,25 @@ def test_every_field_of_a_window_policy_has_a_typed_twin() -> None:
     ours = [find_policy(name).config_class for name in strategies()]
     for config_class in ours:
         for each in fields(config_class):
-            if each.name in ("strategy", "phases"):
+            if each.name in ("strategy", "phases") or each.metadata.get("of_trainer"):
                 continue
             assert kinds[f"window_{each.name}"] == get_type_hints(config_class)[each.name] | None, each.name
             twin = flat[f"window_{each.name}"]
             assert twin.default is None
             assert each.metadata["help"] in twin.metadata["help"]
     prefixed = {name.removeprefix("window_") for name in flat if name.startswith("window_")}
-    assert prefixed == all_fields() | {"options"}
+    assert prefixed == all_fields() - {"loss_type", "scale_rewards"} | {"options"}
+
+
+def test_a_window_policy_takes_what_the_training_says_of_its_loss(parse: Parse) -> None:
+    training = parse(window_strategy="group", loss_type="grpo", scale_rewards=False)[1]
+    windows = vars(training.window_config())
+    assert (windows["loss_type"], windows["scale_rewards"]) == ("grpo", "none")
+    assert not {"window_loss_type", "window_scale_rewards"} & set(resolved_config(None, training, None))
+    with pytest.raises(ValueError, match=r"^window_loss_type: 'grpo' follows loss_type of the training; remove"):
+        parse(window_strategy="group", window_options={"loss_type": "grpo"})
+    with pytest.raises(ValueError, match=r"^window_loss_type: unknown field in the recipe"):
+        parse(window_strategy="group", window_loss_type="grpo")
 
 
 def test_every_default_nobody_set_fits_a_short_maximum(parse: Parse) -> None:
@@ -303,7 +315,6 @@ def test_the_help_of_every_field_of_ours_can_be_shown(capsys: pytest.CaptureFixt
 
 def test_the_resolved_configuration_is_a_recipe_for_the_same_run(parse: Parse, tmp_path: Path) -> None:
     from tinyzero_trl.runs.records import RunRecords
-    from tinyzero_trl.training.run import resolved_config
 
     parsed = parse(
         window_strategy="phased", window_phases=[[0, 64]], operands=[3], warmup_steps=5, hub_token="hf_secret"

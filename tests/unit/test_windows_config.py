@@ -28,7 +28,7 @@ PHASES = ((0, 100), (10, 200))
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"strategy": "adaptive"}, r"window_strategy: 'adaptive' is unknown; choose one of group, fixed, phased"),
+        ({"strategy": "adaptive"}, r"window_strategy: 'adaptive' is unknown; choose one of fixed, phased"),
         (
             {"strategy": "success", "mode": "median"},
             r"window_mode: 'median' is unknown; choose one of basic, ema, rolling",

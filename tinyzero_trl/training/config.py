@@ -1,7 +1,7 @@
 """What a recipe may say: dataclasses on top of TRL's, judged before anything is loaded."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
 
@@ -20,7 +20,7 @@ from tinyzero_trl.training.preflight.values import (
     check_numbers,
     check_schedule,
 )
-from tinyzero_trl.windows import WindowConfig, declared_field, readers, strategies
+from tinyzero_trl.windows import WindowConfig, declarations, find_policy, strategies
 
 WINDOW_PREFIX = "window_"
 _OF_TRLS_ENGINES = ("use_transformers_continuous_batching", "cache_implementation")
@@ -29,10 +29,13 @@ _OF_TRLS_ENGINES = ("use_transformers_continuous_batching", "cache_implementatio
 
 def _window(name: str) -> Any:
     """The field `name` of window policies, left out: then each policy has its own default. Help says whose it is."""
-    declared, owners = declared_field(name), readers(name)
-    whose = "" if name in WindowConfig.__dataclass_fields__ else f"{' and '.join(owners)}: "
-    default = "" if declared.default in (None, MISSING) else f"; default {declared.default}"
-    return field(default=None, metadata={"help": f"{whose}{declared.metadata['help']}{default}"})
+    readers_of: dict[str, list[str]] = {}
+    for strategy, declared in declarations(name).items():
+        default = "" if declared.default in (None, MISSING, (), "") else f" (default {declared.default})"
+        readers_of.setdefault(f"{declared.metadata['help']}{default}", []).append(strategy)
+    shared = name in WindowConfig.__dataclass_fields__
+    lines = [help if shared else f"{' and '.join(names)}: {help}" for help, names in readers_of.items()]
+    return field(default=None, metadata={"help": "; ".join(lines)})
 
 
 @dataclass
@@ -199,11 +202,18 @@ class AdaptiveGRPOConfig(GRPOConfig):
                 f"window_max: {longest} exceeds max_completion_length {self.max_completion_length}; lower it, or raise "
                 "max_completion_length"
             )
-        if self.window_strategy == "group":
-            scaled: Any = self.scale_rewards
-            values["scale_rewards"] = {True: "group", False: "none"}.get(scaled, scaled)
-            values["loss_type"] = self.loss_type
+        values |= self._of_trainer(values)
         return WindowConfig(**values)
+
+    def _of_trainer(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """What the window policy asks of this configuration, such as `loss_type`."""
+        declared = fields(find_policy(self.window_strategy).config_class)
+        names = [each.name for each in declared if each.metadata.get("of_trainer")]
+        if taken := sorted(given.keys() & set(names)):
+            name = taken[0]
+            raise ValueError(f"window_{name}: {given[name]!r} follows {name} of the training; remove it")
+        values = {name: getattr(self, name) for name in names}
+        return {name: {True: "group", False: "none"}.get(value, value) for name, value in values.items()}
 
     @property
     def has_registered_engine(self) -> bool:

@@ -46,7 +46,7 @@ def add_policy_fields(parser: argparse.ArgumentParser, strategy: str) -> None:
     config_class = find_policy(strategy).config_class
     kinds, known = get_type_hints(config_class), {action.dest for action in parser._actions}
     for declared in fields(config_class):
-        if (flat := WINDOW_PREFIX + declared.name) not in known:
+        if (flat := WINDOW_PREFIX + declared.name) not in known and not declared.metadata.get("of_trainer"):
             help = f"{strategy}: {declared.metadata.get('help', '')}".replace("%", "%%")
             names = (f"--{flat}", f"--{flat.replace('_', '-')}")
             parser.add_argument(*names, dest=flat, type=_converter(kinds[declared.name]), help=help)

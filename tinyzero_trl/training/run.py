@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -133,7 +133,9 @@ def resolved_config(task: TaskConfig | None, training: AdaptiveGRPOConfig, model
     Of the window fields there are those that the run's window policy reads.
     """
     recipe = {**(asdict(task) if task else {}), **(model.__dict__ if model else {})}
-    windows = {f"{WINDOW_PREFIX}{name}": value for name, value in asdict(training.window_config()).items()}
+    window = training.window_config()
+    read = [each.name for each in fields(window) if not each.metadata.get("of_trainer")]
+    windows = {f"{WINDOW_PREFIX}{name}": asdict(window)[name] for name in read}
     others = {name: value for name, value in training.to_dict().items() if not name.startswith(WINDOW_PREFIX)}
     return {**recipe, **others, **windows}
 

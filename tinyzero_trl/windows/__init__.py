@@ -3,14 +3,18 @@
 Standard library alone. docs/windows.md has the rules, a comparison, and how to write a policy of your own.
 """
 
+# Messages list the policies in the order of their imports: the simplest first.
+from tinyzero_trl.windows.schedules import CosineConfig, FixedConfig, PhasedConfig
+
+# isort: split
 from tinyzero_trl.windows.config import AdaptiveConfig, WindowConfig
-from tinyzero_trl.windows.fields import choice, count, flag, number, text
+from tinyzero_trl.windows.fields import choice, count, flag, number, of_trainer, text
 from tinyzero_trl.windows.group import GroupConfig
 from tinyzero_trl.windows.lengths import MODES
 from tinyzero_trl.windows.policy import GroupState, RolloutObservation, WindowPolicy
 from tinyzero_trl.windows.registry import (
     all_fields,
-    declared_field,
+    declarations,
     fields_read,
     find_policy,
     make_policy,
@@ -19,7 +23,6 @@ from tinyzero_trl.windows.registry import (
     strategies,
     unread_fields,
 )
-from tinyzero_trl.windows.schedules import CosineConfig, FixedConfig, PhasedConfig
 from tinyzero_trl.windows.signal import SignalConfig
 from tinyzero_trl.windows.success import SuccessConfig
 
@@ -39,12 +42,13 @@ __all__ = [
     "all_fields",
     "choice",
     "count",
-    "declared_field",
+    "declarations",
     "fields_read",
     "find_policy",
     "flag",
     "make_policy",
     "number",
+    "of_trainer",
     "readers",
     "register_policy",
     "strategies",

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from tinyzero_trl.windows.config import WindowConfig
 from tinyzero_trl.windows.fidelity import LOSSES_BY_SEQUENCE, Gain
-from tinyzero_trl.windows.fields import choice, number, text
+from tinyzero_trl.windows.fields import choice, number, of_trainer, text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,8 +27,8 @@ class GroupConfig(WindowConfig):
     explore_share: float = number(
         0.05, "tokens of groups that explore, per token of the others; plain: share of the groups", low=0, high=1
     )
-    loss_type: str = text("dapo", "the trainer's, left to it")
-    scale_rewards: str = text("group", "the trainer's, left to it")
+    loss_type: str = of_trainer("dapo", "how the loss weighs tokens and sequences")
+    scale_rewards: str = of_trainer("group", "what divides the advantages")
 
     @property
     def gain(self) -> Gain:

@@ -95,14 +95,10 @@ def all_fields() -> frozenset[str]:
     return frozenset().union(*map(fields_read, _POLICIES))
 
 
-def declared_field(name: str) -> Field[Any]:
-    """The declaration of a field of a registered policy.
-
-    Raises:
-        StopIteration: no registered policy has it.
-    """
-    declared = (each for policy in _POLICIES.values() for each in fields(policy.config_class))
-    return next(each for each in declared if each.name == name)
+def declarations(field: str) -> dict[str, Field[Any]]:
+    """How each registered policy that has the field declares it, by the name of the policy."""
+    found = ((strategy, each) for strategy, policy in _POLICIES.items() for each in fields(policy.config_class))
+    return {strategy: each for strategy, each in found if each.name == field}
 
 
 def unread_fields(strategy: str | None) -> frozenset[str]:
@@ -113,7 +109,7 @@ def unread_fields(strategy: str | None) -> frozenset[str]:
 
 def readers(field: str) -> list[str]:
     """Names of the registered policies that have the field."""
-    return [strategy for strategy in _POLICIES if field in fields_read(strategy)]
+    return list(declarations(field))
 
 
 def strategy_of(config: "type[WindowConfig]") -> str:
