@@ -77,6 +77,13 @@ def test_the_same_recipe_has_not_changed(config: Any, written: Any, recipe: dict
     assert compare(written(**recipe), config(**recipe)) == ({}, {})
 
 
+def test_a_run_of_an_older_version_wrote_no_defaults_of_its_task(config: Any, written: Any) -> None:
+    """Its options were empty where the recipe gave none, and those of other tasks stood beside them."""
+    older = written() | {"operands": None, "max_number": None, "digits": None}
+    assert compare(older, config()) == ({}, {})
+    assert compare(older, config(max_number=12))[1] == {"max_number": "99 there, 12 here"}
+
+
 @pytest.mark.parametrize(
     ("changes", "named"),
     [

@@ -1,8 +1,8 @@
 """Tasks by name: built in, registered, installed with an entry point, or `package.module:Class`."""
 
 from collections.abc import Callable
-from dataclasses import fields
-from typing import TypeVar
+from dataclasses import MISSING, fields
+from typing import Any, TypeVar
 
 from tinyzero_trl.plugins import find_class, offered_names
 from tinyzero_trl.tasks.task import Task
@@ -58,6 +58,10 @@ def get_task(name: str) -> Task:
     return task
 
 
-def is_option(name: str) -> bool:
-    """Whether a registered task has a generator option of this name."""
-    return any(name == each.name for kind in _TASKS.values() for each in fields(kind.options))
+def option_defaults() -> dict[str, Any]:
+    """The generator options of all registered tasks, with their defaults."""
+    return {
+        each.name: each.default if each.default_factory is MISSING else each.default_factory()
+        for kind in _TASKS.values()
+        for each in fields(kind.options)
+    }

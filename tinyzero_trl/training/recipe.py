@@ -14,7 +14,7 @@ from trl import ModelConfig, TrlParser
 from tinyzero_trl.runs.files import read_mapping
 from tinyzero_trl.runs.redaction import shown
 from tinyzero_trl.tasks.config import TaskConfig, config_class
-from tinyzero_trl.tasks.registry import is_option
+from tinyzero_trl.tasks.registry import option_defaults
 from tinyzero_trl.training.config import AdaptiveGRPOConfig
 from tinyzero_trl.training.field_names import advice_for_unknown
 from tinyzero_trl.training.policy_fields import add_policy_fields, for_strategy, gather_policy_fields, given_strategy
@@ -95,7 +95,7 @@ class RecipeParser(TrlParser):
             raise ValueError(f"{name}: unknown field on the command line; {self.hint(name)}")
 
     def _refuse_option_of_another_task(self, name: str, value: str) -> None:
-        if is_option(name):
+        if name in option_defaults():
             task = next(kind.task for kind in self.dataclass_types if issubclass(kind, TaskConfig))
             raise ValueError(f"{name}: {value} has no effect on the task {task}; remove it")
 

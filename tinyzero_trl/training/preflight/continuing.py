@@ -9,6 +9,7 @@ from typing import Any
 from tinyzero_trl.runs.files import shortened
 from tinyzero_trl.runs.redaction import without_secrets
 from tinyzero_trl.tasks.config import EVAL_SIZE
+from tinyzero_trl.tasks.registry import option_defaults
 
 MAY_CHANGE: dict[str, tuple[str, ...]] = {
     "where results go": (
@@ -80,6 +81,8 @@ def compare(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[dict[str, s
         belongs to another version of this package, or to the other of two window policies.
     """
     old, new = _comparable(old), _comparable(new)
+    defaults = option_defaults()
+    old |= {name: defaults[name] for name, value in old.items() if value is None and name in defaults}  # older runs
     if new.get("eval_size") is None and isinstance(old.get("eval_size"), int):
         new["eval_size"] = min(EVAL_SIZE, old["eval_size"])  # by default; it is set when the problems are loaded
     changed = {name: _change(old[name], new[name]) for name in old if name in new and old[name] != new[name]}
