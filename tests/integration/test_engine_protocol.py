@@ -89,6 +89,7 @@ def test_a_users_engine_samples_rollouts_and_evaluations(replay: Any, tmp_path: 
     replay.asked.clear()
     data = str(write_problems(tmp_path / "problems.jsonl"))
     common = ["--model", str(tmp_path / "run"), "--data", data, "--max-completion-length", "12"]
+    common += ["--include-trained"]  # both splits are the same
     assert main(["eval", *common, "--engine", "replay", "--out", str(tmp_path / "eval")]) == 0
     result = json.loads((tmp_path / "eval" / "eval.json").read_text())
     assert replay.asked == [(len(PROBLEMS), 12, True, False)]

@@ -53,10 +53,10 @@ def build_trainer(
     train, held_out = load_problems(task)
     tokenizer = check_run(path, training, model, train, held_out)
     _say_where_it_continues(task, training, model)
-    training.model_init_kwargs = model_init_kwargs(model, training)
-    is_adapter = base_of_adapter(path) is not None
+    loading, is_adapter = model_init_kwargs(model, training), base_of_adapter(path) is not None
+    training.model_init_kwargs = None if is_adapter else loading  # TRL warns of those it has no use for
     return AdaptiveGRPOTrainer(
-        load_trainable_adapter(path, **training.model_init_kwargs) if is_adapter else path,
+        load_trainable_adapter(path, **loading) if is_adapter else path,
         rewards,
         training,
         train_dataset=train,
