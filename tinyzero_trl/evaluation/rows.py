@@ -37,7 +37,7 @@ class WorkFile:
     """The finished part of an evaluation, so that an interrupted one goes on where it stopped.
 
     JSON lines: first what identifies the evaluation, then the rows of one engine call per line. A line is
-    either whole or, torn by a kill, not there.
+    either complete or, after a kill, not there.
     """
 
     def __init__(self, path: Path, identity: Mapping[str, Any]) -> None:
@@ -94,7 +94,7 @@ def summarise(rows: Sequence[Row], success_threshold: float = FULL_REWARD) -> di
 
     `acc`, `acc_low`, `acc_high` and `reward` over all rows; `difficulty` the same per operand count;
     `truncated_frac`, `mean_length` and, where there is a correct row, `correct_mean_length`; `tokens`;
-    `reasons` of the verdicts, most frequent first; with several samples per problem `pass_at_k` for k = 1, 2,
+    `reasons` of the scores, most frequent first; with several samples per problem `pass_at_k` for k = 1, 2,
     4, ... and n.
     """
     lengths = [row["length"] for row in rows]

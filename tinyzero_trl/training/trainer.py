@@ -57,8 +57,7 @@ class AdaptiveGRPOTrainer(GRPOTrainer):
     that a resumed run continues as if nothing had happened; the progress bar shows reward, window and truncation.
 
     Args:
-        model: as for `trl.GRPOTrainer`, and so are all arguments that are not named here. `embedded` is the small model
-            that comes with the package.
+        model: as for `trl.GRPOTrainer`, like all that is not named here; `embedded` is the model of this package.
         reward_funcs: the reward of the first function is the score: what policies, metrics and evaluation call
             success. It counts even where `reward_weights` gives it no part in the gradient.
         args: an `AdaptiveGRPOConfig`; without one, a default that is named as TRL names it.
@@ -227,10 +226,7 @@ class AdaptiveGRPOTrainer(GRPOTrainer):
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
-        """Answer the held-out examples at the full length; adds the `eval/` figures to TRL's own.
-
-        Of a dictionary of data sets, each has figures named `eval_NAME/acc`, and `eval/acc` covers all examples.
-        """
+        """Answer the held-out examples at full length; adds `eval/` figures, and `eval_NAME/` ones of several sets."""
         answer = partial(super().evaluate, self.evaluator.numbered(eval_dataset), ignore_keys, metric_key_prefix)
         metrics, evaluation = self.evaluator.measure(answer, seed=self.rollouts.seed, prefix=metric_key_prefix)
         if evaluation is not None:
