@@ -112,7 +112,9 @@ class TrainedBy:
             return examples, []
         left_out = f"{len(examples) - len(kept)} of {len(examples)} examples"
         if not kept:
-            raise ValueError(f"data: the run was trained on all {len(examples)} examples; give --include-trained, or other data")
+            raise ValueError(
+                f"data: the run was trained on all {len(examples)} examples; give --include-trained, or other data"
+            )
         return kept, [f"{left_out} are left out, because the run was trained on them (--include-trained keeps them)"]
 
     def _checked(self, name: str, kinds: tuple[type, ...], default: Any) -> Any:
