@@ -136,6 +136,7 @@ def test_the_table_of_rollout_engines() -> None:
     assert [cells for [cells] in rows.values()] == [f"{measured[name]:,.0f}" for name in measured]
 
 
-def test_the_table_of_simulated_windows() -> None:
-    table = (ROOT / "results" / "window_simulator" / "table.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize("simulator", ["window_simulator", "group_simulator"])
+def test_the_tables_of_simulated_windows(simulator: str) -> None:
+    table = (ROOT / "results" / simulator / "table.md").read_text(encoding="utf-8")
     assert table.strip() in (ROOT / "docs" / "windows.md").read_text(encoding="utf-8")

@@ -70,6 +70,7 @@ def _train(arguments: Sequence[str]) -> int:
                 trainer = run.build_trainer(task, training, model, callbacks=[stop])
                 check_disk(training, trainer.model)
                 check_backend(trainer)
+                trainer.groups.check(trainer.window_callback.policy)
         except (ValueError, OSError, ImportError) as error:  # ImportError: a library that the recipe asks for
             return _say_error(error, status=2)
         try:
