@@ -12,6 +12,7 @@ from accelerate.utils import gather_object
 from tinyzero_trl.generation.engine import SampledBatch
 from tinyzero_trl.generation.stages import Stages
 from tinyzero_trl.training import trl_internals
+from tinyzero_trl.training.preflight.problems import check_label_column
 from tinyzero_trl.training.stage_scores import StageScores
 from tinyzero_trl.windows import GroupState, WindowPolicy
 from tinyzero_trl.windows.outcomes import is_success
@@ -39,15 +40,9 @@ class GroupStages:
         Raises:
             ValueError: the policy has several stages and the trainer cannot sample in them, or there are no labels.
         """
-        if len(policy.stages) == 1:
-            return
-        check_stages(self._trainer)
-        column, columns = getattr(policy.config, "label_column", ""), self._trainer.train_dataset.column_names
-        if column and columns is not None and column not in columns:
-            raise ValueError(
-                f"window_label_column: {column!r} is not a column of the training data; name one of "
-                f"{', '.join(columns)}, or leave it out"
-            )
+        check_label_column(self._trainer.train_dataset.column_names, policy.config)
+        if len(policy.stages) > 1:
+            check_stages(self._trainer)
 
     @contextmanager
     def decide(self, policy: WindowPolicy, examples: Sequence[Any]) -> Iterator[None]:

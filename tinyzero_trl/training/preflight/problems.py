@@ -13,6 +13,7 @@ from tinyzero_trl.generation.prompts import encode_prompts
 from tinyzero_trl.models.loading import check_room
 from tinyzero_trl.runs.files import shortened
 from tinyzero_trl.training.config import AdaptiveGRPOConfig
+from tinyzero_trl.windows import WindowConfig
 
 logger = get_logger(__name__)
 
@@ -32,6 +33,24 @@ def check_problems(problems: Sequence[Any], training: AdaptiveGRPOConfig) -> Non
             f"dataset: {len(problems)} problems are fewer than the {rows // group} groups of a rollout "
             f"(generation_batch_size {rows} / num_generations {group}); give more problems, or lower "
             "per_device_train_batch_size or steps_per_generation"
+        )
+
+
+def check_label_column(columns: Sequence[str] | None, window: WindowConfig) -> None:
+    """A window policy that tells prompts apart by a column finds it in the training data.
+
+    Args:
+        columns: names of the columns; None where they are not known, as in some streams.
+        window: of the policy.
+
+    Raises:
+        ValueError: there is no such column.
+    """
+    column = getattr(window, "label_column", "")
+    if column and columns is not None and column not in columns:
+        raise ValueError(
+            f"window_label_column: {column!r} is not a column of the training data; name one of {', '.join(columns)}, "
+            "or leave it out"
         )
 
 

@@ -19,7 +19,12 @@ from tinyzero_trl.training.config import AdaptiveGRPOConfig
 from tinyzero_trl.training.preflight.mappings import check_vllm_sampling
 from tinyzero_trl.training.preflight.model import check_adapter, check_continued_adapter, check_model_init_kwargs
 from tinyzero_trl.training.preflight.optimizer import check_optimizer
-from tinyzero_trl.training.preflight.problems import check_chat_template_kwargs, check_problems, check_prompts
+from tinyzero_trl.training.preflight.problems import (
+    check_chat_template_kwargs,
+    check_label_column,
+    check_problems,
+    check_prompts,
+)
 from tinyzero_trl.training.preflight.resuming import check_architecture, check_optimizer_state
 from tinyzero_trl.training.preflight.trackers import check_trackers
 
@@ -34,6 +39,7 @@ def check_run(
             room for, too few problems for a rollout, or a checkpoint of another recipe.
     """
     check_problems(train, training)
+    check_label_column(train.column_names, training.window_config())
     prompts = [*train["prompt"][:], *held_out["prompt"][:]]
     check_trackers(training)
     check_optimizer(training)
