@@ -67,7 +67,7 @@ def test_there_is_one_subclass_and_it_overrides_nothing_else() -> None:
 def test_no_name_of_ours_hides_one_of_theirs() -> None:
     """Collaborators are attributes of the trainer: none may take the place of an attribute that TRL sets."""
     ours = set(re.findall(r"self\.(\w+) = ", inspect.getsource(AdaptiveGRPOTrainer.__init__)))
-    assert {"limiter", "rollouts", "loss", "guard", "evaluator", "checkpoints", "hub"} <= ours
+    assert {"limiter", "rollouts", "groups", "loss", "guard", "evaluator", "reference", "checkpoints", "hub"} <= ours
     for base in GRPOTrainer.__mro__[:-1]:
         theirs = set(re.findall(r"self\.(\w+)(?:: [^=]+)? = ", inspect.getsource(base))) | vars(base).keys()
         assert not ours & theirs, base

@@ -109,7 +109,8 @@ class AdaptiveGRPOTrainer(GRPOTrainer):
         check_train_dataset(train_dataset, trl_internals.tokenizer_of(self), self.model.config, args)
         show_rollouts(self)
         self.records_callback.follow(self)
-        self.limiter, self.groups = CompletionLimit(self), GroupStages(self)
+        self.limiter = CompletionLimit(self)
+        self.groups = GroupStages(self)
         tokenizer, rank, ends = trl_internals.tokenizer_of(self), self.accelerator.process_index, self.eos_token_ids
         settings = self.vllm_generation if args.use_vllm else self.generation_config
         self.rollouts = Rollouts(args, tokenizer, settings, model=self.model, end_tokens=ends, process_index=rank)
