@@ -16,6 +16,7 @@ from tests.support.fixed_rollouts import (
     tiny_model_path,
     tiny_tokenizer,
 )
+from tests.support.vllm_server import Server
 from tests.support.windows_by_ranks import MOVING_WINDOWS, Windows, finished_in_an_odd_number, placed
 from tinyzero_trl import AdaptiveGRPOConfig, AdaptiveGRPOTrainer, AdaptiveWindowCallback
 from tinyzero_trl.training.controller import WindowController
@@ -84,6 +85,16 @@ def test_training_keeps_to_the_window_and_evaluation_has_the_full_length(engine:
     assert {longest for training, longest in trainer.seen if training} == {4}, "a random model is cut everywhere"
     assert min(longest for training, longest in trainer.seen if not training) > 4
     assert controller.policy.metrics()["current_window"] == 4
+
+
+@pytest.mark.vllm
+def test_the_window_travels_with_every_request_of_stock_trl_to_a_vllm_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trl.generation.vllm_generation.VLLMClient", Server)
+    monkeypatch.setattr(Server, "allowed", [])
+    trainer = trainer_of(GRPOTrainer, arguments(use_vllm=True, vllm_mode="server", max_steps=3))
+    WindowController(WindowConfig(strategy="phased", min=4, phases=((0, 8), (1, 16), (2, 20)))).attach(trainer)
+    trainer.train()
+    assert Server.allowed == [8, 16, 20]
 
 
 @pytest.mark.parametrize("stock", [True, False], ids=["stock", "ours"])

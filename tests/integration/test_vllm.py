@@ -1,16 +1,15 @@
 """Rollouts by colocated vLLM, for real: it obeys the window, and it has the policy's weights."""
 
 import json
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
-import torch
 
 from tests.support.ranks import launch
 from tests.support.training import LONGEST, RECIPE, write_recipe
 from tests.support.training import train as train_here
+from tests.support.vllm_server import Server
 from tests.support.vllm_training import VLLM
 from tinyzero_trl.runs.records import read_run
 
@@ -23,31 +22,6 @@ def train(workshop: Path, way: str, ranks: int, **overrides: Any) -> list[dict[s
     recipe = write_recipe(workshop, **VLLM, **batch, **overrides)
     launch(way, ranks, "vllm_training", str(recipe), str(workshop), TORCH_COMPILE_DISABLE="1")
     return [json.loads((workshop / f"rank_{rank}.json").read_text()) for rank in range(ranks)]
-
-
-class Server:
-    """Stands in for TRL's client of a vLLM server: every completion is as long as its request allows."""
-
-    allowed: ClassVar[list[int]] = []
-    handed_over: ClassVar[list[set[str]]] = []
-
-    def __init__(self, **_: Any) -> None: ...
-
-    def init_communicator(self, device: torch.device) -> None: ...
-
-    def reset_prefix_cache(self) -> None: ...
-
-    def get_server_info(self) -> dict[str, Any]:
-        return {"model_config": {"logprobs_mode": "processed_logprobs"}}
-
-    def update_named_params(self, metadata: list[tuple], parameters: Iterable[tuple[str, torch.Tensor]]) -> None:
-        self.handed_over.append({name for name, _ in parameters})
-
-    def generate(self, prompts: list[list[int]], n: int, max_tokens: int, **_: Any) -> dict[str, Any]:
-        self.allowed.append(max_tokens)
-        rows = len(prompts) * n
-        tokens = [[3 + row % 5] * max_tokens for row in range(rows)]
-        return {"prompt_ids": prompts, "completion_ids": tokens, "logprobs": [[[-1.0]] * max_tokens] * rows}
 
 
 @pytest.mark.vllm
