@@ -235,8 +235,10 @@ def test_generation_kwargs_are_tried_on_what_vllm_reads(monkeypatch: pytest.Monk
     training = config(generation_kwargs={"stop_strings": ["x"]})
     check_vllm_sampling(training)  # not vLLM's to judge
     training.use_vllm = True
+    check_vllm_sampling(training)  # the program hands them on as vLLM's own `stop`
+    training.generation_kwargs = {"stop_words": ["x"]}
     with pytest.raises(
-        ValueError, match=r"^generation_kwargs: .* is refused by vLLM's SamplingParams \(.*'stop_strings'"
+        ValueError, match=r"^generation_kwargs: .* is refused by vLLM's SamplingParams \(.*'stop_words'"
     ):
         check_vllm_sampling(training)
     training.generation_kwargs = {"stop": ["x"], "structured_outputs": {"regex": "a"}}
