@@ -17,7 +17,7 @@ from accelerate import PartialState
 from datasets import Dataset
 
 from tests.support.fixed_rollouts import GROUP_SIZE, PROMPTS, VOCABULARY, tiny_model_path, tiny_tokenizer
-from tinyzero_trl import AdaptiveGRPOConfig, AdaptiveGRPOTrainer, register_engine
+from tinyzero_trl import AdaptiveGRPOConfig, AdaptiveGRPOTrainer
 from tinyzero_trl.generation.engine import Engine, EngineSetup, SampledBatch, Sampling
 from tinyzero_trl.training.callbacks.events import RolloutCallback
 
@@ -26,7 +26,6 @@ END = 1
 MODEL = tiny_model_path()  # before there are ranks: afterwards only the first would save it
 
 
-@register_engine("placed")
 class PlacedEngine(Engine):
     """Completions by rollout and global row. Every third group is hopeless, every third answers late."""
 
@@ -90,7 +89,7 @@ def train() -> dict[str, Any]:
         ends_in_three,
         AdaptiveGRPOConfig(
             output_dir=tempfile.mkdtemp(),
-            engine="placed",
+            engine="tests.support.groups_by_ranks:PlacedEngine",
             per_device_train_batch_size=GLOBAL_BATCH // int(os.environ["WORLD_SIZE"]),
             num_generations=GROUP_SIZE,
             max_completion_length=LONGEST,

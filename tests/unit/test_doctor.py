@@ -21,7 +21,7 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
     def write(module: str, text: str) -> None:
         (tmp_path / f"{module}.py").write_text(text)
-        sys.modules.pop(module, None)
+        monkeypatch.delitem(sys.modules, module, raising=False)  # the real one comes back afterwards
 
     return write
 
