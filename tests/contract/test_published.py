@@ -108,6 +108,13 @@ def test_the_second_measurement(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out in RESULTS
 
 
+def test_the_first_look_at_windows_per_group() -> None:
+    for name, cells in _rows(RESULTS, "| run, seed 0").items():
+        folder = ROOT / "results" / "group_first_look" / name
+        last = read_run((folder if folder.exists() else GRID / name) / "seed_0").evals[-1]
+        assert cells == [f"{100 * last['eval/acc']:.1f} %", f"{last['tokens']:,}"], name
+
+
 def test_the_table_of_the_demo() -> None:
     run = read_run(ROOT / "results" / "demo")
     rows = _rows(RESULTS, "| | held-out accuracy")
