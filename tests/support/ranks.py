@@ -10,6 +10,10 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 
 
+# Colocated vLLM in the process of the tests sets them; a program that is launched later would meet on the same port.
+_OF_THIS_PROCESS = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
+
+
 def run_on_ranks(ranks: int, name: str, *arguments: str, **environment: str) -> Any:
     """What the module `name`, started by torchrun on `ranks` processes, printed as JSON on its last line."""
     launch = ["torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks)]
@@ -29,7 +33,8 @@ def launch(way: str, ranks: int, name: str, *arguments: str, **environment: str)
 
 
 def _run(module_and_arguments: list[str], **environment: str) -> str:
-    variables = os.environ | {"OMP_NUM_THREADS": "1", **environment}
+    inherited = {name: value for name, value in os.environ.items() if name not in _OF_THIS_PROCESS}
+    variables = inherited | {"OMP_NUM_THREADS": "1", **environment}
     variables["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     launched = subprocess.Popen(
         [sys.executable, "-m", *module_and_arguments],
