@@ -63,11 +63,12 @@ gains = st.builds(Gain, by_tokens=st.booleans(), scaled=st.booleans())
 
 
 @few
-@given(st.lists(kind, min_size=1, max_size=3), gains, st.integers(2, 5))
+@given(kind, gains, st.integers(2, 5))
 def test_without_a_price_every_group_goes_on_and_everything_is_explained(
-    rows: list[tuple[list[float], list[float]]], gain: Gain, size: int
+    row: tuple[list[float], list[float]], gain: Gain, size: int
 ) -> None:
-    kinds = kinds_of(*rows)
+    """Of one kind. With several, a state does not say when its completions ended, so the rule is an approximation."""
+    kinds = kinds_of(row)
     problem = StoppingProblem(kinds, ENDS, size, gain)
     rule = problem.situation(kinds.shares).solve(0.0)
     assert rule.expected.successes_lost == pytest.approx(0, abs=1e-9)
@@ -103,11 +104,12 @@ def mean_tokens(kinds: PromptKinds) -> list[float]:
 
 
 @few
-@given(st.lists(kind, min_size=1, max_size=3), gains, st.floats(1e-6, 1.0), st.floats(1.0, 10.0))
+@given(kind, gains, st.floats(1e-6, 1.0), st.floats(1.0, 10.0))
 def test_a_higher_price_lets_no_group_go_on_that_a_lower_one_stops(
-    rows: list[tuple[list[float], list[float]]], gain: Gain, price: float, factor: float
+    row: tuple[list[float], list[float]], gain: Gain, price: float, factor: float
 ) -> None:
-    kinds = kinds_of(*rows)
+    """Of one kind, where the expected figures are exact."""
+    kinds = kinds_of(row)
     situation = StoppingProblem(kinds, ENDS, 4, gain).situation(kinds.shares)
     low, high = situation.solve(price), situation.solve(price * factor)
     for stage in range(len(ENDS) - 1):
@@ -119,11 +121,12 @@ def test_a_higher_price_lets_no_group_go_on_that_a_lower_one_stops(
 
 
 @few
-@given(st.lists(kind, min_size=1, max_size=3), gains, st.sampled_from((0.0, 0.02, 0.2, 0.9)))
+@given(kind, gains, st.sampled_from((0.0, 0.02, 0.2, 0.9)))
 def test_the_best_price_loses_no_more_successes_than_the_slack(
-    rows: list[tuple[list[float], list[float]]], gain: Gain, slack: float
+    row: tuple[list[float], list[float]], gain: Gain, slack: float
 ) -> None:
-    kinds = kinds_of(*rows)
+    """Of one kind, where the expected figures are exact."""
+    kinds = kinds_of(row)
     situation = StoppingProblem(kinds, ENDS, 4, gain).situation(kinds.shares)
     expected = situation.solve(best_price([situation], [1.0], slack)).expected
     assert expected.successes_lost <= slack * expected.successes + 1e-9
