@@ -53,10 +53,10 @@ def killed_and_resumed(workshop: Path, tracker: str, environment: dict[str, str]
 
 
 def assert_a_run_each(steps: Iterable[list[int]]) -> None:
-    """Each process has a run; trackers write in the background, so the killed one may lack its last steps."""
-    killed, resumed = sorted(steps)
-    assert killed == [1, 2, 3][: len(killed)]
+    """Each process has a run; trackers write in the background, so the killed one may lack its last steps, or all."""
+    *killed, resumed = sorted(steps)
     assert resumed == [3, 4]
+    assert len(killed) <= 1 and all(each == [1, 2, 3][: len(each)] for each in killed)
 
 
 def test_tensorboard_forgets_what_the_records_forget(tmp_path: Path) -> None:
