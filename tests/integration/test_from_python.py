@@ -191,7 +191,8 @@ def test_columns_and_reward_functions_may_be_anything(tmp_path: Path) -> None:
     run.train()
     rows = records(tmp_path, "completions/*.jsonl")
     assert rows and {row["reason"] for row in rows} <= {"even", "odd"}
-    assert {row["difficulty"] for row in rows} == {0}
+    assert {row["difficulty"] for row in rows} == {"easy", "hard"}
+    assert {"difficulty/easy_acc", "difficulty/hard_count"} <= records(tmp_path, "metrics.jsonl")[0].keys()
     assert run.evaluate()["eval/n"] == 8, "four problems, each answered twice, whatever the column `index` holds"
 
 

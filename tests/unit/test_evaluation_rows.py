@@ -5,11 +5,12 @@ import random
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tinyzero_trl.evaluation.rows import SCHEMA, WorkFile, summarise
+from tinyzero_trl.evaluation.rows import SCHEMA, WorkFile, summarise, write_rows
 from tinyzero_trl.evaluation.trained_by import find_run
 from tinyzero_trl.metrics import accuracy_interval, wilson_interval
 
@@ -59,6 +60,13 @@ def test_figures_of_a_worked_example() -> None:
         "4": (0.0, 1),
     }
     assert figures["pass_at_k"] == {"1": 0.5, "2": pytest.approx(2 / 3)}
+
+
+def test_difficulties_in_words(tmp_path: Path) -> None:
+    rows = [row(0, 0, difficulty="hard"), row(1, 0, difficulty="", reward=1.0), row(2, 0, difficulty="easy")]
+    assert list(summarise(rows)["difficulty"]) == ["easy", "hard"], "what has no label is not broken down"
+    write_rows(tmp_path / "rows.parquet", rows)
+    assert pq.read_table(tmp_path / "rows.parquet")["difficulty"].to_pylist() == ["hard", "", "easy"]
 
 
 def test_a_success_is_what_the_run_that_trained_the_model_says(tmp_path: Path) -> None:

@@ -129,10 +129,10 @@ def test_the_figure_that_chooses_the_best_model_is_found_by_trainer() -> None:
 
 
 def test_rows_are_scored_by_the_first_function_and_samples_are_of_this_rank() -> None:
-    inputs = [{"difficulty": 3}, {"difficulty": "hard"}, {"difficulty": True}]
+    inputs = [{"difficulty": 3}, {"difficulty": " very\nhard"}, {"difficulty": True}]
     rows = scored([1.0, float("nan"), float("inf")], reasons=["a", "b", "c", "of another function"], inputs=inputs)
     assert rows.rewards == [1.0, None, None], "no number, no score"
-    assert (rows.lengths, rows.truncated, rows.difficulties) == ([1, 2, 3], [False, True, False], [3, 0, 0])
+    assert (rows.lengths, rows.truncated, rows.difficulties) == ([1, 2, 3], [False, True, False], [3, "very hard", 0])
     assert [sample["reason"] for sample in rows.samples] == ["a", "b", "c"]
     assert [sample["reason"] for sample in scored([0.0]).samples] == [""]
 

@@ -14,7 +14,9 @@ from tinyzero_trl.metrics import (
     METRICS,
     Interval,
     RunningTotals,
+    as_label,
     describe,
+    labels_of,
     mean_interval,
     paired_difference,
     paired_ratio,
@@ -104,6 +106,19 @@ def test_figures_without_a_sample_in_their_denominator_are_absent():
     assert "completion/correct_mean_length" not in figures
     assert not [name for name in figures if name.startswith("difficulty/") or "prompt" in name]
     assert rollout_metrics(RolloutObservation(0, 8, [], [], [], [])) == {}
+
+
+def test_difficulties_may_be_texts_that_say_nothing_of_some_completions():
+    batch = observation([(5, 1.0, False, 0, 1, 3), (6, 0.0, False, 0, 1, 3), (6, 1.0, False, 1, 1, 3)])
+    figures = rollout_metrics(batch, difficulties=["easy a/b", "easy a/b", ""])
+    named = {name: value for name, value in figures.items() if name.startswith("difficulty/")}
+    assert named == {"difficulty/easy a/b_acc": 0.5, "difficulty/easy a/b_count": 2.0}
+    assert all(describe(name) for name in named)
+    values = ("x  y\n", 3, -1, 0, True, None, 2.5, "z" * 99)
+    assert [as_label(value) for value in values] == ["x y", 3, 0, 0, 0, 0, 0, "z" * 40]
+    assert labels_of(["b", 10, 9, "a", 0, "", 9]) == [9, 10, "a", "b"]
+    many = observation([(5, 1.0, False, 0, 1, 3)] * 33)
+    assert not [name for name in rollout_metrics(many, difficulties=[*range(1, 34)]) if name.startswith("difficulty/")]
 
 
 def test_a_column_of_the_wrong_size_is_refused():

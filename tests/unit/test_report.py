@@ -5,6 +5,8 @@ import json
 import math
 import re
 from html.parser import HTMLParser
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
@@ -15,8 +17,9 @@ from tinyzero_trl.runs.records import RunRecords, read_run
 from tinyzero_trl.runs.report import write_pictures, write_report
 from tinyzero_trl.runs.report.compare import accuracy_curve, compare, cost_to_reach
 from tinyzero_trl.runs.report.names import group_names
+from tinyzero_trl.runs.report.panels import panels_of
 from tinyzero_trl.runs.report.pictures import accuracy_and_cost, on_common_axis, thinned
-from tinyzero_trl.runs.report.run_groups import choose_baseline, load_run_groups
+from tinyzero_trl.runs.report.run_groups import RunGroup, choose_baseline, load_run_groups
 from tinyzero_trl.runs.report.samples import before_and_after
 from tinyzero_trl.runs.report.style import COLOURS, Canvas, house_style, looks
 
@@ -295,6 +298,25 @@ def test_pictures_alone_need_no_report(tmp_path):
     names = {file.name for file in write_pictures(run).iterdir()}
     assert {"accuracy.png", "accuracy-time.png", "window.png", "truncation.png", "difficulty.png", "kl.png"} <= names
     assert "seconds.png" not in names  # the run has no such figures
+
+
+def test_difficulties_in_words_are_drawn_under_their_names(tmp_path):
+    def panel(labels):
+        lines = [{"step": 1} | {f"difficulty/{label}_acc": 0.5 for label in labels}] * 2
+        run = SimpleNamespace(metrics=[*lines, {"step": 2, f"difficulty/{labels[0]}_acc": 1.0}])
+        [found] = [
+            each
+            for each in panels_of(cast("list[RunGroup]", [SimpleNamespace(runs={0: run})]))
+            if each.name == "difficulty"
+        ]
+        return found
+
+    drawn = panel(["hard, $x^", "easy"])
+    assert (drawn.title, list(drawn.figures)) == ("Accuracy by difficulty", ["easy", "hard, $x^"])
+    assert drawn.figures["hard, $x^"]({"difficulty/hard, $x^_acc": 0.25}) == 0.25
+    assert "all have 3 operands" in panel(["3"]).caption
+    assert list(panel([str(n) for n in range(12, 2, -1)]).figures)[-1] == "12 operands", "the most frequent are drawn"
+    assert len(panel([f"level {n}" for n in range(20)]).figures) == 6
 
 
 def test_long_runs_make_small_pages(tmp_path):

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tinyzero_trl.metrics import accuracy, by_problem, pass_at_k
+from tinyzero_trl.metrics import accuracy, by_problem, labels_of, pass_at_k
 from tinyzero_trl.windows.outcomes import FULL_REWARD, is_success
 
 Row = dict[str, Any]
@@ -24,7 +24,7 @@ SCHEMA = pa.schema(
         "reason": pa.string(),
         "length": pa.int64(),  # tokens, the end token included
         "truncated": pa.bool_(),
-        "difficulty": pa.int64(),
+        "difficulty": pa.int64(),  # or text, by the task
         "problem_index": pa.int64(),
         "sample_index": pa.int64(),
         "prompt_length": pa.int64(),  # tokens
@@ -83,6 +83,8 @@ def write_rows(path: Path, rows: Iterable[Row]) -> None:
     ordered = sorted(rows, key=lambda row: (row["problem_index"], row["sample_index"]))
     own = pa.Table.from_pylist([{name: row[name] for name in row if name not in SCHEMA.names} for row in ordered])
     texts, others = list(SCHEMA)[:_TEXTS], list(SCHEMA)[_TEXTS:]
+    if any(isinstance(row["difficulty"], str) for row in ordered):
+        others = [field.with_type(pa.string()) if field.name == "difficulty" else field for field in others]
     schema = pa.schema([*texts, *own.schema, *others])
     draft = path.with_name(f".{path.name}.draft")
     pq.write_table(pa.Table.from_pylist(ordered, schema=schema), draft)
@@ -92,7 +94,7 @@ def write_rows(path: Path, rows: Iterable[Row]) -> None:
 def summarise(rows: Sequence[Row], success_threshold: float = FULL_REWARD) -> dict[str, Any]:
     """The figures of an evaluation. An answer is correct when its reward is at least `success_threshold`.
 
-    `acc`, `acc_low`, `acc_high` and `reward` over all rows; `difficulty` the same per operand count;
+    `acc`, `acc_low`, `acc_high` and `reward` over all rows; `difficulty` the same per label;
     `truncated_frac`, `mean_length` and, where there is a correct row, `correct_mean_length`; `tokens`;
     `reasons` of the scores, most frequent first; with several samples per problem `pass_at_k` for k = 1, 2,
     4, ... and n.
@@ -113,7 +115,7 @@ def summarise(rows: Sequence[Row], success_threshold: float = FULL_REWARD) -> di
         },
         "difficulty": {
             str(level): _accuracy([row for row in rows if row["difficulty"] == level], success_threshold)
-            for level in sorted({row["difficulty"] for row in rows})
+            for level in labels_of([row["difficulty"] for row in rows])
         },
         "reasons": dict(Counter(row["reason"] for row in rows).most_common()),
     }

@@ -16,6 +16,7 @@ from tinyzero_trl.metrics.intervals import (
     student_t_quantile,
     wilson_interval,
 )
+from tinyzero_trl.metrics.labels import Label, as_label, labels_of
 from tinyzero_trl.metrics.registry import METRICS, Metric, describe
 from tinyzero_trl.metrics.rollout import RunningTotals, ratio_metrics, rollout_metrics
 
@@ -23,13 +24,16 @@ __all__ = [
     "METRICS",
     "Accuracy",
     "Interval",
+    "Label",
     "Metric",
     "RunningTotals",
     "accuracy",
     "accuracy_interval",
+    "as_label",
     "by_problem",
     "describe",
     "evaluation_metrics",
+    "labels_of",
     "mean_interval",
     "paired_difference",
     "paired_ratio",

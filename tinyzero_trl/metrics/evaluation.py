@@ -5,6 +5,7 @@ from collections.abc import Hashable, Sequence
 import numpy as np
 
 from tinyzero_trl.metrics.accuracy import accuracy
+from tinyzero_trl.metrics.labels import Label, labels_of
 from tinyzero_trl.windows.outcomes import FULL_REWARD, is_judged, outcomes
 
 
@@ -13,7 +14,7 @@ def evaluation_metrics(
     rewards: Sequence[float | None],
     lengths: Sequence[int],
     truncated: Sequence[bool],
-    difficulties: Sequence[int],
+    difficulties: Sequence[Label],
     problems: Sequence[Hashable] | None = None,
     success_threshold: float = FULL_REWARD,
 ) -> dict[str, float]:
@@ -23,7 +24,7 @@ def evaluation_metrics(
         rewards: scores, (N,); None where a completion was not judged, which leaves it out of accuracy and reward.
         lengths: completion tokens, (N,).
         truncated: whether the full length cut the completion, (N,).
-        difficulties: operand count of each problem, (N,); 0 where it is unknown.
+        difficulties: label of each problem, such as its operand count, (N,); 0 or empty where it has none.
         problems: which problem each completion answers, (N,); without it every one answers another problem.
         success_threshold: a completion is correct when its reward is at least this.
 
@@ -43,8 +44,8 @@ def evaluation_metrics(
     figures["eval/truncated_frac"] = float(np.mean(truncated))
     if overall:
         figures |= {"eval/n": float(overall.answers), "eval/problems": float(overall.problems)}
-    for operands in sorted({level for level in difficulties if level > 0}):
-        chosen = [row for row, level in enumerate(difficulties) if level == operands]
-        if of_size := accuracy([correct[row] for row in chosen], [answered[row] for row in chosen]):
-            figures[f"eval/{operands}_acc"] = of_size.mean
+    for label in labels_of(difficulties):
+        chosen = [row for row, level in enumerate(difficulties) if level == label]
+        if of_label := accuracy([correct[row] for row in chosen], [answered[row] for row in chosen]):
+            figures[f"eval/{label}_acc"] = of_label.mean
     return figures

@@ -13,7 +13,8 @@ class Metric(NamedTuple):
 
 
 # Completions are those of all ranks; one is correct (a success) when its reward >= success_threshold, and judged when
-# it has a reward at all. Lengths are in tokens and cut at the window. `{operands}` in a name is a whole number.
+# it has a reward at all. Lengths are in tokens and cut at the window. `{label}` is the difficulty of a problem: the
+# number of its operands, or whatever its task or a column `difficulty` says.
 METRICS: dict[str, Metric] = {
     "adaptive_window/current_window": Metric(
         "tokens", "policy.window during the rollout", "Longest completion allowed in this batch"
@@ -173,13 +174,13 @@ METRICS: dict[str, Metric] = {
     "completion/correct_mean_length": Metric(
         "tokens", "mean length of the correct completions", "Mean length of correct completions"
     ),
-    "difficulty/{operands}_acc": Metric(
+    "difficulty/{label}_acc": Metric(
         "fraction",
-        "correct completions / judged completions, of problems with that many operands",
-        "Accuracy by number of operands",
+        "correct completions / judged completions, of problems with that label",
+        "Accuracy by difficulty",
     ),
-    "difficulty/{operands}_count": Metric(
-        "completions", "completions of problems with that many operands", "Completions by number of operands"
+    "difficulty/{label}_count": Metric(
+        "completions", "completions of problems with that label", "Completions by difficulty"
     ),
     "group/zero_variance_frac": Metric(
         "fraction", "groups whose rewards are all equal / groups with a reward", "Groups that teach nothing"
@@ -234,14 +235,16 @@ METRICS: dict[str, Metric] = {
     "eval/problems": Metric(
         "problems", "number of held-out problems with a judged completion", "Problems that the accuracy rests on"
     ),
-    "eval/{operands}_acc": Metric(
+    "eval/{label}_acc": Metric(
         "fraction",
-        "correct completions / judged completions, of held-out problems with that many operands",
-        "Held-out accuracy by number of operands",
+        "correct completions / judged completions, of held-out problems with that label",
+        "Held-out accuracy by difficulty",
     ),
 }
 
 
 def describe(name: str) -> Metric | None:
     """The registry's entry for a logged name such as `difficulty/3_acc`; None for a name that is not ours."""
-    return METRICS.get(re.sub(r"/\d+_", "/{operands}_", name))
+    if name in METRICS:
+        return METRICS[name]
+    return METRICS.get(re.sub(r"^(difficulty|eval)/.+_(acc|count)$", r"\1/{label}_\2", name))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tinyzero_trl.metrics.labels import Label, labels_of
 from tinyzero_trl.windows.outcomes import FULL_REWARD, is_judged, is_success, outcomes
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ def rollout_metrics(
     observation: RolloutObservation,
     *,
     prompt_lengths: Sequence[int] | None = None,
-    difficulties: Sequence[int] | None = None,
+    difficulties: Sequence[Label] | None = None,
     success_threshold: float = FULL_REWARD,
 ) -> dict[str, float]:
     """Figures of one generation batch, over all completions of all ranks, for every window policy alike.
@@ -27,7 +28,8 @@ def rollout_metrics(
     Args:
         observation: the gathered batch; every sequence in it has one entry per completion (B).
         prompt_lengths: tokens of each completion's prompt, (B,); without it, no prompt and overall totals.
-        difficulties: operand count of each completion's problem, (B,); without it, no `difficulty/` figures.
+        difficulties: label of each completion's problem, such as its operand count, (B,); without it, no
+            `difficulty/` figures.
         success_threshold: a completion is a success (is "correct") when its reward is at least this.
 
     A completion that was not judged (its reward is None) counts in tokens, lengths and truncation. It is left out of
@@ -140,13 +142,13 @@ def _group_figures(batch: _Batch) -> dict[str, float | None]:
     }
 
 
-def _difficulty_figures(batch: _Batch, difficulties: Sequence[int]) -> dict[str, float | None]:
-    levels = _column("difficulties", difficulties, len(batch.lengths))
+def _difficulty_figures(batch: _Batch, difficulties: Sequence[Label]) -> dict[str, float | None]:
+    _column("difficulties", difficulties, len(batch.lengths))
     figures: dict[str, float | None] = {}
-    for operands in np.unique(levels).tolist():
-        chosen = levels == operands
-        figures[f"difficulty/{operands}_acc"] = batch.correct_frac(chosen)
-        figures[f"difficulty/{operands}_count"] = float(chosen.sum())
+    for label in labels_of(difficulties):
+        chosen = np.array([each == label for each in difficulties])
+        figures[f"difficulty/{label}_acc"] = batch.correct_frac(chosen)
+        figures[f"difficulty/{label}_count"] = float(chosen.sum())
     return figures
 
 

@@ -112,8 +112,8 @@ class Task(ABC):
         """
         return prompts.render(template, (self.question(example),), ())
 
-    def difficulty(self, example: Example) -> int:
-        """A positive label by which accuracy is broken down, such as a length; 0 for none."""
+    def difficulty(self, example: Example) -> int | str:
+        """A label by which accuracy is broken down: a positive number or a text, of one type; 0 for none."""
         return 0
 
     def key(self, example: Example) -> Hashable:

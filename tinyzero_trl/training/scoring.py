@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from accelerate.utils import gather_object
 from torch import Tensor
 
+from tinyzero_trl.metrics import Label, as_label
 from tinyzero_trl.tasks.rewards import completion_text
 from tinyzero_trl.training.callbacks.events import Rollout
 from tinyzero_trl.training.trl_internals import logged_column
@@ -25,7 +27,7 @@ class ScoredRows:
 
     lengths: list[int]
     truncated: list[bool]
-    difficulties: list[int]
+    difficulties: list[Label]
     rewards: list[float | None]
     samples: list[dict[str, Any]]
 
@@ -57,7 +59,7 @@ def score_rows(
     rewards = scores(rewards_per_func)
     lengths = [len(ids) for ids in completion_ids]
     truncated = [is_truncated(ids, text) for ids, text in zip(completion_ids, completions, strict=True)]
-    difficulties = [_whole_number(row.get("difficulty")) for row in inputs]
+    difficulties = [as_label(row.get("difficulty")) for row in inputs]
     columns: dict[str, Sequence[Any]] = {
         "source": ["train" if trainer.model.training else "eval"] * len(prompts),
         "prompt": [completion_text(prompt) for prompt in prompts],
@@ -89,9 +91,10 @@ def gather_rollout(
         window: completion tokens that the rollout could use.
         duration_s: how long it took.
     """
-    local = torch.tensor([scored.lengths, scored.truncated, scored.difficulties], device=prompt_lengths.device)
-    table = trainer.accelerator.gather(torch.cat([local, prompt_lengths.unsqueeze(0)]).T.contiguous())  # (B, 4)
-    lengths, truncated, difficulties, prompts = table.T.tolist()
+    local = torch.tensor([scored.lengths, scored.truncated], device=prompt_lengths.device)
+    table = trainer.accelerator.gather(torch.cat([local, prompt_lengths.unsqueeze(0)]).T.contiguous())  # (B, 3)
+    lengths, truncated, prompts = table.T.tolist()
+    difficulties = gather_object(scored.difficulties)  # text cannot be a tensor
     observation = RolloutObservation(
         step=trainer.state.global_step,
         window=window,
@@ -109,8 +112,3 @@ def gather_rollout(
         duration_s=duration_s,
         samples=scored.samples[:SAMPLED_COMPLETIONS],
     )
-
-
-def _whole_number(difficulty: Any) -> int:
-    """Operands of an example, 0 where they are not counted: a column of a user's own may hold anything."""
-    return difficulty if type(difficulty) is int and difficulty > 0 else 0

@@ -1,12 +1,15 @@
 """Which figures of training health a report draws: every panel's title, caption, unit and figures."""
 
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from tinyzero_trl.runs.report.run_groups import RunGroup
 
 Figure = Callable[[Mapping[str, Any]], float | None]  # a line of metrics.jsonl -> what to draw, if it holds it
+
+_MOST_DIFFICULTIES = 6  # lines that a reader can tell apart
 
 
 class Panel(NamedTuple):
@@ -22,16 +25,7 @@ class Panel(NamedTuple):
 
 def panels_of(groups: Sequence[RunGroup]) -> list[Panel]:
     """Every panel; one whose figures no record holds is not drawn."""
-    operands = sorted(
-        {
-            int(match.group(1))
-            for group in groups
-            for run in group.runs.values()
-            for line in run.metrics
-            for name in line
-            if (match := re.fullmatch(r"difficulty/([0-9]{1,3})_acc", name))
-        }
-    )
+    labels, kind = _difficulties(groups)
     return [
         Panel(
             *("truncation", "Truncated completions"),
@@ -40,11 +34,11 @@ def panels_of(groups: Sequence[RunGroup]) -> list[Panel]:
             {"truncated": _figure("completion/truncated_frac")},
         ),
         Panel(
-            *("difficulty", "Accuracy by number of operands"),
+            *("difficulty", f"Accuracy by {kind}"),
             "Training accuracy under the window, by the size of the problem"
-            + (f" (all have {operands[0]} operands)." if len(operands) == 1 else "."),
+            + (f" (all have {labels[0][1]})." if len(labels) == 1 else "."),
             "share correct",
-            {f"{count} operands": _figure(f"difficulty/{count}_acc") for count in operands},
+            {text: _figure(f"difficulty/{label}_acc") for label, text in labels},
         ),
         Panel(
             *("groups", "Groups without reward variance"),
@@ -85,6 +79,22 @@ def panels_of(groups: Sequence[RunGroup]) -> list[Panel]:
             {"rollout": _figure("time/rollout_s"), "update": _figure("time/optimize_s")},
         ),
     ]
+
+
+def _difficulties(groups: Sequence[RunGroup]) -> tuple[list[tuple[str, str]], str]:
+    """The labels of difficulty that occur most, each as it is logged and as it is shown, and what they are called."""
+    seen = Counter(
+        match.group(1)
+        for group in groups
+        for run in group.runs.values()
+        for line in run.metrics
+        for name in line
+        if (match := re.fullmatch(r"difficulty/(.+)_acc", name))
+    )
+    drawn = [label for label, _ in seen.most_common(_MOST_DIFFICULTIES)]
+    if all(re.fullmatch("[0-9]{1,3}", label) for label in drawn):
+        return [(label, f"{label} operands") for label in sorted(drawn, key=int)], "number of operands"
+    return [(label, label) for label in sorted(drawn)], "difficulty"
 
 
 def _figure(name: str) -> Figure:

@@ -12,6 +12,7 @@ from typing import Any
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
 
+from tinyzero_trl.metrics import Label
 from tinyzero_trl.windows import RolloutObservation
 
 
@@ -24,7 +25,7 @@ class Rollout:
 
     observation: RolloutObservation
     prompt_lengths: Sequence[int]
-    difficulties: Sequence[int] | None
+    difficulties: Sequence[Label] | None
     duration_s: float
     samples: Sequence[Mapping[str, Any]] = ()
 

@@ -1,0 +1,27 @@
+"""Difficulty as a label: what figures are broken down by, and how it stands in their names."""
+
+from collections.abc import Sequence
+from typing import Any
+
+Label = int | str
+"""A difficulty: a positive whole number or a text; 0 and the empty text say that there is none."""
+
+MOST_LABELS = 32
+"""With more labels in a batch nothing is broken down: they tell examples apart, not difficulties."""
+
+_LONGEST = 40  # characters of a label
+
+
+def as_label(value: Any) -> Label:
+    """The label that a value of any kind stands for; 0 where it is none."""
+    if type(value) is int:
+        return max(value, 0)
+    return " ".join(value.split())[:_LONGEST] if isinstance(value, str) else 0
+
+
+def labels_of(difficulties: Sequence[Label]) -> list[Label]:
+    """The different labels, numbers first, each kind in ascending order; none where there are too many."""
+    different = {label for label in difficulties if label}
+    if len(different) > MOST_LABELS:
+        return []
+    return sorted(different, key=lambda label: (isinstance(label, str), label))
