@@ -7,8 +7,9 @@ BIN := $(VENV)/bin
 DEMO := runs/countdown_tiny
 INSTALLED := $(VENV)/.installed
 ENGINES := $(VENV)/.engines
+SITE := $(VENV)/.site
 
-.PHONY: demo test test-engines lint install
+.PHONY: demo test test-engines docs lint install
 install: $(INSTALLED)
 
 $(INSTALLED): pyproject.toml constraints.txt
@@ -40,6 +41,15 @@ test: $(INSTALLED)
 # What `make test` skips without them: vLLM and DeepSpeed, on the CPU. Installs two more gigabytes.
 test-engines: $(ENGINES)
 	$(BIN)/python -m pytest -m "vllm or deepspeed"
+
+# The documentation site, into build/site, and the tests that need its tools: no warning, no dead link, the notebook runs.
+docs: $(SITE)
+	$(BIN)/python -m mkdocs build --strict
+	$(BIN)/python -m pytest tests/contract/test_docs.py tests/integration/test_notebook.py
+
+$(SITE): $(INSTALLED)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	touch $@
 
 lint: $(INSTALLED)
 	$(BIN)/pre-commit run --all-files

@@ -5,8 +5,7 @@
 
 The first is the program on one process, the second on as many as accelerate starts. RECIPE.yaml is a file, or the name
 of a recipe that comes with the package. Every field of the recipe can be given on the command line. The same program
-trains the baselines: give `--window_strategy fixed`. What a run leaves behind is described in the README under "A run's
-folder".
+trains the baselines: give `--window_strategy fixed`. docs/files.md says what a run leaves behind.
 """
 
 import sys

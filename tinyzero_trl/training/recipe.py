@@ -25,6 +25,9 @@ _TYPES: dict[str, tuple[tuple[type, ...], str]] = {
     "float": ((int, float), "not a number"),
     "string_to_bool": ((bool,), "neither true nor false"),
 }
+DEFAULTS = {"resume": "auto", "log_history_lines": 100}
+"""Where recipes differ from Python: a command is given again to go on, and the records hold what is logged."""
+
 _MAY_BE_NONE = ("top_k", "max_completion_length")  # the configuration says what None means
 _GIVE = {  # what argparse calls a value of the wrong type
     "invalid int value": "give a whole number",
@@ -145,8 +148,7 @@ def _parser(arguments: Sequence[str], recipe: Mapping[str, Any]) -> RecipeParser
     named = given[-1] if given else recipe.get("task")
     task = config_class(named if isinstance(named, str) else TaskConfig.task)
     parser = RecipeParser(task, AdaptiveGRPOConfig, ModelConfig, strategy=given_strategy(arguments))
-    # A command is given again to go on, from Python one asks for it; and the records hold what is logged.
-    parser.set_defaults(resume="auto", log_history_lines=100)
+    parser.set_defaults(**DEFAULTS)
     return parser
 
 

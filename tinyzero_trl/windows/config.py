@@ -36,8 +36,8 @@ class WindowConfig:
 
     strategy: str = _strategy()
     initial: int = number(None, "first window; left out, 1024 or what lies nearest in [min, max]", low=1)
-    min: int = number(None, "smallest window; left out, 20, or less where `initial` or `max` is", low=1)
-    max: int | None = count("largest window, also what evaluation uses")
+    min: int = number(None, "smallest window; left out, 20, or `initial` or `max` where that is smaller", low=1)
+    max: int | None = count("largest window; left out, max_completion_length, which evaluation always uses")
     success_threshold: float = number(1.0, "a completion is a success from this reward on")
     seed: int = number(0, "seed of the policy's own random numbers", low=0)
 

@@ -1,0 +1,102 @@
+"""The pages of the documentation: no dead link, no page that the navigation lacks, nothing generated that is stale."""
+
+import os
+import re
+import subprocess
+import sys
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+import recipe_fields
+import yaml
+
+import tinyzero_trl
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+PAGES = sorted([*ROOT.glob("*.md"), *DOCS.glob("*.md"), ROOT / "results" / "README.md"])
+_FENCED = re.compile(r"(?ms)^ *```.*?^ *```")
+_LINK = re.compile(r"\]\((?!\w+:)([^)\s]*)\)")
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads mkdocs.yml without the tags that MkDocs adds to YAML."""
+
+
+_Loader.add_multi_constructor("", lambda loader, suffix, node: None)
+SITE: dict[str, Any] = yaml.load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"), Loader=_Loader)
+
+
+def prose(page: Path) -> str:
+    return _FENCED.sub("", page.read_text(encoding="utf-8"))
+
+
+def anchors(page: Path) -> set[str]:
+    """What MkDocs and GitHub call the headings of a page."""
+    headings = re.findall(r"(?m)^#+ (.*)$", prose(page))
+    plain = [re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", heading) for heading in headings]
+    return {re.sub(r"[\s-]+", "-", re.sub(r"[^\w\s-]", "", heading).strip().lower()) for heading in plain}
+
+
+def places(entries: list[Any]) -> list[str]:
+    """The pages of a navigation, in its order."""
+    values = [value for entry in entries for value in entry.values()]
+    return [place for value in values for place in (places(value) if isinstance(value, list) else [value])]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_no_link_is_dead(page: Path) -> None:
+    for link in _LINK.findall(prose(page)):
+        target, _, anchor = link.partition("#")
+        file = (page.parent / target).resolve() if target else page
+        assert file.exists() and file.is_relative_to(ROOT), f"{page.name} links to {link}"
+        assert not anchor or anchor in anchors(file), f"{page.name} links to {link}: {file.name} has no such heading"
+
+
+def test_links_are_found_and_dead_ones_told(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("# One `word`, two\n[a](b.md) ![c](d.png#e) [web](https://f.g)\n```\n[no](link)\n```\n")
+    assert _LINK.findall(prose(page)) == ["b.md", "d.png#e"]
+    assert anchors(page) == {"one-word-two"}
+
+
+def test_the_navigation_has_every_page_once() -> None:
+    outside = ["index.md", "contributing.md", "changelog.md", "security.md", "records.md"]  # docs/site_pages.py
+    named = re.findall(r'"([\w.]+\.md)": "', (DOCS / "site_pages.py").read_text(encoding="utf-8"))
+    assert named == outside
+    assert sorted(places(SITE["nav"])) == sorted([*outside, *(page.name for page in DOCS.glob("*.md"))])
+
+
+def test_the_table_of_recipe_fields_is_up_to_date() -> None:
+    assert recipe_fields.PAGE.read_text(encoding="utf-8") == recipe_fields.page(), "run python docs/recipe_fields.py"
+
+
+def test_the_reference_has_every_public_name() -> None:
+    described = re.findall(r"(?m)^::: (\S+)\.(\w+)$", (DOCS / "api.md").read_text(encoding="utf-8"))
+    for module, name in described:
+        assert getattr(import_module(module), name) is getattr(tinyzero_trl, name), f"{module}.{name}"
+    assert sorted(name for _, name in described) == sorted({*tinyzero_trl.__all__} - {"__version__"})
+
+
+def test_the_worked_example_prints_what_its_page_says(tmp_path: Path) -> None:
+    program, printed = re.findall(r"(?ms)^```(?:python)?\n(.*?)^```", (DOCS / "worth_it.md").read_text("utf-8"))
+    (tmp_path / "waste.py").write_text(program, encoding="utf-8")
+    command = [sys.executable, str(tmp_path / "waste.py"), "results/ablation_tiny/full/seed_0"]
+    variables = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, check=True)
+    assert done.stdout == printed
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("mkdocs") is None, reason="MkDocs is not installed: `make docs` runs this")
+def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for place in places(SITE["nav"]):
+        folder = tmp_path / ("" if place == "index.md" else place.removesuffix(".md"))
+        assert (folder / "index.html").is_file(), place
+    assert "docs/" not in re.findall(r'href="([^"]*)"', (tmp_path / "index.html").read_text())
