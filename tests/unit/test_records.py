@@ -8,8 +8,10 @@ import time
 
 import numpy as np
 import pytest
+import yaml
 
 from tinyzero_trl.runs import environment
+from tinyzero_trl.runs.gathered import gather
 from tinyzero_trl.runs.records import RunRecords, is_finished, read_run, write_atomically
 
 
@@ -191,3 +193,28 @@ def test_records_metrics_ablation_and_report_load_no_training_library():
     )
     found = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
     assert found.stdout.strip() == "set()"
+
+
+def test_a_kept_run_has_its_configuration_in_the_file_of_its_group(tmp_path):
+    lines = '{"step": 0, "time_s": 0.0, "tokens": 0, "eval/acc": 0.5}\n'
+    for name in ("seed_0", "seed_1", "seed_2"):
+        (tmp_path / "full" / name).mkdir(parents=True)
+        (tmp_path / "full" / name / "eval.jsonl").write_text(lines)
+    runs = {
+        "seed_0": {"seed": 0, "beta": 0.0, "flag": 1},
+        "seed_1": {"seed": 1, "beta": 0.0, "flag": True, "new": None},
+    }
+    group = {"config": gather(runs), "environment": gather({name: {"git_commit": "1"} for name in runs})}
+    assert group["config"]["common"] == {"beta": 0.0}, "1 and true are not the same"
+    (tmp_path / "full.yaml").write_text(yaml.safe_dump(group))
+    for name, config in runs.items():
+        run = read_run(tmp_path / "full" / name)
+        assert run.config == config and run.environment == {"git_commit": "1"}
+    with pytest.raises(ValueError, match="no run directory"):
+        read_run(tmp_path / "full" / "seed_2")
+    (tmp_path / "full.yaml").write_text("config: {common: 1, runs: {seed_0: {}}}\n")
+    with pytest.raises(ValueError, match=r"full\.yaml: config holds no mappings"):
+        read_run(tmp_path / "full" / "seed_0")
+    (tmp_path / "full" / "seed_0" / "config.yaml").write_text("seed: 5\n")
+    (tmp_path / "full.yaml").unlink()
+    assert read_run(tmp_path / "full" / "seed_0").config == {"seed": 5}

@@ -4,7 +4,8 @@
     metrics.jsonl       one object per step                 eval.jsonl        one object per evaluation
     completions/step_000040.jsonl   sampled completions     summary.json      the result of a finished run
 
-A run that is kept may have its lines compressed: `gzip metrics.jsonl`.
+A run that is kept may have its lines compressed: `gzip metrics.jsonl`. The configurations and environments of a run
+group that is kept may stand in one file (`gathered.py`).
 
 Every line is flushed when it is written, so a killed run loses at most the line being written; such a partially
 written last line is dropped on reading and on resuming. Other files are replaced atomically. The JSON is strict: a
@@ -21,8 +22,10 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
+from tinyzero_trl.runs import gathered
 from tinyzero_trl.runs.environment import describe_environment
 from tinyzero_trl.runs.files import checked_figures, is_finite_number, read_mapping, shortened
+from tinyzero_trl.runs.gathered import read_gathered
 from tinyzero_trl.runs.json_lines import drop_partial_line, json_text, plain, read_lines, read_object
 from tinyzero_trl.runs.redaction import without_secrets
 from tinyzero_trl.windows.outcomes import FULL_REWARD
@@ -181,14 +184,15 @@ def read_run(path: str | os.PathLike[str]) -> Run:
         ValueError: if the folder is no run directory, or a file in it does not follow the schema.
     """
     folder = Path(path)
-    if not (folder / CONFIG).is_file():
+    own = (folder / CONFIG).is_file()
+    config = read_mapping(folder / CONFIG) if own else read_gathered(folder, gathered.CONFIG)
+    if config is None:
         raise ValueError(f"{folder} is no run directory: it has no {CONFIG}; give the output_dir of a training run")
-    config = read_mapping(folder / CONFIG)
     samples = sorted((folder / COMPLETIONS).glob("step_*.jsonl"))
     return Run(
         path=folder,
         config=config,
-        environment=read_object(folder / ENVIRONMENT) or {},
+        environment=read_object(folder / ENVIRONMENT) or read_gathered(folder, gathered.ENVIRONMENT) or {},
         summary=read_object(folder / SUMMARY),
         metrics=checked_figures(folder / METRICS, read_lines(folder / METRICS)),
         evals=checked_figures(folder / EVAL, read_lines(folder / EVAL)),
