@@ -16,13 +16,13 @@ class GroupConfig(WindowConfig):
 
     slack: float = number(0.02, "share of the successes that may be lost by stopping groups", low=0, below=1)
     min_samples: int = number(10, "successes, and completions in the last stage, without which no group stops", low=1)
-    min_groups: int = number(32, "groups followed to their end, without which no group stops", low=1)
+    min_groups: int = number(16, "groups followed to their end, without which no group stops", low=1)
     memory_rollouts: int = number(24, "rollouts remembered", low=1)
     label_column: str = text("", "column of the data that labels prompts, such as their difficulty; empty for none")
     group_rule: str = choice("value", "value is by expected gain; plain goes on after a success", ("value", "plain"))
     group_gain: str = choice("loss", "what weighs in the gain; loss is by loss_type", ("loss", "tokens", "sequences"))
     group_price: str = choice("tokens", "what going on costs", ("tokens", "seconds"))
-    first_stage: int = number(64, "end of the first stage in tokens; the plain rule has `initial` in its place", low=1)
+    first_stage: int = number(32, "end of the first stage in tokens; the plain rule has `initial` in its place", low=1)
     stage_growth: float = number(1.5, "each stage ends at this many times the end before", low=1.1)
     explore_share: float = number(
         0.05, "tokens of groups that explore, per token of the others; plain: share of the groups", low=0, high=1
