@@ -66,7 +66,7 @@ def simulate(scenario: Scenario, settings: Settings, seed: int) -> dict[str, flo
         knowledge = groups.kind if scenario.has_labels else past[prompts] if recurring else np.zeros_like(prompts)
         labels = [str(kind) for kind in groups.kind] if scenario.has_labels else None
         sums["oracle"] += _spent(groups, oracle.limits(groups, knowledge))
-        limits = _follow(policy, groups, step, labels, recurring)
+        limits = follow(policy, groups, step, labels, recurring)
         sums["policy"] += _spent(groups, limits)
         fixed += _spent_by_window(groups)
         past[prompts] = _outcome(groups)
@@ -126,7 +126,7 @@ def _outcome(groups: Rollout) -> NDArray[np.int64]:
     return np.asarray(1 + np.digitize(median, [1, 128, 384]))
 
 
-def _follow(
+def follow(
     policy: WindowPolicy, groups: Rollout, step: int, labels: list[str] | None, recurring: bool
 ) -> NDArray[np.int64]:
     """Let the policy decide on a rollout and see what came of it; (N,) where each group is cut."""

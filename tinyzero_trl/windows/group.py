@@ -229,7 +229,8 @@ class GroupWindow(WindowPolicy[GroupConfig]):
         )
         low, high = _EXPLORE_BOUNDS
         share = self.config.explore_share
-        self._explore_probability = max(low, min(share * spent / (full - spent), high)) if full > spent else high
+        wanted = share * spent / (full - spent) if full > spent else high
+        self._explore_probability = max(low, min(wanted, high)) if share else 0.0
 
     def _fate_figures(self, observation: RolloutObservation, records: Any) -> dict[str, float]:
         groups = len(set(observation.groups))
