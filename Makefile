@@ -8,6 +8,8 @@ DEMO := runs/countdown_tiny
 INSTALLED := $(VENV)/.installed
 ENGINES := $(VENV)/.engines
 SITE := $(VENV)/.site
+# a process for each core, one thread each; the tests of a file stay together, since they share what is costly to make
+IN_PARALLEL := --numprocesses auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo test test-engines docs lint install
 install: $(INSTALLED)
@@ -36,7 +38,7 @@ test: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(IN_PARALLEL)
 
 # What `make test` skips without them: vLLM and DeepSpeed, on the CPU. Installs two more gigabytes.
 test-engines: $(ENGINES)
