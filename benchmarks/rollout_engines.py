@@ -23,7 +23,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from tinyzero_trl.generation.compacting import compacting_generate
 from tinyzero_trl.generation.prompts import encode_prompts
-from tinyzero_trl.models.toy import resolve_model
+from tinyzero_trl.models.names import resolve_model
 from tinyzero_trl.runs.environment import describe_environment
 from tinyzero_trl.tasks import countdown
 

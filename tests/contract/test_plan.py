@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from transformers import Qwen2Config
+from transformers import LlamaConfig, Qwen2Config
 
 from tinyzero_trl.commands.main import main
 from tinyzero_trl.commands.planning import Machines, plan_recipe
@@ -19,11 +19,20 @@ QWEN = {
     "1.5": ((1536, 8960, 28, 12, 2, False), 1_777_088_000),
     "3": ((2048, 11008, 36, 16, 2, True), 3_085_938_688),
 }
-PARAMETERS = {"tiny": 1_050_752, "small": 30_685_696} | {name: count for name, (_, count) in QWEN.items()}
+PARAMETERS = {"tiny": 1_050_752, "small": 30_685_696, "smollm2": 134_515_008} | {
+    name: count for name, (_, count) in QWEN.items()
+}
 
 
 def size_of(recipe: Path) -> str:
-    for word, size in {"tiny": "tiny", "small": "small", "0.5b": "0.5", "3b": "3", "multiply": "3"}.items():
+    for word, size in {
+        "smollm2": "smollm2",
+        "tiny": "tiny",
+        "small": "small",
+        "0.5b": "0.5",
+        "3b": "3",
+        "multiply": "3",
+    }.items():
         if word in recipe.stem:
             return size
     return "1.5"
@@ -42,6 +51,15 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
             num_key_value_heads=kv_heads,
             tie_word_embeddings=tied,
         ).save_pretrained(folder / name)
+    LlamaConfig(  # SmolLM2-135M, as published
+        vocab_size=49_152,
+        hidden_size=576,
+        intermediate_size=1536,
+        num_hidden_layers=30,
+        num_attention_heads=9,
+        num_key_value_heads=3,
+        tie_word_embeddings=True,
+    ).save_pretrained(folder / "smollm2")
     build_model(build_tokenizer(), SMALL, seed=0).config.save_pretrained(folder / "small")
     return {path.name: str(path) for path in folder.iterdir()}
 
@@ -50,7 +68,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 def test_every_recipe_fits_where_it_is_made_for(recipe: Path, models: dict[str, str]) -> None:
     size = size_of(recipe)
     given = ["--model_name_or_path", models[size]] if size in models else []
-    gpus, gib = {"tiny": (1, 8), "small": (1, 24), "0.5": (1, 24), "1.5": (4, 80), "3": (4, 80)}[size]
+    machines = {"tiny": (1, 8), "smollm2": (1, 8), "small": (1, 24), "0.5": (1, 24), "1.5": (4, 80), "3": (4, 80)}
+    gpus, gib = machines[size]
     launch = {"1.5": "zero2", "3": "zero3"}.get(size, "single_gpu")
     plan = plan_recipe(["--config", str(recipe), *given], Machines(gpus, gpu_memory_gib=gib, launch=launch))
     assert plan.fits, (plan.complaints, [memory.remedies for memory in plan.memory])

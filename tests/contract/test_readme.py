@@ -13,7 +13,7 @@ import pytest
 
 from tinyzero_trl.commands.data import parse_options
 from tinyzero_trl.commands.main import build_parser
-from tinyzero_trl.models.toy import resolve_model
+from tinyzero_trl.models.names import resolve_model
 from tinyzero_trl.training.recipe import parse_recipe
 from tinyzero_trl.training.shipped import find_launch_file
 

@@ -20,7 +20,7 @@ from tinyzero_trl.generation.prompts import encode_prompts
 from tinyzero_trl.generation.registry import choose_engine, engine_class
 from tinyzero_trl.generation.transformers_engine import TransformersEngine
 from tinyzero_trl.models.loading import load_tokenizer
-from tinyzero_trl.models.toy import resolve_model
+from tinyzero_trl.models.names import resolve_model
 from tinyzero_trl.runs.records import read_run
 from tinyzero_trl.tasks import countdown
 

@@ -12,7 +12,7 @@ from trl import GRPOConfig, GRPOTrainer
 
 from tests.support.tiny_models import build_model, build_tokenizer, save_tiny_model
 from tinyzero_trl import AdaptiveGRPOConfig, AdaptiveGRPOTrainer
-from tinyzero_trl.models.toy import resolve_model
+from tinyzero_trl.models.names import resolve_model
 from tinyzero_trl.runs.records import read_run
 from tinyzero_trl.runs.report import write_report
 from tinyzero_trl.training.run import finish_run, start_run

@@ -17,7 +17,7 @@ from tinyzero_trl import AdaptiveGRPOTrainer
 from tinyzero_trl.commands.main import main
 from tinyzero_trl.generation.compacting import can_compact, compacting_generate
 from tinyzero_trl.models.adapters import base_of_adapter
-from tinyzero_trl.models.toy import resolve_model
+from tinyzero_trl.models.names import resolve_model
 from tinyzero_trl.runs.records import read_run
 
 LORA = {"use_peft": True, "lora_r": 4, "lora_alpha": 8, "lora_target_modules": ["q_proj", "v_proj"]}

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from datasets import Dataset
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+from transformers import AutoTokenizer, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 from trl import GRPOConfig, GRPOTrainer
 
 from tinyzero_trl import AdaptiveGRPOConfig, AdaptiveGRPOTrainer
@@ -67,11 +67,13 @@ class FixedRollouts:
         generator = torch.Generator().manual_seed(1000 * self.rollouts + trainer.accelerator.process_index)
         self.rollouts += 1
 
+        end, vocabulary = trainer.processing_class.eos_token_id, len(trainer.processing_class)
+
         def draw(low: int, high: int, count: int = 1) -> list[int]:
             return torch.randint(low, high, (count,), generator=generator).tolist()
 
         lengths = [draw(17, LONGEST_COMPLETION)[0] if draw(0, 4)[0] == 0 else draw(1, 6)[0] for _ in prompts]
-        completions = [[*draw(3, VOCABULARY, length), 1] for length in lengths]
+        completions = [[*draw(3, vocabulary, length), end] for length in lengths]
         output: dict[str, Any] = {
             "prompt_ids": trainer.processing_class(prompts).input_ids,
             "completion_ids": completions,
@@ -98,8 +100,10 @@ def train(
     with_tools: bool = False,
     optimizer_steps: int = 3,
     peft_config: Any = None,
+    model: str | None = None,
     **settings: Any,
 ) -> GRPOTrainer:
+    """Train on placed rollouts; the tiny model, unless the folder of another is given."""
     defaults: dict[str, Any] = {
         "output_dir": tempfile.mkdtemp(),
         "per_device_train_batch_size": 8,
@@ -127,11 +131,11 @@ def train(
         known = {field.name for field in dataclasses.fields(GRPOConfig)}
         config = GRPOConfig(**{name: value for name, value in (defaults | settings).items() if name in known})
     trainer = trainer_class(
-        model=tiny_model_path(),
+        model=model or tiny_model_path(),
         reward_funcs=reward,
         args=config,
         train_dataset=Dataset.from_dict({"prompt": PROMPTS * 8}),
-        processing_class=tiny_tokenizer(),
+        processing_class=AutoTokenizer.from_pretrained(model, padding_side="left") if model else tiny_tokenizer(),
         rollout_func=FixedRollouts(with_tools),
         peft_config=peft_config,
     )

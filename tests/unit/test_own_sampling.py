@@ -5,7 +5,8 @@ from typing import Any
 from transformers import GenerationConfig
 
 from tinyzero_trl.generation.sampling import advice_on_own_sampling
-from tinyzero_trl.models.toy import EMBEDDED, resolve_model
+from tinyzero_trl.models.names import resolve_model
+from tinyzero_trl.models.toy import EMBEDDED
 
 RECIPE: dict[str, Any] = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "min_p": None, "repetition_penalty": 1.0}
 

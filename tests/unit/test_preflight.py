@@ -16,7 +16,7 @@ from datasets import Dataset, IterableDataset
 from transformers.integrations.deepspeed import HfTrainerDeepSpeedConfig
 
 from tinyzero_trl.models.loading import load_model_config, load_tokenizer
-from tinyzero_trl.models.toy import resolve_model
+from tinyzero_trl.models.names import resolve_model
 from tinyzero_trl.training import field_names
 from tinyzero_trl.training.config import AdaptiveGRPOConfig
 from tinyzero_trl.training.field_names import advice_for_unknown

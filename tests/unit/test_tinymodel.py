@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tinyzero_trl.commands.main import main
-from tinyzero_trl.models.toy import curricula, resolve_model
+from tinyzero_trl.models.names import resolve_model
+from tinyzero_trl.models.toy import curricula
 from tinyzero_trl.models.toy.curricula import SMALL, TINY, Curriculum
 from tinyzero_trl.models.toy.tokenizer import LARGEST_WHOLE_INTEGER, build_tokenizer
 from tinyzero_trl.models.toy.traces import LARGEST_INTERMEDIATE, MOST_DOTS, countdown_trace, multiplication_trace

@@ -20,7 +20,7 @@ from tinyzero_trl.generation.engine import ANSWER_END, Engine, EngineSetup, Samp
 from tinyzero_trl.generation.registry import engine_class
 from tinyzero_trl.generation.sampling import RECIPE_FIELDS, end_token_ids, padding_token_id
 from tinyzero_trl.models.loading import check_model, load_generation_config, load_model_config, load_tokenizer
-from tinyzero_trl.models.toy import resolve_model
+from tinyzero_trl.models.names import resolve_model
 from tinyzero_trl.runs.records import write_atomically
 from tinyzero_trl.tasks import get_task
 from tinyzero_trl.tasks.datasets import to_columns

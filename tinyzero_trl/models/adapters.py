@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from tinyzero_trl.models.toy import EMBEDDED, resolve_model
+from tinyzero_trl.models.names import resolve_model
+from tinyzero_trl.models.toy import EMBEDDED
 from tinyzero_trl.runs.files import read_mapping
 
 WEIGHTS = "adapter_model.safetensors"

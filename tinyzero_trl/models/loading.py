@@ -15,6 +15,7 @@ from transformers.integrations import is_deepspeed_zero3_enabled, is_fsdp_enable
 from transformers.utils import is_flash_attn_2_available
 from transformers.utils import logging as transformers_logging
 
+from tinyzero_trl.models import gguf
 from tinyzero_trl.models.adapters import base_of_adapter
 
 SAFE: dict[str, Any] = {"trust_remote_code": False, "use_safetensors": True}
@@ -207,7 +208,7 @@ def load(loader: Any, path: str, **settings: Any) -> Any:
     Raises:
         ValueError: whatever the loader raises: a damaged folder may bring about anything.
     """
-    remedy = "give a folder with a saved model (safetensors) and its tokenizer, a Hub id, or 'embedded'"
+    remedy = _remedy(path)
     is_path = not path or path.startswith((".", "/", "~")) or path.count("/") > 1 or Path(path).is_file()
     if is_path and not Path(path or "?").is_dir():
         raise ValueError(f"model: {path!r} is no folder; {remedy}")
@@ -216,3 +217,11 @@ def load(loader: Any, path: str, **settings: Any) -> Any:
     except Exception as error:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise ValueError(f"model: {path!r} cannot be loaded ({reason}); {remedy}") from error
+
+
+def _remedy(path: str) -> str:
+    """What to give instead; of a folder that holds GGUF files and no model, the file itself."""
+    files = sorted(Path(path or "?").glob(f"*{gguf.SUFFIX}"))
+    if files and not Path(path, "config.json").is_file():
+        return f"give the GGUF file itself, {str(files[0])!r}"
+    return "give a folder with a saved model (safetensors) and its tokenizer, a Hub id, or 'embedded'"

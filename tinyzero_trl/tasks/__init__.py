@@ -3,7 +3,7 @@
 Importing it needs the standard library alone.
 """
 
-from tinyzero_trl.tasks.arithmetic import countdown, multiplication
+from tinyzero_trl.tasks.arithmetic import addition, countdown, multiplication
 from tinyzero_trl.tasks.arithmetic.problem import Problem
 from tinyzero_trl.tasks.registry import get_task, register_task, task_names
 from tinyzero_trl.tasks.task import Example, Score, Task
@@ -13,6 +13,7 @@ __all__ = [
     "Problem",
     "Score",
     "Task",
+    "addition",
     "countdown",
     "get_task",
     "multiplication",

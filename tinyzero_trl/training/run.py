@@ -12,7 +12,7 @@ from trl import ModelConfig, get_peft_config
 
 from tinyzero_trl.models.adapters import base_of_adapter
 from tinyzero_trl.models.loading import load_trainable_adapter
-from tinyzero_trl.models.toy import resolve_model
+from tinyzero_trl.models.names import resolve_model
 from tinyzero_trl.runs.checkpoints import checkpoint_to_resume, is_last
 from tinyzero_trl.runs.earlier import set_aside
 from tinyzero_trl.runs.model_card import write_model_card

@@ -11,7 +11,7 @@ from accelerate.utils import set_seed
 from transformers import TrainerCallback
 from trl import GRPOTrainer
 
-from tinyzero_trl.models.toy import resolve_model
+from tinyzero_trl.models.names import resolve_model
 from tinyzero_trl.runs.checkpoints import checkpoint_to_resume
 from tinyzero_trl.runs.model_card import write_model_card
 from tinyzero_trl.runs.records import CONFIG

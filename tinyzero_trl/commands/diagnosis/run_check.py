@@ -22,7 +22,8 @@ def _embedded_model() -> Any:
     from transformers import AutoModelForCausalLM
 
     from tinyzero_trl.models.loading import default_device
-    from tinyzero_trl.models.toy import EMBEDDED, resolve_model
+    from tinyzero_trl.models.names import resolve_model
+    from tinyzero_trl.models.toy import EMBEDDED
 
     model: Any = AutoModelForCausalLM.from_pretrained(resolve_model(EMBEDDED))
     return model.to(default_device())

@@ -1,0 +1,21 @@
+"""What a model may be called: `embedded`, a GGUF file, a folder, or a Hub id."""
+
+import os
+
+from tinyzero_trl.models import gguf
+from tinyzero_trl.models.toy import EMBEDDED, FOLDER
+
+
+def resolve_model(name: str) -> str:
+    """The folder that a name stands for, or the Hub id that it is.
+
+    Args:
+        name: `embedded`; the path of a GGUF file, whose weights are unpacked once; a folder; or a Hub id.
+
+    Raises:
+        ValueError: a GGUF file that cannot be read.
+    """
+    if name == EMBEDDED:
+        return str(FOLDER)
+    path = os.path.expanduser(name)
+    return str(gguf.unpack(path)) if gguf.is_gguf(path) else path
