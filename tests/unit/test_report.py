@@ -293,6 +293,21 @@ def test_a_single_run_gets_its_pictures_into_its_own_folder(tmp_path, capsys):
     assert (out / "index.html").read_text(encoding="utf-8") == html  # the same runs give the same page
 
 
+def test_what_became_of_groups_is_drawn_where_a_policy_decides_per_group(tmp_path):
+    without, run = train(tmp_path / "without"), train(tmp_path / "run", recipe="groups", window_strategy="group")
+    records = RunRecords(run)
+    for step, stopped in ((9, 0.25), (10, 0.5)):
+        shares = {"stopped_frac": stopped, "continued_frac": 0.9 - stopped, "explored_frac": 0.1}
+        figures = {f"group_window/{name}": value for name, value in {**shares, "tokens_saved_frac": 0.6}.items()}
+        records.append_metrics(step, 99.0, figures)
+    assert not (write_pictures(without) / "fates.png").exists()
+    page = write_report([run], tmp_path / "out").read_text(encoding="utf-8")
+    assert (tmp_path / "out" / "plots" / "fates.png").exists()
+    window, health = page.split("<h2>The window</h2>")[1].split("<h2>Health of the training</h2>")
+    for title in ("What became of groups", "Tokens saved by stopping groups"):
+        assert title in window and title not in health
+
+
 def test_pictures_alone_need_no_report(tmp_path):
     run = train(tmp_path / "run", finished=False)
     names = {file.name for file in write_pictures(run).iterdir()}

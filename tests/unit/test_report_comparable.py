@@ -76,6 +76,16 @@ def test_other_problems_or_another_way_of_asking_are_said_and_not_compared(tmp_p
     assert "x the tokens" not in page, "no tile compares them"
 
 
+def test_an_option_that_older_records_left_empty_is_not_known_to_differ(tmp_path):
+    old = train(tmp_path / "full", **ASKED, min_number=None, operands=[3])
+    new = train(tmp_path / "bold", **ASKED, recipe="bold", min_number=1, operands=[3])
+    page, _ = report([old, new], tmp_path / "out")
+    assert "not comparable" not in page
+    other = train(tmp_path / "other", **ASKED, recipe="other", min_number=2, operands=[4])
+    page, _ = report([new, other], tmp_path / "out")
+    assert "operands [4], not [3]; min_number 2, not 1" in page
+
+
 def test_seeds_that_were_asked_other_problems_are_no_repetitions(tmp_path):
     runs = [train(tmp_path / str(seed), seed=seed, **ASKED | {"problem_seed": seed}) for seed in range(2)]
     assert [list(group.runs) for group in load_run_groups(runs).groups] == [[0], [1]]

@@ -9,6 +9,7 @@ panels        which figures of training health are drawn
 pictures      how they are drawn
 samples       the browser of sampled completions
 headlines     what was bought for what, in words
+live          a page that follows runs while they go on
 page          the page around all of it; templates/ holds its HTML, style and script
 """
 
@@ -29,7 +30,9 @@ __all__ = ["write_pictures", "write_report"]
 StrPath = str | PathLike[str]
 
 
-def write_report(runs: Sequence[StrPath], out: StrPath, *, baseline: str | None = None) -> Path:
+def write_report(
+    runs: Sequence[StrPath], out: StrPath, *, baseline: str | None = None, reload_s: int | None = None
+) -> Path:
     """Write `index.html`, `plots/*.png`, `summary.json` and `summary.csv` into `out`.
 
     A lone run gets the pictures into its own `plots/` as well. Runs that are not finished are listed apart, and are
@@ -39,6 +42,8 @@ def write_report(runs: Sequence[StrPath], out: StrPath, *, baseline: str | None 
         runs: run directories; those that differ in nothing but their seed form one group.
         out: the folder of the report; created if it is missing.
         baseline: name of the run group to compare with; by default the largest fixed window, else the first.
+        reload_s: for runs that go on: unfinished runs are drawn beside finished ones, browsers load the page again
+            after so many seconds, and a lone run's own folder is left alone.
 
     Returns:
         The path of `index.html`.
@@ -51,17 +56,18 @@ def write_report(runs: Sequence[StrPath], out: StrPath, *, baseline: str | None 
         raise ValueError(f"out = {folder} is a run directory, whose summary.json would be lost; give another folder")
     if (file := next((each for each in (folder, *folder.parents) if each.is_file()), None)) is not None:
         raise ValueError(f"out = {folder}: {file} is a file; name a folder")
-    loaded = load_run_groups(runs)
+    live = reload_s is not None
+    loaded = load_run_groups(runs, keep_unfinished=live)
     reference = choose_baseline(loaded.groups, baseline)
     outcomes = compare(loaded.groups, reference)
-    plots = [folder / "plots"] + ([Path(runs[0]) / "plots"] if len(runs) == 1 else [])
+    plots = [folder / "plots"] + ([Path(runs[0]) / "plots"] if len(runs) == 1 and not live else [])
     for target in plots:
         target.mkdir(parents=True, exist_ok=True)
     pictures = draw_pictures(loaded.groups, reference.label, plots)
     result = summary(loaded, outcomes, reference.name)
     write_atomically(folder / "summary.json", json.dumps(result, indent=2) + "\n")
     write_atomically(folder / "summary.csv", summary_csv(outcomes))
-    write_atomically(folder / "index.html", render_page(loaded, reference, outcomes, pictures))
+    write_atomically(folder / "index.html", render_page(loaded, reference, outcomes, pictures, reload_s))
     return folder / "index.html"
 
 

@@ -17,13 +17,14 @@ class Tile(NamedTuple):
 
 
 def tiles_of_one(outcome: Outcome, group: RunGroup) -> list[Tile]:
-    """Accuracy before and after, and what it took."""
+    """First what was bought for what, in words; then the cost in figures."""
     before = sum(accuracy_curve(run).accuracy[0] for run in group.runs.values()) / len(group.runs)
-    return [
-        Tile(f"{before:.0%} → {outcome.final_acc.mean:.0%}", "held-out accuracy, before and after"),
-        Tile(count(outcome.tokens), "rollout tokens"),
-        Tile(duration(outcome.elapsed_s), "of training"),
-    ]
+    after, tokens, time = outcome.final_acc.mean, count(outcome.tokens), duration(outcome.elapsed_s)
+    text = (
+        f"{tokens} rollout tokens and {time} of training bought {100 * (after - before):+z.1f} points of held-out "
+        f"accuracy: from {before:.1%} before the training to {after:.1%}."
+    )
+    return [Tile(f"{before:.0%} → {after:.0%}", text), Tile(tokens, "rollout tokens"), Tile(time, "of training")]
 
 
 def tiles_of_comparison(outcomes: Sequence[Outcome], baseline: str) -> list[Tile]:

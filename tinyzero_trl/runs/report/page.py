@@ -17,7 +17,7 @@ from tinyzero_trl.runs.report.run_groups import LoadedRuns, RunGroup
 from tinyzero_trl.runs.report.samples import sample_cards
 from tinyzero_trl.runs.report.style import Picture, looks, style_sheet
 
-_SECTIONS = {"accuracy": "accuracy", "window": "window", "truncation": "window"}
+_SECTIONS = {"accuracy": "accuracy", "window": "window", "truncation": "window", "fates": "window", "saved": "window"}
 
 
 class Table(NamedTuple):
@@ -28,9 +28,16 @@ class Table(NamedTuple):
 
 
 def render_page(
-    loaded: LoadedRuns, baseline: RunGroup, outcomes: Sequence[Outcome], pictures: Sequence[Picture]
+    loaded: LoadedRuns,
+    baseline: RunGroup,
+    outcomes: Sequence[Outcome],
+    pictures: Sequence[Picture],
+    reload_s: int | None = None,
 ) -> str:
-    """The whole page as text; the template escapes every string that comes from a run."""
+    """The whole page as text; the template escapes every string that comes from a run.
+
+    With `reload_s` browsers load it again after so many seconds.
+    """
     templates = Environment(
         loader=PackageLoader("tinyzero_trl.runs.report"),
         autoescape=True,
@@ -45,6 +52,7 @@ def render_page(
         title=labels[0] if alone else "Rollout windows compared",
         subtitle=_described(groups[0]) if alone else _counted(groups, baseline),
         notes=_notes(loaded),
+        reload_s=reload_s,
         headlines=tiles_of_one(outcomes[0], groups[0]) if alone else tiles_of_comparison(outcomes, baseline.label),
         legend={} if alone else looks(labels, baseline.label),
         key=[{"label": group.label, "name": group.name} for group in groups if group.label != group.name],
@@ -100,7 +108,9 @@ def _notes(loaded: LoadedRuns) -> list[str]:
     """What a reader must know before the figures."""
     notes = []
     if not loaded.finished:
-        notes.append("No run here is finished: every figure says how far the runs have come, and none is a result.")
+        some = any(run.summary is not None for group in loaded.groups for run in group.runs.values())
+        which = "Not every run here is finished" if some else "No run here is finished"
+        notes.append(f"{which}: every figure says how far the runs have come, and none is a result.")
     if loaded.left_out:
         runs = "1 run is" if len(loaded.left_out) == 1 else f"{len(loaded.left_out)} runs are"
         notes.append(f"{runs} not finished and no part of any figure; see the table of runs at the end.")

@@ -51,6 +51,22 @@ def panels_of(groups: Sequence[RunGroup]) -> list[Panel]:
             },
         ),
         Panel(
+            *("fates", "What became of groups"),
+            "Groups that stopped early, went on to their end, or went on against the rule to measure it (explored).",
+            "share of groups",
+            {
+                "stopped": _figure("group_window/stopped_frac"),
+                "went on": _figure("group_window/continued_frac"),
+                "explored": _figure("group_window/explored_frac"),
+            },
+        ),
+        Panel(
+            *("saved", "Tokens saved by stopping groups"),
+            "Tokens that the stopped groups would have taken, as estimated, over these and the tokens spent.",
+            "share of tokens",
+            {"saved": _figure("group_window/tokens_saved_frac")},
+        ),
+        Panel(
             *("kl", "Drift of the policy"),
             "KL divergence within a step from the policy that rolled out, mean(r - 1 - log r) over tokens, "
             "and from the reference model where one is kept.",

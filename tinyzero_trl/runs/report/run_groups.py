@@ -11,10 +11,13 @@ from tinyzero_trl.runs.report.names import group_names, short_labels
 from tinyzero_trl.runs.report.style import can_be_drawn
 from tinyzero_trl.windows import unread_fields
 
+# Options of tasks. Older records hold None for the task's default, which newer ones write out.
+_OPTIONS = ("operands", "digits", "min_number", "max_number", "min_target", "max_target")
+
 # What decides which held-out problems are asked, and how: accuracies under different ones are not compared.
 EVALUATION_FIELDS = (
     *("task", "dataset", "dataset_name", "test_size", "eval_size", "problem_seed"),
-    *("operands", "digits", "min_number", "max_number", "min_target", "max_target"),
+    *_OPTIONS,
     *("prompt_template", "chat_template_kwargs", "max_completion_length", "stop_at_answer"),
     *("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "generation_kwargs"),
     *("num_generations_eval", "window_success_threshold"),
@@ -39,7 +42,8 @@ class RunGroup:
 class LoadedRuns:
     """The groups of a report, and the runs that are no part of its results because they are not finished.
 
-    Where no run is finished, `groups` holds those that have an evaluation, and `finished` is False.
+    Where no run is finished, or unfinished ones are kept, `groups` holds those that have an evaluation, and
+    `finished` is False.
     """
 
     groups: list[RunGroup]
@@ -47,8 +51,12 @@ class LoadedRuns:
     left_out: list[tuple[str, Run]] = field(default_factory=list)  # label of the group, run
 
 
-def load_run_groups(paths: Sequence[str | PathLike[str]]) -> LoadedRuns:
+def load_run_groups(paths: Sequence[str | PathLike[str]], *, keep_unfinished: bool = False) -> LoadedRuns:
     """Read run directories and gather those that differ in nothing but their seed, in the order given.
+
+    Args:
+        paths: the run directories.
+        keep_unfinished: whether runs that are not finished count like the finished ones.
 
     Raises:
         ValueError: if a folder is no run, a run has no evaluation or no seed, or a group has a seed twice.
@@ -58,7 +66,7 @@ def load_run_groups(paths: Sequence[str | PathLike[str]]) -> LoadedRuns:
         raise ValueError("no runs given: name at least one run directory")
     names = group_names([_configuration(run) for run in runs])
     labels = short_labels(list(dict.fromkeys(names)), can_be_drawn)
-    any_finished = any(run.summary is not None for run in runs)
+    any_finished = any(run.summary is not None for run in runs) and not keep_unfinished
     gathered: dict[str, dict[int, Run]] = {}
     left_out = []
     for run, name in zip(runs, names, strict=True):
@@ -86,6 +94,7 @@ def evaluation_differences(group: RunGroup, baseline: RunGroup) -> list[str]:
     """
     recorded = [name for name in EVALUATION_FIELDS if name in group.config and name in baseline.config]
     pairs = [(name, group.config[name], baseline.config[name]) for name in recorded]
+    pairs = [pair for pair in pairs if pair[0] not in _OPTIONS or None not in pair]
     problems = _problems(group), _problems(baseline)
     if None not in problems:
         pairs.append(("held-out problems", *problems))

@@ -13,6 +13,7 @@ from transformers.utils import logging as transformers_logging
 from tinyzero_trl.training.callbacks.events import Evaluation, Rollout, RolloutCallback
 
 LINES_WITHOUT_TERMINAL = 20
+_BAR = "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} {elapsed}<{remaining}{postfix}"  # with its figures in 80 columns
 
 
 def quiet_without_terminal() -> None:
@@ -44,7 +45,7 @@ class _StderrHandler(logging.StreamHandler):
 
 
 class RolloutProgressCallback(RolloutCallback, ProgressCallback):
-    """Transformers' progress bars with the figures of the newest rollout.
+    """Transformers' progress bars with the figures of the newest rollout. A line has at most 80 columns.
 
     What it changes of `ProgressCallback`: a continued run starts its bar where it goes on; log lines are not printed
     (records have them); without a terminal, about twenty plain lines a run take the place of the bars.
@@ -52,7 +53,7 @@ class RolloutProgressCallback(RolloutCallback, ProgressCallback):
 
     def __init__(self) -> None:
         super().__init__()
-        self._figures: dict[str, str] = {}
+        self._figures = ""
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -63,28 +64,23 @@ class RolloutProgressCallback(RolloutCallback, ProgressCallback):
         super().on_train_begin(args, state, control, **kwargs)
         if self.training_bar is not None:
             self.training_bar.n = self.training_bar.initial = self.current_step = state.global_step
-            self.training_bar.unit = "step"
-            self.training_bar.set_description("training")
+            self.training_bar.bar_format = _BAR
 
     def on_rollout_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, rollout: Rollout
     ) -> None:
         """Remember what the newest rollout earned."""
         observation = rollout.observation
-        self._figures = {
-            "reward": f"{fmean(observation.scores):.3f}" if observation.scores else "not judged",
-            "window": str(observation.window),
-            "truncated": f"{observation.truncated_frac:.0%}",
-        }
+        reward = f"{fmean(observation.scores):.3f}" if observation.scores else "not judged"
+        self._figures = f"reward {reward}  window {observation.window}  truncated {observation.truncated_frac:.0%}"
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Move the bar, or print a line now and then."""
         if self.training_bar is not None:
-            self.training_bar.set_postfix(self._figures, refresh=False)
+            self.training_bar.set_postfix_str(self._figures, refresh=False)
             super().on_step_end(args, state, control, **kwargs)
         elif state.is_world_process_zero and state.global_step % max(1, state.max_steps // LINES_WITHOUT_TERMINAL) == 0:
-            figures = "  ".join(f"{name} {value}" for name, value in self._figures.items())
-            self._print(f"step {state.global_step}/{state.max_steps}  {figures}")
+            self._print(f"step {state.global_step}/{state.max_steps}  {self._figures}")
 
     def on_prediction_step(
         self,
@@ -108,10 +104,8 @@ class RolloutProgressCallback(RolloutCallback, ProgressCallback):
         if "eval/acc" in figures:
             low, high = figures["eval/acc_low"], figures["eval/acc_high"]
             accuracy = f"{figures['eval/acc']:.1%} [{low:.1%}, {high:.1%}]"
-        found = [f"accuracy {accuracy}"]
-        if "eval/mean_length" in figures:
-            found.append(f"mean length {figures['eval/mean_length']:.0f} tokens")
-        self._print(f"step {state.global_step}/{state.max_steps}  evaluation: " + ", ".join(found))
+        length = f"  mean length {figures['eval/mean_length']:.0f}" if "eval/mean_length" in figures else ""
+        self._print(f"step {state.global_step}/{state.max_steps}  held-out accuracy {accuracy}{length}")
 
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **kwargs: Any
