@@ -47,7 +47,7 @@ _LARGEST_GROUP = 32
 class GroupWindow(WindowPolicy[GroupConfig]):
     """Rollouts at `max`, in stages; groups from which too little is to be expected stop early."""
 
-    _STATE = ("_rollouts", "_explore_probability", "_price", "_group_size", "_figures")
+    STATE = ("_rollouts", "_explore_probability", "_price", "_group_size", "_figures")
 
     def __init__(self, config: GroupConfig) -> None:
         super().__init__(config)
@@ -123,7 +123,8 @@ class GroupWindow(WindowPolicy[GroupConfig]):
         self._knowledge.extend([(label, from_text(visits)) for label, visits in each] for each in state["knowledge"])
         self._kinds.restore(state["kinds"])
 
-    def _next_window(self) -> float:
+    def choose_window(self) -> float:
+        """See `WindowPolicy.choose_window`."""
         return self._largest
 
     # --- decisions ----------------------------------------------------------------------------------------------
@@ -184,7 +185,8 @@ class GroupWindow(WindowPolicy[GroupConfig]):
 
     # --- learning -----------------------------------------------------------------------------------------------
 
-    def _learn(self, observation: RolloutObservation) -> None:
+    def learn(self, observation: RolloutObservation) -> None:
+        """See `WindowPolicy.learn`."""
         self._rollouts += 1
         records = group_records(observation, self._ends, self.config.success_threshold)
         self._step_cost.add(observation.timings)

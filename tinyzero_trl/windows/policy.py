@@ -121,11 +121,11 @@ class GroupState:
 class WindowPolicy(ABC, Generic[ConfigT]):
     """Chooses how many tokens the next rollout may spend on a completion, and which groups go on between its stages.
 
-    A subclass is decorated with `@register_policy(name, config=...)`, chooses `_next_window`, learns in `_learn`, and
-    lists in `_STATE` the attributes that a checkpoint must hold (values that JSON keeps as they are; anything else it
-    converts in `state_dict`).
+    A subclass is decorated with `@register_policy(name, config=...)` and implements `choose_window` and `learn`.
 
     Attributes:
+        STATE: names of the attributes that a checkpoint must hold. Their values must be ones that JSON keeps as they
+            are. Anything else a subclass converts in `state_dict`.
         strategy: the registered name. `register_policy` sets it.
         config_class: the dataclass of the policy's fields. `register_policy` sets it.
         config: the fields of this policy.
@@ -133,7 +133,7 @@ class WindowPolicy(ABC, Generic[ConfigT]):
 
     strategy: ClassVar[str]
     config_class: ClassVar[type[WindowConfig]]
-    _STATE: ClassVar[tuple[str, ...]] = ()
+    STATE: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, config: ConfigT) -> None:
         self.config = config
@@ -143,7 +143,7 @@ class WindowPolicy(ABC, Generic[ConfigT]):
     @property
     def window(self) -> int:
         """Tokens that the next rollout may spend on a completion, in [min, max]."""
-        return self._clip(self._next_window())
+        return self._clip(self.choose_window())
 
     @property
     def stages(self) -> tuple[int, ...]:
@@ -169,7 +169,7 @@ class WindowPolicy(ABC, Generic[ConfigT]):
         """
         judged = observation.judged()
         if judged.lengths or not observation.lengths:
-            self._learn(judged)
+            self.learn(judged)
         self._observed_window = observation.window
 
     def metrics(self) -> dict[str, float]:
@@ -184,7 +184,7 @@ class WindowPolicy(ABC, Generic[ConfigT]):
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the policy has learned, as plain JSON values."""
-        names = ("_observed_window", *self._STATE)
+        names = ("_observed_window", *self.STATE)
         return {"strategy": self.config.strategy} | {name.lstrip("_"): getattr(self, name) for name in names}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -199,7 +199,7 @@ class WindowPolicy(ABC, Generic[ConfigT]):
                 f"window_strategy: {strategy!r} cannot continue the state of {state.get('strategy')!r}; "
                 "resume with the strategy of the checkpoint, or start a new run"
             )
-        names = ("_observed_window", *self._STATE)
+        names = ("_observed_window", *self.STATE)
         if missing := [name.lstrip("_") for name in names if name.lstrip("_") not in state]:
             raise ValueError(f"window_strategy: the saved state of {strategy!r} lacks {', '.join(missing)}")
         for name in names:
@@ -209,10 +209,15 @@ class WindowPolicy(ABC, Generic[ConfigT]):
         return max(self._smallest, min(round(window), self._largest))
 
     @abstractmethod
-    def _next_window(self) -> float: ...
+    def choose_window(self) -> float:
+        """Tokens that the next rollout may spend on a completion, before they are rounded and kept in [min, max].
+
+        Asked often: it must not change the state.
+        """
 
     @abstractmethod
-    def _learn(self, observation: RolloutObservation) -> None: ...
+    def learn(self, observation: RolloutObservation) -> None:
+        """Learn from a rollout, of which every completion was judged."""
 
 
 def generator_state(generator: random.Random) -> list[Any]:

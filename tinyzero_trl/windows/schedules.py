@@ -77,13 +77,14 @@ class _Schedule(WindowPolicy[ConfigT]):
     true when one rollout serves several of them.
     """
 
-    _STATE = ("_next_step",)
+    STATE = ("_next_step",)
 
     def __init__(self, config: ConfigT) -> None:
         super().__init__(config)
         self._next_step = 0
 
-    def _next_window(self) -> float:
+    def choose_window(self) -> float:
+        """See `WindowPolicy.choose_window`."""
         return self._window_at(self._next_step)
 
     def observe(self, observation: RolloutObservation) -> None:
@@ -91,7 +92,8 @@ class _Schedule(WindowPolicy[ConfigT]):
         super().observe(observation)
         self._next_step = observation.step + observation.optimizer_steps
 
-    def _learn(self, observation: RolloutObservation) -> None:
+    def learn(self, observation: RolloutObservation) -> None:
+        """See `WindowPolicy.learn`."""
         """The completions do not matter."""
 
     @abstractmethod

@@ -73,7 +73,7 @@ class SignalConfig(AdaptiveConfig):
 class SignalWindow(WindowPolicy[SignalConfig]):
     """Follows, with headroom, the window of most estimated signal per token that keeps (1 - slack) of the success."""
 
-    _STATE = ("_base_window", "_probing", "_probed", "_since_probe", "_rollouts", "_probes")
+    STATE = ("_base_window", "_probing", "_probed", "_since_probe", "_rollouts", "_probes")
 
     def __init__(self, config: SignalConfig) -> None:
         super().__init__(config)
@@ -112,10 +112,12 @@ class SignalWindow(WindowPolicy[SignalConfig]):
         self._memory.clear()
         self._memory.extend(map(RolloutTally.from_state, state["memory"]))
 
-    def _next_window(self) -> float:
+    def choose_window(self) -> float:
+        """See `WindowPolicy.choose_window`."""
         return self._largest if self._probing else self._base_window
 
-    def _learn(self, observation: RolloutObservation) -> None:
+    def learn(self, observation: RolloutObservation) -> None:
+        """See `WindowPolicy.learn`."""
         self._rollouts += 1
         self._probed, self._probing = self._probing, False
         self._probes += self._probed

@@ -73,7 +73,7 @@ class SuccessConfig(AdaptiveConfig):
 class SuccessWindow(WindowPolicy[SuccessConfig]):
     """A window that follows the smoothed success rate and the lengths of the successes seen under it."""
 
-    _STATE = ("_base_window", "_probing", "_probed", "_rollouts", "_probes", "_last_change",
+    STATE = ("_base_window", "_probing", "_probed", "_rollouts", "_probes", "_last_change",
               "_rate_ema", "_truncated_frac", "_successes", "_edge_successes")  # fmt: skip
 
     def __init__(self, config: SuccessConfig) -> None:
@@ -125,10 +125,12 @@ class SuccessWindow(WindowPolicy[SuccessConfig]):
         self._lengths.restore(state["lengths"])
         set_generator_state(self._generator, state["generator"])
 
-    def _next_window(self) -> float:
+    def choose_window(self) -> float:
+        """See `WindowPolicy.choose_window`."""
         return self._largest if self._probing else self._base_window
 
-    def _learn(self, observation: RolloutObservation) -> None:
+    def learn(self, observation: RolloutObservation) -> None:
+        """See `WindowPolicy.learn`."""
         self._rollouts += 1
         self._probed, self._probing = self._probing, False
         self._probes += self._probed
