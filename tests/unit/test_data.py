@@ -118,20 +118,24 @@ def test_json_lines_and_shards_are_read(tmp_path):
 
 
 def test_a_hub_data_set_is_read_by_its_id(monkeypatch):
-    def load_dataset(identifier, split):
-        assert (identifier, split) == ("owner/name", "train")
+    def load_dataset(identifier, configuration, split):
+        assert (identifier, configuration, split) in (("owner/name", None, "train"), ("owner/name", "main", "train"))
         return datasets.Dataset.from_dict({"target": [22], "nums": [[3, 7, 5]]})
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     assert read_problems("owner/name", task="countdown") == PROBLEMS[:1]
+    assert read_problems("owner/name:main", task="countdown") == PROBLEMS[:1], "of several configurations"
 
 
 def test_a_hub_error_is_one_line(monkeypatch):
-    def load_dataset(identifier, split):
+    def load_dataset(identifier, configuration, split):
         raise ConnectionError("no\nnetwork")
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    with pytest.raises(ValueError, match=r"^dataset: 'owner/name', split 'train': no network$"):
+    with pytest.raises(
+        ValueError,
+        match=r"^dataset: 'owner/name', split 'train': no network; if it has .* owner/name:CONFIGURATION$",
+    ):
         read_problems("owner/name", task="countdown")
 
 

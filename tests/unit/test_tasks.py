@@ -120,7 +120,11 @@ def test_a_name_belongs_to_one_task(facts: str) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("chess", "task: 'chess' is unknown; use one of addition, countdown, multiplication, or package.module:Class"),
+        (
+            "chess",
+            "task: 'chess' is unknown; use one of addition, countdown, multiplication, gsm8k, prompt_answer, "
+            "reasoning_gym:DATASET, or package.module:Class",
+        ),
         (
             "no_such_module:Class",
             r"cannot be imported \(ModuleNotFoundError: No module named 'no_such_module'\); give package.module:Class",

@@ -22,7 +22,6 @@ from tinyzero_trl.generation.sampling import RECIPE_FIELDS, end_token_ids, paddi
 from tinyzero_trl.models.loading import check_model, load_generation_config, load_model_config, load_tokenizer
 from tinyzero_trl.models.names import resolve_model
 from tinyzero_trl.runs.records import write_atomically
-from tinyzero_trl.tasks import get_task
 from tinyzero_trl.tasks.datasets import to_columns
 
 RESULT = "eval.json"
@@ -109,7 +108,7 @@ def _answer(
     Raises:
         ValueError: the batch does not fit into the device's memory.
     """
-    task = get_task(exam.task.task)
+    task = exam.task.learned()
     columns = to_columns(task, [exam.examples[index] for index, _ in batch])
     seeds = tuple(derive_seed(settings.seed, *sample) for sample in batch)
     prompt_ids = [exam.prompt_ids[problem] for problem, _ in batch]

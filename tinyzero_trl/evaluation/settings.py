@@ -12,7 +12,7 @@ from tinyzero_trl.evaluation.trained_by import SAMPLING, TrainedBy
 from tinyzero_trl.generation.prompts import encode_prompts
 from tinyzero_trl.generation.registry import choose_engine
 from tinyzero_trl.models.loading import check_room, default_device, dtype_name
-from tinyzero_trl.tasks import Example, get_task
+from tinyzero_trl.tasks import Example
 from tinyzero_trl.tasks.config import TaskConfig
 from tinyzero_trl.tasks.datasets import read_examples
 from tinyzero_trl.tasks.splits import GENERATE, generated_held_out
@@ -112,7 +112,7 @@ def prepare_exam(settings: EvaluationSettings, run: TrainedBy, model_config: Any
     """
     task = run.task_config(settings.task, settings.template)
     examples, notes = _examples(settings, task, run)
-    render = get_task(task.task).prompt
+    render = task.learned().prompt
     prompts = [render(example, task.prompt_template) for example in examples]
     prompt_ids = encode_prompts(tokenizer, prompts, settings.chat_template_kwargs)
     texts = [
@@ -149,8 +149,8 @@ def _examples(settings: EvaluationSettings, task: TaskConfig, run: TrainedBy) ->
     if settings.data == GENERATE:
         return generated_held_out(task)[: settings.limit], []
     if settings.include_trained or run.file is None:
-        return read_examples(settings.data, task=task.task, split=settings.split, limit=settings.limit), []
-    examples = read_examples(settings.data, task=task.task, split=settings.split)
+        return read_examples(settings.data, task=task.learned(), split=settings.split, limit=settings.limit), []
+    examples = read_examples(settings.data, task=task.learned(), split=settings.split)
     kept, notes = run.without_trained(examples, task, settings.task)
     return kept[: settings.limit], notes
 

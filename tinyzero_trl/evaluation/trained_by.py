@@ -8,8 +8,9 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from tinyzero_trl.runs.files import is_finite_number, read_mapping, shortened
 from tinyzero_trl.runs.records import CONFIG
-from tinyzero_trl.tasks import Example, get_task
+from tinyzero_trl.tasks import Example
 from tinyzero_trl.tasks.config import TaskConfig, config_class, task_config
+from tinyzero_trl.tasks.registry import runs_code
 from tinyzero_trl.tasks.splits import GENERATE, generated_held_out, keys, load_splits
 from tinyzero_trl.windows.outcomes import FULL_REWARD
 
@@ -40,7 +41,7 @@ class TrainedBy:
             ValueError: a value of a wrong type; or code that only the file asks for, which may come from anywhere.
         """
         named = self._checked("task", (str,), TaskConfig.task)
-        if ":" in named and task is None:
+        if runs_code(named) and task is None:
             raise ValueError(
                 f"task: {shortened(named)} in {self.file} is code; if you trust it, let it run by "
                 f"--task {shortened(named)}"
@@ -99,7 +100,7 @@ class TrainedBy:
         """The examples that the run was not trained on, and what is to be said."""
         if self.file is None or given_task not in (None, self.config.get("task")):
             return examples, []
-        judge = get_task(task.task)
+        judge = task.learned()
         try:
             if task.dataset == GENERATE and keys(judge, examples) <= keys(judge, generated_held_out(task)):
                 return examples, []  # known without all of a large training set

@@ -5,12 +5,18 @@ Importing it needs the standard library alone.
 
 from tinyzero_trl.tasks.arithmetic import addition, countdown, multiplication
 from tinyzero_trl.tasks.arithmetic.problem import Problem
+from tinyzero_trl.tasks.gsm8k import Gsm8k
+from tinyzero_trl.tasks.prompt_answer import PromptAnswer
+from tinyzero_trl.tasks.reasoning_gym import ReasoningGymTask
 from tinyzero_trl.tasks.registry import get_task, register_task, task_names
 from tinyzero_trl.tasks.task import Example, Score, Task
 
 __all__ = [
     "Example",
+    "Gsm8k",
     "Problem",
+    "PromptAnswer",
+    "ReasoningGymTask",
     "Score",
     "Task",
     "addition",

@@ -6,6 +6,7 @@ from typing import Any, get_type_hints
 
 from tinyzero_trl.tasks.registry import get_task
 from tinyzero_trl.tasks.rewards import CosineShaping
+from tinyzero_trl.tasks.task import Task
 
 EVAL_SIZE = 256
 
@@ -14,7 +15,7 @@ EVAL_SIZE = 256
 class TaskConfig:
     """What is learned, from which examples, and what a completion earns.
 
-    The options of the task's generator are fields too, in the class that `config_class` makes for the task.
+    The options of the task are fields too, in the class that `config_class` makes for the task.
 
     Raises:
         ValueError: an unknown task, template or shaping, a count below 1, or an option that the task refuses.
@@ -81,8 +82,12 @@ class TaskConfig:
             )
         return self.eval_size
 
+    def learned(self) -> Task:
+        """The task with its options."""
+        return get_task(self.task, self.generator_options())
+
     def generator_options(self) -> dict[str, Any]:
-        """The options of the task's generator, of those that this class has: `config_class` brings all."""
+        """The options of the task, of those that this class has: `config_class` brings all."""
         names = (each.name for each in fields(get_task(self.task).options))
         return {name: getattr(self, name) for name in names if hasattr(self, name)}
 
@@ -95,7 +100,7 @@ class TaskConfig:
 
 
 def config_class(task: str) -> type[TaskConfig]:
-    """`TaskConfig` with the options of a task's generator as further fields.
+    """`TaskConfig` with the options of a task as further fields.
 
     Raises:
         ValueError: there is no such task, or one of its options has no default or the name of another field.
@@ -121,7 +126,7 @@ def _default(option: Any) -> dict[str, Any]:
 
 
 def task_config(**values: Any) -> TaskConfig:
-    """A task's configuration, its generator's options among the values.
+    """A task's configuration, its options among the values.
 
     Raises:
         ValueError: as `config_class` and `TaskConfig`, or an option that the task does not have.

@@ -23,7 +23,7 @@ _TAKEN = {
 
 
 def train_test_examples(
-    task: str,
+    task: str | Task,
     *,
     train_size: int,
     test_size: int,
@@ -62,14 +62,16 @@ def _asked_for_as(field: str) -> Iterator[None]:
         raise ValueError(str(error).replace("count:", f"{field}:", 1)) from None
 
 
-def read_examples(source: str, *, task: str, split: str = "train", limit: int | None = None) -> list[dict[str, Any]]:
+def read_examples(
+    source: str, *, task: str | Task, split: str = "train", limit: int | None = None
+) -> list[dict[str, Any]]:
     """Read the examples of one split.
 
     Args:
         source: a parquet, JSON, JSON-lines or CSV file (then `split` is not looked at); a folder with
             `train.parquet`, `test.jsonl`, ... or shards `train-*.parquet`, or with those in its folder `data`; a folder
             that `save_to_disk` of Hugging Face Datasets has written; or the id of a Hub data set.
-        task: name of the task, which checks every row.
+        task: the task or its name, which checks every row.
         split: the split's name.
         limit: read at most this many rows, the first ones.
 
@@ -95,7 +97,7 @@ def read_examples(source: str, *, task: str, split: str = "train", limit: int | 
     return examples
 
 
-def to_dataset(examples: Sequence[Example], *, task: str, template: str) -> "datasets.Dataset":
+def to_dataset(examples: Sequence[Example], *, task: str | Task, template: str) -> "datasets.Dataset":
     """Columns `prompt` (text, or messages for `chat`), those of the task, and `difficulty`; one row per example.
 
     Raises:
@@ -113,7 +115,7 @@ def to_dataset(examples: Sequence[Example], *, task: str, template: str) -> "dat
     except (pyarrow.ArrowException, TypeError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(
-            f"dataset: a column of the task {task} holds values of several types ({reason}); give one"
+            f"dataset: a column of the task {learned.name} holds values of several types ({reason}); give one"
         ) from error
 
 

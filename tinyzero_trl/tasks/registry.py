@@ -1,8 +1,8 @@
 """Tasks by name: built in, registered, installed with an entry point, or `package.module:Class`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from tinyzero_trl.plugins import find_class, offered_names
 from tinyzero_trl.tasks.task import Task
@@ -11,7 +11,31 @@ ENTRY_POINTS = "tinyzero_trl.tasks"
 """The entry point group by which an installed package brings tasks: `name = "package.module:Class"`."""
 
 _TASKS: dict[str, type[Task]] = {}
+_FAMILIES: dict[str, "Family"] = {}
 _Kind = TypeVar("_Kind", bound=type[Task])
+
+
+class Family(NamedTuple):
+    """Tasks with names of the form `family:member`.
+
+    Attributes:
+        make: the task's class for a member's name; raises ValueError where there is no such member.
+        runs_code: whether scoring evaluates what a model wrote, so that a person must have named the task.
+    """
+
+    make: Callable[[str], type[Task]]
+    runs_code: bool = False
+
+
+def register_family(name: str, family: Family) -> None:
+    """Make tasks known by the names `name:member`."""
+    _FAMILIES[name] = family
+
+
+def runs_code(name: str) -> bool:
+    """Whether a task runs code that only its name brings: a class by its path, or a scorer that evaluates text."""
+    family = _FAMILIES.get(name.partition(":")[0])
+    return family.runs_code if family else ":" in name
 
 
 def register_task(name: str) -> Callable[[_Kind], _Kind]:
@@ -35,16 +59,27 @@ def register_task(name: str) -> Callable[[_Kind], _Kind]:
 
 def task_names() -> list[str]:
     """The names that `get_task` knows, the built-in ones first."""
-    return list(dict.fromkeys([*_TASKS, *offered_names(ENTRY_POINTS)]))
+    families = [f"{name}:DATASET" for name, family in _FAMILIES.items() if not family.runs_code]
+    return list(dict.fromkeys([*_TASKS, *families, *offered_names(ENTRY_POINTS)]))
 
 
-def get_task(name: str) -> Task:
+def get_task(name: str | Task, options: Mapping[str, Any] | None = None) -> Task:
     """The task of a name, or of `package.module:Class`, looked for in the current directory too.
+
+    Args:
+        name: of the task; a task is returned as it is.
+        options: values of the task's `options`; what is left out has its default.
 
     Raises:
         ValueError: there is none, or what the name points to cannot be imported or is no task.
     """
-    kind = _TASKS.get(name) or find_class(name, field="task", group=ENTRY_POINTS)
+    if isinstance(name, Task):
+        return name
+    family, _, member = name.partition(":")
+    if family in _FAMILIES:
+        kind: Any = _FAMILIES[family].make(member)
+    else:
+        kind = _TASKS.get(name) or find_class(name, field="task", group=ENTRY_POINTS)
     if kind is None:
         names = ", ".join(task_names())
         raise ValueError(f"task: {name!r} is unknown; use one of {names}, or package.module:Class")
@@ -54,7 +89,7 @@ def get_task(name: str) -> Task:
         task = kind()
     except TypeError as error:  # abstract: score is missing
         raise ValueError(f"task: {name!r} cannot be made ({error}); see docs/tasks.md") from None
-    task.name = name
+    task.name, task.given = name, dict(options or {})
     return task
 
 

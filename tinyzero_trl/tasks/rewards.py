@@ -11,6 +11,7 @@ from typing import Any
 
 from tinyzero_trl.tasks.datasets import from_columns
 from tinyzero_trl.tasks.registry import get_task
+from tinyzero_trl.tasks.task import Task
 from tinyzero_trl.windows.outcomes import is_success
 
 RewardFunction = Callable[..., list[float]]
@@ -49,7 +50,7 @@ def completion_text(completion: str | Sequence[dict[str, Any]]) -> str:
 
 
 def reward_functions(
-    task: str, shaping: CosineShaping | None = None
+    task: str | Task, shaping: CosineShaping | None = None
 ) -> tuple[list[RewardFunction], list[float] | None]:
     """The reward functions of a task and their weights (None where each counts once), in TRL's terms.
 

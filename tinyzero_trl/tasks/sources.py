@@ -128,10 +128,12 @@ def _read_saved(folder: Path, split: str, select: Select) -> Rows:
 def _read_hub(identifier: str, split: str, select: Select) -> Rows:
     import datasets
 
+    name, _, configuration = identifier.partition(":")
     try:
-        rows = datasets.load_dataset(identifier, split=split)
+        rows = datasets.load_dataset(name, configuration or None, split=split)
     except (ValueError, OSError, datasets.exceptions.DatasetsError) as error:
-        raise ValueError(f"dataset: {identifier!r}, split {split!r}: {_one_line(error)}") from None
+        remedy = "" if configuration else f"; if it has several configurations, give {name}:CONFIGURATION"
+        raise ValueError(f"dataset: {identifier!r}, split {split!r}: {_one_line(error)}{remedy}") from None
     return identifier, rows.select_columns(_select(identifier, rows.column_names, select))
 
 

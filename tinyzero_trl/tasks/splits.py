@@ -7,7 +7,6 @@ from typing import Any
 
 from tinyzero_trl.tasks.config import TaskConfig
 from tinyzero_trl.tasks.datasets import read_examples, train_test_examples
-from tinyzero_trl.tasks.registry import get_task
 from tinyzero_trl.tasks.sources import has_splits
 from tinyzero_trl.tasks.task import Example, Task
 
@@ -39,8 +38,8 @@ def load_splits(config: TaskConfig) -> Splits:
     if config.dataset == GENERATE:
         return _generated(config, config.train_size)
     if not has_splits(config.dataset):
-        return _divided(read_examples(config.dataset, task=config.task), config)
-    train, held_out = (read_examples(config.dataset, task=config.task, split=split) for split in ("train", "test"))
+        return _divided(read_examples(config.dataset, task=config.learned()), config)
+    train, held_out = (read_examples(config.dataset, task=config.learned(), split=split) for split in ("train", "test"))
     return Splits(train, held_out, _overlap(train, held_out, config))
 
 
@@ -51,7 +50,7 @@ def generated_held_out(config: TaskConfig) -> Sequence[Example]:
 
 def _generated(config: TaskConfig, train_size: int) -> Splits:
     train, held_out = train_test_examples(
-        config.task,
+        config.learned(),
         train_size=train_size,
         test_size=config.test_size,
         seed=config.problem_seed,
@@ -67,7 +66,7 @@ def keys(task: Task, examples: Sequence[Example]) -> set[Hashable]:
 
 def _divided(examples: Sequence[dict[str, Any]], config: TaskConfig) -> Splits:
     """Examples without splits in two; what is held out does not stay in training as a copy."""
-    task = get_task(config.task)
+    task = config.learned()
     count = min(config.test_size, len(examples) // _HELD_OUT_SHARE)
     if not count:
         raise ValueError(
@@ -83,7 +82,7 @@ def _divided(examples: Sequence[dict[str, Any]], config: TaskConfig) -> Splits:
 
 
 def _overlap(train: Sequence[Example], held_out: Sequence[Example], config: TaskConfig) -> str | None:
-    task = get_task(config.task)
+    task = config.learned()
     known = keys(task, train)
     shared = sum(task.key(example) in known for example in held_out)
     if not shared:

@@ -4,11 +4,15 @@ A task of your own is one class in one file; docs/tasks.md shows one. Name it wi
 """
 
 import json
+import logging
 import random
 import reprlib
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
+from functools import cached_property
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from tinyzero_trl.tasks import prompts
@@ -23,6 +27,10 @@ ANSWER_OPEN = "<answer>"
 ANSWER_CLOSE = "</answer>"
 
 _FRUITLESS_DRAWS = 5000
+_SOON_S, _LONG_S = 5.0, 120.0  # after so long, generators that need longer than the second are told of
+
+logger = logging.getLogger(__name__)
+
 _KINDS = {
     str: "text",
     int: "a whole number",
@@ -74,21 +82,33 @@ class Task(ABC):
 
     A subclass declares `columns` and writes `question` and `score`. With `draw` it also generates examples, so that
     `dataset: generate` and `tinyzero-trl data` work. Everything else has a default that may be overridden. Instances
-    hold no state.
+    hold no state but the options that they were made with.
 
     Attributes:
         name: by which the task was asked for, set by `get_task`.
+        given: the options that the run gives, set by `get_task`; `settings` has the others too.
         columns: the columns of an example, by name, with the type of their values: str, int, float, bool, list (of
             one type), or dict. `read` and `draw` return exactly these.
         templates: the prompt templates that the task offers, the default one first.
-        options: a dataclass with the options of the generator. Each needs a default, and may have a help text:
-            `field(default=5, metadata={"help": "letters of a word"})`. Recipes and command lines take them as fields.
+        options: a dataclass with the options of the task, of its generator above all. Each needs a default, and may
+            have a help text: `field(default=5, metadata={"help": "letters of a word"})`. Recipes and command lines
+            take them as fields.
     """
 
     name: str = ""
+    given: Mapping[str, Any] = MappingProxyType({})
     columns: ClassVar[Mapping[str, type]] = {}
     templates: ClassVar[tuple[str, ...]] = prompts.TEMPLATES
     options: ClassVar[type[Any]] = NoOptions
+
+    @cached_property
+    def settings(self) -> Any:
+        """The options of the run, defaults filled in: an instance of `options`.
+
+        Raises:
+            ValueError: as `check_options`.
+        """
+        return self.check_options(self.given)
 
     @abstractmethod
     def score(self, completion: str, example: Example) -> Score:
@@ -152,6 +172,11 @@ class Task(ABC):
         """One random example; `options` is an instance of the task's `options`."""
         raise NotImplementedError
 
+    def drawn(self, generator: random.Random, options: Any) -> Iterator[dict[str, Any]]:
+        """Random examples without end, which may repeat."""
+        while True:
+            yield self.draw(generator, options)
+
     def generate(
         self,
         count: int,
@@ -180,10 +205,14 @@ class Task(ABC):
             )
         check_count_and_seed(count, seed)
         chosen = self.check_options(options)
-        generator, known, fruitless = random.Random(seed), set(exclude), 0
+        known, fruitless, began_at, is_told = set(exclude), 0, time.monotonic(), False
         found: list[dict[str, Any]] = []
+        examples = self.drawn(random.Random(seed), chosen)
         while len(found) < count:
-            example = self.draw(generator, chosen)
+            example = next(examples)
+            if not is_told and (spent_s := time.monotonic() - began_at) > _SOON_S:
+                is_told = True
+                _say_if_long(self.name, count, len(found), spent_s)
             if (key := self.key(example)) in known:
                 fruitless += 1
                 if fruitless == _FRUITLESS_DRAWS:
@@ -202,7 +231,8 @@ class Task(ABC):
     @property
     def can_generate(self) -> bool:
         """Whether the task brings a generator of examples."""
-        return type(self).draw is not Task.draw or type(self).generate is not Task.generate
+        own, base = type(self), Task
+        return own.draw is not base.draw or own.drawn is not base.drawn or own.generate is not base.generate
 
     def check_options(self, options: Mapping[str, Any]) -> Any:
         """The options as an instance of the task's `options`, defaults filled in.
@@ -227,6 +257,16 @@ class Task(ABC):
     def parquet_schema(self) -> "pyarrow.Schema | None":
         """The types of these columns; None to find them in the rows."""
         return None
+
+
+def _say_if_long(task: str, count: int, found: int, spent_s: float) -> None:
+    """One line where a generator is so slow that a person would believe that the program hangs."""
+    remaining_s = spent_s / max(found, 1) * (count - found)
+    if remaining_s > _LONG_S:
+        logger.warning(
+            "%s: %s examples take about %s minutes to generate; ask for fewer (train_size, test_size)",
+            *(task, f"{count:,}", round(remaining_s / 60)),
+        )
 
 
 def _parse_mapping(text: str) -> Any:

@@ -36,8 +36,9 @@ def load_problems(task: TaskConfig) -> tuple[Dataset, Dataset]:
     splits = load_splits(task)
     if splits.note:
         logger.info(splits.note)
+    learned = task.learned()
     train, held_out = (
-        to_dataset(examples, task=task.task, template=task.prompt_template)
+        to_dataset(examples, task=learned, template=task.prompt_template)
         for examples in (splits.train, splits.held_out)
     )
     return train, held_out.select(range(task.evaluated(len(held_out))))
@@ -49,7 +50,7 @@ def build_trainer(
     """Everything that a run needs; downloads and loads, but does not train."""
     path = resolve_model(str(model.model_name_or_path))
     assert training.max_completion_length is not None, "AdaptiveGRPOConfig checks it"
-    rewards, training.reward_weights = reward_functions(task.task, task.shaping(training.max_completion_length))
+    rewards, training.reward_weights = reward_functions(task.learned(), task.shaping(training.max_completion_length))
     train, held_out = load_problems(task)
     tokenizer = check_run(path, training, model, train, held_out)
     _say_where_it_continues(task, training, model)

@@ -1,0 +1,179 @@
+"""Answers of data that users bring: exact, numeric, or by math-verify as TRL does; and GSM8K."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tinyzero_trl.tasks import get_task, matching
+from tinyzero_trl.tasks.config import task_config
+from tinyzero_trl.tasks.datasets import read_examples, to_dataset
+from tinyzero_trl.tasks.matching import EXACT, MATH, NUMERIC, check_expected, match, to_number
+from tinyzero_trl.tasks.rewards import CosineShaping, reward_functions
+from tinyzero_trl.tasks.splits import load_splits
+
+needs_math_verify = pytest.mark.skipif(
+    matching.find_spec("math_verify") is None,
+    reason="math-verify is not installed; pip install 'tinyzero-trl[math-verify]'",
+)
+
+
+def tagged(answer: str) -> str:
+    return f"hm <answer>{answer}</answer>"
+
+
+@pytest.mark.parametrize(
+    ("completion", "expected", "how", "reason"),
+    [
+        (tagged(" New  York\n"), "New York", EXACT, "correct"),
+        (tagged("new york"), "New York", EXACT, "wrong-answer"),
+        ("New York", "New York", EXACT, "no-answer-tag"),
+        (tagged("1,234.50"), "1234.5", NUMERIC, "correct"),
+        (tagged("$ 3."), "3", NUMERIC, "correct"),
+        (tagged("-3/4"), "-0.75", NUMERIC, "correct"),
+        (tagged("0.3333333"), "1/3", NUMERIC, "correct"),
+        (tagged("0.333"), "1/3", NUMERIC, "wrong-answer"),
+        (tagged("0"), "0", NUMERIC, "correct"),
+        (tagged("1/0"), "1", NUMERIC, "not-a-number"),
+        (tagged("9**9**9"), "1", NUMERIC, "not-a-number"),
+        (tagged("1e99999999"), "1", NUMERIC, "not-a-number"),
+        (tagged("9" * 9_999), "1", NUMERIC, "not-a-number"),
+        (tagged("__import__('os')"), "1", NUMERIC, "not-a-number"),
+    ],
+)
+def test_an_answer_is_compared_as_asked(completion: str, expected: str, how: str, reason: str) -> None:
+    assert match(completion, expected, how) == (float(reason == "correct"), reason)
+
+
+@pytest.mark.parametrize("text", ["12,34", "½", "٣", "", "1 2", "--1", "1/2/3", ".", "+"])
+def test_what_is_no_number(text: str) -> None:
+    assert to_number(text) is None
+
+
+@needs_math_verify
+@pytest.mark.parametrize(
+    ("completion", "expected", "reward"),
+    [
+        (r"so \boxed{72}", "72", 1.0),
+        (r"\boxed{1,000}", "1000", 1.0),
+        (r"\boxed{\frac{1}{2}}", "0.5", 1.0),
+        (r"\boxed{2x+1}", "1+2x", 1.0),
+        (r"\boxed{71}", "72", 0.0),
+        ("72", "72", 0.0),
+        (r"\boxed{72", "72", 0.0),
+        (r"\boxed{__import__('os').getcwd()}", "72", 0.0),
+    ],
+)
+def test_math_verify_says_what_trls_reward_says(completion: str, expected: str, reward: float) -> None:
+    from trl.rewards import accuracy_reward
+
+    assert accuracy_reward([[{"role": "assistant", "content": completion}]], [f"${expected}$"]) == [reward]
+    assert match(completion, expected, MATH).reward == reward
+
+
+@needs_math_verify
+def test_expected_answers_are_no_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plain text would reach sympy's parser, which runs it; in LaTeX it does not."""
+    import math_verify.parser
+
+    monkeypatch.setattr(math_verify.parser, "parse_expr_cached", lambda text: pytest.fail(f"parses {text}"))
+    for expected in ("72", "1/2", "2*(3+4)", "x+1"):
+        check_expected(expected, MATH)
+        match(r"\boxed{72}", expected, MATH)
+
+
+@pytest.mark.parametrize(
+    ("expected", "how", "message"),
+    [
+        (" ", EXACT, "answer: ' ' is empty"),
+        ("many", NUMERIC, "answer: 'many' is no number; correct it, or set answer_match to exact or math_verify"),
+        pytest.param("", MATH, "is empty", marks=needs_math_verify),
+    ],
+)
+def test_a_row_that_nothing_matches_is_refused(expected: str, how: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        check_expected(expected, how)
+
+
+# --- data of a user's own ---------------------------------------------------------------------------------------
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> str:
+    path.write_text("\n".join(map(json.dumps, rows)))
+    return str(path)
+
+
+def test_own_data_goes_from_file_to_reward(tmp_path: Path) -> None:
+    rows = [{"prompt": f"{n} + 1?", "answer": n + 1, "difficulty": n % 2} for n in range(20)]
+    config = task_config(
+        task="prompt_answer", dataset=write(tmp_path / "own.jsonl", rows), answer_match=NUMERIC, instruction="Say it."
+    )
+    train = load_splits(config).train
+    columns = to_dataset(train, task=config.learned(), template="chat")
+    assert columns.column_names == ["prompt", "example_prompt", "answer", "example_difficulty", "difficulty"]
+    assert columns[0]["prompt"][1]["content"] == f"{train[0]['prompt']}\n\nSay it."
+    assert set(columns["difficulty"]) == {"0", "1"}
+    [score, cosine], weights = reward_functions(config.learned(), CosineShaping(100))
+    given = {name: columns[name][:2] for name in columns.column_names if name != "prompt"}
+    completions = [tagged(f"{given['answer'][0]}.0"), tagged("7000")]
+    assert score(completions=completions, **given) == [1.0, 0.0], "numeric, as the recipe says"
+    assert cosine(completions=completions, completion_ids=[[1] * 50] * 2, **given) == [1.5, -5.0]
+    assert weights == [0.0, 1.0]
+
+
+def test_the_prompt_may_stay_as_it_is() -> None:
+    example = {"prompt": "2 + 2 =", "answer": "4", "difficulty": ""}
+    assert get_task("prompt_answer", {"instruction": ""}).prompt(example, "plain") == "2 + 2 ="
+    assert "between <answer> and </answer>" in get_task("prompt_answer").prompt(example, "plain")
+    assert "as a number" in get_task("prompt_answer", {"answer_match": NUMERIC}).prompt(example, "base")
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"prompt": "p"}, r"needs the columns prompt and answer; has \['prompt'\]"),
+        ({"prompt": ["p"], "answer": "a"}, r"row 0: prompt: \['p'\] must be text"),
+        ({"prompt": "p", "answer": None}, "row 0: answer: None must be text or a number"),
+        ({"prompt": "p", "answer": True}, "row 0: answer: True must be text or a number"),
+        ({"prompt": "p", "answer": "  "}, "row 0: answer: '  ' is empty"),
+    ],
+)
+def test_rows_that_do_not_fit_are_named(row: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        read_examples(write(tmp_path / "own.jsonl", [row]), task="prompt_answer")
+
+
+def test_an_unknown_match_is_refused() -> None:
+    with pytest.raises(ValueError, match="answer_match: 'fuzzy' is unknown; choose one of exact, numeric, math_verify"):
+        task_config(task="prompt_answer", dataset="own.jsonl", answer_match="fuzzy")
+
+
+# --- GSM8K ------------------------------------------------------------------------------------------------------
+
+SOLUTION = "She has 3 * 4 = <<3*4=12>>12 eggs, and 12 * 100 = <<12*100=1200>>1,200.\n#### 1,200"
+
+
+@needs_math_verify
+def test_gsm8k_is_read_and_scored(tmp_path: Path) -> None:
+    path = write(tmp_path / "gsm8k.jsonl", [{"question": "How many eggs? ", "answer": SOLUTION}])
+    [example] = read_examples(path, task="gsm8k")
+    task = get_task("gsm8k")
+    assert task.score(r"It is \boxed{1200}.", example) == (1.0, "correct")
+    assert task.score(r"It is \boxed{12}.", example) == (0.0, "wrong-answer")
+    assert task.difficulty(example) == "2 steps"
+    assert str(task.prompt(example, "base")).count("How many eggs?\n\nReason step by step") == 1
+    write(tmp_path / "gsm8k.jsonl", [{"question": "?", "answer": "12"}])
+    with pytest.raises(ValueError, match="row 0: answer: '12' does not end in #### and a number"):
+        read_examples(path, task="gsm8k")
+    with pytest.raises(ValueError, match="dataset: 'generate', but the task gsm8k brings no generator"):
+        load_splits(task_config(task="gsm8k"))
+
+
+def test_without_math_verify_one_line_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(matching, "find_spec", lambda name: None)
+    asked = "task: 'gsm8k' is scored by a package that is not installed; pip install 'tinyzero-trl\\[math-verify\\]'"
+    with pytest.raises(ValueError, match=asked):
+        task_config(task="gsm8k", dataset="x.jsonl")
+    with pytest.raises(ValueError, match="answer_match: 'math_verify' is scored by a package"):
+        task_config(task="prompt_answer", dataset="x.jsonl", answer_match=MATH)

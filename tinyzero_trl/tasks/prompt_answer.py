@@ -1,0 +1,84 @@
+"""Data of a user's own: a prompt and its right answer in each row."""
+
+import reprlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from tinyzero_trl.tasks import prompts
+from tinyzero_trl.tasks.matching import EXACT, FORMS, MATCHES, MATH, check_expected, check_math_verify, match
+from tinyzero_trl.tasks.registry import register_task
+from tinyzero_trl.tasks.task import Example, Score, Task
+
+PLAIN = "plain"
+"""The template that leaves a prompt as it is."""
+
+
+@dataclass
+class PromptAnswerOptions:
+    """How answers are compared, and what prompts say of them."""
+
+    answer_match: str = field(default=EXACT, metadata={"help": "exact, numeric or math_verify"})
+    instruction: str | None = field(
+        default=None, metadata={"help": "what follows each prompt; left out, the form of an answer; empty, nothing"}
+    )
+
+    def __post_init__(self) -> None:
+        """Check the name, and whether math-verify is there."""
+        if self.answer_match not in MATCHES:
+            raise ValueError(f"answer_match: {self.answer_match!r} is unknown; choose one of {', '.join(MATCHES)}")
+        if self.answer_match == MATH:
+            check_math_verify(f"answer_match: {self.answer_match!r}")
+
+
+@register_task("prompt_answer")
+class PromptAnswer(Task):
+    """Answer the prompts of your own data."""
+
+    columns: ClassVar[Mapping[str, type]] = {"prompt": str, "answer": str, "difficulty": str}
+    templates: ClassVar[tuple[str, ...]] = (*prompts.TEMPLATES, PLAIN)
+    options = PromptAnswerOptions
+
+    def question(self, example: Example) -> str:
+        """The prompt of the row, and the instruction."""
+        given = self.settings.instruction
+        instruction = FORMS[self.settings.answer_match] if given is None else given
+        return f"{example['prompt'].rstrip()}\n\n{instruction}" if instruction else str(example["prompt"])
+
+    def prompt(self, example: Example, template: str) -> str | list[prompts.Message]:
+        """The question in a frame, or by itself."""
+        return self.question(example) if template == PLAIN else super().prompt(example, template)
+
+    def score(self, completion: str, example: Example) -> Score:
+        """Compare with the row's answer, as `answer_match` says."""
+        return match(completion, example["answer"], self.settings.answer_match)
+
+    def difficulty(self, example: Example) -> str:
+        """The row's own label."""
+        return str(example["difficulty"])
+
+    def source_columns(self, present: Iterable[str]) -> list[str]:
+        """Prompt and answer, and the difficulty where there is one."""
+        present = set(present)
+        for name in ("prompt", "answer"):
+            if name not in present:
+                raise ValueError(f"needs the columns prompt and answer; has {sorted(present)}")
+        return [name for name in self.columns if name in present]
+
+    def read(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """A row; an answer and a difficulty may be numbers.
+
+        Raises:
+            ValueError: a prompt that is no text, or an answer that nothing could match.
+        """
+        prompt, answer, difficulty = row.get("prompt"), row.get("answer"), row.get("difficulty")
+        if not isinstance(prompt, str):
+            raise ValueError(f"prompt: {reprlib.repr(prompt)} must be text; give the question alone")
+        if not isinstance(answer, str | int | float) or isinstance(answer, bool):
+            raise ValueError(f"answer: {reprlib.repr(answer)} must be text or a number")
+        check_expected(str(answer), self.settings.answer_match)
+        return {
+            "prompt": prompt,
+            "answer": str(answer),
+            "difficulty": "" if difficulty is None else str(difficulty),
+        }

@@ -1,0 +1,142 @@
+"""A data set of reasoning-gym as a task: its questions in our prompts, its scorer behind our checks."""
+
+import json
+import math
+import os
+import random
+import re
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from typing import Any, ClassVar
+
+from tinyzero_trl.tasks.reasoning_gym import library
+from tinyzero_trl.tasks.reasoning_gym.labels import difficulty_label
+from tinyzero_trl.tasks.reasoning_gym.options import CommonOptions, configuration, options_class
+from tinyzero_trl.tasks.registry import Family, register_family
+from tinyzero_trl.tasks.task import CORRECT, Example, Score, Task, extract_answer, wrong
+
+SAFE, UNSAFE = "reasoning_gym", "reasoning_gym_unsafe"
+"""The family of names, and the one by which a person allows scorers that evaluate text as Python."""
+
+_FORM = (
+    "Write your thoughts between <think> and </think>, and nothing but the final answer between <answer> and </answer>."
+)
+_LONGEST_ANSWER = 20_000  # characters; the longest right answers, boards of numbers, have a tenth of it
+_REFUSED = {  # answers that no scorer sees: they would take time or memory without bound, or win without being right
+    "coin_flip": re.compile(r"[eE]"),  # Fraction("1e999999999") writes the number out
+    "complex_arithmetic": re.compile(r"nan", re.IGNORECASE),  # earns 1, by min(1.0, nan)
+    "propositional_logic": re.compile(r".{500}", re.DOTALL),
+    "rubiks_cube": re.compile(r"[0-9]{3}|.{1000}", re.DOTALL),  # R999999999 becomes so many moves
+    "rush_hour": re.compile(r"[0-9]{3}"),
+}
+_CHUNK = 512  # examples that are drawn of one data set, before the next seed
+_FULL = 1 - 1e-9
+
+
+class ReasoningGymTask(Task):
+    """One data set; `task_class` makes a subclass for each."""
+
+    columns: ClassVar[Mapping[str, type]] = {"question": str, "answer": str, "metadata": dict}
+    dataset: ClassVar[str] = ""
+    trusts_rows: ClassVar[bool] = False
+
+    def question(self, example: Example) -> str:
+        """The library's question, and where the answer is to stand."""
+        return f"{example['question'].rstrip()}\n\n{_FORM}"
+
+    def score(self, completion: str, example: Example) -> Score:
+        """What the library's scorer gives the text between the answer tags: 1, or less for what is partly right.
+
+        What is partly right earns 0 unless `partial_scores` is set, and is never a success by itself.
+        """
+        answer = extract_answer(completion)
+        if answer is None:
+            return wrong("no-answer-tag")
+        if len(answer) > _LONGEST_ANSWER:
+            return wrong("too-long")
+        if (refused := _REFUSED.get(self.dataset)) and refused.search(answer):
+            return wrong("not-allowed")
+        try:
+            metadata = library.from_plain(example["metadata"])  # anew: scorers write into it
+            judge = library.scorer(self.dataset, json.dumps(metadata.pop("options", {}), sort_keys=True))
+            reward = float(judge.score_answer(answer, {**example, "metadata": metadata}))
+        except Exception:  # scorers stumble over some texts, and no text may stop a run
+            return wrong("scorer-failed")
+        if reward >= _FULL:
+            return CORRECT
+        if not reward > 0 or not math.isfinite(reward):
+            return wrong("wrong-answer")
+        return Score(reward if self.settings.partial_scores else 0.0, "partial-score")
+
+    def difficulty(self, example: Example) -> str:
+        """By `difficulty_label`, or the first usable entry of the library's metadata."""
+        return difficulty_label(library.from_plain(example["metadata"]), self.settings.difficulty_label)
+
+    def read(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """A row that `tinyzero-trl data` wrote for this data set, or one with the library's own columns.
+
+        Raises:
+            ValueError: as `Task.read`; a row of another data set, or one whose text the scorer would evaluate.
+        """
+        if self.dataset in library.EVALUATES_ROWS and not self.trusts_rows:
+            raise ValueError(
+                f"task: the scorer of {self.dataset} hands the problem of a file to {_evaluator(self.dataset)}; if you "
+                f"trust the file, name the task {UNSAFE}:{self.dataset}"
+            )
+        example = super().read({**row, "answer": "" if row.get("answer") is None else row["answer"]})
+        source = example["metadata"].get("source_dataset", self.dataset)
+        if source != self.dataset:
+            raise ValueError(f"metadata: an example of reasoning-gym's {source!r}; train with task {SAFE}:{source}")
+        library.scorer(self.dataset, json.dumps(library.from_plain(example["metadata"]).get("options", {})))
+        return example
+
+    def drawn(self, generator: random.Random, options: Any) -> Iterator[dict[str, Any]]:
+        """The entries of one small data set of the library after another.
+
+        Raises:
+            ValueError: the examples would be others in each process.
+        """
+        if self.dataset in library.DEPENDS_ON_HASHES and os.environ.get("PYTHONHASHSEED") != "0":
+            raise ValueError(
+                f"task: reasoning-gym's {self.dataset} gives other examples in each process for the same seed; set the "
+                "environment variable PYTHONHASHSEED=0, or write them to a file with tinyzero-trl data"
+            )
+        changed = configuration(self.dataset, options)
+        while True:
+            entries = library.make(self.dataset, seed=generator.getrandbits(31), size=_CHUNK, **changed)
+            for index in range(_CHUNK):
+                entry = entries[index]
+                metadata = {**entry["metadata"], **({"options": changed} if changed else {})}
+                yield {
+                    "question": entry["question"],
+                    "answer": entry["answer"] or "",  # none where several are right
+                    "metadata": library.to_plain(metadata),
+                }
+
+
+def _evaluator(dataset: str) -> str:
+    return (library.EVALUATES_COMPLETIONS | library.EVALUATES_ROWS)[dataset]
+
+
+@lru_cache
+def task_class(dataset: str, family: str = SAFE) -> type[Task]:
+    """The task of a data set.
+
+    Raises:
+        ValueError: the library is not installed, has no such data set, or its scorer evaluates what models write and
+            nobody has allowed it.
+    """
+    library.check_name(family, dataset)
+    if family == SAFE and dataset in library.EVALUATES_COMPLETIONS:
+        instead = "; our own task countdown does not" if dataset == "countdown" else ""
+        raise ValueError(
+            f"task: the scorer of '{family}:{dataset}' runs what a model wrote, by {_evaluator(dataset)}{instead}; "
+            f"allow it on a machine that may be harmed, by the name {UNSAFE}:{dataset}"
+        )
+    options: type[CommonOptions] = options_class(dataset)
+    members = {"dataset": dataset, "options": options, "trusts_rows": family == UNSAFE}
+    return type("ReasoningGymTask", (ReasoningGymTask,), {**members, "__doc__": f"reasoning-gym's {dataset}."})
+
+
+register_family(SAFE, Family(task_class))
+register_family(UNSAFE, Family(lambda dataset: task_class(dataset, UNSAFE), runs_code=True))
