@@ -30,7 +30,9 @@ class SuccessConfig(AdaptiveConfig):
     update_frequency: int = number(5, "rollouts between two updates", low=1)
     min_change: int = number(64, "smaller changes are dropped, unless they reach a bound", low=0)
     target_success_rate: float = number(0.7, "smoothed success rate to aim at", low=0, high=1)
-    success_rate_margin: float = number(0.05, "the window stays while the rate is this near to its target", low=0, high=1)
+    success_rate_margin: float = number(
+        0.05, "the window stays while the rate is this near to its target", low=0, high=1
+    )
     success_rate_ema_beta: float = number(0.9, "weight of the past in that rate", low=0, below=1)
     length_tolerance: int = number(32, "|window - target length| that counts as equal", low=0)
     hold_steps_before_growth: int = number(20, "rollouts without a change before curriculum growth", low=1)
