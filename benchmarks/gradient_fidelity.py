@@ -28,7 +28,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tinyzero_trl.generation.completions import Completion, generate_completions
-from tinyzero_trl.models.toy import resolve_model
+from tinyzero_trl.models.names import resolve_model
 from tinyzero_trl.runs.environment import describe_environment
 from tinyzero_trl.tasks import countdown
 from tinyzero_trl.windows import WindowConfig, make_policy

@@ -1,7 +1,9 @@
 """The pages of the documentation: no dead link, no page that the navigation lacks, nothing generated that is stale."""
 
+import ast
 import os
 import re
+import shlex
 import subprocess
 import sys
 from importlib import import_module
@@ -14,6 +16,7 @@ import recipe_fields
 import yaml
 
 import tinyzero_trl
+from tinyzero_trl.commands.main import build_parser
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -79,6 +82,28 @@ def test_the_reference_has_every_public_name() -> None:
     for module, name in described:
         assert getattr(import_module(module), name) is getattr(tinyzero_trl, name), f"{module}.{name}"
     assert sorted(name for _, name in described) == sorted({*tinyzero_trl.__all__} - {"__version__"})
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_what_python_examples_import_from_the_package_is_there(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    programs = re.findall(r"(?ms)^```python\n(.*?)^```", text) + re.findall(r"`(from tinyzero_trl[^`]*)`", text)
+    for program in programs:
+        for statement in ast.walk(ast.parse(program)):
+            if isinstance(statement, ast.ImportFrom) and str(statement.module).startswith("tinyzero_trl"):
+                module = import_module(str(statement.module))
+                assert all(hasattr(module, each.name) for each in statement.names), ast.unparse(statement)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_commands_of_the_pages_are_understood(page: Path) -> None:
+    """Subcommands and their options; what needs a recipe of the reader's own is left to the reader."""
+    blocks = re.findall(r"(?ms)^```\n(.*?)^```", page.read_text(encoding="utf-8"))
+    lines = [line.split(" #")[0].strip() for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    for line in lines:
+        if line.startswith("tinyzero-trl ") and not {"...", "--version"} & {*line.split()}:
+            args, further = build_parser().parse_known_args(shlex.split(line)[1:])
+            assert args.run and (hasattr(args, "takes_fields") or not further), line
 
 
 def test_the_worked_example_prints_what_its_page_says(tmp_path: Path) -> None:
