@@ -6,7 +6,7 @@ from dataclasses import MISSING, fields
 from typing import Any, get_args, get_origin, get_type_hints
 
 from tinyzero_trl.commands.console import OneLineParser, path, progress_bar, true_or_false
-from tinyzero_trl.tasks import Task, get_task, task_names
+from tinyzero_trl.tasks import Task, get_task, name_forms
 
 _TASK_HELP = "a task's name, or package.module:Class"
 
@@ -17,7 +17,7 @@ def register(commands: Any) -> None:
         "data",
         help="write train.parquet and test.parquet with generated examples",
         add_help=False,
-        epilog=f"The options are those of the task: tinyzero-trl data TASK --help. Tasks: {', '.join(task_names())}.",
+        epilog=f"The options are those of the task: tinyzero-trl data TASK --help. Tasks: {', '.join(name_forms())}.",
     )
     parser.add_argument("task", nargs="?", metavar="TASK", help=_TASK_HELP)
     parser.set_defaults(run=lambda args: run(args, parser), takes_fields=True)

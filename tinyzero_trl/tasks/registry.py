@@ -59,8 +59,12 @@ def register_task(name: str) -> Callable[[_Kind], _Kind]:
 
 def task_names() -> list[str]:
     """The names that `get_task` knows, the built-in ones first."""
-    families = [f"{name}:DATASET" for name, family in _FAMILIES.items() if not family.runs_code]
-    return list(dict.fromkeys([*_TASKS, *families, *offered_names(ENTRY_POINTS)]))
+    return list(dict.fromkeys([*_TASKS, *offered_names(ENTRY_POINTS)]))
+
+
+def name_forms() -> list[str]:
+    """What people may write: the names, and the form of those that belong to a family."""
+    return [*task_names(), *(f"{name}:DATASET" for name, family in _FAMILIES.items() if not family.runs_code)]
 
 
 def get_task(name: str | Task, options: Mapping[str, Any] | None = None) -> Task:
@@ -81,7 +85,7 @@ def get_task(name: str | Task, options: Mapping[str, Any] | None = None) -> Task
     else:
         kind = _TASKS.get(name) or find_class(name, field="task", group=ENTRY_POINTS)
     if kind is None:
-        names = ", ".join(task_names())
+        names = ", ".join(name_forms())
         raise ValueError(f"task: {name!r} is unknown; use one of {names}, or package.module:Class")
     if not (isinstance(kind, type) and issubclass(kind, Task)):
         raise ValueError(f"task: {name!r} is no subclass of tinyzero_trl.Task; make it one")
