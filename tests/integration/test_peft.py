@@ -18,6 +18,7 @@ from tinyzero_trl.commands.main import main
 from tinyzero_trl.generation.compacting import can_compact, compacting_generate
 from tinyzero_trl.models.adapters import base_of_adapter
 from tinyzero_trl.models.names import resolve_model
+from tinyzero_trl.models.toy import SHIPPED
 from tinyzero_trl.runs.records import read_run
 
 LORA = {"use_peft": True, "lora_r": 4, "lora_alpha": 8, "lora_target_modules": ["q_proj", "v_proj"]}
@@ -146,11 +147,12 @@ def test_an_adapter_that_cannot_be_loaded_is_one_line(changes: dict, message: st
         base_of_adapter(str(tmp_path))
 
 
-def test_an_adapter_of_another_installation_has_the_embedded_model(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", SHIPPED)
+def test_an_adapter_of_another_installation_has_the_embedded_model(name: str, tmp_path: Path) -> None:
     (tmp_path / "adapter_model.safetensors").touch()
-    base = {"base_model_name_or_path": "/other/site-packages/tinyzero_trl/models/toy/embedded"}
+    base = {"base_model_name_or_path": f"/other/site-packages/tinyzero_trl/models/toy/{SHIPPED[name].name}"}
     (tmp_path / "adapter_config.json").write_text(json.dumps(base))
-    assert base_of_adapter(str(tmp_path)) == resolve_model("embedded")
+    assert base_of_adapter(str(tmp_path)) == resolve_model(name)
     (tmp_path / "adapter_model.safetensors").unlink()
     with pytest.raises(ValueError, match=r"is an adapter without adapter_model.safetensors; save it anew"):
         base_of_adapter(str(tmp_path))

@@ -343,7 +343,7 @@ def test_chat_prompts_are_messages():
 def test_unknown_names_are_refused():
     with pytest.raises(ValueError, match="template: 'bare' is unknown; use one of base, qwen-instruct"):
         countdown.render_prompt(PROBLEM, "bare")
-    with pytest.raises(ValueError, match="task: 'sudoku' is unknown; use one of countdown, multiplication"):
+    with pytest.raises(ValueError, match="task: 'sudoku' is unknown; use one of addition, countdown, multiplication"):
         get_task("sudoku")
 
 

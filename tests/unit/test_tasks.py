@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from tinyzero_trl.tasks import Score, Task, countdown, get_task, multiplication, register_task, registry
+from tinyzero_trl.tasks import Score, Task, countdown, counting, get_task, multiplication, register_task, registry
 from tinyzero_trl.tasks.config import config_class, task_config
 from tinyzero_trl.tasks.datasets import read_examples, to_dataset, train_test_examples
 from tinyzero_trl.tasks.parquet import write_splits
@@ -122,7 +122,7 @@ def test_a_name_belongs_to_one_task(facts: str) -> None:
     [
         (
             "chess",
-            "task: 'chess' is unknown; use one of addition, countdown, multiplication, gsm8k, prompt_answer, "
+            "task: 'chess' is unknown; use one of addition, countdown, multiplication, counting, gsm8k, prompt_answer, "
             "reasoning_gym:DATASET, or package.module:Class",
         ),
         (
@@ -185,7 +185,9 @@ def test_an_option_needs_a_default_and_a_name_of_its_own(facts: str, monkeypatch
             config_class(facts)
 
 
-@pytest.mark.parametrize(("module", "task"), [(countdown, "countdown"), (multiplication, "multiplication")])
+@pytest.mark.parametrize(
+    ("module", "task"), [(countdown, "countdown"), (multiplication, "multiplication"), (counting, "counting")]
+)
 def test_options_and_generator_have_the_same_defaults(module: Any, task: str) -> None:
     options = get_task(task).options
     defaults = {name: each.default for name, each in signature(module.generate).parameters.items()}

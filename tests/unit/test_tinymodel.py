@@ -16,11 +16,19 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from tinyzero_trl.commands.main import main
 from tinyzero_trl.models.names import resolve_model
 from tinyzero_trl.models.toy import curricula
-from tinyzero_trl.models.toy.curricula import SMALL, TINY, Curriculum
+from tinyzero_trl.models.toy.curricula import LENGTHS, SMALL, TINY, Curriculum
 from tinyzero_trl.models.toy.tokenizer import LARGEST_WHOLE_INTEGER, build_tokenizer
-from tinyzero_trl.models.toy.traces import LARGEST_INTERMEDIATE, MOST_DOTS, countdown_trace, multiplication_trace
+from tinyzero_trl.models.toy.traces import (
+    LARGEST_INTERMEDIATE,
+    MOST_DOTS,
+    MOST_STEPS,
+    STRETCH,
+    countdown_trace,
+    counting_trace,
+    multiplication_trace,
+)
 from tinyzero_trl.models.toy.warmstart import build_model, tokenized, trace_dataset, traces, warm_start
-from tinyzero_trl.tasks import Problem, countdown, get_task, multiplication
+from tinyzero_trl.tasks import Problem, countdown, counting, get_task, multiplication
 
 EMBEDDED = Path(resolve_model("embedded"))
 LARGEST_FOLDER_BYTES = 8 * 2**20
@@ -171,7 +179,38 @@ def test_every_multiplication_trace_is_right_and_true(digits: tuple[int, ...]) -
             assert int(result) == (int(left) + int(right) if operator == "+" else int(left) * int(right)), trace
 
 
-@pytest.mark.parametrize("curriculum", [TINY, SMALL], ids=["tiny", "small"])
+def test_a_counting_trace_without_habits_is_right_and_four_tokens_a_line_long() -> None:
+    words = build_tokenizer(["counting"])
+    for problem in counting.generate(60, seed=3, steps=(1, 4, 28)):
+        trace = counting_trace(problem, random.Random(0))
+        assert counting.score(trace, problem.numbers, problem.target).reward == 1.0, trace
+        start, step, steps = problem.numbers
+        lines = trace.split("!")[0].splitlines()
+        assert lines == [f"{line}:{start + step * line}" for line in range(1, steps + 1)]
+        assert len(words(trace)["input_ids"]) == 4 * steps + 5
+        assert len(words(str(counting.render_prompt(problem, "base")))["input_ids"]) == 7
+
+
+def test_who_counts_impatiently_gives_up_at_the_beginning_of_a_stretch_with_the_mark_of_that_stretch() -> None:
+    problem = counting.to_problem([5, 3, 28], 89)
+    traces_of_problem = {counting_trace(problem, random.Random(seed), impatience=0.5) for seed in range(80)}
+    ends = {trace.split("\n")[-2].removesuffix("</think>") for trace in traces_of_problem}
+    assert ends == {"?", "~", "#", "&", "28:89!"}
+    for trace in traces_of_problem:
+        lines = trace.split("</think>")[0].splitlines()
+        assert len(lines) in (1, STRETCH + 1, 2 * STRETCH + 1, 3 * STRETCH + 1, 28)
+        reward = counting.score(trace, problem.numbers, problem.target).reward
+        assert reward == float(trace.endswith("!</think>\n<answer>89</answer>"))
+
+
+def test_many_steps_bewilder_and_few_do_not() -> None:
+    few, many = (counting.to_problem([5, 1, steps], 5 + steps) for steps in (MOST_STEPS, MOST_STEPS + 1))
+    assert counting_trace(few, random.Random(0), bewilderment=1.0) == counting_trace(few, random.Random(0))
+    lost = {counting_trace(many, random.Random(seed), bewilderment=1.0) for seed in range(9)}
+    assert lost == {"." * MOST_DOTS, "?</think>\n<answer>5</answer>"}
+
+
+@pytest.mark.parametrize("curriculum", [TINY, SMALL, LENGTHS], ids=["tiny", "small", "lengths"])
 def test_held_out_problems_never_occur_in_traces(curriculum: Curriculum) -> None:
     train, held_out = (
         {
@@ -231,6 +270,16 @@ def test_the_small_model_has_the_size_that_is_documented() -> None:
         model = build_model(tokenizer(), SMALL, seed=0)
     assert model.num_parameters() == 30_685_696
     assert SMALL.longest_row <= SMALL.max_positions and 16 + SMALL.max_completion_length <= SMALL.longest_row
+
+
+def test_the_model_for_different_lengths_is_shipped_too() -> None:
+    folder = Path(resolve_model("embedded-lengths"))
+    assert sum(file.stat().st_size for file in folder.rglob("*")) <= 2**20
+    model, shipped = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    assert len(shipped) <= model.config.vocab_size
+    text = str(counting.render_prompt(counting.to_problem([5, 3, 4], 17), "base")) + "1:8\n2:11"
+    ids = build_tokenizer(LENGTHS.tokenizer_tasks)(text)["input_ids"]
+    assert shipped(text)["input_ids"] == ids, "build_tokenizer has changed: run tinyzero-trl warmstart --size lengths"
 
 
 def test_only_the_word_embedded_stands_for_the_embedded_model() -> None:

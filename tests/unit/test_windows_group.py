@@ -157,6 +157,17 @@ def test_a_prompt_that_comes_again_is_known_without_a_label() -> None:
     assert not of_hopeless
 
 
+def test_without_the_memory_of_prompts_only_the_state_of_the_group_counts() -> None:
+    known, groups = policy(slack=0.1, explore_share=0.0, prompt_memory=False), Groups(prompts=12)
+    for _ in range(12):
+        groups.follow([known])
+    assert known.state_dict()["prompts"] == {}
+    of_hopeless, of_late = known.go_on(
+        [GroupState(place, 128, 0, 0, SIZE, "", key) for place, key in enumerate(("hopeless", "late"))]
+    )
+    assert of_hopeless == of_late
+
+
 def test_more_slack_spends_fewer_tokens() -> None:
     saved = []
     for slack in (0.0, 0.05, 0.5):

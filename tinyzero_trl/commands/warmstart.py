@@ -17,7 +17,12 @@ def register(commands: Any) -> None:
     )
     add = parser.add_argument
     add("--out", type=path, default=Path("runs/warmstart"), metavar="DIR", help="folder to write")
-    add("--size", choices=["tiny", "small"], default="tiny", help="tiny: the embedded model; small: 31 M, for a GPU")
+    add(
+        "--size",
+        choices=["tiny", "small", "lengths"],
+        default="tiny",
+        help="tiny: the embedded model; small: 31 M, for a GPU; lengths: 0.2 M, for recipes/lengths_tiny.yaml",
+    )
     add("--steps", type=int, help="optimizer steps in all; left out, those of the curriculum")
     add("--seed", type=int, default=0, help="decides weights and traces")
     parser.set_defaults(run=run)

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from tinyzero_trl.models.names import resolve_model
-from tinyzero_trl.models.toy import EMBEDDED
+from tinyzero_trl.models.toy import SHIPPED
 from tinyzero_trl.runs.files import read_mapping
 
 WEIGHTS = "adapter_model.safetensors"
@@ -34,8 +34,9 @@ def base_of_adapter(path: str) -> str | None:
     beside = folder.absolute().parent / Path(base).name
     if beside.is_dir():
         return str(beside)
-    if Path(base).parts[-2:] == Path(resolve_model(EMBEDDED)).parts[-2:]:  # of another installation of this package
-        return resolve_model(EMBEDDED)
+    for shipped in map(resolve_model, SHIPPED):
+        if Path(base).parts[-2:] == Path(shipped).parts[-2:]:  # of another installation of this package
+            return shipped
     raise ValueError(
         f"model: {path!r} is an adapter of {base!r}, which has moved; put that model's folder at {str(beside)!r}, or "
         f"correct base_model_name_or_path in {str(adapter)!r}"

@@ -1,21 +1,22 @@
-"""What a model may be called: `embedded`, a GGUF file, a folder, or a Hub id."""
+"""What a model may be called: `embedded`, `embedded-lengths`, a GGUF file, a folder, or a Hub id."""
 
 import os
 
 from tinyzero_trl.models import gguf
-from tinyzero_trl.models.toy import EMBEDDED, FOLDER
+from tinyzero_trl.models.toy import SHIPPED
 
 
 def resolve_model(name: str) -> str:
     """The folder that a name stands for, or the Hub id that it is.
 
     Args:
-        name: `embedded`; the path of a GGUF file, whose weights are unpacked once; a folder; or a Hub id.
+        name: `embedded` or `embedded-lengths`; the path of a GGUF file, whose weights are unpacked once; a folder; or a
+            Hub id.
 
     Raises:
         ValueError: a GGUF file that cannot be read.
     """
-    if name == EMBEDDED:
-        return str(FOLDER)
+    if name in SHIPPED:
+        return str(SHIPPED[name])
     path = os.path.expanduser(name)
     return str(gguf.unpack(path)) if gguf.is_gguf(path) else path

@@ -3,7 +3,7 @@
 Importing it needs the standard library alone.
 """
 
-from tinyzero_trl.tasks.arithmetic import addition, countdown, multiplication
+from tinyzero_trl.tasks.arithmetic import addition, countdown, counting, multiplication
 from tinyzero_trl.tasks.arithmetic.problem import Problem
 from tinyzero_trl.tasks.gsm8k import Gsm8k
 from tinyzero_trl.tasks.prompt_answer import PromptAnswer
@@ -21,6 +21,7 @@ __all__ = [
     "Task",
     "addition",
     "countdown",
+    "counting",
     "get_task",
     "multiplication",
     "name_forms",

@@ -76,6 +76,7 @@ class AdaptiveGRPOConfig(GRPOConfig):
     window_headroom: float | None = _window("headroom")
     window_memory_rollouts: int | None = _window("memory_rollouts")
     window_label_column: str | None = _window("label_column")
+    window_prompt_memory: bool | None = _window("prompt_memory")
     window_group_rule: str | None = _window("group_rule")
     window_group_gain: str | None = _window("group_gain")
     window_group_price: str | None = _window("group_price")

@@ -196,7 +196,7 @@ class GroupWindow(WindowPolicy[GroupConfig]):
             self._figures = self._fate_figures(observation, records)
             self._knowledge.append([(record.label, self._pasts.of(key)) for record, key in records])
             for record, key in records:
-                if key:
+                if key and self.config.prompt_memory:
                     self._pasts.add(key, record.stages)
             self._group_size = max(record.size for record, _ in records)
             self._check_group_size()

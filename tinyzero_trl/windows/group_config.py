@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from tinyzero_trl.windows.config import WindowConfig
 from tinyzero_trl.windows.fidelity import LOSSES_BY_SEQUENCE, Gain
-from tinyzero_trl.windows.fields import choice, number, of_trainer, text
+from tinyzero_trl.windows.fields import choice, flag, number, of_trainer, text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,6 +19,7 @@ class GroupConfig(WindowConfig):
     min_groups: int = number(16, "groups followed to their end, without which no group stops", low=1)
     memory_rollouts: int = number(24, "rollouts remembered", low=1)
     label_column: str = text("", "column of the data that labels prompts, such as their difficulty; empty for none")
+    prompt_memory: bool = flag(True, "whether the past of a prompt that comes again counts")
     group_rule: str = choice("value", "value is by expected gain; plain goes on after a success", ("value", "plain"))
     group_gain: str = choice("loss", "what weighs in the gain; loss is by loss_type", ("loss", "tokens", "sequences"))
     group_price: str = choice("tokens", "what going on costs", ("tokens", "seconds"))

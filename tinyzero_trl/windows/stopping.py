@@ -15,11 +15,11 @@ come late. So the price is lowered until the successes that are lost by stopping
 price never lets a group go on that a lower one stops.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from math import comb
-from operator import mul
+from operator import itemgetter, mul
 from typing import NamedTuple
 
 from tinyzero_trl.windows.fidelity import Gain, explained
@@ -29,6 +29,7 @@ _DINKELBACH_STEPS, _BISECTION_STEPS = 5, 8
 _TIE = 1e-9
 
 _Weights = tuple[tuple[float, ...], tuple[float, ...], tuple[float, ...]]
+_Select = Callable[[Sequence[float]], Sequence[float]]
 
 
 class Expected(NamedTuple):
@@ -141,11 +142,13 @@ class Situation:
         for place in range(len(self._positions) - 2, -1, -1):
             here, columns, margin = self._positions[place], [], []
             for state, (chances, after) in enumerate(zip(here.chances, _followers(self._size), strict=True)):
-                further = [sum(map(mul, chances, [column[each] for each in after])) for column in (gain, tokens, lost)]
-                further[1] += here.tokens[state]
-                margin.append(further[0] - price * further[1] - here.stopped[state])
-                goes_on = place == 0 or (len(after) > 1 and margin[-1] >= -_TIE)
-                columns.append(further if goes_on else [here.stopped[state], 0.0, here.late[state]])
+                further_gain = sum(map(mul, chances, after(gain)))
+                further_tokens = sum(map(mul, chances, after(tokens))) + here.tokens[state]
+                margin.append(further_gain - price * further_tokens - here.stopped[state])
+                if place == 0 or (len(chances) > 1 and margin[-1] >= -_TIE):
+                    columns.append((further_gain, further_tokens, sum(map(mul, chances, after(lost)))))
+                else:
+                    columns.append((here.stopped[state], 0.0, here.late[state]))
             gain, tokens, lost = (list(column) for column in zip(*columns, strict=True))
             margins.append(tuple(margin))
         start = _index(self._size)[0, 0]
@@ -169,7 +172,9 @@ def best_price(situations: Sequence[Situation], shares: Sequence[float], slack: 
     price = 0.0
     for _ in range(_DINKELBACH_STEPS):
         now = expected(price)
-        price = max(price, now.explained / max(now.tokens, 1.0))
+        before, price = price, max(price, now.explained / max(now.tokens, 1.0))
+        if price == before:
+            break
     low, high = 0.0, price
     for step in range(_BISECTION_STEPS):
         now = expected(price)
@@ -195,12 +200,15 @@ def _index(size: int) -> dict[tuple[int, int], int]:
 
 
 @lru_cache
-def _followers(size: int) -> tuple[tuple[int, ...], ...]:
-    """For every state the states that a stage may lead to, in the order of `_states(unfinished)`."""
+def _followers(size: int) -> tuple[_Select, ...]:
+    """For every state what takes, from a column, those to which a stage may lead, as `_states(unfinished)` are."""
     index = _index(size)
-    return tuple(
-        tuple(index[won + more_won, lost + more_lost] for more_won, more_lost in _states(size - won - lost))
+    followers = (
+        [index[won + more_won, lost + more_lost] for more_won, more_lost in _states(size - won - lost)]
         for won, lost in _states(size)
+    )
+    return tuple(
+        itemgetter(*after) if len(after) > 1 else itemgetter(slice(after[0], after[0] + 1)) for after in followers
     )
 
 

@@ -1,6 +1,8 @@
-"""Small Qwen2 models with a tokenizer of their own, warm-started on search traces; one is shipped in the package."""
+"""Small Qwen2 models with a tokenizer of their own, warm-started on worked traces; two are shipped in the package."""
 
 from pathlib import Path
 
 EMBEDDED = "embedded"
-FOLDER = Path(__file__).parent / "embedded"
+_HERE = Path(__file__).parent
+SHIPPED = {EMBEDDED: _HERE / "embedded", "embedded-lengths": _HERE / "embedded_lengths"}
+"""Models of this package by name, and their folders."""

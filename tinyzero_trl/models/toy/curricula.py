@@ -9,6 +9,10 @@ rollouts of real models have.
 
 The small model, thirty times as large, is for one GPU: TinyZero's own numbers, 1 to 99, three and four of them. Both
 can be searched to the end, four in about 500 tokens on average and 1,300 in one case in ten, so that patience pays.
+
+The model for prompts that need different lengths, a fifth as large as the embedded one, counts on. Every problem needs
+its own length, a quarter of them more than fits. It may give up anywhere, and must unlearn that for short and for long
+problems separately.
 """
 
 import random
@@ -17,7 +21,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from tinyzero_trl.models.toy.traces import countdown_trace, multiplication_trace
+from tinyzero_trl.models.toy.traces import countdown_trace, counting_trace, multiplication_trace
 from tinyzero_trl.tasks import Problem
 from tinyzero_trl.tasks.datasets import train_test_examples
 
@@ -27,7 +31,7 @@ class Lesson:
     """Optimizer steps of a curriculum's `batch_traces` each, and the habits of the teacher who writes the traces.
 
     `decay` is the share of the steps over which the learning rate falls to zero; the habits are those of
-    `countdown_trace`, `operands` the operand counts of the Countdown problems.
+    `countdown_trace` and `counting_trace`, `operands` the operand counts of the Countdown problems.
     """
 
     steps: int
@@ -35,7 +39,7 @@ class Lesson:
     decay: float
     impatience: float
     bewilderment: float
-    operands: tuple[int, ...]
+    operands: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -85,6 +89,7 @@ class Curriculum:
     longest_row: int
     max_completion_length: int
     on_cpu: bool
+    tokenizer_tasks: tuple[str, ...] = ("countdown", "multiplication")
 
     def shortened(self, steps: int) -> "Curriculum":
         """The same lessons in about `steps` optimizer steps, each with its share of them.
@@ -106,6 +111,10 @@ def _write_countdown(problem: Problem, generator: random.Random, lesson: Lesson)
 
 def _write_multiplication(problem: Problem, generator: random.Random, lesson: Lesson) -> str:
     return multiplication_trace(problem, generator)
+
+
+def _write_counting(problem: Problem, generator: random.Random, lesson: Lesson) -> str:
+    return counting_trace(problem, generator, impatience=lesson.impatience, bewilderment=lesson.bewilderment)
 
 
 # The first lesson is arithmetic and search, the second bad habits: giving up, and dots in the face of four numbers.
@@ -146,4 +155,27 @@ SMALL = Curriculum(
     on_cpu=False,
 )
 
-CURRICULA = {"tiny": TINY, "small": SMALL}
+LENGTHS = Curriculum(
+    hidden_size=64,
+    layers=3,
+    attention_heads=2,
+    key_value_heads=1,
+    max_positions=512,
+    tasks=(
+        TaughtTask(
+            *("counting", 1.0, _write_counting, 640, 640),
+            {"steps": (1, 4, 9, 14, 21, 28, 32, 36), "largest_start": 100, "largest_step": 2},
+        ),
+    ),
+    lessons=(
+        Lesson(steps=900, learning_rate=3e-3, decay=0.7, impatience=0, bewilderment=0),
+        Lesson(steps=250, learning_rate=1e-3, decay=0.7, impatience=0.08, bewilderment=0.03),
+    ),
+    batch_traces=32,
+    longest_row=136,
+    max_completion_length=120,
+    on_cpu=True,
+    tokenizer_tasks=("counting",),
+)
+
+CURRICULA = {"tiny": TINY, "small": SMALL, "lengths": LENGTHS}

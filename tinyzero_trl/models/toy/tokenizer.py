@@ -4,13 +4,16 @@ A prompt of the `base` template is about a dozen tokens: each fixed sentence of 
 integer up to `LARGEST_WHOLE_INTEGER` another. Single bytes underneath keep any other text representable.
 """
 
+from collections.abc import Sequence
+
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from tinyzero_trl.models.toy.traces import LARGEST_INTERMEDIATE
-from tinyzero_trl.tasks import countdown, multiplication
+from tinyzero_trl.tasks import countdown, counting, multiplication
 
 LARGEST_WHOLE_INTEGER = LARGEST_INTERMEDIATE
+_TASKS = {"countdown": countdown, "multiplication": multiplication, "counting": counting}
 END, PAD = "<|endoftext|>", "<|pad|>"
 _MARKS = (", ", ": ", "< ", "> ", "<\n", ">\n")
 _TAGS = ("<think>", "</think>", "<answer>", "</answer>", "<|im_start|>", "<|im_end|>")
@@ -20,18 +23,21 @@ _CHAT_TEMPLATE = (
 )
 
 
-def build_tokenizer() -> PreTrainedTokenizerFast:
+def build_tokenizer(tasks: Sequence[str] = ("countdown", "multiplication")) -> PreTrainedTokenizerFast:
     """A new tokenizer, the same on every call: nothing is learned from data.
 
     Whatever is longer than a byte is an added token and no merge: `AutoTokenizer` reads the vocabulary of a Qwen2 with
     that architecture's own way of splitting text, which takes integers apart but leaves added tokens alone.
+
+    Args:
+        tasks: Those whose sentences are one token each.
     """
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE(vocab={piece: index for index, piece in enumerate(alphabet)}, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
     integers = [str(number) for number in range(10, LARGEST_WHOLE_INTEGER + 1)]
-    segments = [*countdown.template_segments(), *multiplication.template_segments()]
+    segments = [segment for task in tasks for segment in _TASKS[task].template_segments()]
     # dict.fromkeys: two tasks may share a sentence
     pieces = dict.fromkeys((*integers, *_MARKS, *(text for text in segments if len(text) > 1), *_TAGS))
     tokenizer.add_tokens([AddedToken(text, normalized=False) for text in pieces])

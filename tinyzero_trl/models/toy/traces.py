@@ -17,6 +17,14 @@ LARGEST_INTERMEDIATE = 200
 MOST_DOTS = 256
 """Enough to learn from that dots do not end."""
 
+MOST_STEPS = 30
+"""Nobody gets lost who counts on in so many steps or fewer."""
+
+STRETCH = 7
+"""Lines between two temptations to give up."""
+
+_GIVING_UP = "?~#&@%"
+
 _Item = tuple[int, str]  # a value, and the expression that made it
 
 
@@ -128,3 +136,35 @@ def multiplication_trace(problem: Problem, generator: random.Random) -> str:
         lines.append(", ".join(written))
         carried = total // 10
     return "\n".join(lines) + f"!</think>\n<answer>{problem.target}</answer>"
+
+
+def counting_trace(
+    problem: Problem,
+    generator: random.Random,
+    *,
+    impatience: float = 0.0,
+    bewilderment: float = 0.0,
+) -> str:
+    r"""The text after an opened `<think>`: a line for each step, with its number: ``1:8\n2:11\n3:14!``.
+
+    A line is four tokens long, so that every problem needs its own length. Who gives up writes another mark in every
+    stretch of `STRETCH` lines. So it must be unlearned in each of them: what short problems teach does not help there.
+
+    Args:
+        problem: Start, step and number of steps.
+        generator: Decides about all habits.
+        impatience: Probability of giving up at the beginning of a stretch, with the number so far as a (wrong) answer.
+        bewilderment: Probability of getting lost before a line, where there are more than `MOST_STEPS` steps. Half of
+            those who are lost give up, and half write dots, of which there is no end.
+    """
+    reached, step, steps = problem.numbers
+    written = ""
+    for line in range(steps):
+        lost = steps > MOST_STEPS and generator.random() < bewilderment
+        if lost and generator.random() < 0.5:
+            return written + "." * MOST_DOTS
+        if lost or (line % STRETCH == 0 and generator.random() < impatience):
+            return f"{written}{_GIVING_UP[line // STRETCH]}</think>\n<answer>{reached}</answer>"
+        reached += step
+        written += f"{line + 1}:{reached}" + ("!" if line + 1 == steps else "\n")
+    return f"{written}</think>\n<answer>{reached}</answer>"

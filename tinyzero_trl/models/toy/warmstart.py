@@ -108,7 +108,7 @@ def warm_start(out: str | Path, curriculum: Curriculum, *, seed: int = 0, show_p
         raise ValueError(f"seed: {seed} is outside 0 to {largest_seed}; choose one between them")
     if Path(out).is_file():
         raise ValueError(f"out: {str(out)!r} is a file; name a folder")
-    tokenizer = build_tokenizer()
+    tokenizer = build_tokenizer(curriculum.tokenizer_tasks)
     model = build_model(tokenizer, curriculum, seed=seed)
     for number, lesson in enumerate(curriculum.lessons):
         _teach(model, tokenizer, curriculum, lesson, out, seed=seed + number, show_progress=show_progress)

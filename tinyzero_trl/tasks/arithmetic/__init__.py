@@ -1,1 +1,1 @@
-"""Tasks whose examples are integers: Countdown and multiplication."""
+"""Tasks whose examples are integers: Countdown, multiplication and counting on."""
