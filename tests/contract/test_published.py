@@ -1,6 +1,7 @@
 """The figures in docs/results.md and docs/performance.md are computed again from the published records."""
 
 import json
+import re
 from pathlib import Path
 
 import paired_accuracy
@@ -147,3 +148,14 @@ def test_the_table_of_rollout_engines() -> None:
 def test_the_tables_of_simulated_windows(simulator: str) -> None:
     table = (ROOT / "results" / simulator / "table.md").read_text(encoding="utf-8")
     assert table.strip() in (ROOT / "docs" / "windows.md").read_text(encoding="utf-8")
+
+
+def test_the_comparison_of_countdown_scorers() -> None:
+    page = (ROOT / "docs" / "ready_tasks.md").read_text(encoding="utf-8")
+    found = json.loads((ROOT / "results" / "countdown_scorers.json").read_text(encoding="utf-8"))
+    right, wrong = found["agree"]["both right"], found["agree"]["both wrong"]
+    assert f"{found['expressions']:,} expressions" in page
+    assert f"agree on {right + wrong:,} ({right:,} right, {wrong:,} wrong)" in page
+    listed = [int(number) for number in re.findall(r"(?m)\| ([0-9]+) \|$", page)]
+    assert sorted(listed) == sorted(kind["times"] for kind in found["differ"].values())
+    assert sum(listed) == found["expressions"] - right - wrong
