@@ -71,7 +71,8 @@ def page() -> str:
 
 
 def _is_ours(task: str) -> bool:
-    return type(get_task(task)).__module__.startswith("tinyzero_trl.")
+    """Whether a task comes with the package; `family:DATASET` stands for many, whose options are their own."""
+    return ":" not in task and type(get_task(task)).__module__.startswith("tinyzero_trl.")
 
 
 def _explained(declared: Iterable[Field[Any]]) -> str:
