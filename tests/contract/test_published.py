@@ -41,6 +41,12 @@ def _rows(text: str, mark: str) -> dict[str, list[str]]:
     return {row[0].strip("`"): [cell.replace("*", "") for cell in row[1:]] for row in cells}
 
 
+def _every_row(text: str, mark: str) -> list[list[str]]:
+    """The cells after the first one of a table whose first cells repeat."""
+    table = text[text.index(mark) :].split("\n\n")[0].splitlines()[2:]
+    return [[cell.strip() for cell in row.strip("|").split("|")][1:] for row in table]
+
+
 def _with_bounds(interval: Interval | None, places: int, scale: float = 1, unit: str = "") -> str:
     assert interval is not None and interval.low is not None and interval.high is not None
     mean, low, high = (f"{scale * value:z.{places}f}" for value in interval)
@@ -123,6 +129,33 @@ def test_the_table_of_the_demo() -> None:
         acc, low, high = (100 * line[f"eval/{figure}"] for figure in ("acc", "acc_low", "acc_high"))
         assert cells == [f"{acc:.1f} % (95 % interval {low:.1f} to {high:.1f})", f"{100 * line['eval/3_acc']:.1f} %"]
         assert name == "before" or f"{line['tokens']:,} rollout tokens" in name
+
+
+def test_the_page_of_the_pretrained_model() -> None:
+    page = (ROOT / "docs" / "real_model.md").read_text(encoding="utf-8")
+    run = read_run(ROOT / "results" / "smollm2_cpu")
+    first, last = run.evals
+    rows = _rows(page, "| | held-out accuracy, 80 problems")
+    assert {name.strip("*") for name in rows} == {"before", f"after {last['step']} steps"}
+    for cells, line in zip(rows.values(), (first, last), strict=True):
+        acc, low, high, cut = (100 * line[f"eval/{each}"] for each in ("acc", "acc_low", "acc_high", "truncated_frac"))
+        expected = [f"{acc:.0f} % ({low:.0f} to {high:.0f})", f"{line['eval/mean_length']:.0f}", f"{cut:.0f} %"]
+        assert cells == expected and (line["eval/problems"], line["eval/n"]) == (80, 160)
+    assert last["eval/acc_low"] > first["eval/acc_high"] and last["eval/acc"] - first["eval/acc"] >= 0.25
+    assert run.config["max_steps"] == last["step"] and run.config["recipe"] == "smollm2_cpu"
+    assert {line["adaptive_window/current_window"] for line in run.metrics} == {48}
+
+
+@pytest.mark.parametrize("step", [0, 12])
+def test_the_completions_of_the_pretrained_model(step: int) -> None:
+    """All that the run has kept of an evaluation stand on the page, and no others."""
+    page = (ROOT / "docs" / "real_model.md").read_text(encoding="utf-8")
+    file = ROOT / "results" / "smollm2_cpu" / "completions" / f"step_{step:06}.jsonl"
+    kept = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    texts = [" ".join(line["completion"].split()) for line in kept if line["source"] == "eval"]
+    shown = [row[step > 0] for row in _every_row(page, "| asked | before")]
+    assert [text.removesuffix(" ✓") for text in shown] == texts
+    assert [text.endswith(" ✓") for text in shown] == [line["reward"] == 1 for line in kept if line["source"] == "eval"]
 
 
 def test_the_table_of_a_training_step() -> None:

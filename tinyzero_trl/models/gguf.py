@@ -85,6 +85,7 @@ def _convert(file: Path, folder: Path) -> None:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise ValueError(f"model: {str(file)!r} cannot be read ({reason}); {_REMEDY}") from error
     _name_special_tokens(tokenizer, config)
+    tokenizer.clean_up_tokenization_spaces = False  # which would change what a completion says
     tokenizer.save_pretrained(folder)
     with torch.device("meta"):  # a model that does not count as quantised, which Transformers would not save
         plain = AutoModelForCausalLM.from_config(config)
