@@ -3,19 +3,22 @@
 import json
 import re
 from pathlib import Path
+from statistics import fmean
 
+import numpy as np
 import paired_accuracy
 import pytest
 
 from tinyzero_trl.metrics import Interval
 from tinyzero_trl.runs.records import read_run
-from tinyzero_trl.runs.report.compare import Outcome, compare
+from tinyzero_trl.runs.report.compare import Outcome, accuracy_curve, compare
 from tinyzero_trl.runs.report.run_groups import RunGroup, choose_baseline, load_run_groups
 
 ROOT = Path(__file__).parents[2]
 RESULTS = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
 PERFORMANCE = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
 GRID = ROOT / "results" / "ablation_tiny"
+LENGTHS = ROOT / "results" / "ablation_lengths"
 ASKED_AGAIN = ROOT / "results" / "ablation_tiny_three_numbers"
 
 
@@ -120,6 +123,48 @@ def test_the_first_look_at_windows_per_group() -> None:
         folder = ROOT / "results" / "group_first_look" / name
         last = read_run((folder if folder.exists() else GRID / name) / "seed_0").evals[-1]
         assert cells == [f"{100 * last['eval/acc']:.1f} %", f"{last['tokens']:,}"], name
+
+
+def test_prompts_that_need_different_lengths() -> None:
+    groups = load_run_groups(sorted(LENGTHS.glob("*/*"))).groups
+    full = choose_baseline(groups, "full")
+    rows = _rows(RESULTS, "| run, three seeds")
+    for group, outcome in zip(groups, compare(groups, full), strict=True):
+        accuracy = f"{100 * outcome.final_acc.mean:.1f} %"
+        costs = [_tokens(outcome), _with_bounds(outcome.time_ratio, 2, unit=" x")]
+        expected = ["", f"{outcome.tokens:,.0f}", f"{outcome.elapsed_s:.0f} s", ""]
+        if group is not full:
+            expected = [_points(outcome), *costs, f"{100 * _full_at_equal_tokens(group, full):.1f} %"]
+        assert outcome.seeds == outcome.paired_seeds == 3
+        assert rows.pop(_folder(group))[1:] == [accuracy, *expected]
+    assert not rows
+
+
+def _full_at_equal_tokens(group: RunGroup, full: RunGroup) -> float:
+    """Accuracy of the full rollout after the tokens that a run group used in all, linear between evaluations."""
+    curves = {seed: accuracy_curve(run) for seed, run in full.runs.items()}
+    spent = {seed: accuracy_curve(run).tokens[-1] for seed, run in group.runs.items()}
+    return fmean(np.interp(spent[seed], curve.tokens, curve.accuracy) for seed, curve in curves.items())
+
+
+def test_what_is_said_of_the_prompts_that_need_different_lengths() -> None:
+    evals = [read_run(run).evals for run in sorted((LENGTHS / "full").glob("seed_*"))]
+    steps, largest = (1, 4, 9, 14, 21, 28, 32, 36), 120
+    lengths = [4 * count + 6 for count in steps]
+    means = [[fmean(each[place][f"eval/{count}_acc"] for each in evals) for count in steps] for place in range(3)]
+    rows = _rows(RESULTS, "| steps of counting")
+    assert rows["tokens that an answer takes"] == [str(length) for length in lengths]
+    for name, figures in zip(("before", "after 24 steps", "after 48 steps"), means, strict=True):
+        assert rows[f"accuracy {name}"] == [f"{100 * figure:.0f} %" for figure in figures]
+    accuracies = [f"{100 * fmean(each[place]['eval/acc'] for each in evals):.1f} %" for place in range(3)]
+    assert f"It rises from {accuracies[0]} over {accuracies[1]} to {accuracies[2]}" in RESULTS
+    late = [
+        sum(figure for figure, length in zip(figures, lengths, strict=True) if largest / 2 < length <= largest)
+        / sum(figures)
+        for figures in (means[0], means[2])
+    ]
+    said = f"{100 * late[0]:.0f} % of the successes need more than half of the maximum, and {100 * late[1]:.0f} % in"
+    assert said in RESULTS
 
 
 def test_the_table_of_the_demo() -> None:
