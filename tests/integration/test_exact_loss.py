@@ -10,6 +10,7 @@ from trl import GRPOTrainer
 from tests.support.fixed_rollouts import compare, nothing_to_learn, parameters, tiny_model_path, train
 from tests.support.ranks import run_on_ranks
 from tinyzero_trl import AdaptiveGRPOTrainer
+from tinyzero_trl.models.varlen import TORCH_VARLEN
 from tinyzero_trl.training.loss import exact_loss, slicing
 from tinyzero_trl.training.loss.micro_batches import LOSS_NORMALISERS, ComputeCounts
 from tinyzero_trl.training.loss.packing import packed_scores
@@ -21,6 +22,7 @@ LOSS_TYPES = sorted(LOSS_NORMALISERS)
 
 # Two batches to an optimizer step, two optimizer steps to a rollout; micro-batches of at most 40 positions, while the
 # longest row alone has 32.
+EAGER = {"model_init_kwargs": {"attn_implementation": "eager"}}
 SEVERAL_MICRO_BATCHES = {"max_tokens_per_micro_batch": 40, "num_iterations": 2}
 
 
@@ -62,6 +64,9 @@ def test_every_loss_type_ends_at_the_parameters_of_stock_trl(loss_type):
         pytest.param({"padding_free": True, "beta": 0.1, "loss_type": "grpo"}, id="padding-free-with-reference"),
         pytest.param({"padding_free": True, "with_tools": True, "loss_type": "bnpo"}, id="padding-free-tool-mask"),
         pytest.param({"padding_free": True, "entropy_coef": 0.1}, id="padding-free-entropy-bonus"),
+        # layers are computed anew in the backward pass, from what their first call was given
+        pytest.param({"padding_free": True, "gradient_checkpointing": True}, id="padding-free-checkpointing"),
+        pytest.param({"padding_free": True, **EAGER}, id="padding-free-eager"),
         pytest.param({"entropy_coef": 0.1}, id="entropy-bonus"),
         pytest.param({"top_entropy_quantile": 0.5}, id="entropy-quantile"),
         # Adam divides a gradient that is all rounding by its own size, unless epsilon is well above rounding.
@@ -127,13 +132,13 @@ def test_counts_and_log_ratios_cover_the_latest_rows(kept_figures):
 def test_without_padding_a_micro_batch_is_one_row_of_tokens_alone(monkeypatch, kept_figures):
     shapes = []
 
-    def watched(model, input_ids, attention_mask, *args):
+    def watched(model, input_ids, attention_mask, *args, **options):
         def note(module, args, inputs):
             shapes.append((tuple(inputs["input_ids"].shape), int(attention_mask.sum())))
 
         handle = model.register_forward_pre_hook(note, with_kwargs=True)
         try:
-            return packed_scores(model, input_ids, attention_mask, *args)
+            return packed_scores(model, input_ids, attention_mask, *args, **options)
         finally:
             handle.remove()
 
@@ -147,8 +152,9 @@ def test_without_padding_a_micro_batch_is_one_row_of_tokens_alone(monkeypatch, k
     assert padded.tokens == counts.tokens < padded.positions
 
 
-def test_flash_attention_alone_packs_unasked():
-    for attention, packs in (("flash_attention_2", True), ("kernels-community/flash-attn2", True), ("sdpa", False)):
+def test_attention_with_kernels_alone_packs_unasked():
+    kernels = ("flash_attention_2", "kernels-community/flash-attn2", TORCH_VARLEN)
+    for attention, packs in (*((name, True) for name in kernels), ("sdpa", False)):
         assert packs_rows(None, attention, can_pack=True) is packs
         assert packs_rows(None, attention, can_pack=False) is False, "absolute positions cannot start again"
 

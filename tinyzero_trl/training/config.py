@@ -113,7 +113,8 @@ class AdaptiveGRPOConfig(GRPOConfig):
         default=None,
         metadata={
             "help": "take the rows of a micro-batch end to end, without padding; left out: where the model attends by "
-            "FlashAttention. With another attention it is exact, but slow: its mask grows with their square. "
+            "FlashAttention, or by sdpa in half precision on a GPU for which PyTorch has a kernel. With sdpa elsewhere "
+            "rows attend one by one; with eager attention it is slow, for its mask grows with their square. "
             "Elsewhere than in the models of tinyzero_trl/models/architectures.py it has no effect"
         },
     )

@@ -22,7 +22,8 @@ def model_init_kwargs(model: ModelConfig, training: AdaptiveGRPOConfig) -> dict[
 
     Without `attn_implementation`, FlashAttention 2 is taken where it is installed beside a GPU and the weights are in
     half precision (float32 weights meet it outside autocast, in generation, where it refuses them), and Transformers'
-    own choice (sdpa) otherwise; the choice is logged once.
+    own choice (sdpa) otherwise; the choice is logged once. Beside sdpa the passes of the loss may have an attention of
+    their own (`loss/attention.py`).
     """
     half = model.dtype in ("bfloat16", "float16")
     attention = model.attn_implementation

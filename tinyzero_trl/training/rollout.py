@@ -18,6 +18,7 @@ from tinyzero_trl.generation.sampling import advice_on_own_sampling, recipe_samp
 from tinyzero_trl.generation.stages import Stages, sample
 from tinyzero_trl.generation.vllm_on_cpu import adapt_vllm_to_cpu
 from tinyzero_trl.models.loading import give_end_token, load_generation_config
+from tinyzero_trl.models.varlen import sampling_attention
 from tinyzero_trl.tasks.rewards import completion_text
 from tinyzero_trl.training.config import AdaptiveGRPOConfig
 from tinyzero_trl.training.trl_engines import ColocatedVllmEngine, ContinuousBatchingEngine, GenerateEngine
@@ -130,7 +131,7 @@ class Rollouts:
             sampled.append(sample(engine, prompt_ids, self._sampling(len(prompt_ids)), limit, self._stages))
             return sampled[0]
 
-        with self._replaced_call(model, run, step):
+        with sampling_attention(model), self._replaced_call(model, run, step):
             completion_ids, *others = generate()
         if sampled:
             completion_ids = sampled[0].completion_ids

@@ -28,6 +28,7 @@ from tinyzero_trl.training.fault_tolerance import FiniteNumbersGuard
 from tinyzero_trl.training.group_stages import GroupStages
 from tinyzero_trl.training.held_out import HeldOutEvaluator
 from tinyzero_trl.training.hub import RetriedPushes, reached_repository
+from tinyzero_trl.training.loss.attention import attend_without_padding
 from tinyzero_trl.training.loss.exact_loss import ExactLoss, Scores
 from tinyzero_trl.training.loss.traits import LossTraits
 from tinyzero_trl.training.preflight.problems import check_train_dataset
@@ -116,6 +117,7 @@ class AdaptiveGRPOTrainer(GRPOTrainer):
         self.rollouts = Rollouts(args, tokenizer, settings, model=self.model, end_tokens=ends, process_index=rank)
         if args.use_vllm:  # which has seeded this process with its own number, the same for every `seed`
             set_seed(self.rollouts.seed)
+        attend_without_padding(self, args.padding_free)
         self.loss = ExactLoss(self.accelerator, LossTraits.of(self))
         self.guard = FiniteNumbersGuard(self.accelerator, args.max_skipped_steps, str(args.output_dir))
         self.reference = SyncedReference(self.ref_model, self.accelerator, is_synced=args.sync_ref_model)
@@ -234,12 +236,10 @@ class AdaptiveGRPOTrainer(GRPOTrainer):
             fire(self, "on_evaluation_end", evaluation=evaluation)
         return metrics
 
-    def prediction_step(
-        self, model: Any, inputs: Any, prediction_loss_only: bool, ignore_keys: list[str] | None = None
-    ) -> tuple[Any, Any, Any]:
+    def prediction_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> tuple[Any, Any, Any]:
         """Answer one batch of held-out examples. TRL's loss on them is computed only where it is needed."""
         if self.evaluator.needs_loss:
-            return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
+            return super().prediction_step(model, inputs, *args, **kwargs)
         self._prepare_inputs(inputs)
         return None, None, None
 

@@ -242,7 +242,8 @@ class ExactLoss:
     ) -> Scores:
         """TRL's scores of text, from one row without padding."""
         with self._accelerator.autocast():
-            return *packed_scores(model, input_ids, attention_mask, logits_to_keep), None
+            with_bounds = self._traits.gives_bounds
+            return *packed_scores(model, input_ids, attention_mask, logits_to_keep, with_bounds=with_bounds), None
 
     def _take(self, inputs: Mapping[str, Any], micro_batch: MicroBatch) -> Inputs:
         return slicing.take(

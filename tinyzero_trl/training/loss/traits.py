@@ -8,6 +8,7 @@ from accelerate.logging import get_logger
 from trl import GRPOTrainer
 
 from tinyzero_trl.models.architectures import depends_on_width, is_plain_decoder
+from tinyzero_trl.models.varlen import TORCH_VARLEN
 from tinyzero_trl.training.loss.micro_batches import LOSS_NORMALISERS
 from tinyzero_trl.training.trl_internals import attention_of, has_entropy_bonus
 
@@ -28,6 +29,7 @@ class LossTraits:
         trims_prompts: whether left padding may go; not where positions are absolute.
         trims_completions: whether right padding may go; not where positions depend on the width of the batch.
         is_padding_free: whether the rows of a micro-batch lie end to end, without padding.
+        gives_bounds: whether passes over such rows say where each row begins, as `TORCH_VARLEN` wants it.
         max_tokens: most token positions in one micro-batch; None sets no limit.
         multiple_of: widths are rounded up to a multiple of this.
     """
@@ -40,6 +42,7 @@ class LossTraits:
     trims_prompts: bool
     trims_completions: bool
     is_padding_free: bool
+    gives_bounds: bool
     max_tokens: int | None
     multiple_of: int
 
@@ -50,7 +53,7 @@ class LossTraits:
         model = trainer.accelerator.unwrap_model(trainer.model)
         is_plain, has_kl_term = is_plain_decoder(model), trainer.beta != 0.0
         indivisible_because = why_indivisible(trainer)
-        can_pack = is_plain and not trainer.aux_loss_enabled
+        attention, can_pack = attention_of(model.config), can_pack_rows(trainer)
         if args.padding_free and not can_pack:
             logger.warning(
                 f"padding_free has no effect: it takes a plain decoder (this is {model.config.model_type!r}) "
@@ -67,19 +70,22 @@ class LossTraits:
             skips_rows=args.skip_zero_advantage_rows,
             trims_prompts=is_plain,
             trims_completions=not depends_on_width(model.config),
-            is_padding_free=packs_rows(args.padding_free, attention_of(model.config), can_pack=can_pack),
+            is_padding_free=packs_rows(args.padding_free, attention, can_pack=can_pack),
+            gives_bounds=attention == TORCH_VARLEN,
             max_tokens=args.max_tokens_per_micro_batch,
             multiple_of=args.pad_to_multiple_of or 1,
         )
 
 
-def packs_rows(wanted: bool | None, attention: str, *, can_pack: bool) -> bool:
-    """Whether micro-batches take their rows end to end; unasked, where the model attends by FlashAttention.
+def can_pack_rows(trainer: GRPOTrainer) -> bool:
+    """Whether rows can lie end to end: positions that start again separate them, and no router's loss joins them."""
+    return is_plain_decoder(trainer.accelerator.unwrap_model(trainer.model)) and not trainer.aux_loss_enabled
 
-    It is possible where positions that start again are enough to separate the rows, and where no loss of a router
-    sees them as one.
-    """
-    return can_pack and ("flash" in attention if wanted is None else wanted)
+
+def packs_rows(wanted: bool | None, attention: str, *, can_pack: bool) -> bool:
+    """Whether micro-batches take their rows end to end; unasked, where the model's attention has kernels for it."""
+    has_kernels = "flash" in attention or attention == TORCH_VARLEN
+    return can_pack and (has_kernels if wanted is None else wanted)
 
 
 def why_indivisible(trainer: GRPOTrainer) -> str | None:
