@@ -1,6 +1,7 @@
 """How near the policy gradient of a cut rollout is to that of the full rollout, on the same completions.
 
     python benchmarks/gradient_fidelity.py --model embedded --out results/gradient_fidelity/embedded.json
+    python benchmarks/gradient_fidelity.py --table results/gradient_fidelity/*.json
 
 Groups of 8 completions are sampled in full. Each rule then cuts them: a fixed window, or the decision per group, which
 learns from the first `--learn` groups and is measured on the others. Advantages are those of the configured loss (with
@@ -59,6 +60,9 @@ class Sampled:
 
 def main() -> None:
     args = parse_arguments()
+    if args.table:
+        print(table(args.table))
+        return
     torch.manual_seed(args.seed)
     path = resolve_model(args.model)
     tokenizer = AutoTokenizer.from_pretrained(path, padding_side="left")
@@ -78,7 +82,9 @@ def main() -> None:
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
+    task = parser.add_mutually_exclusive_group(required=True)
+    task.add_argument("--out", type=Path, help="measure, and write this JSON file")
+    task.add_argument("--table", type=Path, nargs="+", help="print what these JSON files hold, one column each")
     parser.add_argument("--model", default="embedded", help="embedded, or the folder of a trained one")
     parser.add_argument("--groups", type=int, default=192, help="sampled in full")
     parser.add_argument("--learn", type=int, default=64, help="of which the first teach the decision per group")
@@ -265,6 +271,23 @@ def compare(
         name: [float(each[0]), *np.nanquantile(each[1:], [0.025, 0.975]).tolist()]
         for name, each in (("cosine", cosine), ("norm_ratio", ratio))
     }
+
+
+def table(files: list[Path]) -> str:
+    """A table in Markdown: for each file and rule tokens, and both cosines with their intervals."""
+    results = {file.stem.replace("_", " "): json.loads(file.read_text())["rules"] for file in files}
+    columns = [
+        f"{name}: {what}" for name in results for what in ("tokens", "cosine, by tokens", "cosine, by sequences")
+    ]
+    lines = [f"| rule | {' | '.join(columns)} |", "| --- |" + " ---: |" * len(columns)]
+    for rule in next(iter(results.values())):
+        cells = []
+        for figures in results.values():
+            cosines = [figures[rule][weighting]["cosine"] for weighting in WEIGHTINGS]
+            cells += [f"{figures[rule]['tokens_over_full']:.2f} x"]
+            cells += ["{:.2f} ({:.2f} to {:.2f})".format(*cosine) for cosine in cosines]
+        lines.append(f"| {rule} | {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":
