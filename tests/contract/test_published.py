@@ -6,6 +6,7 @@ from pathlib import Path
 from statistics import fmean
 
 import numpy as np
+import gradient_fidelity
 import paired_accuracy
 import pytest
 
@@ -226,6 +227,11 @@ def test_the_table_of_rollout_engines() -> None:
 def test_the_tables_of_simulated_windows(simulator: str) -> None:
     table = (ROOT / "results" / simulator / "table.md").read_text(encoding="utf-8")
     assert table.strip() in (ROOT / "docs" / "windows.md").read_text(encoding="utf-8")
+
+
+def test_the_table_of_gradients() -> None:
+    files = [ROOT / "results" / "gradient_fidelity" / f"{model}.json" for model in ("embedded", "after_the_demo")]
+    assert gradient_fidelity.table(files) in (ROOT / "docs" / "windows.md").read_text(encoding="utf-8")
 
 
 def test_the_comparison_of_countdown_scorers() -> None:
