@@ -5,8 +5,8 @@ import re
 from pathlib import Path
 from statistics import fmean
 
-import numpy as np
 import gradient_fidelity
+import numpy as np
 import paired_accuracy
 import pytest
 
