@@ -155,7 +155,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_weights(file: Path, runs: Pa
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
-def test_a_run_is_evaluated_and_reported(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_is_evaluated_and_reported(runs: Path, tmp_path: Path) -> None:
     out = tmp_path / "evaluation"
     assert main(["eval", "--model", str(runs / "fixed"), "--data", "generate", "--n", "2", "--out", str(out)]) == 0
     result = json.loads((out / "eval.json").read_text())
