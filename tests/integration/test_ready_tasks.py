@@ -72,3 +72,17 @@ def test_own_data_keeps_its_labels(folder: Path) -> None:
     result = json.loads((folder / "evaluations/questions/eval.json").read_text())
     assert {*result["difficulty"]} == {"small", "large"} and result["problems"] == 12
     assert result["settings"]["task"] == "prompt_answer"
+
+
+def test_written_problems_train_and_a_stopped_run_goes_on(folder: Path) -> None:
+    """From the file, two steps at once and one after the other leave the same figures."""
+    shared = ["train", "--config", "sums.yaml", "--dataset", "data/sums", "--lr_scheduler_type", "constant"]
+    shared += ["--save_strategy", "steps", "--save_steps", "1", "--eval_strategy", "no"]
+    assert main([*shared, "--output_dir", "runs/whole"]) == 0
+    assert main([*shared, "--output_dir", "runs/parts", "--max_steps", "1"]) == 0
+    assert main([*shared, "--output_dir", "runs/parts"]) == 0
+    whole, parts = (
+        [{name: value for name, value in line.items() if "time" not in name} for line in lines(file)]
+        for file in (folder / "runs" / name / "metrics.jsonl" for name in ("whole", "parts"))
+    )
+    assert whole == parts and len(whole) == 2
