@@ -21,6 +21,8 @@ PERFORMANCE = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
 GRID = ROOT / "results" / "ablation_tiny"
 LENGTHS = ROOT / "results" / "ablation_lengths"
 ASKED_AGAIN = ROOT / "results" / "ablation_tiny_three_numbers"
+GROUPS = ROOT / "results" / "ablation_tiny_group"
+GROUPS_ASKED_AGAIN = ROOT / "results" / "ablation_tiny_group_three_numbers"
 
 
 @pytest.fixture(scope="module")
@@ -119,11 +121,17 @@ def test_the_second_measurement(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out in RESULTS
 
 
-def test_the_first_look_at_windows_per_group() -> None:
-    for name, cells in _rows(RESULTS, "| run, seed 0").items():
-        folder = ROOT / "results" / "group_first_look" / name
-        last = read_run((folder if folder.exists() else GRID / name) / "seed_0").evals[-1]
-        assert cells == [f"{100 * last['eval/acc']:.1f} %", f"{last['tokens']:,}"], name
+def test_windows_per_group() -> None:
+    seeds, tokens = [f"seed_{seed}" for seed in range(3)], {}
+    rows = _rows(RESULTS, "| run, seeds 0 to 2")
+    for name, cells in rows.items():
+        grid, again = (GROUPS, GROUPS_ASKED_AGAIN) if (GROUPS / name).exists() else (GRID, ASKED_AGAIN)
+        runs = [paired_accuracy.accuracies(grid / name / seed, again / name / seed / "eval.json") for seed in seeds]
+        means = [f"{fmean(run[measure] for run in runs):.1f} %" for measure in paired_accuracy.MEASURES]
+        tokens[name] = fmean(read_run(grid / name / seed).evals[-1]["tokens"] for seed in seeds)
+        over_full = "" if name == "full" else f"{tokens[name] / tokens['full']:.2f} x"
+        assert cells == [*means, f"{tokens[name]:,.0f}", over_full], name
+    assert {run.name for run in GROUPS.iterdir() if run.is_dir()} < rows.keys()
 
 
 def test_prompts_that_need_different_lengths() -> None:
