@@ -38,7 +38,9 @@ def main() -> None:
     problems = countdown.generate(args.rows // args.num_generations, seed=0, operands=(3, 4), max_number=12)
     prompts = [countdown.render_prompt(problem, "base") for problem in problems for _ in range(args.num_generations)]
     prompt_ids = encode_prompts(tokenizer, prompts)
-    available = engines(path, tokenizer, args.max_completion_length)
+    available = transformers_engines(path, tokenizer, args.max_completion_length)
+    if torch.cuda.is_available():
+        available |= vllm_engine(path, args.max_completion_length)
     seconds: dict[str, list[float]] = {name: [] for name in available}
     tokens: dict[str, list[int]] = {name: [] for name in available}
     for measured in range(-1, args.rounds):
@@ -73,8 +75,8 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def engines(path: str, tokenizer: Any, limit: int) -> dict[str, Engine]:
-    """Every engine that runs here, by name."""
+def transformers_engines(path: str, tokenizer: Any, limit: int) -> dict[str, Engine]:
+    """The engines that need no further package, by name."""
     on_cuda = torch.cuda.is_available()
     dtype = torch.bfloat16 if on_cuda else torch.float32
     model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=dtype)
@@ -100,15 +102,12 @@ def engines(path: str, tokenizer: Any, limit: int) -> dict[str, Engine]:
     def compacting(**arguments: Any) -> torch.Tensor:
         return compacting_generate(model, **arguments)
 
-    found: dict[str, Engine] = {
+    return {
         "generate": padded(model.generate),
         "finished rows leave": padded(compacting),
         "static cache": padded(model.generate, cache_implementation="static"),
         "continuous batching": continuous,
     }
-    if on_cuda:
-        found |= vllm_engine(path, limit)
-    return found
 
 
 def vllm_engine(path: str, limit: int) -> dict[str, Engine]:
