@@ -19,7 +19,7 @@ QWEN = {
     "1.5": ((1536, 8960, 28, 12, 2, False), 1_777_088_000),
     "3": ((2048, 11008, 36, 16, 2, True), 3_085_938_688),
 }
-PARAMETERS = {"tiny": 1_050_752, "small": 30_685_696, "smollm2": 134_515_008} | {
+PARAMETERS = {"lengths": 217_920, "tiny": 1_050_752, "small": 30_685_696, "smollm2": 134_515_008} | {
     name: count for name, (_, count) in QWEN.items()
 }
 
@@ -27,6 +27,7 @@ PARAMETERS = {"tiny": 1_050_752, "small": 30_685_696, "smollm2": 134_515_008} | 
 def size_of(recipe: Path) -> str:
     for word, size in {
         "smollm2": "smollm2",
+        "lengths": "lengths",
         "tiny": "tiny",
         "small": "small",
         "0.5b": "0.5",
@@ -68,7 +69,15 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 def test_every_recipe_fits_where_it_is_made_for(recipe: Path, models: dict[str, str]) -> None:
     size = size_of(recipe)
     given = ["--model_name_or_path", models[size]] if size in models else []
-    machines = {"tiny": (1, 8), "smollm2": (1, 8), "small": (1, 24), "0.5": (1, 24), "1.5": (4, 80), "3": (4, 80)}
+    machines = {
+        "lengths": (1, 8),
+        "tiny": (1, 8),
+        "smollm2": (1, 8),
+        "small": (1, 24),
+        "0.5": (1, 24),
+        "1.5": (4, 80),
+        "3": (4, 80),
+    }
     gpus, gib = machines[size]
     launch = {"1.5": "zero2", "3": "zero3"}.get(size, "single_gpu")
     plan = plan_recipe(["--config", str(recipe), *given], Machines(gpus, gpu_memory_gib=gib, launch=launch))

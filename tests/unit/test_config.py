@@ -108,7 +108,7 @@ def parse(tmp_path: Path) -> Parse:
         ({"window_min": 0}, r"window_min: 0 is below 1; set it to 1 or more"),
         ({"window_max": 0}, r"window_max: 0 is not a positive whole number"),
         ({"window_strategy": "sucess"}, r"window_strategy: 'sucess' is unknown; choose one of fixed"),
-        ({"task": "chess"}, r"task: 'chess' is unknown; use one of countdown"),
+        ({"task": "chess"}, r"task: 'chess' is unknown; use one of addition, countdown"),
         ({"prompt_template": "bas"}, r"prompt_template: 'bas' is unknown; choose one of base"),
         ({"reward_shaping": "cos"}, r"reward_shaping: 'cos' is unknown; choose one of none, cosine"),
         ({"eval_size": 0}, r"eval_size: 0 is below 1; set it to 1 or more"),
