@@ -47,7 +47,10 @@ def parameters(method) -> list[str]:
 
 @pytest.mark.parametrize(("name", "expected"), PINNED.items())
 def test_a_wrapped_method_has_the_signature_it_was_wrapped_with(name: str, expected: list[str]) -> None:
-    assert parameters(getattr(GRPOTrainer, name)) == expected
+    found = parameters(getattr(GRPOTrainer, name))
+    if name in ("init_hf_repo", "push_to_hub") and "private" in found:  # Transformers from 5.24 on, passed on by name
+        found.remove("private")
+    assert found == expected
 
 
 def test_per_token_log_probabilities_start_with_the_arguments_that_are_passed_on() -> None:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-import httpx
 from huggingface_hub import get_token, set_client_factory
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
@@ -126,7 +125,7 @@ def reached_repository(trainer: Trainer, token: str | None = None) -> str | None
     return trainer.hub_model_id
 
 
-def _client_with_timeouts() -> httpx.Client:
+def _client_with_timeouts() -> Any:
     client = hub_client()
-    client.timeout = httpx.Timeout(ANSWER_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
+    client.timeout = type(client.timeout)(ANSWER_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
     return client

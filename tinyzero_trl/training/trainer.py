@@ -125,9 +125,9 @@ class AdaptiveGRPOTrainer(GRPOTrainer):
 
     # --- the start ------------------------------------------------------------------------------------------------
 
-    def init_hf_repo(self, token: str | None = None) -> None:
+    def init_hf_repo(self, token: str | None = None, **options: Any) -> None:
         """Create the repository on the Hub if it is missing; `hub_model_id` stays None if the Hub is not reached."""
-        self.hub.create_repository(partial(super().init_hf_repo, token))
+        self.hub.create_repository(partial(super().init_hf_repo, token, **options))
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """Train as `trl.GRPOTrainer` does; what an earlier run has left in the folder of a new one is moved aside.

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-import httpx
 import torch
 from accelerate import Accelerator
 from huggingface_hub import HfApi
@@ -117,8 +116,8 @@ def set_sync_gradients(accelerator: Accelerator, synchronises: bool) -> None:
     accelerator.gradient_state._set_sync_gradients(synchronises)
 
 
-def hub_client() -> httpx.Client:
-    """The client that huggingface_hub makes by itself, to be given time limits."""
+def hub_client() -> Any:
+    """The client that huggingface_hub makes by itself, to be given time limits: httpx's, and from 2.0 on httpx2's."""
     return default_client_factory()
 
 

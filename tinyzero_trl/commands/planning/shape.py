@@ -1,11 +1,11 @@
 """The shape of a model from its configuration: built on the meta device, so that no weight is read or made."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-import httpx
 import torch
 from huggingface_hub import HfApi
+from huggingface_hub.errors import HfHubHTTPError
 from transformers import AutoConfig, AutoModelForCausalLM
 from trl import ModelConfig, get_peft_config
 
@@ -13,6 +13,8 @@ from tinyzero_trl.commands.planning.memory import ModelShape
 from tinyzero_trl.models.names import resolve_model
 
 HUB_TIMEOUT_S = 10
+# OSError, and the error of the HTTP library that huggingface_hub uses: httpx, and from 2.0 on httpx2
+_HUB_ERRORS = cast("tuple[type[Exception], ...]", HfHubHTTPError.__bases__)
 
 
 def model_shape(model: ModelConfig) -> ModelShape:
@@ -28,7 +30,7 @@ def model_shape(model: ModelConfig) -> ModelShape:
         config = _configuration(resolve_model(name), model.model_revision)
         with torch.device("meta"):
             built: Any = AutoModelForCausalLM.from_config(config)
-    except (OSError, ValueError, httpx.HTTPError) as error:
+    except (ValueError, *_HUB_ERRORS) as error:
         raise ValueError(
             f"model_name_or_path: no configuration of {name!r} here or on the Hub ({_first_line(error)}); give "
             "--model_name_or_path a local folder that holds the model's config.json"
