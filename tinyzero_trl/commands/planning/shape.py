@@ -13,8 +13,8 @@ from tinyzero_trl.commands.planning.memory import ModelShape
 from tinyzero_trl.models.names import resolve_model
 
 HUB_TIMEOUT_S = 10
-# OSError, and the error of the HTTP library that huggingface_hub uses: httpx, and from 2.0 on httpx2
-_HUB_ERRORS = cast("tuple[type[Exception], ...]", HfHubHTTPError.__bases__)
+# with OSError, and the error of the HTTP library that huggingface_hub uses: httpx, and from 2.0 on httpx2
+_UNREADABLE = cast("tuple[type[Exception], ...]", (ValueError, *HfHubHTTPError.__bases__))
 
 
 def model_shape(model: ModelConfig) -> ModelShape:
@@ -30,7 +30,7 @@ def model_shape(model: ModelConfig) -> ModelShape:
         config = _configuration(resolve_model(name), model.model_revision)
         with torch.device("meta"):
             built: Any = AutoModelForCausalLM.from_config(config)
-    except (ValueError, *_HUB_ERRORS) as error:
+    except _UNREADABLE as error:
         raise ValueError(
             f"model_name_or_path: no configuration of {name!r} here or on the Hub ({_first_line(error)}); give "
             "--model_name_or_path a local folder that holds the model's config.json"
