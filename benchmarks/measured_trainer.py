@@ -96,19 +96,26 @@ class SeenCompletions:
         return reward_by_place
 
 
-def build_trainer(args: argparse.Namespace, reward: Callable[..., list[float]]) -> Any:
-
-    directory = tempfile.mkdtemp(prefix="against-trl-")
-    path = resolve(args.model, directory)
+def trainer_settings(
+    folder: str,
+    *,
+    steps: int,
+    rows: int,
+    micro_rows: int,
+    num_generations: int,
+    max_completion_length: int,
+    loss_type: str,
+) -> dict[str, Any]:
+    """What all trainers that are compared have: one step to warm up and `steps` measured ones, bfloat16 on a GPU."""
     on_cuda = torch.cuda.is_available()
-    settings: dict[str, Any] = {
-        "output_dir": directory,
-        "max_steps": 1 + args.steps,
-        "per_device_train_batch_size": args.micro_batch_rows,
-        "gradient_accumulation_steps": args.rows // args.micro_batch_rows,
-        "num_generations": args.num_generations,
-        "max_completion_length": args.max_completion_length,
-        "loss_type": args.loss_type,
+    return {
+        "output_dir": folder,
+        "max_steps": 1 + steps,
+        "per_device_train_batch_size": micro_rows,
+        "gradient_accumulation_steps": rows // micro_rows,
+        "num_generations": num_generations,
+        "max_completion_length": max_completion_length,
+        "loss_type": loss_type,
         "learning_rate": 1e-6,
         "use_cpu": not on_cuda,
         "bf16": on_cuda,
@@ -119,6 +126,21 @@ def build_trainer(args: argparse.Namespace, reward: Callable[..., list[float]]) 
         "logging_steps": 1,
         "seed": 0,
     }
+
+
+def build_trainer(args: argparse.Namespace, reward: Callable[..., list[float]]) -> Any:
+
+    directory = tempfile.mkdtemp(prefix="against-trl-")
+    path = resolve(args.model, directory)
+    settings = trainer_settings(
+        directory,
+        steps=args.steps,
+        rows=args.rows,
+        micro_rows=args.micro_batch_rows,
+        num_generations=args.num_generations,
+        max_completion_length=args.max_completion_length,
+        loss_type=args.loss_type,
+    )
     problems = countdown.generate(args.rows, seed=0)
     prompts = [countdown.render_prompt(problem, "base") for problem in problems]
     shared: dict[str, Any] = {

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from measured_trainer import Clock, planned_batch
+from measured_trainer import Clock, planned_batch, trainer_settings
 from transformers import Qwen2ForCausalLM
 from trl import GRPOConfig, GRPOTrainer, ModelConfig
 
@@ -49,7 +49,15 @@ def measure(args: argparse.Namespace, size: Size) -> dict[str, Any]:
         return rewards
 
     prompts = [countdown.render_prompt(problem, "base") for problem in countdown.generate(size.rows, seed=0)]
-    settings = trainer_settings(size, folder)
+    settings = trainer_settings(
+        folder,
+        steps=size.steps,
+        rows=size.rows,
+        micro_rows=size.micro_rows,
+        num_generations=GROUP,
+        max_completion_length=size.length,
+        loss_type="dapo",
+    )
     shared: dict[str, Any] = {
         **{"model": model, "reward_funcs": reward, "processing_class": tokenizer, "rollout_func": given},
         "train_dataset": Dataset.from_dict({"prompt": prompts}),
@@ -78,29 +86,6 @@ def measure(args: argparse.Namespace, size: Size) -> dict[str, Any]:
         **share_of_peak(tflops),
         **memory(size, folder, prompt_tokens, args.trainer),
         "grad_norms": [line["grad_norm"] for line in trainer.state.log_history if "grad_norm" in line],
-    }
-
-
-def trainer_settings(size: Size, folder: str) -> dict[str, Any]:
-    """What all three trainers have: float32 weights that compute in bfloat16 on a GPU, without checkpointing."""
-    on_cuda = device().type == "cuda"
-    return {
-        "output_dir": folder,
-        "max_steps": 1 + size.steps,
-        "per_device_train_batch_size": size.micro_rows,
-        "gradient_accumulation_steps": size.rows // size.micro_rows,
-        "num_generations": GROUP,
-        "max_completion_length": size.length,
-        "loss_type": "dapo",
-        "learning_rate": 1e-6,
-        "use_cpu": not on_cuda,
-        "bf16": on_cuda,
-        "gradient_checkpointing": False,
-        "save_strategy": "no",
-        "report_to": [],
-        "disable_tqdm": True,
-        "logging_steps": 1,
-        "seed": 0,
     }
 
 
