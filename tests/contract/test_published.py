@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 from statistics import fmean
 
+import gpu_table
 import gradient_fidelity
 import numpy as np
 import paired_accuracy
@@ -240,6 +241,12 @@ def test_the_tables_of_simulated_windows(simulator: str) -> None:
 def test_the_table_of_gradients() -> None:
     files = [ROOT / "results" / "gradient_fidelity" / f"{model}.json" for model in ("embedded", "after_the_demo")]
     assert gradient_fidelity.table(files) in (ROOT / "docs" / "windows.md").read_text(encoding="utf-8")
+
+
+def test_what_was_measured_on_a_gpu_is_on_the_page() -> None:
+    for file in (ROOT / "results" / "gpu").glob("*.json"):
+        assert gpu_table.table(json.loads(file.read_text(encoding="utf-8"))) in PERFORMANCE, file.name
+    assert (ROOT / "results" / "gpu").exists() != ("Nothing here has been measured on a GPU." in PERFORMANCE)
 
 
 def test_the_comparison_of_countdown_scorers() -> None:
