@@ -70,3 +70,18 @@ def test_the_recipe_program_samples_in_stages_and_evaluates_at_full_length(tmp_p
         fates = [line[f"group_window/{fate}_frac"] for fate in ("stopped", "continued", "explored")]
         assert sum(fates) == pytest.approx(1)
         assert (line["group_window/stopped_frac"] > 0) == (line["group_window/tokens_saved_frac"] > 0)
+
+
+def test_a_probe_of_signal_stops_the_groups_that_do_not_measure(tmp_path: Path) -> None:
+    fields = {"window_initial": 12, "window_min": 8, "window_probe_every": 4, "window_memory_rollouts": 8}
+    trainer = train(write_recipe(tmp_path, window_strategy="signal", window_probe_group_every=2, **fields))
+    batch = [batch for batch in trainer.batches if batch.training][1]  # the second rollout is a probe
+    limits = {length for length, cut in zip(batch.lengths, batch.truncated, strict=True) if cut}
+    assert batch.window == LONGEST_OF_RECIPE and len(limits) == 2 and max(limits) == LONGEST_OF_RECIPE
+
+
+def test_a_probe_in_stages_is_refused_where_a_rollout_cannot_pause(tmp_path: Path) -> None:
+    message = "generation_kwargs: num_beams 2 does not sample in stages; remove"
+    with pytest.raises(ValueError, match=message):
+        fields: dict[str, Any] = {"window_probe_group_every": 2, "generation_kwargs": {"num_beams": 2}}
+        train(write_recipe(tmp_path, window_strategy="signal", **fields))

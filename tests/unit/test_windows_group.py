@@ -192,6 +192,25 @@ def test_groups_are_drawn_to_explore_as_often_as_said_and_then_go_on_to_the_end(
     assert len({tuple(mask) for mask in drawn}) > 30
 
 
+@pytest.mark.parametrize("explore_share", [1.0, 0.05])
+def test_exploring_gives_back_at_most_a_tenth_of_what_stops_save(explore_share: float) -> None:
+    seen, groups = policy(explore_share=explore_share), Groups(prompts=12)
+    for _ in range(12):
+        groups.follow([seen])
+    assert 0 < seen.metrics()["explore_probability"] <= 0.1
+
+
+def test_groups_go_on_stopping_and_more_of_them_explore_where_too_little_is_remembered() -> None:
+    """The first rollout alone shows completions to their end; a memory of two rollouts forgets it."""
+    forgets, groups = policy(memory_rollouts=2, explore_share=0.01, slack=0.5), Groups(prompts=16)
+    probabilities = []
+    for _ in range(12):
+        groups.follow([forgets])
+        probabilities.append(forgets.metrics().get("explore_probability"))
+    assert probabilities[0] is not None and None not in probabilities
+    assert max(probabilities) == 0.1 > min(probabilities)
+
+
 def test_the_plain_rule_lets_a_group_go_on_once_one_of_it_has_succeeded() -> None:
     plain = policy(group_rule="plain", initial=96, explore_share=0.0)
     assert plain.stages == (96, MAXIMUM)

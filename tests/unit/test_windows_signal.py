@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from tests.support.windows_histories import Wanted, observed
-from tinyzero_trl.windows import RolloutObservation, WindowConfig, WindowPolicy, make_policy
+from tinyzero_trl.windows import GroupState, RolloutObservation, WindowConfig, WindowPolicy, make_policy
 
 MIXED = [Wanted(length, length % 20 == 0, index // 4) for index, length in enumerate(range(110, 310, 10))]
 RAMBLING = [Wanted(None, False, index // 4) for index in range(8)]
@@ -62,6 +62,43 @@ def test_probes_are_counted_and_the_estimates_reported() -> None:
     assert (figures["explored_step"], figures["exploration_rate"]) == (1.0, 0.5)
     assert figures["estimated_success_at_max"] == pytest.approx(0.5)
     assert figures["best_window"] <= 300
+
+
+def see_in_stages(policy: WindowPolicy[Any], batch: list[Wanted], rollouts: int) -> int:
+    """The tokens that the rollouts take, where groups stop between stages."""
+    tokens = 0
+    for step in range(rollouts):
+        groups = sorted({wanted.group for wanted in batch})
+        first, last = policy.stages[0], policy.window
+        goes_on = policy.go_on([GroupState(group, first, 0, 0, 4) for group in groups])
+        limits = {group: last if on else first for group, on in zip(groups, goes_on, strict=True)}
+        parts = [observed(step, limits[wanted.group], [wanted]) for wanted in batch]
+        columns = {name: [getattr(part, name)[0] for part in parts] for name in ("lengths", "rewards", "truncated")}
+        tokens += sum(columns["lengths"])
+        groups_of = [wanted.group for wanted in batch]
+        policy.observe(RolloutObservation(step=step, window=last, groups=groups_of, **columns))
+    return tokens
+
+
+def test_a_probe_of_some_groups_finds_the_same_window_for_fewer_tokens() -> None:
+    """Half of the completions ramble, the others end within 300 tokens."""
+    batch = [*MIXED, *(Wanted(None, False, 5 + index // 4) for index in range(20))]
+    whole, some = (policy(initial=600, slack=0.0, probe_group_every=every) for every in (1, 4))
+    tokens = [see_in_stages(seen, batch, 16) for seen in (whole, some)]
+    assert whole.state_dict()["base_window"] == some.state_dict()["base_window"] == 300
+    assert tokens[1] < 0.9 * tokens[0]
+    assert some.metrics()["exploration_rate"] == whole.metrics()["exploration_rate"] > 0
+
+
+def test_every_group_has_its_turn_in_probes() -> None:
+    probing = policy(probe_group_every=3)
+    states = [GroupState(group, 256, 0, 0, 4) for group in range(7)]
+    assert probing.stages == (256,) and probing.samples_in_stages
+    turns = []
+    for _ in range(3):
+        see(probing, MIXED, 1)
+        turns.append(probing.go_on(states))
+    assert [sum(turn) for turn in zip(*turns, strict=True)] == [1] * 7
 
 
 def test_no_probe_is_needed_at_the_maximum() -> None:

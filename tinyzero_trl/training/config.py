@@ -85,6 +85,7 @@ class AdaptiveGRPOConfig(GRPOConfig):
     window_stage_growth: float | None = _window("stage_growth")
     window_explore_share: float | None = _window("explore_share")
     window_probe_every: int | None = _window("probe_every")
+    window_probe_group_every: int | None = _window("probe_group_every")
     window_warmup_steps: int | None = _window("warmup_steps")
     window_std_multiplier: float | None = _window("std_multiplier")
     window_update_frequency: int | None = _window("update_frequency")

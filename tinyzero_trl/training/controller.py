@@ -66,10 +66,10 @@ class WindowController(SavedInCheckpoints):
         model: Any = trainer.model
         full_length: Any = trainer.max_completion_length
         self._policy = make_policy(_within(self.config, full_length))
-        if len(self._policy.stages) > 1:
+        if self._policy.samples_in_stages:
             raise ValueError(
                 f"WindowController: strategy {self._policy.config.strategy!r} samples rollouts in stages, which "
-                "a stock trainer does not; train with AdaptiveGRPOTrainer, or choose signal"
+                "a stock trainer does not; train with AdaptiveGRPOTrainer, or choose signal with probe_group_every 1"
             )
         limit = CompletionLimit(trainer)
         sample, generate = trainer._generate_single_turn, trainer._generate_and_score_completions

@@ -41,7 +41,7 @@ class GroupStages:
             ValueError: the policy has several stages and the trainer cannot sample in them, or there are no labels.
         """
         check_label_column(self._trainer.train_dataset.column_names, policy.config)
-        if len(policy.stages) > 1:
+        if policy.samples_in_stages:
             check_stages(self._trainer)
 
     @contextmanager

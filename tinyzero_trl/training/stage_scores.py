@@ -29,8 +29,8 @@ class StageScores:
         reward_func: Any = trainer.reward_funcs[0]
         if isinstance(reward_func, nn.Module):
             raise ValueError(
-                "window_strategy: 'group' needs scores during a rollout, and a reward model gives them for whole "
-                "batches; put a reward function first, or choose signal"
+                "window_strategy: a rollout in stages needs scores at stage ends, and a reward model gives them for "
+                "whole batches; put a reward function first, or choose a strategy without stages, such as fixed"
             )
         self._trainer, self._func = trainer, reward_func
         self._inputs: Sequence[Mapping[str, Any]] = ()

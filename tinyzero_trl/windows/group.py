@@ -7,11 +7,12 @@ prompt; and what the prompt's own last visits showed. Evidence of the past count
 
 Exploration. What lies beyond a stop must stay measured. So each group is drawn at the start of a rollout with a small
 known probability; a group that is drawn goes on to the end, whatever the rule says. The probability is such that
-the tokens added are expected to be `explore_share` of those that the rule spends. The draw depends on `seed`, on the
-number of the rollout and on the group's place alone.
+the tokens added are expected to be `explore_share` of those that the rule spends, and at most a tenth of what it saves.
+The draw depends on `seed`, on the number of the rollout and on the group's place alone.
 
 Before enough is known all groups go on: until `min_groups` groups have been followed to their end, with `min_samples`
-successes, and `min_samples` completions into the last stage.
+successes, and `min_samples` completions into the last stage. If later so much is no longer remembered, a tenth of the
+groups explores until it is.
 
 Price. With `group_price: seconds` a decoding step costs a + b x rows, fitted to the timings of the rollouts. The rows
 are paid by each group; the a seconds of every step of a stage by all groups that go on together, so that a few groups
@@ -39,7 +40,7 @@ _POWER_OF_THE_PAST = 0.5
 _PRIOR_STEPS = 4  # what a prompt's past tells is rounded to quarters, so that prompts share a solution
 _ROLLOUTS_FOR_THE_PRICE = 8  # whose prompts stand for those of the next
 _MOST_SITUATIONS = 16
-_EXPLORE_BOUNDS = (0.01, 0.5)
+_EXPLORE_BOUNDS = (0.01, 0.1)
 _LARGEST_GROUP = 32
 
 
@@ -213,7 +214,9 @@ class GroupWindow(WindowPolicy[GroupConfig]):
     def _set_price(self) -> None:
         """The price for the next rollout, and how many groups explore in it."""
         enough = self._recent.is_enough(len(self._ends), self.config.min_groups, self.config.min_samples)
-        if not enough or self.config.group_rule == "plain":
+        share = self.config.explore_share
+        may_stop = enough or (self._price is not None and share > 0)
+        if not may_stop or self.config.group_rule == "plain":
             self._price = None
             return
         problem = self._stopping_problem(self._group_size)
@@ -230,8 +233,7 @@ class GroupWindow(WindowPolicy[GroupConfig]):
             for price in (self._price, 0.0)
         )
         low, high = _EXPLORE_BOUNDS
-        share = self.config.explore_share
-        wanted = share * spent / (full - spent) if full > spent else high
+        wanted = share * spent / (full - spent) if enough and full > spent else high
         self._explore_probability = max(low, min(wanted, high)) if share else 0.0
 
     def _fate_figures(self, observation: RolloutObservation, records: Any) -> dict[str, float]:

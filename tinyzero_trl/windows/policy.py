@@ -150,6 +150,11 @@ class WindowPolicy(ABC, Generic[ConfigT]):
         """Ends of the stages of the next rollout in tokens, ascending; the last is `window`."""
         return (self.window,)
 
+    @property
+    def samples_in_stages(self) -> bool:
+        """Whether a rollout may have several stages. A trainer that cannot sample in stages refuses such a policy."""
+        return len(self.stages) > 1
+
     def go_on(self, states: Sequence[GroupState]) -> list[bool]:
         """Which groups go on beyond the stage that has ended; the others are cut there. One answer per state.
 

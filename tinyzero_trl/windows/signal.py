@@ -14,7 +14,9 @@ window.
 Estimates. Completions are cut by windows that this policy chose, so plain averages would call every window
 long enough. `survival` treats a cut as right-censoring instead. Everything up to the window of a rollout is
 known exactly; beyond it the estimates live on the probes, single rollouts at `max`: the 2nd, 4th, 8th, 16th
-of a run, and so on until they are `probe_every` apart, since a model changes fastest at first. When fewer than
+of a run, and so on until they are `probe_every` apart, since a model changes fastest at first. With a
+`probe_group_every` of 4, say, only every fourth group of a probe goes on beyond the window. Which groups these are
+depends on their places alone, so that the cuts of the others stay independent. When fewer than
 `min_samples` completions were followed beyond the window although more than slack x S(max) of them go on there,
 the tail is unknown: the window waits, and the next rollout is a probe too. Small batches thus probe more often.
 While fewer than `min_samples` successes are remembered and something is cut, the window grows by `growth_delta`.
@@ -45,7 +47,7 @@ from typing import Any
 
 from tinyzero_trl.windows.config import AdaptiveConfig
 from tinyzero_trl.windows.fields import number
-from tinyzero_trl.windows.policy import RolloutObservation, WindowPolicy
+from tinyzero_trl.windows.policy import GroupState, RolloutObservation, WindowPolicy
 from tinyzero_trl.windows.registry import register_policy
 from tinyzero_trl.windows.survival import Point, RolloutTally, estimate
 
@@ -57,6 +59,9 @@ class SignalConfig(AdaptiveConfig):
     headroom: float = number(1.25, "the window is this many times the measured optimum", low=1)
     memory_rollouts: int = number(24, "rollouts remembered", low=1)
     probe_every: int = number(16, "one rollout in this many is a probe at `max`, more at first", low=1)
+    probe_group_every: int = number(
+        1, "one group in this many of a probe goes on to `max`, the others stop at the window; 1 for all", low=1
+    )
 
     def __post_init__(self) -> None:
         """Refuse a memory that might hold no rollout at full length."""
@@ -82,6 +87,21 @@ class SignalWindow(WindowPolicy[SignalConfig]):
         self._probed = False  # the last one did, because it was asked to
         self._rollouts = self._probes = self._since_probe = 0  # the last: rollouts since one at max
         self._memory: deque[RolloutTally] = deque(maxlen=config.memory_rollouts)
+
+    @property
+    def samples_in_stages(self) -> bool:
+        """Whether a probe stops some of its groups at the window."""
+        return self.config.probe_group_every > 1
+
+    @property
+    def stages(self) -> tuple[int, ...]:
+        """The window, and `max` in a probe; `max` alone where all groups of a probe go on."""
+        window = self._clip(self._base_window)
+        return (window, self.window) if self.samples_in_stages and window < self.window else (self.window,)
+
+    def go_on(self, states: Sequence[GroupState]) -> list[bool]:
+        """Every `probe_group_every`-th group, beginning with another one in every rollout."""
+        return [(state.group + self._rollouts) % self.config.probe_group_every == 0 for state in states]
 
     def metrics(self) -> dict[str, float]:
         """Adds the probes, and the estimates at the base window and at `max` (absent at first)."""
