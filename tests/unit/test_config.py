@@ -94,6 +94,7 @@ def parse(tmp_path: Path) -> Parse:
             | {"num_iterations": 2, "metric_for_best_model": "eval/acc"},
             r"eval_steps: 3 is not a multiple of the 2 optimizer steps per rollout, between which nothing is saved",
         ),
+        ({"save_strategy": "best"}, r"save_strategy: 'best' needs a figure to choose by; give metric_for_best_model"),
         ({"metric_for_best_model": "acc"}, r"metric_for_best_model: 'acc' is no figure .*; choose one of eval/acc, "),
         ({"metric_for_best_model": "eval/accc"}, r"metric_for_best_model: 'eval/accc' is no figure of an evaluation"),
         (

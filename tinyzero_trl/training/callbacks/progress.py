@@ -48,7 +48,7 @@ class RolloutProgressCallback(RolloutCallback, ProgressCallback):
     """Transformers' progress bars with the figures of the newest rollout. A line has at most 80 columns.
 
     What it changes of `ProgressCallback`: a continued run starts its bar where it goes on; log lines are not printed
-    (records have them); without a terminal, about twenty plain lines a run take the place of the bars.
+    (records have them); without a terminal, twenty to forty plain lines take the place of the bars.
     """
 
     def __init__(self) -> None:

@@ -120,6 +120,10 @@ def check_choices(config: Any) -> None:
     if (best := config.metric_for_best_model) is not None and not _is_evaluated(best):
         known = ", ".join(name for name in METRICS if name.startswith("eval/") and "{" not in name)
         raise ValueError(f"metric_for_best_model: {best!r} is no figure of an evaluation; choose one of {known}")
+    if best is None and config.save_strategy == "best":
+        raise ValueError(
+            "save_strategy: 'best' needs a figure to choose by; give metric_for_best_model, such as eval/acc"
+        )
     if config.hub_model_id is not None:
         try:
             validate_repo_id(config.hub_model_id)
