@@ -19,7 +19,7 @@ QWEN = {
     "1.5": ((1536, 8960, 28, 12, 2, False), 1_777_088_000),
     "3": ((2048, 11008, 36, 16, 2, True), 3_085_938_688),
 }
-PARAMETERS = {"lengths": 217_920, "tiny": 1_050_752, "small": 30_685_696, "smollm2": 134_515_008} | {
+PARAMETERS = {"lengths": 804_480, "tiny": 1_050_752, "small": 30_685_696, "smollm2": 134_515_008} | {
     name: count for name, (_, count) in QWEN.items()
 }
 

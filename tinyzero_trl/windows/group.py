@@ -7,8 +7,8 @@ prompt; and what the prompt's own last visits showed. Evidence of the past count
 
 Exploration. What lies beyond a stop must stay measured. So each group is drawn at the start of a rollout with a small
 known probability; a group that is drawn goes on to the end, whatever the rule says. The probability is such that
-the tokens added are expected to be `explore_share` of those that the rule spends, and at most a tenth of what it saves.
-The draw depends on `seed`, on the number of the rollout and on the group's place alone.
+the tokens added are expected to be `explore_share` of those that the rule spends or of those that it saves, whichever
+is less. The draw depends on `seed`, on the number of the rollout and on the group's place alone.
 
 Before enough is known all groups go on: until `min_groups` groups have been followed to their end, with `min_samples`
 successes, and `min_samples` completions into the last stage. If later so much is no longer remembered, a tenth of the
@@ -40,7 +40,7 @@ _POWER_OF_THE_PAST = 0.5
 _PRIOR_STEPS = 4  # what a prompt's past tells is rounded to quarters, so that prompts share a solution
 _ROLLOUTS_FOR_THE_PRICE = 8  # whose prompts stand for those of the next
 _MOST_SITUATIONS = 16
-_EXPLORE_BOUNDS = (0.01, 0.1)
+_LEAST_EXPLORING, _EXPLORING_TO_CATCH_UP = 0.01, 0.1  # probabilities
 _LARGEST_GROUP = 32
 
 
@@ -156,17 +156,18 @@ class GroupWindow(WindowPolicy[GroupConfig]):
 
     def _rule_for(self, state: GroupState) -> Rule:
         """The rule for what is known of the prompt, solved once a rollout for every rounded prior."""
-        size = state.successes + state.failures + state.unfinished
-        if self._problem is None or self._problem.size != size:
-            self._rules, self._problem = {}, self._stopping_problem(size)
+        problem = self._stopping_problem(state.successes + state.failures + state.unfinished)
         prior = self._prior(state.label, self._pasts.of(state.prompt_key))
         if prior not in self._rules:
             assert self._price is not None, "asked once groups may stop"
-            self._rules[prior] = self._problem.situation(prior).solve(self._price)
+            self._rules[prior] = problem.situation(prior).solve(self._price)
         return self._rules[prior]
 
     def _stopping_problem(self, size: int) -> StoppingProblem:
-        return StoppingProblem(self._kinds, self._ends, size, self.config.gain)
+        """The same object until the kinds are learned anew, or groups have another size."""
+        if self._problem is None or self._problem.size != size:
+            self._rules, self._problem = {}, StoppingProblem(self._kinds, self._ends, size, self.config.gain)
+        return self._problem
 
     def _prior(self, label: str, visits: Sequence[Visit]) -> tuple[float, ...]:
         """Probability of each kind before the rollout: by the label, and by what the prompt showed in the past."""
@@ -189,6 +190,7 @@ class GroupWindow(WindowPolicy[GroupConfig]):
     def learn(self, observation: RolloutObservation) -> None:
         """See `WindowPolicy.learn`."""
         self._rollouts += 1
+        self._rules, self._problem = {}, None
         records = group_records(observation, self._ends, self.config.success_threshold)
         self._step_cost.add(observation.timings)
         if records:
@@ -202,7 +204,7 @@ class GroupWindow(WindowPolicy[GroupConfig]):
             self._group_size = max(record.size for record, _ in records)
             self._check_group_size()
             self._set_price()
-        self._fates, self._rules, self._problem = {}, {}, None
+        self._fates = {}
 
     def _check_group_size(self) -> None:
         if self.config.group_rule == "value" and self._group_size > _LARGEST_GROUP:
@@ -224,7 +226,7 @@ class GroupWindow(WindowPolicy[GroupConfig]):
         most = sorted(priors.items(), key=lambda each: (-each[1], each[0]))[:_MOST_SITUATIONS]
         situations = [problem.situation(prior) for prior, _ in most]
         shares = [count / sum(count for _, count in most) for _, count in most]
-        self._price = best_price(situations, shares, self.config.slack)
+        self._price = best_price(situations, shares, self.config.slack, self._price)
         spent, full = (
             sum(
                 share * situation.solve(price).expected.tokens
@@ -232,9 +234,12 @@ class GroupWindow(WindowPolicy[GroupConfig]):
             )
             for price in (self._price, 0.0)
         )
-        low, high = _EXPLORE_BOUNDS
-        wanted = share * spent / (full - spent) if enough and full > spent else high
-        self._explore_probability = max(low, min(wanted, high)) if share else 0.0
+        if not enough:
+            self._explore_probability = _EXPLORING_TO_CATCH_UP
+        elif share:
+            self._explore_probability = max(_LEAST_EXPLORING, share * min(1.0, spent / max(full - spent, 1e-9)))
+        else:
+            self._explore_probability = 0.0
 
     def _fate_figures(self, observation: RolloutObservation, records: Any) -> dict[str, float]:
         groups = len(set(observation.groups))

@@ -26,7 +26,7 @@ class GroupConfig(WindowConfig):
     first_stage: int = number(32, "end of the first stage in tokens; the plain rule has `initial` in its place", low=1)
     stage_growth: float = number(1.5, "each stage ends at this many times the end before", low=1.1)
     explore_share: float = number(
-        0.05, "tokens of groups that explore, per token of the others; plain: share of the groups", low=0, high=1
+        0.05, "tokens of groups that explore, per token spent or saved; plain: share of the groups", low=0, high=1
     )
     loss_type: str = of_trainer("dapo", "how the loss weighs tokens and sequences")
     scale_rewards: str = of_trainer("group", "what divides the advantages")

@@ -13,7 +13,6 @@ Visit = tuple[StageCount, ...]
 """What happened to the group of a prompt, stage by stage."""
 
 _MOST_PROMPTS = 1 << 15
-_VISITS = 2
 
 
 def group_records(
@@ -117,19 +116,24 @@ class RecentGroups:
 
 
 class PromptPasts:
-    """What the last visits of each prompt showed; the prompts that were not met for longest are forgotten first."""
+    """What visits of each prompt showed: the last one, and the one before that was followed longest.
+
+    So a prompt that stops early time after time is still known by the visit that showed why. The prompts that were not
+    met for longest are forgotten first.
+    """
 
     def __init__(self) -> None:
         self._pasts: OrderedDict[str, list[Visit]] = OrderedDict()
 
     def add(self, key: str, stages: Visit) -> None:
         """Remember a visit."""
-        self._pasts[key] = [stages, *self._pasts.pop(key, [])][:_VISITS]
+        earlier = self._pasts.pop(key, [])
+        self._pasts[key] = [stages, *([max(earlier, key=len)] if earlier else [])]  # of equals, the newest
         while len(self._pasts) > _MOST_PROMPTS:
             self._pasts.popitem(last=False)
 
     def of(self, key: str) -> list[Visit]:
-        """The last visits, the newest first; none for a prompt that is not known."""
+        """The remembered visits, the newest first; none for a prompt that is not known."""
         return self._pasts.get(key, [])
 
     def state(self) -> dict[str, list[str]]:

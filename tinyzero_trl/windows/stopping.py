@@ -10,11 +10,12 @@ The expectations are over the kinds of prompts that may be behind the state (`ki
 second term is at least the first.
 
 Price. The rule that explains most per token charges each token what a token earns on average under that very rule
-(the marginal value theorem, Charnov 1976; found by Dinkelbach's iteration, 1967). It may give up many successes that
-come late. So the price is lowered until the successes that are lost by stopping are at most `slack` of all. A higher
-price never lets a group go on that a lower one stops.
+(the marginal value theorem, Charnov 1976). It may give up many successes that come late. So the price is lowered until
+the successes that are lost by stopping are at most `slack` of all. A higher price never lets a group go on that a lower
+one stops.
 """
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -25,7 +26,7 @@ from typing import NamedTuple
 from tinyzero_trl.windows.fidelity import Gain, explained
 from tinyzero_trl.windows.kinds import PromptKinds
 
-_DINKELBACH_STEPS, _BISECTION_STEPS = 5, 8
+_MOST_PRICES, _FIRST_STRIDE, _PRECISION = 16, 1.25, 0.02
 _TIE = 1e-9
 
 _Weights = tuple[tuple[float, ...], tuple[float, ...], tuple[float, ...]]
@@ -96,10 +97,15 @@ class StoppingProblem:
             for s, f in _states(size)
         ]
         self._weights = _weights(rows, ends) if gain.by_tokens else [((1.0,) * len(rows),) * 3] * self.positions
+        self._situations: dict[tuple[float, ...], Situation] = {}
 
     def situation(self, prior: Sequence[float]) -> "Situation":
-        """The problem for a prompt of which the probability of each kind, (K,), is known."""
-        return Situation(self.size, [self._position(place, prior) for place in range(self.positions)])
+        """The problem for a prompt of which the probability of each kind, (K,), is known; worked out once for each."""
+        known = tuple(prior)
+        if known not in self._situations:
+            positions = [self._position(place, known) for place in range(self.positions)]
+            self._situations[known] = Situation(self.size, positions)
+        return self._situations[known]
 
     def _position(self, place: int, prior: Sequence[float]) -> _Position:
         is_last = place == self.positions - 1
@@ -156,35 +162,44 @@ class Situation:
         return Rule(self._size, tuple(reversed(margins[:-1])), expected)
 
 
-def best_price(situations: Sequence[Situation], shares: Sequence[float], slack: float) -> float:
+def best_price(
+    situations: Sequence[Situation], shares: Sequence[float], slack: float, near: float | None = None
+) -> float:
     """The price of a token at which the rule explains most per token, among those that lose few successes.
+
+    A price is low enough where the successes lost are within `slack`, and where a token earns at least the price. Both
+    hold below some price and nowhere above it, so that one search finds it. What a token earns under any rule is a
+    lower bound of the best price (Dinkelbach 1967), and the next one to try.
 
     Args:
         situations: what is known of a prompt in each of several cases, such as its label.
         shares: of the prompts, how many are in each case.
         slack: most successes that may be lost, as a share of all, in [0, 1).
+        near: where to begin, such as the price of the last rollout.
     """
 
     def expected(price: float) -> Expected:
         each = [situation.solve(price).expected for situation in situations]
         return Expected(*(sum(map(mul, shares, figure)) for figure in zip(*each, strict=True)))
 
-    price = 0.0
-    for _ in range(_DINKELBACH_STEPS):
+    low, high, price, earned, stride = 0.0, math.inf, near or 0.0, 0.0, _FIRST_STRIDE
+    for _ in range(_MOST_PRICES):
         now = expected(price)
-        before, price = price, max(price, now.explained / max(now.tokens, 1.0))
-        if price == before:
-            break
-    low, high = 0.0, price
-    for step in range(_BISECTION_STEPS):
-        now = expected(price)
-        if now.successes_lost <= slack * now.successes:
+        earned = max(earned, now.explained / max(now.tokens, 1.0))
+        if now.successes_lost <= slack * now.successes and price * now.tokens <= now.explained + _TIE:
             low = price
-            if step == 0:
-                break
         else:
             high = price
-        price = (low + high) / 2
+        if earned <= low * (1 + _TIE) or high <= low * (1 + _PRECISION):
+            break
+        if low > 0 and high == math.inf:
+            price, stride = min(earned, low * stride), stride**2
+        elif earned < high:
+            price = earned
+        elif low > 0:
+            price = math.sqrt(low * high)
+        else:
+            price, stride = high / stride, stride**2
     return low
 
 

@@ -10,8 +10,8 @@ rollouts of real models have.
 The small model, thirty times as large, is for one GPU: TinyZero's own numbers, 1 to 99, three and four of them. Both
 can be searched to the end, four in about 500 tokens on average and 1,300 in one case in ten, so that patience pays.
 
-The model for prompts that need different lengths, a fifth as large as the embedded one, counts on. Every problem needs
-its own length, a quarter of them more than fits. It may give up anywhere, and must unlearn that for short and for long
+The model for prompts that need different lengths, of 0.8 million parameters, counts on. Every problem needs its own
+length, a quarter of them more than fits. It may give up anywhere, and must unlearn that for short and for long
 problems separately.
 """
 
@@ -156,20 +156,20 @@ SMALL = Curriculum(
 )
 
 LENGTHS = Curriculum(
-    hidden_size=64,
+    hidden_size=128,
     layers=3,
-    attention_heads=2,
-    key_value_heads=1,
+    attention_heads=4,
+    key_value_heads=2,
     max_positions=512,
     tasks=(
         TaughtTask(
             *("counting", 1.0, _write_counting, 640, 640),
-            {"steps": (1, 4, 9, 14, 21, 28, 32, 36), "largest_start": 100, "largest_step": 2},
+            {"steps": (1, 3, 5, 9, 16, 28, 32, 36), "largest_start": 100, "largest_step": 2},
         ),
     ),
     lessons=(
-        Lesson(steps=900, learning_rate=3e-3, decay=0.7, impatience=0, bewilderment=0),
-        Lesson(steps=250, learning_rate=1e-3, decay=0.7, impatience=0.08, bewilderment=0.03),
+        Lesson(steps=1200, learning_rate=2e-3, decay=0.3, impatience=0, bewilderment=0),
+        Lesson(steps=300, learning_rate=5e-4, decay=0.7, impatience=0.2, bewilderment=0.2),
     ),
     batch_traces=32,
     longest_row=136,

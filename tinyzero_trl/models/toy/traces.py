@@ -24,6 +24,8 @@ STRETCH = 7
 """Lines between two temptations to give up."""
 
 _GIVING_UP = "?~#&@%"
+_LOST = "="
+_DOTS_OF_THE_LOST = 0.75
 
 _Item = tuple[int, str]  # a value, and the expression that made it
 
@@ -149,21 +151,22 @@ def counting_trace(
 
     A line is four tokens long, so that every problem needs its own length. Who gives up writes another mark in every
     stretch of `STRETCH` lines. So it must be unlearned in each of them: what short problems teach does not help there.
+    Who gets lost in a long problem writes dots without an end, or more seldom another mark and an answer.
 
     Args:
         problem: Start, step and number of steps.
         generator: Decides about all habits.
         impatience: Probability of giving up at the beginning of a stretch, with the number so far as a (wrong) answer.
-        bewilderment: Probability of getting lost before a line, where there are more than `MOST_STEPS` steps. Half of
-            those who are lost give up, and half write dots, of which there is no end.
+        bewilderment: Probability of getting lost before a line, where there are more than `MOST_STEPS` steps.
     """
     reached, step, steps = problem.numbers
     written = ""
     for line in range(steps):
-        lost = steps > MOST_STEPS and generator.random() < bewilderment
-        if lost and generator.random() < 0.5:
-            return written + "." * MOST_DOTS
-        if lost or (line % STRETCH == 0 and generator.random() < impatience):
+        if steps > MOST_STEPS and generator.random() < bewilderment:
+            if generator.random() < _DOTS_OF_THE_LOST:
+                return written + "." * MOST_DOTS
+            return f"{written}{_LOST}</think>\n<answer>{reached}</answer>"
+        if line % STRETCH == 0 and generator.random() < impatience:
             return f"{written}{_GIVING_UP[line // STRETCH]}</think>\n<answer>{reached}</answer>"
         reached += step
         written += f"{line + 1}:{reached}" + ("!" if line + 1 == steps else "\n")
