@@ -13,6 +13,7 @@ from tinyzero_trl.tasks.config import TaskConfig
 from tinyzero_trl.tasks.registry import get_task, task_names
 from tinyzero_trl.training.config import AdaptiveGRPOConfig
 from tinyzero_trl.training.recipe import DEFAULTS
+from tinyzero_trl.training.renamed import RENAMED
 
 PAGE = Path(__file__).with_name("recipe_fields.md")
 _INTRODUCTION = """\
@@ -82,7 +83,8 @@ def _explained(declared: Iterable[Field[Any]]) -> str:
 
 def _of_library(title: str, library: str, link: str, declared: Iterable[Field[Any]]) -> str:
     kinds = get_type_hints(AdaptiveGRPOConfig) | get_type_hints(ModelConfig)
-    rows = (f"| `{each.name}` | {_default(each)} | {_kind(kinds[each.name])} |\n" for each in declared if each.init)
+    named = (each for each in declared if each.init and each.name not in RENAMED)
+    rows = (f"| `{each.name}` | {_default(each)} | {_kind(kinds[each.name])} |\n" for each in named)
     text = _OTHERS.format(library=library, link=link)
     return f"## {title}\n\n{text}\n| field | default | type |\n| --- | --- | --- |\n" + "".join(rows)
 

@@ -101,6 +101,8 @@ def test_the_trainer_takes_what_its_parent_takes() -> None:
         (GRPOTrainer._log_completion_extra, ["self._pending_extra_logs[column].extend(values)"]),
         # Which optimizer step a rollout belongs to.
         (GRPOTrainer._prepare_inputs, ["self.args.steps_per_generation * self.num_iterations", "_buffered_inputs"]),
+        # Entries of gradient_checkpointing_kwargs that PyTorch never sees; `preflight/mappings.py` judges them.
+        (Trainer.train, ['gc_kwargs.pop("every_n_layers", 1)', 'gc_kwargs.pop("offload", False)']),
         # Callback state travels in trainer_state.json.
         (Trainer._save_checkpoint, ["self.state.stateful_callbacks", "ExportableState"]),
         (GRPOTrainer._save_checkpoint, ["self.create_model_card("]),

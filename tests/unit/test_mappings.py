@@ -31,7 +31,7 @@ def config(tmp_path: Path) -> Any:
         {"lr_scheduler_type": "polynomial", "lr_scheduler_kwargs": {"power": 2.0}, "warmup_steps": 0.1},
         {"lr_scheduler_type": "cosine_with_restarts", "max_steps": 1},
         {"lr_scheduler_type": "reduce_lr_on_plateau", "eval_strategy": "steps", "eval_steps": 2},
-        {"gradient_checkpointing_kwargs": {"use_reentrant": True, "every_n_layers": 2, "offload": False}},
+        {"gradient_checkpointing_kwargs": {"use_reentrant": True, "every_n_layers": 2, "offload": True}},
         {"gradient_checkpointing_kwargs": {"use_reentrant": False, "preserve_rng_state": False}},
     ],
     ids=str,

@@ -20,6 +20,7 @@ from tinyzero_trl.training.preflight.values import (
     check_numbers,
     check_schedule,
 )
+from tinyzero_trl.training.renamed import give_new_names, other_name
 from tinyzero_trl.windows import WindowConfig, declarations, find_policy, strategies
 
 WINDOW_PREFIX = "window_"
@@ -167,11 +168,21 @@ class AdaptiveGRPOConfig(GRPOConfig):
         check_choices(self)
         self._choose_engine()
         self.window_config()
+        give_new_names(self)
         with explained_by_field(self):
             super().__post_init__()
         check_schedule(self)
         check_hardware(self)
         check_mappings(self)
+        self._is_complete = True
+
+    _is_complete = False
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set a field; from a complete configuration on, one that has two names under both."""
+        super().__setattr__(name, value)
+        if self._is_complete and (other := other_name(self, name)) is not None:
+            super().__setattr__(other, value)
 
     def __getstate__(self) -> dict[str, Any]:
         """What is pickled into `training_args.bin`, and pushed with a model, holds no token."""

@@ -3,8 +3,12 @@
 import difflib
 from collections.abc import Iterable
 
+from tinyzero_trl.training.renamed import RENAMED
+
 _RENAMED = {
-    # Transformers and TRL, in earlier versions
+    # Transformers and TRL, in later versions
+    **RENAMED,
+    # and in earlier ones
     "torch_dtype": "dtype",
     "evaluation_strategy": "eval_strategy",
     "no_cuda": "use_cpu",

@@ -26,6 +26,7 @@ from tinyzero_trl.training.config import WINDOW_PREFIX, AdaptiveGRPOConfig
 from tinyzero_trl.training.model_kwargs import model_init_kwargs
 from tinyzero_trl.training.preflight.resuming import check_continued
 from tinyzero_trl.training.preflight.run import check_run
+from tinyzero_trl.training.renamed import RENAMED
 from tinyzero_trl.training.trainer import AdaptiveGRPOTrainer
 
 logger = logging.getLogger(__name__)
@@ -131,13 +132,15 @@ def start_run(trainer: AdaptiveGRPOTrainer, task: TaskConfig | None = None, mode
 def resolved_config(task: TaskConfig | None, training: AdaptiveGRPOConfig, model: ModelConfig | None) -> dict[str, Any]:
     """Every field of a run under its flat name, defaults filled in, tokens left out.
 
-    Of the window fields there are those that the run's window policy reads.
+    Of the window fields there are those that the run's window policy reads. A field that Transformers has renamed
+    stands under the name that every version of it knows, so that another version can read what is written.
     """
     recipe = {**(asdict(task) if task else {}), **(model.__dict__ if model else {})}
     window = training.window_config()
     read = [each.name for each in fields(window) if not each.metadata.get("of_trainer")]
     windows = {f"{WINDOW_PREFIX}{name}": asdict(window)[name] for name in read}
-    others = {name: value for name, value in training.to_dict().items() if not name.startswith(WINDOW_PREFIX)}
+    plain = {name: value for name, value in training.to_dict().items() if name not in RENAMED}
+    others = {name: value for name, value in plain.items() if not name.startswith(WINDOW_PREFIX)}
     return {**recipe, **others, **windows}
 
 

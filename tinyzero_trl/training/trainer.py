@@ -71,7 +71,6 @@ class AdaptiveGRPOTrainer(GRPOTrainer):
     args: AdaptiveGRPOConfig
     model: Any
     processing_class: Any
-    num_generations: int
     _scored: ScoredRows  # the batch being generated, from the call of the reward functions on
     push_in_progress: Any = None
 
@@ -164,7 +163,8 @@ class AdaptiveGRPOTrainer(GRPOTrainer):
     def _prepare_inputs(self, generation_batch: Any) -> dict[str, Any]:
         """The next micro-batch; a new rollout is dealt out anew among its micro-batches."""
         before = trl_internals.rollout_buffer(self)
-        inputs = super()._prepare_inputs(generation_batch)
+        with trl_internals.unchanged_checkpointing(self.model):
+            inputs = super()._prepare_inputs(generation_batch)
         rollout = trl_internals.rollout_buffer(self)
         if rollout is None or rollout is before:
             return inputs

@@ -106,6 +106,23 @@ def unchanged_mode(model: torch.nn.Module) -> Iterator[None]:
         model.train(training)
 
 
+@contextmanager
+def unchanged_checkpointing(model: torch.nn.Module) -> Iterator[None]:
+    """Afterwards the same layers as before compute their activations anew in the backward pass, in the same way.
+
+    TRL switches gradient checkpointing off to sample and to score, and on again with the whole of
+    `gradient_checkpointing_kwargs`. Trainer takes `every_n_layers` and `offload` out of it, TRL does not: then PyTorch
+    refuses them, or all layers are checkpointed and nothing is offloaded.
+    """
+    layers: list[Any] = [module for module in model.modules() if hasattr(module, "_gradient_checkpointing_func")]
+    before = [(layer.gradient_checkpointing, layer._gradient_checkpointing_func) for layer in layers]
+    try:
+        yield
+    finally:
+        for layer, (is_on, function) in zip(layers, before, strict=True):
+            layer.gradient_checkpointing, layer._gradient_checkpointing_func = is_on, function
+
+
 def attention_of(model_config: Any) -> str:
     """The attention implementation that a loaded model uses; empty if none is chosen."""
     return model_config._attn_implementation or ""

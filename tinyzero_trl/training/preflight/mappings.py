@@ -1,12 +1,11 @@
 """Mappings inside a field are checked as strictly as fields: the library function that reads one is tried on it."""
 
-import inspect
 import math
 from typing import Any
 
 import torch
 from torch.utils.checkpoint import checkpoint
-from transformers import GenerationConfig, PreTrainedModel, Qwen2Config, Qwen2ForCausalLM, get_scheduler
+from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM, get_scheduler
 
 from tinyzero_trl.runs.files import shortened
 
@@ -28,6 +27,16 @@ def check_mappings(config: Any) -> None:
     _check_generation(config)
     _check_schedule(config)
     _check_gradient_checkpointing(config)
+
+
+def check_offload(training: Any) -> None:
+    """Whether there is a device whose memory `offload` can spare; asked where a run is made, and not planned.
+
+    Raises:
+        ValueError: training is on a CPU.
+    """
+    if (training.gradient_checkpointing_kwargs or {}).get("offload") and training.device.type == "cpu":
+        raise ValueError("gradient_checkpointing_kwargs: offload true needs a GPU, whose memory it spares; remove it")
 
 
 def check_vllm_sampling(training: Any) -> None:
@@ -152,9 +161,17 @@ def _check_schedule(config: Any) -> None:
 
 
 def _check_gradient_checkpointing(config: Any) -> None:
-    given = dict(config.gradient_checkpointing_kwargs or {})
-    ours = set(inspect.signature(PreTrainedModel.gradient_checkpointing_enable).parameters)
-    of_torch = {name: value for name, value in given.items() if name not in ours}
+    """Trainer takes two entries out of the mapping, and PyTorch gets the others."""
+    of_torch = dict(given := config.gradient_checkpointing_kwargs or {})
+    every, offload = of_torch.pop("every_n_layers", 1), of_torch.pop("offload", False)
+    if isinstance(every, bool) or not isinstance(every, int) or every < 1:
+        raise ValueError(
+            f"gradient_checkpointing_kwargs: every_n_layers {shortened(every)} is no whole number from 1 on; correct it"
+        )
+    if not isinstance(offload, bool):
+        raise ValueError(
+            f"gradient_checkpointing_kwargs: offload {shortened(offload)} is neither true nor false; correct it"
+        )
     try:
         checkpoint(torch.square, torch.ones(1, requires_grad=True), **{"use_reentrant": False, **of_torch})
     except Exception as error:
