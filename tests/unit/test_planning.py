@@ -102,7 +102,7 @@ def test_vllm_takes_its_share_and_fills_it_with_cache() -> None:
 def test_activations_are_what_autograd_keeps(dtype: torch.dtype, kv_heads: int, intermediate: int) -> None:
     from transformers import Qwen2Config, Qwen2Model
 
-    def kept(layers: int, checkpointing: bool = False) -> int:
+    def kept(layers: int, checkpointing: bool = False, every: int = 1) -> int:
         """Bytes that a forward pass saves for the backward pass, each storage once, weights left out."""
         config = Qwen2Config(
             vocab_size=16,
@@ -114,7 +114,7 @@ def test_activations_are_what_autograd_keeps(dtype: torch.dtype, kv_heads: int, 
         )
         model = Qwen2Model(config).to(dtype).train()
         if checkpointing:
-            model.gradient_checkpointing_enable({"use_reentrant": False})
+            model.gradient_checkpointing_enable({"use_reentrant": False}, every_n_layers=every)
         weights = {each.untyped_storage().data_ptr() for each in model.parameters()}
         storages: dict[int, torch.UntypedStorage] = {}
 
@@ -134,6 +134,16 @@ def test_activations_are_what_autograd_keeps(dtype: torch.dtype, kv_heads: int, 
     # tolerance: the logsumexp of attention and the norms' scales are padded on some CPUs
     assert (kept(3) - kept(1)) / 2 / 64 == pytest.approx(layer_activation_bytes(shape, size), rel=0.03)
     assert (kept(3, True) - kept(1, True)) / 2 / 64 == size * 64
+    both = size * 64 + layer_activation_bytes(shape, size)  # of two layers the first is computed anew
+    assert (kept(6, True, every=2) - kept(2, True, every=2)) / 2 / 64 == pytest.approx(both, rel=0.03)
+
+
+@pytest.mark.parametrize(("every", "offload", "anew"), [(1, False, 10), (3, False, 4), (20, False, 1), (3, True, 4)])
+def test_layers_that_are_not_computed_anew_keep_everything(every: int, offload: bool, anew: int) -> None:
+    layer, given = layer_activation_bytes(SHAPE, 2), 0 if offload else 2 * SHAPE.hidden
+    plan = memory_plan(replace(WORK, every_n_layers=every, offload=offload))
+    expected = WORK.pass_positions * ((10 - anew) * layer + anew * given + layer)
+    assert plan.update["activations"] == expected
 
 
 def test_a_step_that_is_said_to_be_lost_is_lost() -> None:

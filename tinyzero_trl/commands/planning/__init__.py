@@ -138,6 +138,7 @@ def _workload(
     weight_bytes = {"bfloat16": 2, "float16": 2, "float32": 4}.get(str(model.dtype), 2 if is_half else 4)
     rows = training.per_device_train_batch_size
     assert training.steps_per_generation is not None and training.max_completion_length is not None
+    checkpointing: Any = training.gradient_checkpointing_kwargs or {}
     return Workload(
         shape=shape,
         way=way,
@@ -149,6 +150,8 @@ def _workload(
         rollout_rows=rows * training.steps_per_generation,
         max_tokens_per_micro_batch=training.max_tokens_per_micro_batch,
         gradient_checkpointing=training.gradient_checkpointing,
+        every_n_layers=checkpointing.get("every_n_layers", 1),
+        offload=checkpointing.get("offload", False),
         weight_bytes=weight_bytes,
         is_half=is_half,
         optimizer=str(getattr(training.optim, "value", training.optim)),

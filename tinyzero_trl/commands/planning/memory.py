@@ -15,6 +15,7 @@ size), I width of the gated MLP, V vocabulary, b bytes of a weight or activation
 - Activations of one layer, counted from what autograd keeps of a Qwen2 or Llama layer with fused attention:
   (8 + 4 b) h + 2 b q + 4 b I + 2 b v + 4 heads + 8 bytes for each position (compare Korthikanti et al. 2022, arXiv
   2205.05198, equation 2, for GPT). With gradient checkpointing L inputs of b h stay, and one layer is computed anew.
+  With `every_n_layers: n` one layer of n does so, from the first on; with `offload` its input waits on the host.
 - Logits: TRL projects tiles of 4096 positions and 32768 words instead of all T V logits; its backward pass holds
   float32 gradients of the hidden states and of the head's weight, 4 T h + (4 + b) V h.
 - KV cache: 2 L v b for each token (keys and values). vLLM takes `vllm_gpu_memory_utilization` of the card, for its own
@@ -24,6 +25,7 @@ size), I width of the gated MLP, V vocabulary, b bytes of a weight or activation
 These are estimates for a first choice, good to some tenths; the run's own peak is what counts.
 """
 
+import math
 from dataclasses import dataclass, field
 
 GIB = 2**30
@@ -92,6 +94,8 @@ class Workload:
     is_half: bool  # computes in half precision
     optimizer: str  # the recipe's `optim`
     beta: float
+    every_n_layers: int = 1  # with gradient checkpointing, like the next
+    offload: bool = False
     use_vllm: bool = True  # inside the training processes
     vllm_gpu_memory_utilization: float = 0.3
     vllm_tensor_parallel_size: int = 1
@@ -216,7 +220,9 @@ def _activations(work: Workload) -> float:
     layer = layer_activation_bytes(shape, work.compute_bytes) * positions
     if not work.gradient_checkpointing:
         return float(shape.layers * layer)
-    return float(shape.layers * work.compute_bytes * shape.hidden * positions + layer)
+    anew = math.ceil(shape.layers / work.every_n_layers)
+    inputs = 0 if work.offload else anew * work.compute_bytes * shape.hidden * positions
+    return float((shape.layers - anew) * layer + inputs + layer)
 
 
 def _logits(work: Workload) -> float:
