@@ -61,7 +61,7 @@ test-lowest test-newest: test-%:
 # The documentation site, into build/site, and the tests that need its tools: no warning, no dead link, the notebook runs.
 docs: $(SITE)
 	$(BIN)/python -m mkdocs build --strict
-	$(BIN)/python -m pytest tests/contract/test_docs.py tests/integration/test_notebook.py
+	$(BIN)/python -m pytest tests/contract/test_docs.py tests/integration/test_site.py tests/integration/test_notebook.py
 
 $(SITE): $(INSTALLED)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[docs]'

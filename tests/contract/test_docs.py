@@ -7,7 +7,6 @@ import shlex
 import subprocess
 import sys
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -113,15 +112,3 @@ def test_the_worked_example_prints_what_its_page_says(tmp_path: Path) -> None:
     variables = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, check=True)
     assert done.stdout == printed
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(find_spec("mkdocs") is None, reason="MkDocs is not installed: `make docs` runs this")
-def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    for place in places(SITE["nav"]):
-        folder = tmp_path / ("" if place == "index.md" else place.removesuffix(".md"))
-        assert (folder / "index.html").is_file(), place
-    assert "docs/" not in re.findall(r'href="([^"]*)"', (tmp_path / "index.html").read_text())

@@ -1,17 +1,15 @@
 """What a model wrote is shown by the report, and never run: by the file's text, and in a real browser."""
 
-import os
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
 from markupsafe import escape
 
+from tests.support.browser import BROWSER, WITHOUT, dump
 from tinyzero_trl.runs.records import RunRecords
 from tinyzero_trl.runs.report import write_report
 
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+SOON = "--virtual-time-budget=2000"
 OWN = "document.title='owned'"
 HOSTILE = (
     f"<script>{OWN}</script>",
@@ -43,15 +41,6 @@ def write_hostile_report(folder: Path) -> Path:
     return write_report(runs, folder / "report")
 
 
-def dump(page: Path, profile: Path) -> str:
-    """The document of a page as the browser has it once the page's scripts have run."""
-    command = [str(BROWSER), "--headless", "--disable-gpu", "--disable-quic", "--no-first-run"]
-    command += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
-    command += ["--no-sandbox"] if os.geteuid() == 0 else []
-    command += [f"--user-data-dir={profile}", "--virtual-time-budget=2000", "--dump-dom", page.absolute().as_uri()]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
-
-
 def test_every_text_of_a_run_is_escaped(tmp_path: Path) -> None:
     page = write_hostile_report(tmp_path).read_text(encoding="utf-8")
     assert page.count("<script") == page.count("</script>") == 1, "the page's own"
@@ -62,13 +51,15 @@ def test_every_text_of_a_run_is_escaped(tmp_path: Path) -> None:
     assert "default-src 'none'" in page
 
 
-@pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed")
+@pytest.mark.skipif(BROWSER is None, reason=WITHOUT)
 def test_what_a_model_wrote_is_shown_by_a_browser_and_not_run(tmp_path: Path) -> None:
     naked = tmp_path / "naked.html"
     naked.write_text(f"<title>quiet</title>{HOSTILE[1]}", encoding="utf-8")
-    assert "<title>owned</title>" in dump(naked, tmp_path / "profile"), "a browser that runs nothing proves nothing"
+    assert "<title>owned</title>" in dump(naked, tmp_path / "profile", SOON), (
+        "a browser that runs nothing proves nothing"
+    )
 
-    shown = dump(write_hostile_report(tmp_path), tmp_path / "profile")
+    shown = dump(write_hostile_report(tmp_path), tmp_path / "profile", SOON)
     assert "<title>Rollout windows compared</title>" in shown
     assert "<img" not in shown
     assert f"&lt;script&gt;{OWN}&lt;/script&gt;" in shown
