@@ -36,6 +36,13 @@ def prose(page: Path) -> str:
     return _FENCED.sub("", page.read_text(encoding="utf-8"))
 
 
+def command_lines(page: Path) -> list[str]:
+    """What stands in code blocks without a language, a line of the shell each, without its comment."""
+    blocks = re.findall(r"(?ms)^```(\w*)\n(.*?)^```", page.read_text(encoding="utf-8"))
+    texts = [text.replace("\\\n", " ") for language, text in blocks if not language]
+    return [line.split(" #")[0].strip() for text in texts for line in text.splitlines()]
+
+
 def anchors(page: Path) -> set[str]:
     """What MkDocs and GitHub call the headings of a page."""
     headings = re.findall(r"(?m)^#+ (.*)$", prose(page))
@@ -60,7 +67,11 @@ def test_no_link_is_dead(page: Path) -> None:
 
 def test_links_are_found_and_dead_ones_told(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
-    page.write_text("# One `word`, two\n[a](b.md) ![c](d.png#e) [web](https://f.g)\n```\n[no](link)\n```\n")
+    page.write_text(
+        "# One `word`, two\n[a](b.md) ![c](d.png#e) [web](https://f.g)\n```python\n[no](link)\n```\nText.\n"
+        "```\nmake \\\n  demo  # said\n```\n"
+    )
+    assert command_lines(page) == ["make    demo"]
     assert _LINK.findall(prose(page)) == ["b.md", "d.png#e"]
     assert anchors(page) == {"one-word-two"}
 
@@ -97,9 +108,7 @@ def test_what_python_examples_import_from_the_package_is_there(page: Path) -> No
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_commands_of_the_pages_are_understood(page: Path) -> None:
     """Subcommands and their options; what needs a recipe of the reader's own is left to the reader."""
-    blocks = re.findall(r"(?ms)^```\n(.*?)^```", page.read_text(encoding="utf-8"))
-    lines = [line.split(" #")[0].strip() for block in blocks for line in block.replace("\\\n", " ").splitlines()]
-    for line in lines:
+    for line in command_lines(page):
         if line.startswith("tinyzero-trl ") and not {"...", "--version"} & {*line.split()}:
             args, further = build_parser().parse_known_args(shlex.split(line)[1:])
             assert args.run and (hasattr(args, "takes_fields") or not further), line
