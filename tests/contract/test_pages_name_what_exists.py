@@ -80,7 +80,7 @@ _ACCELERATE = {"num_processes", "machine_rank", "main_process_ip", "main_process
 @pytest.mark.parametrize("page", NOW, ids=ids)
 def test_fields_of_windows_and_figures_are_there(page: Path) -> None:
     for text in code(page):
-        name = text.split(":")[0].split("=")[0].removeprefix("--")
+        name = re.split(r"[ :=]", text)[0].removeprefix("--")
         if re.fullmatch(r"window_[a-z_]+", name) and not name.endswith("_"):
             assert name in FIELDS or name in {"window_callback", "window_config"}, f"{page.name} names the field {text}"
         if re.fullmatch(
