@@ -15,7 +15,11 @@ def register(commands: Any) -> None:
     parser = commands.add_parser("report", help="one HTML page, pictures and tables from run directories")
     parser.add_argument("runs", type=path, nargs="+", metavar="RUN", help="output_dir of a training run")
     parser.add_argument("--out", type=path, required=True, metavar="DIR", help="folder for the report")
-    parser.add_argument("--baseline", metavar="NAME", help="policy to compare with; left out, the largest fixed window")
+    parser.add_argument(
+        "--baseline",
+        metavar="NAME",
+        help="run group to compare with; left out, the largest fixed window, else the first",
+    )
     parser.add_argument(
         "--live",
         type=_seconds,

@@ -24,6 +24,27 @@ def explained_by_field(config: Any) -> Iterator[None]:
         raise ValueError(_explained(config, " ".join(str(error).split()))) from error
 
 
+def check_evaluation_batch(config: Any) -> None:
+    """Completions of an evaluation batch are whole groups. TRL looks only where `eval_strategy` asks for evaluations.
+
+    Raises:
+        ValueError: they are not.
+    """
+    rows, group = config.per_device_eval_batch_size, config.num_generations_eval or config.num_generations
+    if rows * config.world_size % group:
+        raise ValueError(_evaluation_batch(config))
+
+
+def _evaluation_batch(config: Any) -> str:
+    rows = config.per_device_eval_batch_size * config.world_size
+    group = config.num_generations_eval or config.num_generations
+    name = "num_generations_eval" if config.num_generations_eval else "num_generations"
+    return (
+        f"{name}: {group} does not divide the {rows} completions of an evaluation batch; give a divisor such as "
+        f"{_divisor(rows, group)}, or change per_device_eval_batch_size"
+    )
+
+
 def _explained(config: Any, reason: str) -> str:
     if reason.startswith("generation_batch_size") and "num_generations" in reason:
         rows, group = config.generation_batch_size, config.num_generations
@@ -32,13 +53,7 @@ def _explained(config: Any, reason: str) -> str:
             f"give a divisor such as {_divisor(rows, group)}, or change per_device_train_batch_size"
         )
     if reason.startswith("The global eval batch size"):
-        rows = config.per_device_eval_batch_size * config.world_size
-        group = config.num_generations_eval or config.num_generations
-        name = "num_generations_eval" if config.num_generations_eval else "num_generations"
-        return (
-            f"{name}: {group} does not divide the {rows} completions of an evaluation batch; give a divisor such as "
-            f"{_divisor(rows, group)}, or change per_device_eval_batch_size"
-        )
+        return _evaluation_batch(config)
     if reason.startswith("generation_batch_size"):
         per_step = config.per_device_train_batch_size * config.world_size
         return (

@@ -16,6 +16,7 @@ from tinyzero_trl.models.loading import (
 )
 from tinyzero_trl.runs.checkpoints import checkpoint_to_resume
 from tinyzero_trl.training.config import AdaptiveGRPOConfig
+from tinyzero_trl.training.preflight.explained import check_evaluation_batch
 from tinyzero_trl.training.preflight.mappings import check_offload, check_vllm_sampling
 from tinyzero_trl.training.preflight.model import check_adapter, check_continued_adapter, check_model_init_kwargs
 from tinyzero_trl.training.preflight.optimizer import check_optimizer
@@ -43,6 +44,7 @@ def check_run(
     prompts = [*train["prompt"][:], *held_out["prompt"][:]]
     check_trackers(training)
     check_optimizer(training)
+    check_evaluation_batch(training)  # a recipe is evaluated before and after training, whatever its eval_strategy
     check_offload(training)
     check_vllm_sampling(training)
     config = load_model_config(path, revision=model.model_revision)
