@@ -4,9 +4,11 @@ import ast
 import inspect
 import re
 import textwrap
+from dataclasses import fields
 
 import pytest
 from transformers import Trainer, TrainerCallback
+from transformers.generation.utils import ALL_CACHE_NAMES, GenerateDecoderOnlyOutput
 from transformers.trainer_callback import ExportableState
 from trl import GRPOTrainer
 from trl.generation.vllm_generation import VLLMGeneration
@@ -137,6 +139,11 @@ def test_callbacks_hear_of_an_optimizer_step_before_it_is_logged_evaluated_and_s
     source = inspect.getsource(inspect.unwrap(Trainer._maybe_log_save_evaluate))
     assert source.index("self.log(") < source.index("self._evaluate(") < source.index("self._save_checkpoint(")
     assert ExportableState.__name__ in [base.__name__ for base in ExportableState.__mro__]
+
+
+def test_generate_takes_and_returns_its_cache_under_one_name() -> None:
+    """The first of the list, which `generation/compacting.py` uses."""
+    assert ALL_CACHE_NAMES[0] in {each.name for each in fields(GenerateDecoderOnlyOutput)}
 
 
 def test_a_rollout_is_sampled_by_the_calls_that_ours_stand_in_for() -> None:

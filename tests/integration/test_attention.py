@@ -86,7 +86,8 @@ def test_a_step_repeats_no_shared_keys_and_gives_the_logits_of_sdpa(
             assert not repeated
         else:
             logits.append(model(input_ids=token, attention_mask=mask, past_key_values=cache).logits)
-            assert len(repeated) == 2 * model.config.num_hidden_layers, "keys and values in each layer"
+            layers = model.config.num_hidden_layers
+            assert len(repeated) in (0, 2 * layers), "keys and values in each layer; none from Transformers 5.24 on"
     torch.testing.assert_close(logits[1], logits[0], rtol=1e-5, atol=1e-5)
 
 

@@ -20,6 +20,7 @@ from tinyzero_trl.models.adapters import base_of_adapter
 from tinyzero_trl.models.names import resolve_model
 from tinyzero_trl.models.toy import SHIPPED
 from tinyzero_trl.runs.records import read_run
+from tinyzero_trl.training.preflight.trainable import samples_with_prefix
 
 LORA = {"use_peft": True, "lora_r": 4, "lora_alpha": 8, "lora_target_modules": ["q_proj", "v_proj"]}
 EVERYWHERE = {"lora": peft.LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj", "v_proj"])}
@@ -52,6 +53,10 @@ def test_an_adapter_ends_at_the_parameters_of_stock_trl(adapter: str, padding_fr
         )
         return {name: each.detach() for name, each in trainer.model.named_parameters() if each.requires_grad}
 
+    if adapter == "prefix" and not samples_with_prefix():
+        with pytest.raises(ValueError, match=r"^peft_config: PREFIX_TUNING has no effect on rollouts, because Transf"):
+            trained(AdaptiveGRPOTrainer)
+        return
     start, stock = trained(GRPOTrainer, learning_rate=0.0), trained(GRPOTrainer)
     ours = trained(AdaptiveGRPOTrainer, padding_free=padding_free)
     assert max((stock[name] - start[name]).abs().max() for name in stock) > 1e-3

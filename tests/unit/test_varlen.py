@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from transformers import AttentionInterface, OlmoeConfig, Qwen2Config
+from transformers import AttentionInterface, Gemma2Config, OlmoeConfig, Qwen2Config
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from tests.support.fixed_rollouts import train
@@ -140,6 +140,7 @@ def test_dropout_is_not_left_out() -> None:
     reason = why_no_varlen(Qwen2Config(attention_dropout=0.1), torch.float32, CPU)
     assert reason == "the model has attention_dropout 0.1"
     assert why_no_varlen(Qwen2Config(), torch.float32, CPU) is None
+    assert "attn_logit_softcapping 50" in str(why_no_varlen(Gemma2Config(), torch.float32, CPU))
 
 
 def test_a_window_that_sdpa_does_not_have_is_not_given_to_the_kernel() -> None:

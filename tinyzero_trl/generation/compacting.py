@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
+from transformers.generation.utils import ALL_CACHE_NAMES
 
 from tinyzero_trl.generation.cache import decoding_attention, preallocated_cache
 from tinyzero_trl.models.architectures import is_plain_decoder
@@ -28,6 +29,7 @@ _PLAIN_SETTINGS = {
     *("repetition_penalty", "pad_token_id", "bos_token_id", "eos_token_id"),
     *("disable_compile", "transformers_version", "_from_model_config"),
 }
+_CACHE = ALL_CACHE_NAMES[0]  # past_key_values, and cache from Transformers 5.24 on
 _NEUTRAL: dict[str, Any] = {"use_cache": True, "num_beams": 1, "num_return_sequences": 1}
 """Other settings change nothing where they are off, or have these values."""
 
@@ -118,7 +120,7 @@ class Generation:
         finished = _Finished(self._ends, self._row_ends, None if self._cache is None else FINISHED_FRAC_OF_A_CALL)
         config = copy.deepcopy(self._config)
         config.update(max_new_tokens=end - self._input_ids.size(1), return_dict_in_generate=True)
-        arguments: dict[str, Any] = {} if self._cache is None else {"past_key_values": self._cache}
+        arguments: dict[str, Any] = {} if self._cache is None else {_CACHE: self._cache}
         with nullcontext() if self._cache is None else decoding_attention(self._model):
             result = type(self._model).generate(
                 self._model,
@@ -131,7 +133,7 @@ class Generation:
             )
         self._input_ids = result.sequences
         if self._cache is not None:
-            self._cache = result.past_key_values
+            self._cache = getattr(result, _CACHE)
         return finished.ended_at
 
 

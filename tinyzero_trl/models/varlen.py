@@ -168,6 +168,8 @@ def why_no_varlen(config: Any, dtype: torch.dtype, device: torch.device) -> str 
     text = config.get_text_config()
     if dropout := getattr(text, "attention_dropout", 0.0):
         return f"the model has attention_dropout {dropout:g}"
+    if softcap := getattr(text, "attn_logit_softcapping", None):
+        return f"the model has attn_logit_softcapping {softcap:g}, which neither sdpa nor the kernel knows"
     if config.model_type == "olmoe" and getattr(text, "sliding_window", None):
         return "an olmoe with sliding_window has a window in kernels and none in sdpa"
     if device.type != "cuda" or dtype not in HALF:
