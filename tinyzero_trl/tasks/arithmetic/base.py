@@ -1,7 +1,7 @@
 """Arithmetic as tasks: examples with numbers and a target, and TinyZero's columns in parquet files."""
 
 from abc import abstractmethod
-from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from tinyzero_trl.tasks import prompts
@@ -119,3 +119,9 @@ class ArithmeticTask(Task):
                 "difficulty": integer,
             }
         )
+
+
+def equal_shares(count: int, parts: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Every part with its share of `count`; the first ones take the remainder."""
+    each, remainder = divmod(count, len(parts))
+    return ((part, each + (place < remainder)) for place, part in enumerate(parts))

@@ -7,7 +7,7 @@ from itertools import combinations_with_replacement
 from math import comb
 
 from tinyzero_trl.tasks import prompts
-from tinyzero_trl.tasks.arithmetic.base import ArithmeticTask
+from tinyzero_trl.tasks.arithmetic.base import ArithmeticTask, equal_shares
 from tinyzero_trl.tasks.arithmetic.expression import ExpressionError, evaluate, literals, parse
 from tinyzero_trl.tasks.arithmetic.problem import MAX_INTEGER, Problem, ProblemKey, to_problem
 from tinyzero_trl.tasks.arithmetic.solver import find_expression, natural_values
@@ -120,8 +120,7 @@ def generate(
     rng = random.Random(seed)
     excluded = frozenset(exclude)
     problems: list[Problem] = []
-    for index, operand_count in enumerate(operands):
-        share = count // len(operands) + (index < count % len(operands))
+    for operand_count, share in equal_shares(count, operands):
         space = _Space(operand_count, min_number, max_number, range(min_target, max_target + 1), excluded)
         for found, (numbers, target) in enumerate(space.sample(share, rng), start=1):
             shuffled = list(numbers)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from tinyzero_trl.tasks import prompts
 from tinyzero_trl.tasks.arithmetic import problem as arithmetic
-from tinyzero_trl.tasks.arithmetic.base import ArithmeticTask
+from tinyzero_trl.tasks.arithmetic.base import ArithmeticTask, equal_shares
 from tinyzero_trl.tasks.arithmetic.multiplication import score
 from tinyzero_trl.tasks.arithmetic.problem import Problem, ProblemKey
 from tinyzero_trl.tasks.prompts import TEMPLATES
@@ -106,8 +106,7 @@ def generate(
     rng = random.Random(seed)
     taken = set(exclude)
     problems: list[Problem] = []
-    for index, times in enumerate(steps):
-        share = count // len(steps) + (index < count % len(steps))
+    for times, share in equal_shares(count, steps):
         found = _sample(share, times, largest_start, largest_step, taken, rng)
         if len(found) < share:
             raise ValueError(

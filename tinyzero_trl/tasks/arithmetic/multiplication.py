@@ -8,7 +8,7 @@ from math import isqrt, prod
 
 from tinyzero_trl.tasks import prompts
 from tinyzero_trl.tasks.arithmetic import problem as arithmetic
-from tinyzero_trl.tasks.arithmetic.base import ArithmeticTask
+from tinyzero_trl.tasks.arithmetic.base import ArithmeticTask, equal_shares
 from tinyzero_trl.tasks.arithmetic.problem import Problem, ProblemKey
 from tinyzero_trl.tasks.prompts import TEMPLATES
 from tinyzero_trl.tasks.registry import register_task
@@ -120,8 +120,7 @@ def generate(
     rng = random.Random(seed)
     excluded = frozenset(exclude)
     problems: list[Problem] = []
-    for index, digit_count in enumerate(digits):
-        share = count // len(digits) + (index < count % len(digits))
+    for digit_count, share in equal_shares(count, digits):
         problems += _sample(share, digit_count, excluded, rng)
         if progress:
             progress(share)
