@@ -111,7 +111,9 @@ def test_own_data_goes_from_file_to_reward(tmp_path: Path) -> None:
     )
     train = load_splits(config).train
     columns = to_dataset(train, task=config.learned(), template="chat")
-    assert columns.column_names == ["prompt", "example_prompt", "answer", "example_difficulty", "difficulty"]
+    assert columns.column_names == [
+        *("prompt", "example_prompt", "conversation", "answer", "example_difficulty", "difficulty")
+    ]
     assert columns[0]["prompt"][1]["content"] == f"{train[0]['prompt']}\n\nSay it."
     assert set(columns["difficulty"]) == {"0", "1"}
     [score, cosine], weights = reward_functions(config.learned(), CosineShaping(100))
@@ -123,7 +125,7 @@ def test_own_data_goes_from_file_to_reward(tmp_path: Path) -> None:
 
 
 def test_the_prompt_may_stay_as_it_is() -> None:
-    example = {"prompt": "2 + 2 =", "answer": "4", "difficulty": ""}
+    example = {"prompt": "2 + 2 =", "conversation": [], "answer": "4", "difficulty": ""}
     assert get_task("prompt_answer", {"instruction": ""}).prompt(example, "plain") == "2 + 2 ="
     assert "between <answer> and </answer>" in get_task("prompt_answer").prompt(example, "plain")
     assert "as a number" in get_task("prompt_answer", {"answer_match": NUMERIC}).prompt(example, "base")
@@ -133,7 +135,15 @@ def test_the_prompt_may_stay_as_it_is() -> None:
     ("row", "message"),
     [
         ({"prompt": "p"}, r"needs the columns prompt and answer; has \['prompt'\]"),
-        ({"prompt": ["p"], "answer": "a"}, r"row 0: prompt: \['p'\] must be text"),
+        ({"prompt": 7, "answer": "a"}, "row 0: prompt: 7 must be text or a list of messages"),
+        ({"prompt": ["p"], "answer": "a"}, "row 0: prompt: 'p' must be a message, with a role"),
+        (
+            {"prompt": [{"role": "narrator", "content": "p"}], "answer": "a"},
+            "must be a message, with a role .system, us",
+        ),
+        ({"prompt": [{"role": "user", "content": [{}]}], "answer": "a"}, "and a content that is text"),
+        ({"prompt": [], "answer": "a"}, "row 0: prompt: a list of messages must end with one of the user's"),
+        ({"prompt": [{"role": "assistant", "content": "p"}], "answer": "a"}, "must end with one of the user's; leave"),
         ({"prompt": "p", "answer": None}, "row 0: answer: None must be text or a number"),
         ({"prompt": "p", "answer": True}, "row 0: answer: True must be text or a number"),
         ({"prompt": "p", "answer": "  "}, "row 0: answer: '  ' is empty"),
@@ -142,6 +152,41 @@ def test_the_prompt_may_stay_as_it_is() -> None:
 def test_rows_that_do_not_fit_are_named(row: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=message):
         read_examples(write(tmp_path / "own.jsonl", [row]), task="prompt_answer")
+
+
+ROLES = ("system", "user", "assistant", "user")
+
+
+def conversation(question: str) -> list[dict[str, str]]:
+    contents = ("Be brief.", "1 + 1?", "2", question)
+    return [{"role": role, "content": text} for role, text in zip(ROLES, contents, strict=True)]
+
+
+@pytest.mark.parametrize("template", ["chat", "plain"])
+def test_a_prompt_may_be_a_list_of_messages(template: str, tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = [{"prompt": conversation(f"{n} + 1?"), "answer": n + 1} for n in range(20)]
+    config = task_config(task="prompt_answer", dataset=write(tmp_path / "own.jsonl", rows), instruction="Say it.")
+    train = load_splits(config).train
+    columns = to_dataset(train, task=config.learned(), template=template)
+    assert columns[0]["prompt"] == conversation(f"{train[0]['prompt']}\n\nSay it.")
+    given = {name: columns[name][:2] for name in columns.column_names if name != "prompt"}
+    [score], _ = reward_functions(config.learned(), None)
+    assert score(completions=[tagged(given["answer"][0]), tagged("7000")], **given) == [1.0, 0.0]
+
+
+def test_a_list_of_messages_needs_the_models_chat_template(tmp_path: Path) -> None:
+    row = {"prompt": conversation("3 + 1?"), "answer": 4}
+    [example] = read_examples(write(tmp_path / "own.jsonl", [row]), task="prompt_answer")
+    with pytest.raises(ValueError, match=r"prompt_template: 'base' is for prompts that are text, .* use chat or plain"):
+        to_dataset([example], task="prompt_answer", template="base")
+
+
+def test_conversations_that_differ_in_an_earlier_message_are_two_examples() -> None:
+    task = get_task("prompt_answer")
+    first, second = conversation("3 + 1?"), conversation("3 + 1?")
+    second[0]["content"] = "Be long."
+    keys = {task.key(task.read({"prompt": each, "answer": 4})) for each in (first, second, "3 + 1?")}
+    assert len(keys) == 3
 
 
 def test_an_unknown_match_is_refused() -> None:

@@ -1,7 +1,8 @@
 """Data of a user's own: a prompt and its right answer in each row."""
 
+import json
 import reprlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -12,6 +13,8 @@ from tinyzero_trl.tasks.task import Example, Score, Task
 
 PLAIN = "plain"
 """The template that leaves a prompt as it is."""
+
+_ROLES = ("system", "user", "assistant")
 
 
 @dataclass
@@ -35,7 +38,7 @@ class PromptAnswerOptions:
 class PromptAnswer(Task):
     """Answer the prompts of your own data."""
 
-    columns: ClassVar[Mapping[str, type]] = {"prompt": str, "answer": str, "difficulty": str}
+    columns: ClassVar[Mapping[str, type]] = {"prompt": str, "conversation": list, "answer": str, "difficulty": str}
     templates: ClassVar[tuple[str, ...]] = (*prompts.TEMPLATES, PLAIN)
     options = PromptAnswerOptions
 
@@ -46,8 +49,19 @@ class PromptAnswer(Task):
         return f"{example['prompt'].rstrip()}\n\n{instruction}" if instruction else str(example["prompt"])
 
     def prompt(self, example: Example, template: str) -> str | list[prompts.Message]:
-        """The question in a frame, or by itself."""
+        """The question in a frame, or by itself; of a conversation, its messages, for the model's chat template."""
+        if earlier := example["conversation"]:
+            if template not in ("chat", PLAIN):
+                raise ValueError(
+                    f"prompt_template: {template!r} is for prompts that are text, and this one is a list of messages; "
+                    f"use chat or {PLAIN}"
+                )
+            return [*earlier[:-1], {"role": "user", "content": self.question(example)}]
         return self.question(example) if template == PLAIN else super().prompt(example, template)
+
+    def key(self, example: Example) -> Hashable:
+        """Of a conversation all its messages: two examples may differ in an earlier one."""
+        return json.dumps(example["conversation"]) if example["conversation"] else super().key(example)
 
     def score(self, completion: str, example: Example) -> Score:
         """Compare with the row's answer, as `answer_match` says."""
@@ -63,22 +77,42 @@ class PromptAnswer(Task):
         for name in ("prompt", "answer"):
             if name not in present:
                 raise ValueError(f"needs the columns prompt and answer; has {sorted(present)}")
-        return [name for name in self.columns if name in present]
+        return [name for name in ("prompt", "answer", "difficulty") if name in present]
 
     def read(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        """A row; an answer and a difficulty may be numbers.
+        """A row; its prompt is text or a list of messages, and an answer and a difficulty may be numbers.
 
         Raises:
-            ValueError: a prompt that is no text, or an answer that nothing could match.
+            ValueError: a prompt that is neither, or an answer that nothing could match.
         """
         prompt, answer, difficulty = row.get("prompt"), row.get("answer"), row.get("difficulty")
-        if not isinstance(prompt, str):
-            raise ValueError(f"prompt: {reprlib.repr(prompt)} must be text; give the question alone")
+        conversation = _messages(prompt) if isinstance(prompt, list) else []
+        if not isinstance(prompt, str | list):
+            raise ValueError(f"prompt: {reprlib.repr(prompt)} must be text or a list of messages")
         if not isinstance(answer, str | int | float) or isinstance(answer, bool):
             raise ValueError(f"answer: {reprlib.repr(answer)} must be text or a number")
         check_expected(str(answer), self.settings.answer_match)
         return {
-            "prompt": prompt,
+            "prompt": conversation[-1]["content"] if conversation else prompt,
+            "conversation": conversation,
             "answer": str(answer),
             "difficulty": "" if difficulty is None else str(difficulty),
         }
+
+
+def _messages(given: list[Any]) -> list[prompts.Message]:
+    """Messages of a conversation that the model goes on with, as TRL takes them.
+
+    Raises:
+        ValueError: not a list of messages with role and content, or the last one is not the user's.
+    """
+    for message in given:
+        role, content = (message.get(name) if isinstance(message, Mapping) else None for name in ("role", "content"))
+        if role not in _ROLES or not isinstance(content, str):
+            raise ValueError(
+                f"prompt: {reprlib.repr(message)} must be a message, with a role ({', '.join(_ROLES)}) and a content "
+                "that is text"
+            )
+    if not given or given[-1]["role"] != "user":
+        raise ValueError("prompt: a list of messages must end with one of the user's; leave the answer to the model")
+    return [{"role": message["role"], "content": message["content"]} for message in given]
