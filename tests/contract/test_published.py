@@ -165,7 +165,7 @@ def test_prompts_that_need_different_lengths() -> None:
 
 def _full_at_equal_tokens(group: RunGroup, full: RunGroup) -> float:
     """Accuracy of the full rollout after the tokens that a run group used in all, linear between evaluations."""
-    curves = {seed: accuracy_curve(run) for seed, run in full.runs.items()}
+    curves = {seed: accuracy_curve(full.runs[seed]) for seed in group.runs}
     spent = {seed: accuracy_curve(run).tokens[-1] for seed, run in group.runs.items()}
     return fmean(np.interp(spent[seed], curve.tokens, curve.accuracy) for seed, curve in curves.items())
 
