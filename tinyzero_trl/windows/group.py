@@ -3,7 +3,7 @@
 See `stopping` for the rule, `kinds` for what a group tells of its prompt, `fidelity` for what counts as gain.
 
 What a decision knows: how many completions of the group have succeeded, failed, or are unfinished; the label of the
-prompt; and what the prompt's own last visits showed. Evidence of the past counts less, for the model has changed.
+prompt; and what the prompt's own earlier visits showed. These count less, the older the less, for the model has changed.
 
 Exploration. What lies beyond a stop must stay measured. So each group is drawn at the start of a rollout with a small
 known probability; a group that is drawn goes on to the end, whatever the rule says. The probability is such that
@@ -36,7 +36,7 @@ from tinyzero_trl.windows.registry import register_policy
 from tinyzero_trl.windows.step_cost import StepCost
 from tinyzero_trl.windows.stopping import Rule, StoppingProblem, best_price
 
-_POWER_OF_THE_PAST = 0.5
+_POWER_OF_THE_PAST = 0.5  # of the last visit; its square of the one before
 _PRIOR_STEPS = 4  # what a prompt's past tells is rounded to quarters, so that prompts share a solution
 _ROLLOUTS_FOR_THE_PRICE = 8  # whose prompts stand for those of the next
 _MOST_SITUATIONS = 16
@@ -174,8 +174,8 @@ class GroupWindow(WindowPolicy[GroupConfig]):
         prior = self._kinds.prior(label)
         if not visits:
             return tuple(prior)
-        for visit in visits:
-            prior = self._kinds.posterior(prior, visit, _POWER_OF_THE_PAST)
+        for place, visit in enumerate(visits, start=1):
+            prior = self._kinds.posterior(prior, visit, _POWER_OF_THE_PAST**place)
         steps = [round(_PRIOR_STEPS * share) for share in prior]
         steps = steps if any(steps) else [int(share == max(prior)) for share in prior]
         return tuple(count / sum(steps) for count in steps)
