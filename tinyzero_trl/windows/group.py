@@ -3,7 +3,7 @@
 See `stopping` for the rule, `kinds` for what a group tells of its prompt, `fidelity` for what counts as gain.
 
 What a decision knows: how many completions of the group have succeeded, failed, or are unfinished; the label of the
-prompt; and what the prompt's own earlier visits showed. These count less, the older the less, for the model has changed.
+prompt; and what the prompt's own earlier visits showed. The older they are, the less they count: the model has changed.
 
 Exploration. What lies beyond a stop must stay measured. So each group is drawn at the start of a rollout with a small
 known probability; a group that is drawn goes on to the end, whatever the rule says. The probability is such that
