@@ -159,6 +159,18 @@ def test_a_prompt_that_comes_again_is_known_without_a_label() -> None:
     assert not of_hopeless
 
 
+def test_the_last_visit_of_a_prompt_counts_more_than_the_one_before() -> None:
+    known, groups = policy(slack=0.1, explore_share=0.0), Groups(prompts=12)
+    for _ in range(12):
+        groups.follow([known], labels=True)
+    in_vain, half_right = "0 0 4 " * 4, "0 0 4 " * 3 + "2 0 2"
+    state = known.state_dict()
+    state["prompts"] = {"learned": [half_right, in_vain], "forgotten": [in_vain, half_right]}  # the last visit first
+    known.load_state_dict(state)
+    learned, forgotten = known.go_on([GroupState(0, 64, 0, 0, SIZE, "", key) for key in ("learned", "forgotten")])
+    assert learned and not forgotten
+
+
 def test_without_the_memory_of_prompts_only_the_state_of_the_group_counts() -> None:
     known, groups = policy(slack=0.1, explore_share=0.0, prompt_memory=False), Groups(prompts=12)
     for _ in range(12):
