@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tinyzero_trl.windows import GroupState, RolloutObservation, WindowConfig, WindowPolicy, make_policy
 from tinyzero_trl.windows.group_memory import PromptPasts
-from tinyzero_trl.windows.kinds import StageCount
+from tinyzero_trl.windows.kinds import KINDS, StageCount
 
 MAXIMUM, SIZE = 512, 4
 few = settings(max_examples=20, deadline=None)
@@ -160,15 +160,24 @@ def test_a_prompt_that_comes_again_is_known_without_a_label() -> None:
 
 
 def test_the_last_visit_of_a_prompt_counts_more_than_the_one_before() -> None:
-    known, groups = policy(slack=0.1, explore_share=0.0), Groups(prompts=12)
-    for _ in range(12):
-        groups.follow([known], labels=True)
-    in_vain, half_right = "0 0 4 " * 4, "0 0 4 " * 3 + "2 0 2"
+    """Two kinds of prompts succeed late, one seldom and one often, and a visit only makes one of them likelier."""
+    known, groups = policy(), Groups()
+    groups.follow([known])
     state = known.state_dict()
+    shares = [0.5, 0.5, *[0.0] * (KINDS - 2)]
+    state["kinds"] = {
+        "success": [[0.0, 0.0, 0.0, late] for late in (0.05, 0.3, *[0.0] * (KINDS - 2))],
+        "failure": [[0.0] * 4] * KINDS,
+        "shares": shares,
+        "label_shares": {"": shares},
+    }
+    in_vain, half_right = "0 0 4 " * 4, "0 0 4 " * 3 + "2 0 2"
     state["prompts"] = {"learned": [half_right, in_vain], "forgotten": [in_vain, half_right]}  # the last visit first
-    known.load_state_dict(state)
-    learned, forgotten = known.go_on([GroupState(0, 64, 0, 0, SIZE, "", key) for key in ("learned", "forgotten")])
-    assert learned and not forgotten
+    masks = set()
+    for price in (1e-4 * 1.1**step for step in range(60)):
+        known.load_state_dict(state | {"price": price, "explore_probability": 0.0})
+        masks.add(tuple(known.go_on([GroupState(0, 64, 0, 0, SIZE, "", key) for key in ("learned", "forgotten")])))
+    assert masks == {(True, True), (True, False), (False, False)}
 
 
 def test_without_the_memory_of_prompts_only_the_state_of_the_group_counts() -> None:

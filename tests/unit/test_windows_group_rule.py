@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tinyzero_trl.windows.fidelity import Gain, advantages, explained
-from tinyzero_trl.windows.kinds import GroupRecord, PromptKinds, StageCount
+from tinyzero_trl.windows.kinds import KINDS, GroupRecord, PromptKinds, StageCount
 from tinyzero_trl.windows.step_cost import StepCost
 from tinyzero_trl.windows.stopping import StoppingProblem, best_price
 
@@ -171,6 +171,30 @@ def stopped(group: GroupRecord, generator: random.Random) -> GroupRecord:
     """A group without a success stops after the first stage, unless a coin of 1 in 8 lets it explore."""
     stops = not group.stages[0].successes and generator.random() >= 0.125
     return GroupRecord(group.label, group.stages[:1]) if stops else group
+
+
+def test_kinds_that_have_merged_are_told_apart_by_a_fit_afresh() -> None:
+    generator, groups = random.Random(0), []
+    for _ in range(100):
+        groups += [sample_group(*LATE, "late", generator), sample_group(*HOPELESS, "hopeless", generator)]
+    likelihoods, chances = [], []
+    for also_afresh in (False, True):
+        kinds = PromptKinds(len(ENDS))
+        kinds.restore(
+            {
+                "success": [[0.1] * 3] * KINDS,
+                "failure": [[0.1] * 3] * KINDS,
+                "shares": [1 / KINDS] * KINDS,
+                "label_shares": {},
+            }
+        )
+        kinds.fit(groups, [1.0] * len(groups), also_afresh=also_afresh)
+        likelihoods.append(kinds.log_likelihood(groups, [1.0] * len(groups)))
+        each = [eventual((won, lost)) for won, lost in zip(kinds.success, kinds.failure, strict=True)]
+        shares = kinds.prior("hopeless")
+        chances.append(sum(share * chance for share, chance in zip(shares, each, strict=True)))
+    assert likelihoods[1] > likelihoods[0] + 100
+    assert chances[0] > 0.1 and chances[1] < 0.02
 
 
 @pytest.mark.parametrize("some_stop", [False, True])

@@ -37,6 +37,7 @@ from tinyzero_trl.windows.step_cost import StepCost
 from tinyzero_trl.windows.stopping import Rule, StoppingProblem, best_price
 
 _POWER_OF_THE_PAST = 0.5  # of the last visit; its square of the one before
+_AFRESH_EVERY = 4  # rollouts
 _PRIOR_STEPS = 4  # what a prompt's past tells is rounded to quarters, so that prompts share a solution
 _ROLLOUTS_FOR_THE_PRICE = 8  # whose prompts stand for those of the next
 _MOST_SITUATIONS = 16
@@ -195,7 +196,7 @@ class GroupWindow(WindowPolicy[GroupConfig]):
         self._step_cost.add(observation.timings)
         if records:
             self._recent.add(record for record, _ in records)
-            self._kinds.fit(*self._recent.weighted())
+            self._kinds.fit(*self._recent.weighted(), also_afresh=self._rollouts % _AFRESH_EVERY == 0)
             self._figures = self._fate_figures(observation, records)
             self._knowledge.append([(record.label, self._pasts.of(key)) for record, key in records])
             for record, key in records:

@@ -19,7 +19,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-KINDS = 6
+KINDS = 8
 
 _KIND_SHRINKAGE = 0.5
 _LABEL_SHRINKAGE = 0.5
@@ -83,12 +83,14 @@ class PromptKinds:
         """Whether `fit` has seen a group."""
         return bool(self.shares)
 
-    def fit(self, groups: Sequence[GroupRecord], weights: Sequence[float]) -> None:
+    def fit(self, groups: Sequence[GroupRecord], weights: Sequence[float], *, also_afresh: bool = False) -> None:
         """Learn from remembered groups; a further fit starts from the last one, and so follows a slow drift.
 
         Args:
             groups: remembered groups, each followed through one stage at least.
             weights: how much each counts, in (0, 1].
+            also_afresh: also begin anew, and keep what explains the groups better. A further fit may not find its way
+                out of kinds that have merged.
         """
         if not groups:
             return
@@ -97,6 +99,17 @@ class PromptKinds:
             self._maximise(groups, weights, _sorted_into_kinds(groups))
         for _ in range(iterations):
             self._maximise(groups, weights, self._kinds_of(groups))
+        if also_afresh:
+            other = PromptKinds(self.stages)
+            other.fit(groups, weights)
+            if other.log_likelihood(groups, weights) > self.log_likelihood(groups, weights):
+                self.restore(other.state())
+
+    def log_likelihood(self, groups: Sequence[GroupRecord], weights: Sequence[float]) -> float:
+        """Of the groups under these kinds and the shares of their labels, without constants."""
+        return math.fsum(
+            weight * _log_of_sum(scores) for weight, scores in zip(weights, self._scores(groups), strict=True)
+        )
 
     def prior(self, label: str) -> list[float]:
         """Probability of each kind for a prompt of this label; of a label never seen, that of all prompts."""
@@ -145,6 +158,10 @@ class PromptKinds:
 
     def _kinds_of(self, groups: Sequence[GroupRecord]) -> list[list[float]]:
         """The expectation step: probability of each kind for each group."""
+        return [_normalised_exp(scores) for scores in self._scores(groups)]
+
+    def _scores(self, groups: Sequence[GroupRecord]) -> list[list[float]]:
+        """Logarithm of the joint probability of each kind and what was seen, for each group."""
         log_success, log_failure, log_on = self._logarithms()
         log_prior = {label: [math.log(max(share, 1e-12)) for share in self.prior(label)] for label in _labels(groups)}
         result = []
@@ -153,7 +170,7 @@ class PromptKinds:
             scores = list(log_prior[group.label])
             for kind, (won, lost, on) in enumerate(zip(log_success, log_failure, log_on, strict=True)):
                 scores[kind] += sum(s * won[k] + f * lost[k] + u * on[k] for k, s, f, u in events)
-            result.append(_normalised_exp(scores))
+            result.append(scores)
         return result
 
     def _logarithms(self) -> tuple[list[list[float]], list[list[float]], list[list[float]]]:
@@ -228,6 +245,11 @@ def _log(value: float) -> float:
 
 def _logs(rows: Iterable[Iterable[float]]) -> list[list[float]]:
     return [[_log(value) for value in row] for row in rows]
+
+
+def _log_of_sum(scores: Sequence[float]) -> float:
+    highest = max(scores)
+    return highest + math.log(math.fsum(math.exp(score - highest) for score in scores))
 
 
 def _normalised_exp(scores: Sequence[float]) -> list[float]:
