@@ -50,13 +50,13 @@ class PromptAnswer(Task):
 
     def prompt(self, example: Example, template: str) -> str | list[prompts.Message]:
         """The question in a frame, or by itself; of a conversation, its messages, for the model's chat template."""
-        if earlier := example["conversation"]:
+        if conversation := example["conversation"]:
             if template not in ("chat", PLAIN):
                 raise ValueError(
                     f"prompt_template: {template!r} is for prompts that are text, and this one is a list of messages; "
                     f"use chat or {PLAIN}"
                 )
-            return [*earlier[:-1], {"role": "user", "content": self.question(example)}]
+            return [*conversation[:-1], {"role": "user", "content": self.question(example)}]
         return self.question(example) if template == PLAIN else super().prompt(example, template)
 
     def key(self, example: Example) -> Hashable:

@@ -163,8 +163,7 @@ class AdaptiveGRPOTrainer(GRPOTrainer):
     def _prepare_inputs(self, generation_batch: Any) -> dict[str, Any]:
         """The next micro-batch; a new rollout is dealt out anew among its micro-batches."""
         before = trl_internals.rollout_buffer(self)
-        with trl_internals.unchanged_checkpointing(self.model):
-            inputs = super()._prepare_inputs(generation_batch)
+        inputs = super()._prepare_inputs(generation_batch)
         rollout = trl_internals.rollout_buffer(self)
         if rollout is None or rollout is before:
             return inputs
@@ -172,13 +171,14 @@ class AdaptiveGRPOTrainer(GRPOTrainer):
         return trl_internals.replace_rollout_buffer(self, dealt)
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        generate = trl_internals.unchanged_checkpointing(self.model)(super()._generate_and_score_completions)
         if not self.model.training:
-            output = super()._generate_and_score_completions(self.evaluator.without_numbers(inputs))
+            output = generate(self.evaluator.without_numbers(inputs))
             self.evaluator.add(inputs, self._scored)
             return output
         window, started_at = self.window_callback.window, time.perf_counter()
         with self.limiter.at(window), self.groups.decide(self.window_callback.policy, inputs):
-            output = super()._generate_and_score_completions(inputs)
+            output = generate(inputs)
         duration_s, prompts = time.perf_counter() - started_at, output["prompt_mask"].sum(1)
         rollout = gather_rollout(self, self._scored, prompts, window=window, duration_s=duration_s)
         fire(self, "on_rollout_end", rollout=rollout)

@@ -125,7 +125,7 @@ class PromptKinds:
         """
         seen = tuple(seen)
         scores = [
-            math.log(max(share, 1e-12)) + power * _log_likelihood(seen, success, failure)
+            _log(share) + power * _log_likelihood(seen, success, failure)
             for share, success, failure in zip(prior, self.success, self.failure, strict=True)
         ]
         return _normalised_exp(scores)
@@ -163,7 +163,7 @@ class PromptKinds:
     def _scores(self, groups: Sequence[GroupRecord]) -> list[list[float]]:
         """Logarithm of the joint probability of each kind and what was seen, for each group."""
         log_success, log_failure, log_on = self._logarithms()
-        log_prior = {label: [math.log(max(share, 1e-12)) for share in self.prior(label)] for label in _labels(groups)}
+        log_prior = {label: [_log(share) for share in self.prior(label)] for label in _labels(groups)}
         result = []
         for group in groups:
             events = [(stage, *count) for stage, count in enumerate(group.stages)]

@@ -30,15 +30,19 @@ def check_evaluation_batch(config: Any) -> None:
     Raises:
         ValueError: they are not.
     """
-    rows, group = config.per_device_eval_batch_size, config.num_generations_eval or config.num_generations
-    if rows * config.world_size % group:
-        raise ValueError(_evaluation_batch(config))
+    rows, group, _ = _evaluation_batch(config)
+    if rows % group:
+        raise ValueError(_no_whole_groups(config))
 
 
-def _evaluation_batch(config: Any) -> str:
-    rows = config.per_device_eval_batch_size * config.world_size
-    group = config.num_generations_eval or config.num_generations
+def _evaluation_batch(config: Any) -> tuple[int, int, str]:
+    """Its completions over all processes, those of a group, and the field that says the latter."""
     name = "num_generations_eval" if config.num_generations_eval else "num_generations"
+    return config.per_device_eval_batch_size * config.world_size, getattr(config, name), name
+
+
+def _no_whole_groups(config: Any) -> str:
+    rows, group, name = _evaluation_batch(config)
     return (
         f"{name}: {group} does not divide the {rows} completions of an evaluation batch; give a divisor such as "
         f"{_divisor(rows, group)}, or change per_device_eval_batch_size"
@@ -53,7 +57,7 @@ def _explained(config: Any, reason: str) -> str:
             f"give a divisor such as {_divisor(rows, group)}, or change per_device_train_batch_size"
         )
     if reason.startswith("The global eval batch size"):
-        return _evaluation_batch(config)
+        return _no_whole_groups(config)
     if reason.startswith("generation_batch_size"):
         per_step = config.per_device_train_batch_size * config.world_size
         return (
