@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from tests.support.training import train, write_recipe
+from tests.support.wandb_files import history
 from tinyzero_trl.runs.earlier import EARLIER
 from tinyzero_trl.runs.records import read_run
 from tinyzero_trl.training.step_figures import StepFigures
@@ -103,29 +104,8 @@ def test_wandb_gets_a_run_of_its_own_after_a_kill(tmp_path: Path) -> None:
     (tmp_path / "wandb_data").mkdir()
     killed_and_resumed(tmp_path, "wandb", environment, run_name="mine")
     files = sorted((tmp_path / "wandb_data").rglob("*.wandb"))
-    steps = [[line["train/global_step"] for line in wandb_history(file) if OURS in line] for file in files]
+    steps = [[line["train/global_step"] for line in history(file) if OURS in line] for file in files]
     assert_a_run_each(steps)
-
-
-def wandb_history(file: Path) -> list[dict[str, Any]]:
-    """What a W&B run was given to log: its file is a log of LevelDB, whose records are W&B's own messages."""
-    from wandb.proto.wandb_internal_pb2 import Record
-
-    data, position, message, lines = file.read_bytes(), 7, b"", []
-    while position + 7 <= len(data):
-        if (left := 32768 - position % 32768) < 7:  # no record begins in the last bytes of a block
-            position += left
-            continue
-        size, kind = int.from_bytes(data[position + 4 : position + 6], "little"), data[position + 6]
-        message += data[position + 7 : position + 7 + size]
-        position += 7 + size
-        if kind in (1, 4):  # the whole message, or its last part
-            record = Record()
-            record.ParseFromString(message)
-            message = b""
-            items = record.history.item
-            lines.append({item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in items})
-    return lines
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from transformers import TrainerControl, TrainerState
 from tinyzero_trl.metrics import describe, evaluation_metrics, rollout_metrics
 from tinyzero_trl.training.callbacks.events import Evaluation, Rollout, SavedInCheckpoints
 from tinyzero_trl.training.callbacks.records import RecordsCallback
+from tinyzero_trl.training.callbacks.trackers import wandb_chart
 from tinyzero_trl.training.callbacks.window import AdaptiveWindowCallback
 from tinyzero_trl.windows import RolloutObservation, WindowConfig
 
@@ -116,6 +117,14 @@ def test_an_evaluation_leaves_a_line_and_takes_no_training_time(tmp_path: Path) 
     assert (last["eval/acc"], last["eval/truncated_frac"], last["eval/3_acc"]) == (0.5, 0.5, 0.5)
     # The two evaluations claim a thousand seconds each, which did not pass here.
     assert -2001 < last["time/elapsed_s"] < -1999
+
+
+def test_wandb_draws_the_figures_of_each_evaluation_set_over_tokens() -> None:
+    over_tokens = {"step_metric": "tokens/response_cumulative"}
+    for name in ("eval/acc", "eval_easy/acc", "eval_my-set/acc"):
+        assert wandb_chart(name) == {**over_tokens, "summary": "last,max"}
+    assert wandb_chart("eval_easy/reward") == over_tokens
+    assert wandb_chart("evaluations/acc") == wandb_chart("completion/truncated_frac") == {}
 
 
 def test_samples_are_kept_under_the_step_that_they_belong_to(tmp_path: Path) -> None:

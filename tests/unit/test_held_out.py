@@ -7,6 +7,7 @@ import pytest
 import torch
 from datasets import Dataset
 
+from tinyzero_trl.metrics import describe
 from tinyzero_trl.training.held_out import HeldOutEvaluator
 from tinyzero_trl.training.scoring import gather_rollout, score_rows
 
@@ -103,6 +104,7 @@ def test_each_of_several_sets_has_figures_of_its_own_and_all_of_them_together() 
         **{"eval_hard/acc": 0.25, "eval_hard/n": 4, "eval_hard/problems": 2},
     }
     assert metrics["eval_hard_runtime"] == 0.1
+    assert [name for name in evaluation.figures if describe(name) is None] == [], "every logged name is documented"
 
 
 def test_an_evaluation_under_a_name_of_the_users_is_none_of_the_run() -> None:

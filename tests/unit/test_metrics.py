@@ -275,6 +275,14 @@ def test_every_computed_name_is_registered_with_unit_formula_and_meaning():
     assert describe("loss") is None
 
 
+def test_the_figures_of_one_of_several_evaluation_sets_are_those_of_all():
+    for name in (each for each in METRICS if each.startswith("eval/")):
+        assert describe(name.replace("eval/", "eval_my-set/")) is METRICS[name]
+    assert describe("eval_my-set/3_acc") is METRICS["eval/{label}_acc"]
+    for of_trl in ("eval_completions/mean_length", "eval_my-set_completions/mean_length", "eval_my-set_reward"):
+        assert describe(of_trl) is None
+
+
 @pytest.mark.parametrize("strategy", ["fixed", "phased", "cosine", "success", "signal"])
 def test_every_figure_of_a_policy_is_registered(strategy):
     options = {"phased": {"phases": ((5, 40),)}, "cosine": {"total_steps": 10}}.get(strategy, {})

@@ -244,7 +244,11 @@ METRICS: dict[str, Metric] = {
 
 
 def describe(name: str) -> Metric | None:
-    """The registry's entry for a logged name such as `difficulty/3_acc`; None for a name that is not ours."""
+    """The registry's entry for a logged name such as `difficulty/3_acc`; None for a name that is not ours.
+
+    Each of several evaluation sets has the figures of `eval/` under `eval_NAME/`; `eval_completions/` is TRL's.
+    """
+    name = re.sub(r"^eval_[^/]+(?<!completions)/", "eval/", name)
     if name in METRICS:
         return METRICS[name]
     return METRICS.get(re.sub(r"^(difficulty|eval)/.+_(acc|count)$", r"\1/{label}_\2", name))

@@ -142,7 +142,7 @@ class RecordsCallback(SavedInCheckpoints):
         figures = self.step_figures.take(self._grad_norm) if self.step_figures else {}
         if self._records:
             self._records.append_metrics(state.global_step, self._clock.wall_s, {**figures, **self._line})
-            self.trackers.log(self._line, state.global_step)
+            self.trackers.log(self._line, state.global_step, self.totals.response_tokens)
 
     def on_log(
         self,
@@ -174,7 +174,7 @@ class RecordsCallback(SavedInCheckpoints):
             figures = {**evaluation.figures, "time/elapsed_s": self._clock.elapsed_s}
             self._records.append_eval(state.global_step, self._clock.wall_s, self.totals.response_tokens, figures)
             self._records.append_completions(state.global_step, evaluation.samples)
-            self.trackers.log(evaluation.figures, state.global_step)
+            self.trackers.log(evaluation.figures, state.global_step, self.totals.response_tokens)
 
     def state_dict(self) -> dict[str, Any]:
         """Totals and clock."""

@@ -10,7 +10,8 @@ What the records of a run forget, trackers forget. A run that is killed and cont
 - W&B: the same, unless WANDB_RUN_ID asks for one run; steps that are trained twice then stand in it twice.
 """
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,10 @@ from transformers import Trainer, TrainerControl, TrainerState, TrainingArgument
 from transformers.integrations import TensorBoardCallback, TrackioCallback
 
 TENSORBOARD_FOLDER = "tensorboard"
+_STEP = "train/global_step"
+_TOKENS = "tokens/response_cumulative"
+# W&B's table of runs has their mean too. A definition takes the place of the one for "*", so it names the step again.
+_COSTS_OF_A_STEP = ("tokens/response_total", "adaptive_window/current_window")
 
 
 class Trackers:
@@ -30,6 +35,7 @@ class Trackers:
     def __init__(self, report_to: str | Sequence[str] | None) -> None:
         self._names = [report_to] if isinstance(report_to, str) else list(report_to or [])
         self._tensorboard: _TensorBoardOfRun | None = None
+        self._charted: set[tuple[str, str]] = set()  # W&B's id of a run, and a figure whose chart the run knows
 
     def take_over(self, trainer: Trainer) -> None:
         """Put callbacks that forget in place of those of Transformers, where the trainer has these."""
@@ -39,13 +45,14 @@ class Trackers:
         if trainer.pop_callback(TrackioCallback) is not None:
             trainer.add_callback(_TrackioRunPerStart())
 
-    def log(self, figures: Mapping[str, float], step: int) -> None:
-        """Log `figures` at optimizer step `step`."""
-        row = {**figures, "train/global_step": step}
+    def log(self, figures: Mapping[str, float], step: int, tokens: int) -> None:
+        """Log `figures` at optimizer step `step`, after `tokens` rollout tokens of the run."""
+        row = {**figures, _TOKENS: tokens, _STEP: step}
         if "wandb" in self._names:
             import wandb
 
             if wandb.run is not None:
+                self._define_charts(wandb.run, row)
                 wandb.log(row)
         if "trackio" in self._names:
             import trackio
@@ -54,6 +61,25 @@ class Trackers:
                 trackio.log(row)
         if self._tensorboard is not None:
             self._tensorboard.write(figures, step)
+
+    def _define_charts(self, run: Any, names: Iterable[str]) -> None:
+        """Tell a W&B run what to draw figures over, where it is not the step that Transformers sets for all of them."""
+        for name in names:
+            if (run.id, name) not in self._charted:
+                self._charted.add((run.id, name))
+                if chart := wandb_chart(name):
+                    run.define_metric(name, **chart)
+
+
+def wandb_chart(name: str) -> dict[str, str]:
+    """What W&B's `define_metric` is given for a figure; nothing where the defaults of Transformers fit.
+
+    Held-out figures, those of several evaluation sets too, are drawn over the rollout tokens that they cost, so that
+    runs with different windows compare; accuracy has its last and its best value in the table of runs.
+    """
+    if re.match(r"eval(_[^/]+)?/", name):
+        return {"step_metric": _TOKENS} | ({"summary": "last,max"} if name.endswith("/acc") else {})
+    return {"step_metric": _STEP, "summary": "last,mean"} if name in _COSTS_OF_A_STEP else {}
 
 
 class _TensorBoardOfRun(TensorBoardCallback):
