@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 from markupsafe import escape
 
-from tests.support.browser import BROWSER, WITHOUT, dump
+from tests.support.browser import BROWSER, WITHOUT, dump, what_does_not_fit
+from tests.support.synthetic_runs import train
 from tinyzero_trl.runs.records import RunRecords
 from tinyzero_trl.runs.report import write_report
 
@@ -64,3 +65,21 @@ def test_what_a_model_wrote_is_shown_by_a_browser_and_not_run(tmp_path: Path) ->
     assert "<img" not in shown
     assert f"&lt;script&gt;{OWN}&lt;/script&gt;" in shown
     assert '<div class="controls">' in shown, "the page's own script runs: it shows the filters"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(BROWSER is None, reason=WITHOUT)
+def test_no_page_is_wider_than_a_phone_or_a_desktop(tmp_path: Path) -> None:
+    long = "a_recipe_with_a_name_that_is_longer_than_a_line_of_a_phone_and_has_no_space_in_it"
+    runs = {
+        "one": [train(tmp_path / "a", recipe="full")],
+        "grid": [
+            train(tmp_path / f"{recipe}{seed}", recipe=recipe, seed=seed, window_min=4 + len(recipe))
+            for recipe in ("full", "bold", long)
+            for seed in (0, 1)
+        ],
+        "unfinished": [train(tmp_path / "b", recipe=long, finished=False)],
+    }
+    pages = [write_report(each, tmp_path / "pages" / name) for name, each in runs.items()]
+    pages.append(write_hostile_report(tmp_path / "pages"))
+    assert what_does_not_fit(tmp_path / "pages", pages, tmp_path / "profile", scripts=True) == []

@@ -1,11 +1,8 @@
 """The built documentation site: no warning, no dead link, and no page that is wider than a phone or a desktop."""
 
-import json
-import re
 import subprocess
 import sys
 from functools import cache
-from html import unescape
 from html.parser import HTMLParser
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,32 +10,13 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
-from tests.support.browser import BROWSER, WITHOUT, dump
+from tests.support.browser import BROWSER, WITHOUT, what_does_not_fit
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(find_spec("mkdocs") is None, reason="MkDocs is not installed: `make docs` runs this"),
 ]
 ROOT = Path(__file__).parents[2]
-PHONE, DESKTOP = 390, 1280  # CSS pixels
-
-# Each page in a frame of each width, without its scripts, which change no layout. What sticks out is named.
-MEASURE = """<!doctype html><meta charset="utf-8"><pre id="found"></pre>{frames}<script>
-addEventListener("load", () => {{
-  const found = [];
-  for (const frame of document.querySelectorAll("iframe")) {{
-    const page = frame.contentDocument, name = frame.width + " px: " + frame.getAttribute("src");
-    if (page.documentElement.scrollWidth > frame.clientWidth) {{
-      const wide = [...page.body.querySelectorAll("*")].filter(
-        each => each.getBoundingClientRect().right > frame.clientWidth + 1);
-      found.push(name + " is too wide: " + wide.slice(0, 3).map(each => each.outerHTML.slice(0, 80)).join(" "));
-    }}
-    for (const picture of page.images)
-      if (!picture.naturalWidth) found.push(name + " lacks " + picture.getAttribute("src"));
-  }}
-  document.getElementById("found").textContent = JSON.stringify(found);
-}});
-</script>"""
 
 
 class _Page(HTMLParser):
@@ -88,21 +66,6 @@ def leads_nowhere(link: str, page: Path) -> bool:
 
 def dead_links(page: Path) -> list[str]:
     return sorted(link for link in parsed(page.resolve()).links if leads_nowhere(link, page))
-
-
-def what_does_not_fit(folder: Path, files: list[Path], profile: Path) -> list[str]:
-    frames = "".join(
-        f'<iframe sandbox="allow-same-origin" width="{width}" height="60" style="border: 0" '
-        f'src="{file.relative_to(folder).as_posix()}"></iframe>\n'
-        for width in (PHONE, DESKTOP)
-        for file in files
-    )
-    measuring = folder / "measure.html"
-    measuring.write_text(MEASURE.format(frames=frames), encoding="utf-8")
-    shown = dump(measuring, profile, "--allow-file-access-from-files", timeout_s=900)
-    found = re.search(r'(?s)<pre id="found">(.+?)</pre>', shown)
-    assert found, "the frames were not measured"
-    return json.loads(unescape(found[1]))
 
 
 def test_no_link_of_the_site_is_dead(site: Path) -> None:
