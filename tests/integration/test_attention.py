@@ -10,6 +10,7 @@ from transformers.cache_utils import DynamicLayer
 from tests.support.tiny_models import build_model, build_tokenizer
 from tinyzero_trl.generation.cache import (
     GROUPED_DECODING,
+    PADDED_DECODING,
     PREALLOCATED_TOKENS,
     PreallocatedLayer,
     decoding_attention,
@@ -81,7 +82,7 @@ def test_a_step_repeats_no_shared_keys_and_gives_the_logits_of_sdpa(
         model(input_ids=prompt, attention_mask=mask[:, :4], past_key_values=cache)
         repeated.clear()
         if isinstance(cache.layers[0], PreallocatedLayer):
-            with decoding_attention(model):
+            with decoding_attention(model, padded=True):
                 logits.append(model(input_ids=token, attention_mask=mask, past_key_values=cache).logits)
             assert not repeated
         else:
@@ -101,3 +102,8 @@ def test_sdpa_alone_is_replaced_and_comes_back(model: Any) -> None:
         compacting_generate(model, **inputs, generation_config=config)
         assert model.config._attn_implementation == attention
     assert set(attentions) == {GROUPED_DECODING, "eager"}
+    attentions.clear()
+    model.set_attn_implementation("sdpa")
+    inputs["attention_mask"][0, 0] = 0
+    compacting_generate(model, **inputs, generation_config=config)
+    assert set(attentions) == {PADDED_DECODING}

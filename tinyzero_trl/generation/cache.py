@@ -4,6 +4,8 @@ For every token, Transformers copies the whole cache twice: to append the token'
 heads share them (GQA) and rows are padded, to repeat them for every query head. With hundreds of long rows these copies
 are most of a rollout. Here the cache is preallocated and appends in place, and the query heads of a group stand where
 query positions do: a decoding step has one position, so their attention is the same computation, up to its rounding.
+
+For every token, Transformers also reads back from the device whether a row is padded. Here it is told so once.
 """
 
 from collections.abc import Iterator
@@ -19,10 +21,24 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 GROUPED_DECODING = "sdpa_grouped_decoding"
-"""The name of `grouped_decoding` among Transformers' attention implementations."""
+"""The name of `grouped_decoding` among Transformers' attention implementations, for a batch without padding."""
+
+PADDED_DECODING = "sdpa_grouped_decoding_padded"
+"""The same for a batch with padding: the implementations differ in the mask that Transformers makes for them."""
 
 PREALLOCATED_TOKENS = 128
 """Tokens for which a cache allocates memory at a time."""
+
+
+class PreallocatedCache(DynamicCache):
+    """A dynamic cache from which `generate` takes no token back.
+
+    On Apple's GPUs `generate` looks a token late whether to stop, and then drops this token. Rows that end by it would
+    be taken for finished, and rows with seeds of their own would lose a random number. It does so where it can crop the
+    cache that it returns, and so not with this one.
+    """
+
+    is_croppable = False
 
 
 class PreallocatedLayer(DynamicLayer):
@@ -61,9 +77,9 @@ def _preallocated(old: Tensor, new: Tensor, tokens: int) -> Tensor:
     return memory
 
 
-def preallocated_cache(model: Any) -> DynamicCache:
+def preallocated_cache(model: Any) -> PreallocatedCache:
     """The cache that `generate` would make for `model`, with preallocated layers in place of plain dynamic ones."""
-    cache = DynamicCache(config=model.config)
+    cache = PreallocatedCache(config=model.config)
     cache.layers = [PreallocatedLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
     return cache
 
@@ -101,17 +117,33 @@ def grouped_decoding(
     return attended.reshape(batch, 1, heads, width), None
 
 
-AttentionInterface.register(GROUPED_DECODING, grouped_decoding)
-AttentionMaskInterface.register(GROUPED_DECODING, sdpa_mask)
+def _mask_of_unpadded(**arguments: Any) -> Tensor | None:
+    """Transformers' mask for SDPA, from no padding: whether there is some need not be read from the device."""
+    return sdpa_mask(**arguments | {"attention_mask": None})
+
+
+def _mask_of_padded(**arguments: Any) -> Tensor | None:
+    """Transformers' mask for SDPA, made without reading from the device whether it can be left out."""
+    return sdpa_mask(**arguments | {"allow_is_causal_skip": False})
+
+
+for _name, _mask in ((GROUPED_DECODING, _mask_of_unpadded), (PADDED_DECODING, _mask_of_padded)):
+    AttentionInterface.register(_name, grouped_decoding)
+    AttentionMaskInterface.register(_name, _mask)
 
 
 @contextmanager
-def decoding_attention(model: Any) -> Iterator[None]:
-    """Within it, `model` attends by `grouped_decoding` if it attends by Transformers' SDPA outside."""
+def decoding_attention(model: Any, *, padded: bool) -> Iterator[None]:
+    """Within it, `model` attends by `grouped_decoding` if it attends by Transformers' SDPA outside.
+
+    Args:
+        model: a causal language model of Transformers.
+        padded: whether any row of its passes is padded. The mask depends on it alone.
+    """
     if model.config._attn_implementation != "sdpa":
         yield
         return
-    model.set_attn_implementation(GROUPED_DECODING)
+    model.set_attn_implementation(PADDED_DECODING if padded else GROUPED_DECODING)
     try:
         yield
     finally:

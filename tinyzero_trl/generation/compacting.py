@@ -115,13 +115,16 @@ class Generation:
         self._attention_mask = torch.cat([self._attention_mask[left], written], dim=1)
         self._input_ids, self._rows = self._input_ids[left], self._rows[left]
 
+    def _is_padded(self) -> bool:
+        return not bool(self._attention_mask.all())
+
     def _call_generate(self, end: int) -> Tensor:
         """Let the rows of the batch grow up to `end`; returns where each has ended, 0 where it has not, (rows,)."""
         finished = _Finished(self._ends, self._row_ends, None if self._cache is None else FINISHED_FRAC_OF_A_CALL)
         config = copy.deepcopy(self._config)
         config.update(max_new_tokens=end - self._input_ids.size(1), return_dict_in_generate=True)
         arguments: dict[str, Any] = {} if self._cache is None else {_CACHE: self._cache}
-        with nullcontext() if self._cache is None else decoding_attention(self._model):
+        with nullcontext() if self._cache is None else decoding_attention(self._model, padded=self._is_padded()):
             result = type(self._model).generate(
                 self._model,
                 input_ids=self._input_ids,
