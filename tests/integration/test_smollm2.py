@@ -174,6 +174,17 @@ def test_an_adapter_of_the_file_trains_and_is_evaluated(file: Path, tmp_path: Pa
     assert main(["eval", "--model", str(folder), "--data", "generate", "--out", str(tmp_path / "evaluation")]) == 0
 
 
+@pytest.mark.vllm
+def test_colocated_vllm_samples_what_the_policy_would(file: Path, tmp_path: Path) -> None:
+    """Engine and policy agree on every sampled token of each rollout, also after the weights have moved."""
+    engine = {"use_vllm": True, "vllm_mode": "colocate", "vllm_max_model_length": 128, "max_steps": 3}
+    train(file, tmp_path / "run", window_strategy="group", **WINDOWS["group"], **engine)
+    lines = read_run(tmp_path / "run").metrics
+    assert [line["step"] for line in lines] == [1, 2, 3]
+    assert any(line["group/zero_variance_frac"] < 1 for line in lines[:-1]), "no step changed a weight"
+    assert max(line["sampling/sampling_logp_difference/max"] for line in lines) < 1e-3
+
+
 @pytest.mark.parametrize("loss_type", ["dr_grpo", "dapo"])
 def test_the_gradient_is_that_of_stock_trl(loss_type: str, model: Path) -> None:
     """One step of plain gradient descent with rate 1: what the weights moved by is the gradient."""
