@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import transformers.trainer
+from transformers import Qwen2Config
 
 from tinyzero_trl.models.loading import SAFE
 from tinyzero_trl.training.config import AdaptiveGRPOConfig
@@ -85,7 +86,7 @@ def test_a_recipe_cannot_turn_the_safe_settings_off(tmp_path: Path) -> None:
     given = {"use_safetensors": False, "trust_remote_code": False}
     config = AdaptiveGRPOConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False, model_init_kwargs=given)
     model: Any = SimpleNamespace(dtype="float32", attn_implementation=None, model_revision="main")
-    settings = model_init_kwargs(model, config)
+    settings = model_init_kwargs(model, config, Qwen2Config())
     assert {name: settings[name] for name in SAFE} == SAFE == {"trust_remote_code": False, "use_safetensors": True}
 
 

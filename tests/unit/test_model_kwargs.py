@@ -4,10 +4,13 @@ import logging
 from pathlib import Path
 
 import pytest
+from transformers import Qwen2Config
 from trl import ModelConfig
 
 from tinyzero_trl.training import model_kwargs
 from tinyzero_trl.training.config import AdaptiveGRPOConfig
+
+QWEN = Qwen2Config()
 
 
 @pytest.fixture
@@ -23,7 +26,7 @@ def attention(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
         model = ModelConfig("model", dtype="float32" if dtype == "mixed" else dtype, attn_implementation=asked)
         caplog.clear()
         with caplog.at_level(logging.INFO, logger="tinyzero_trl.training.model_kwargs"):
-            chosen = model_kwargs.model_init_kwargs(model, training)["attn_implementation"]
+            chosen = model_kwargs.model_init_kwargs(model, training, QWEN)["attn_implementation"]
         lines = [each for each in caplog.messages if each.startswith("attention: ")]
         assert len(lines) <= 1
         return chosen, lines[0] if lines else None
@@ -54,11 +57,11 @@ def test_weights_that_would_not_move_are_warned_of(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
     training = AdaptiveGRPOConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False, learning_rate=1e-6)
-    model_kwargs.model_init_kwargs(ModelConfig("model", dtype="bfloat16"), training)
+    model_kwargs.model_init_kwargs(ModelConfig("model", dtype="bfloat16"), training, QWEN)
     assert "learning_rate: 1e-06 is lost in bfloat16 weights" in caplog.text
     caplog.clear()
-    model_kwargs.model_init_kwargs(ModelConfig("model", dtype="float32"), training)
-    model_kwargs.model_init_kwargs(ModelConfig("model", dtype="bfloat16", use_peft=True), training)
+    model_kwargs.model_init_kwargs(ModelConfig("model", dtype="float32"), training, QWEN)
+    model_kwargs.model_init_kwargs(ModelConfig("model", dtype="bfloat16", use_peft=True), training, QWEN)
     monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
-    model_kwargs.model_init_kwargs(ModelConfig("model", dtype="bfloat16"), training)
+    model_kwargs.model_init_kwargs(ModelConfig("model", dtype="bfloat16"), training, QWEN)
     assert "is lost" not in caplog.text

@@ -17,6 +17,7 @@ from transformers.utils import logging as transformers_logging
 
 from tinyzero_trl.models import gguf
 from tinyzero_trl.models.adapters import base_of_adapter
+from tinyzero_trl.models.softcap import attention_with_softcap
 
 SAFE: dict[str, Any] = {"trust_remote_code": False, "use_safetensors": True}
 """What every `from_pretrained` of weights is called with: a model folder is data, and no program."""
@@ -52,7 +53,7 @@ def load_model(path: str) -> Any:
             base or path,
             **SAFE,
             dtype=default_dtype(),
-            attn_implementation="flash_attention_2" if flash else None,
+            attn_implementation=attention_with_softcap(load_model_config(path), "flash_attention_2" if flash else None),
         )
         if base is not None:
             load(model.load_adapter, path)

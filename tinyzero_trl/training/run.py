@@ -11,7 +11,7 @@ from transformers import TrainerCallback
 from trl import ModelConfig, get_peft_config
 
 from tinyzero_trl.models.adapters import base_of_adapter
-from tinyzero_trl.models.loading import load_trainable_adapter
+from tinyzero_trl.models.loading import load_model_config, load_trainable_adapter
 from tinyzero_trl.models.names import resolve_model
 from tinyzero_trl.runs.checkpoints import checkpoint_to_resume, is_last
 from tinyzero_trl.runs.earlier import set_aside
@@ -55,7 +55,8 @@ def build_trainer(
     train, held_out = load_problems(task)
     tokenizer = check_run(path, training, model, train, held_out)
     _say_where_it_continues(task, training, model)
-    loading, is_adapter = model_init_kwargs(model, training), base_of_adapter(path) is not None
+    config = load_model_config(path, revision=model.model_revision)
+    loading, is_adapter = model_init_kwargs(model, training, config), base_of_adapter(path) is not None
     training.model_init_kwargs = None if is_adapter else loading  # TRL warns of those it has no use for
     return AdaptiveGRPOTrainer(
         load_trainable_adapter(path, **loading) if is_adapter else path,

@@ -5,6 +5,7 @@ import logging
 import torch
 from trl import GRPOTrainer
 
+from tinyzero_trl.models.softcap import check_softcap
 from tinyzero_trl.models.varlen import HALF, TORCH_VARLEN, why_no_varlen
 from tinyzero_trl.training.loss.traits import can_pack_rows
 from tinyzero_trl.training.trl_internals import attention_of
@@ -23,9 +24,13 @@ def attend_without_padding(trainer: GRPOTrainer, wanted: bool | None) -> None:
     Args:
         trainer: whose `__init__` of TRL has run.
         wanted: the field `padding_free`.
+
+    Raises:
+        ValueError: policy or rollouts would leave out the model's softcap.
     """
     models = [trainer.accelerator.unwrap_model(model) for model in (trainer.model, trainer.ref_model) if model]
     config, device = models[0].config, trainer.accelerator.device
+    check_softcap(config, attention_of(config), continuous_batching=trainer.use_transformers_continuous_batching)
     if wanted is False or attention_of(config) != "sdpa" or not can_pack_rows(trainer):
         return
     weights: torch.dtype = next(models[0].parameters()).dtype

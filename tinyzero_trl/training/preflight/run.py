@@ -14,6 +14,7 @@ from tinyzero_trl.models.loading import (
     load_model_config,
     load_tokenizer,
 )
+from tinyzero_trl.models.softcap import check_softcap
 from tinyzero_trl.runs.checkpoints import checkpoint_to_resume
 from tinyzero_trl.training.config import AdaptiveGRPOConfig
 from tinyzero_trl.training.preflight.explained import check_evaluation_batch
@@ -48,6 +49,8 @@ def check_run(
     check_offload(training)
     check_vllm_sampling(training)
     config = load_model_config(path, revision=model.model_revision)
+    asked, by_batches = model.attn_implementation or "", training.use_transformers_continuous_batching
+    check_softcap(config, asked, continuous_batching=by_batches)
     tokenizer: PreTrainedTokenizerBase = load_tokenizer(path, revision=model.model_revision, padding_side="left")
     give_end_token(tokenizer, load_generation_config(path, revision=model.model_revision))
     if checkpoint := checkpoint_to_resume(training.resume, str(training.output_dir)):
