@@ -10,9 +10,12 @@ from typing import Any
 
 
 def table(result: dict[str, Any]) -> str:
-    """One row for each part that was measured or tried."""
+    """One row for each part that was measured or tried, and which engine follows from them."""
     rows = [f"| {result['card']} | figures |", "| --- | --- |"]
     rows += [f"| {name} | {figures(name, found, result['parts'])} |" for name, found in result["parts"].items()]
+    if advice := result.get("engine"):
+        times = ", ".join(f"{load} {ratio:.2f} x" for load, ratio in advice["continuous_over_ours"].items())
+        rows.append(f"| continuous batching over ours | {times}; without vLLM: {advice['without_vllm']} |")
     return "\n".join(rows)
 
 
@@ -27,9 +30,12 @@ def figures(name: str, found: dict[str, Any], parts: dict[str, Any]) -> str:
     if kind == "training":
         accuracy = " -> ".join(f"{100 * value:.1f} %" for value in found["accuracy"])
         windows = " ".join(f"{window:.0f}" for window in found["windows"])
-        return f"{found['seconds']:.0f} s, accuracy {accuracy}, windows {windows}"
+        speed = f"{found['tokens_per_s']:,.0f} tokens/s"
+        return f"{found['seconds']:.0f} s, {speed} in rollouts, accuracy {accuracy}, windows {windows}"
     if kind == "sampling":
         return f"{found['tokens_per_s']:,.0f} tokens/s"
+    if kind == "synchronisations":
+        return f"{found['ours_per_token']:.2f} for a token, {found['generate_per_token']:.2f} with `generate`"
     if kind == "handover":
         gaps = found["gaps"]
         return f"largest gap of a log-probability {max(each['after'] for each in gaps):.2g}, " + (

@@ -1,27 +1,34 @@
 """`countdown_tiny` for a few steps: windows move, evaluation is at full length, and what it costs."""
 
 import argparse
+import json
 import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from rollout_engines import MEMORY_SHARE
+
 from gpu.part import Size, SkippedError, device, now, run_part
 from tinyzero_trl.commands import train
 from tinyzero_trl.runs.records import read_run
 
-ENGINES = ("transformers", "vllm")
+ENGINES = ("transformers", "continuous", "vllm")
 
 
 def measure(args: argparse.Namespace, size: Size) -> dict[str, Any]:
-    """Windows, lengths, accuracy and seconds from the records of the run."""
+    """Windows, lengths, accuracy and seconds from the records of the run; the first rollout warms up."""
     if args.engine == "vllm" and find_spec("vllm") is None:
         raise SkippedError("vLLM is not installed")
     if args.engine == "vllm" and device().type != "cuda":
         raise SkippedError("vLLM on a CPU is run by the tests")
     folder = Path(tempfile.mkdtemp(prefix="gpu-check-"))
-    fields = {**size.train, "output_dir": folder, "report_to": "none", "engine": args.engine, "save_strategy": "no"}
+    fields = {**size.train, "output_dir": folder, "report_to": "none", "save_strategy": "no"}
     fields |= {"use_cpu": device().type != "cuda", "window_strategy": args.strategy}
+    fields["engine"] = "vllm" if args.engine == "vllm" else "transformers"
+    if args.engine == "continuous":
+        fields["use_transformers_continuous_batching"] = True
+        fields["transformers_continuous_batching_config"] = json.dumps({"max_memory_percent": MEMORY_SHARE})
     if args.engine == "vllm":
         longest = size.train.get("max_completion_length", 1024)
         fields |= {"vllm_mode": "colocate", "vllm_gpu_memory_utilization": 0.3, "vllm_max_model_length": longest + 256}
@@ -31,8 +38,11 @@ def measure(args: argparse.Namespace, size: Size) -> dict[str, Any]:
     if status:
         raise RuntimeError(f"the run ended with status {status}")
     run = read_run(folder)
+    warm = run.metrics[1:]
     return {
         "seconds": seconds,
+        "tokens_per_s": sum(each["tokens/response_total"] for each in warm)
+        / sum(each["time/rollout_s"] for each in warm),
         "steps": len(run.metrics),
         "windows": [line["adaptive_window/current_window"] for line in run.metrics],
         "longest": [line["completions/max_length"] for line in run.metrics],

@@ -14,6 +14,7 @@ from tests.support.training import WatchedTrainer, train, write_recipe
 from tinyzero_trl import AdaptiveGRPOTrainer
 from tinyzero_trl.generation.stages import Stages
 from tinyzero_trl.runs.records import read_run
+from tinyzero_trl.training import rollout
 
 ONE_ROLLOUT = {"max_steps": 1, "save_strategy": "no", "window_strategy": "fixed"}
 
@@ -106,6 +107,30 @@ def test_what_cannot_pause_is_refused(fields: dict[str, Any], message: str, tmp_
         setattr(trainer.args, name, value)
     with pytest.raises(ValueError, match=message):
         trainer.rollouts.check_stages(trainer.model)
+
+
+def test_continuous_batching_may_not_cast_the_weights_for_good(tmp_path: Path) -> None:
+    """TRL casts them to the precision of the computation, and the optimizer would go on with what is left of them."""
+    half = {"bf16": True, **BY_BATCHES}
+    with pytest.raises(
+        ValueError, match="true with bf16: true casts the float32 weights for good at the first rollout"
+    ):
+        trainer_of(build_model(build_tokenizer()), tmp_path, **half)
+    recipe = write_recipe(tmp_path, **half)
+    for weights in (tmp_path / "model").glob("*.safetensors"):
+        weights.unlink()
+    with pytest.raises(ValueError, match="use_transformers_continuous_batching: true with bf16: true casts"):
+        train(recipe)
+    trainer_of(build_model(build_tokenizer()).to(torch.bfloat16), tmp_path, **half)
+
+
+@pytest.mark.slow
+def test_trl_still_casts_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the refusal is no longer needed."""
+    monkeypatch.setattr(rollout, "check_kept_precision", lambda *_, **__: None)
+    trainer = trainer_of(build_model(build_tokenizer()), tmp_path, bf16=True, **BY_BATCHES)
+    sampled(trainer)
+    assert {weight.dtype for weight in trainer.model.parameters()} == {torch.bfloat16}
 
 
 # --- what shapes sampling -----------------------------------------------------------------------------------------

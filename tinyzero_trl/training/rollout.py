@@ -21,6 +21,7 @@ from tinyzero_trl.models.loading import give_end_token, load_generation_config
 from tinyzero_trl.models.varlen import sampling_attention
 from tinyzero_trl.tasks.rewards import completion_text
 from tinyzero_trl.training.config import AdaptiveGRPOConfig
+from tinyzero_trl.training.preflight.model import check_kept_precision
 from tinyzero_trl.training.trl_engines import ColocatedVllmEngine, ContinuousBatchingEngine, GenerateEngine
 
 logger = logging.getLogger(__name__)
@@ -64,7 +65,7 @@ class Rollouts:
             samples every token, so they must draw alike.
 
     Raises:
-        ValueError: the registered engine cannot be made.
+        ValueError: the registered engine cannot be made, or sampling would change the policy.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class Rollouts:
     ) -> None:
         ranks_per_engine = args.vllm_tensor_parallel_size if args.use_vllm else 1
         self.seed = args.seed + process_index // ranks_per_engine
+        check_kept_precision(args, is_float32=any(weight.dtype == torch.float32 for weight in model.parameters()))
         self._args = args
         self._tokenizer = tokenizer
         self._settings = settings

@@ -67,6 +67,27 @@ def check_continued_adapter(path: str, model: ModelConfig) -> None:
             )
 
 
+def check_kept_precision(training: Any, *, is_float32: bool) -> None:
+    """Whether a rollout leaves the weights as they are.
+
+    For continuous batching TRL 1.16 casts the policy itself to `bf16` or `fp16`, and does not cast it back: from the
+    first rollout on the optimizer moves half-precision weights. DeepSpeed's optimizer has float32 copies of its own.
+
+    Args:
+        training: configuration of the run.
+        is_float32: whether the weights are loaded in float32.
+
+    Raises:
+        ValueError: they are, and would be cast.
+    """
+    half = next((name for name in ("bf16", "fp16") if getattr(training, name)), None)
+    if half and training.use_transformers_continuous_batching and is_float32 and training.deepspeed_plugin is None:
+        raise ValueError(
+            f"use_transformers_continuous_batching: true with {half}: true casts the float32 weights for good at the "
+            f"first rollout, and small steps are rounded away; set {half} to false, or sample with another engine"
+        )
+
+
 def _guilty_field(model: ModelConfig, reason: str) -> str:
     """PEFT names no field of the recipe: the most likely one, by what its message speaks of."""
     signs = {

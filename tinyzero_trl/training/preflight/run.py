@@ -19,7 +19,12 @@ from tinyzero_trl.runs.checkpoints import checkpoint_to_resume
 from tinyzero_trl.training.config import AdaptiveGRPOConfig
 from tinyzero_trl.training.preflight.explained import check_evaluation_batch
 from tinyzero_trl.training.preflight.mappings import check_offload, check_vllm_sampling
-from tinyzero_trl.training.preflight.model import check_adapter, check_continued_adapter, check_model_init_kwargs
+from tinyzero_trl.training.preflight.model import (
+    check_adapter,
+    check_continued_adapter,
+    check_kept_precision,
+    check_model_init_kwargs,
+)
 from tinyzero_trl.training.preflight.optimizer import check_optimizer
 from tinyzero_trl.training.preflight.problems import (
     check_chat_template_kwargs,
@@ -49,6 +54,7 @@ def check_run(
     check_offload(training)
     check_vllm_sampling(training)
     config = load_model_config(path, revision=model.model_revision)
+    check_kept_precision(training, is_float32=model.dtype == "float32")
     asked, by_batches = model.attn_implementation or "", training.use_transformers_continuous_batching
     check_softcap(config, asked, continuous_batching=by_batches)
     tokenizer: PreTrainedTokenizerBase = load_tokenizer(path, revision=model.model_revision, padding_side="left")
