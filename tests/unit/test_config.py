@@ -172,7 +172,7 @@ def test_the_command_line_is_judged_as_the_recipe_is(parse: Parse, arguments: li
 
 
 def test_a_recipe_without_a_model_is_refused(parse: Parse) -> None:
-    with pytest.raises(ValueError, match=r"^model_name_or_path: None names no model; give a folder"):
+    with pytest.raises(ValueError, match=r"^model_name_or_path: None names no model; give --config RECIPE"):
         parse(without=("model_name_or_path",))
 
 

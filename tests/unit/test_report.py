@@ -45,6 +45,18 @@ def report(grid, tmp_path_factory):
     return write_report(grid, tmp_path_factory.mktemp("report"), baseline="full").parent
 
 
+def test_a_report_leaves_no_picture_of_an_earlier_one(grid, tmp_path):
+    write_report([grid[0], grid[1]], tmp_path)
+    assert (tmp_path / "plots" / "accuracy-cost.png").is_file()
+    mine = tmp_path / "plots" / "mine.png"
+    mine.write_bytes(PNG)
+    write_report([grid[0]], tmp_path)
+    assert mine.is_file(), "only what a report draws is removed"
+    own = {file.name for file in (grid[0] / "plots").glob("*.png")}
+    assert {file.name for file in (tmp_path / "plots").glob("*.png")} == own | {"mine.png"}
+    assert "window.png" in own and not [name for name in own if name.startswith(("window-", "accuracy-cost"))]
+
+
 def test_the_comparison_finds_the_known_answer(grid):
     groups = load_run_groups(grid).groups
     outcomes = {outcome.name: outcome for outcome in compare(groups, choose_baseline(groups, None))}

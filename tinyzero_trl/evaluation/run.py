@@ -169,7 +169,9 @@ def _progress_bar(total: int, success_threshold: float) -> Iterator[Callable[[Se
 def format_result(result: dict[str, Any]) -> str:
     """The figures of `eval.json` for people, a line each."""
     lines = [_accuracy_line("accuracy", result), f"{'mean reward':<16}{result['reward']:.4f}"]
-    lines += [_accuracy_line(f"  difficulty {level}", figures) for level, figures in result["difficulty"].items()]
+    labels = {f"  difficulty {level}": figures for level, figures in result["difficulty"].items()}
+    width = max(map(len, labels), default=0) + 1
+    lines += [_accuracy_line(label, figures, width) for label, figures in labels.items()]
     lines += [f"{f'pass@{k}':<16}{value:7.2%}" for k, value in result.get("pass_at_k", {}).items()]
     lines.append(f"{'truncated':<16}{result['truncated_frac']:7.2%}")
     tokens = result["tokens"]
@@ -182,6 +184,7 @@ def format_result(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _accuracy_line(label: str, figures: dict[str, Any]) -> str:
-    interval = f"[{figures['acc_low']:.2%}, {figures['acc_high']:.2%}]"
-    return f"{label:<16}{figures['acc']:7.2%}  95 % {interval}, {figures['problems']} problems"
+def _accuracy_line(label: str, figures: dict[str, Any], width: int = 0) -> str:
+    interval, problems = f"[{figures['acc_low']:.2%}, {figures['acc_high']:.2%}]", figures["problems"]
+    counted = f"{problems} problem{'s' if problems > 1 else ''}"
+    return f"{label:<{max(width, 16)}}{figures['acc']:7.2%}  95 % {interval}, {counted}"

@@ -174,7 +174,8 @@ def answers_of(line: Mapping[str, Any]) -> str:
     """What an evaluation's accuracy rests on: "64 problems", or "16 problems, 64 answers" where each has several."""
     answers = int(line["eval/n"])
     problems = int(line.get("eval/problems", answers))  # records of older versions count answers alone
-    return f"{problems:,} problems" if problems == answers else f"{problems:,} problems, {answers:,} answers"
+    asked = f"{problems:,} problem{'s' if problems > 1 else ''}"
+    return asked if problems == answers else f"{asked}, {answers:,} answers"
 
 
 def read_run(path: str | os.PathLike[str]) -> Run:
@@ -186,6 +187,8 @@ def read_run(path: str | os.PathLike[str]) -> Run:
     folder = Path(path)
     own = (folder / CONFIG).is_file()
     config = read_mapping(folder / CONFIG) if own else read_gathered(folder, gathered.CONFIG)
+    if config is None and (folder / METRICS).is_file():
+        raise ValueError(f"{folder} has no {CONFIG}; for a trainer of your own, start_run(trainer) writes it")
     if config is None:
         raise ValueError(f"{folder} is no run directory: it has no {CONFIG}; give the output_dir of a training run")
     samples = sorted((folder / COMPLETIONS).glob("step_*.jsonl"))

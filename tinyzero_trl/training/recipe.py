@@ -18,7 +18,7 @@ from tinyzero_trl.tasks.registry import option_defaults
 from tinyzero_trl.training.config import AdaptiveGRPOConfig
 from tinyzero_trl.training.field_names import advice_for_unknown
 from tinyzero_trl.training.policy_fields import add_policy_fields, for_strategy, gather_policy_fields, given_strategy
-from tinyzero_trl.training.shipped import find_recipe
+from tinyzero_trl.training.shipped import advice_for_recipe, find_recipe
 
 _TYPES: dict[str, tuple[tuple[type, ...], str]] = {
     "int": ((int,), "not a whole number"),
@@ -185,6 +185,9 @@ def parse_recipe(
                 recipe = read_mapping(value)
         parser = _parser(arguments, recipe)
         task, training, model, unknown = parser.parse_args_and_config(arguments, return_remaining_strings=True)
+    except FileNotFoundError as error:
+        name = error.filename
+        raise ValueError(f"config: there is no recipe {name!r}; {advice_for_recipe(name)}") from error
     except (OSError, yaml.YAMLError, IndexError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"config: the recipe cannot be read ({reason}); give --config PATH.yaml") from error
@@ -215,7 +218,9 @@ def _check_program_fields(training: AdaptiveGRPOConfig, model: ModelConfig) -> N
         if getattr(model, name):
             raise ValueError(f"{name}: true has no effect, policies are trained in {model.dtype}; remove it")
     if not model.model_name_or_path:
-        raise ValueError(f"model_name_or_path: {model.model_name_or_path!r} names no model; give a folder or a Hub id")
+        raise ValueError(
+            f"model_name_or_path: {model.model_name_or_path!r} names no model; give --config RECIPE, or a model"
+        )
     if not training.output_dir or Path(training.output_dir).is_file():
         reason = "is a file" if training.output_dir else "names nothing"
         raise ValueError(f"output_dir: {training.output_dir!r} {reason}; name a folder")

@@ -4,6 +4,7 @@ A wheel holds them in `tinyzero_trl/recipes/`, the launch files of accelerate be
 they are `recipes/` and `configs/accelerate/`.
 """
 
+import difflib
 from pathlib import Path
 
 _PACKAGE = Path(__file__).parents[1]
@@ -19,6 +20,13 @@ def find_recipe(name: str) -> str:
     comes back as it is.
     """
     return _find(name, "recipes", RECIPES)
+
+
+def advice_for_recipe(name: str) -> str:
+    """What to do about the name of a recipe that is neither a file nor comes with the package."""
+    shipped = sorted(file.stem for file in RECIPES.glob("*.yaml"))
+    close = difflib.get_close_matches(Path(name).stem, shipped, n=1)
+    return f"did you mean {close[0]}?" if close else "give a path, or a name that `tinyzero-trl train --help` lists"
 
 
 def find_launch_file(name: str) -> str:

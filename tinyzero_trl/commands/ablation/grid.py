@@ -27,7 +27,7 @@ from typing import Any
 
 from tinyzero_trl.runs.files import read_mapping, shortened
 from tinyzero_trl.runs.redaction import SECRET_FIELDS
-from tinyzero_trl.training.shipped import find_launch_file, find_recipe
+from tinyzero_trl.training.shipped import advice_for_recipe, find_launch_file, find_recipe
 
 DEFAULT_LAUNCH = ("accelerate", "launch", "--config_file", "cpu", "-m", "tinyzero_trl.commands.train")
 ARGUMENTS = "arguments.json"
@@ -110,8 +110,9 @@ def _planned(
     _check_mapping(run, field)
     if unknown := set(run) - {"recipe", "overrides", "seeds"}:
         raise ValueError(f"{field}: unknown field {min(unknown, key=str)!r}; the fields are recipe, overrides, seeds")
-    if not Path(find_recipe(str(run.get("recipe")))).is_file():
-        raise ValueError(f"{field}.recipe = {run.get('recipe')!r}: no such file; paths start at the current directory")
+    recipe = str(run.get("recipe"))
+    if not Path(find_recipe(recipe)).is_file():
+        raise ValueError(f"{field}.recipe = {recipe!r}: no such file or recipe; {advice_for_recipe(recipe)}")
     overrides = {"recipe": str(name)}
     for given, where in ((common, "common"), (run.get("overrides") or {}, f"{field}.overrides")):
         _check_mapping(given, where)

@@ -35,7 +35,10 @@ _GROUPS_WITH_SEEDS = 6  # with more groups in one picture the lines of seeds hid
 
 
 def draw_pictures(groups: Sequence[RunGroup], baseline: str, folders: Sequence[Path]) -> list[Picture]:
-    """Draw every picture that the records hold figures for, and write each as a PNG into all `folders`."""
+    """Draw every picture that the records hold figures for, and write each as a PNG into all `folders`.
+
+    Pictures that an earlier report has left there and this one does not draw are removed: they show other runs.
+    """
     palette = looks([group.label for group in groups], baseline)
     slugs = file_slugs([group.label for group in groups])
     with house_style():
@@ -44,9 +47,16 @@ def draw_pictures(groups: Sequence[RunGroup], baseline: str, folders: Sequence[P
         canvases += [
             _window(group, palette[group.label], slugs[group.label] if len(groups) > 1 else None) for group in groups
         ]
-        moving = [panel for panel in panels_of(groups) if panel.idle is None or not is_on_policy(groups)]
+        panels = panels_of(groups)
+        moving = [panel for panel in panels if panel.idle is None or not is_on_policy(groups)]
         canvases += [_health(panel, groups, palette) for panel in moving]
-        return [canvas.finish(palette, folders) for canvas in canvases if canvas.axes.has_data()]
+        pictures = [canvas.finish(palette, folders) for canvas in canvases if canvas.axes.has_data()]
+    ours = {"accuracy", "accuracy-time", "accuracy-cost", "window", *(panel.name for panel in panels)}
+    for file in (file for folder in folders for file in folder.glob("*.png")):
+        is_ours = file.stem in ours or file.stem.startswith("window-")
+        if is_ours and file.stem not in {picture.name for picture in pictures}:
+            file.unlink()
+    return pictures
 
 
 def _accuracy_over_tokens(groups: Sequence[RunGroup], palette: Mapping[str, Look]) -> Canvas:

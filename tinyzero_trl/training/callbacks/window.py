@@ -1,6 +1,6 @@
 """The callback that holds the window policy: asked before each rollout, and shown what came of it."""
 
-import warnings
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,6 +8,8 @@ from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from tinyzero_trl.training.callbacks.events import Rollout, SavedInCheckpoints
 from tinyzero_trl.windows import RolloutObservation, WindowConfig, WindowPolicy, make_policy
+
+logger = logging.getLogger(__name__)
 
 
 class AdaptiveWindowCallback(SavedInCheckpoints):
@@ -122,11 +124,10 @@ class AdaptiveWindowCallback(SavedInCheckpoints):
         if self._warned_of_truncation or not failed:
             return
         self._warned_of_truncation = True
-        warnings.warn(
-            f"step {seen.step}: {seen.truncated_frac:.0%} of the completions were cut at {seen.window} tokens and none "
-            "earned a reward. Raise window_initial or window_min (or max_completion_length), or check that the prompt "
-            "template is one the model answers to.",
-            stacklevel=3,
+        logger.warning(
+            f"step {seen.step + 1}: {seen.truncated_frac:.0%} of the completions were cut at {seen.window} tokens and "
+            "none earned a reward. Raise window_initial or window_min (or max_completion_length), or check that the "
+            "prompt template is one the model answers to."
         )
 
     def _warn_of_rewards(self, seen: RolloutObservation) -> None:
@@ -139,10 +140,9 @@ class AdaptiveWindowCallback(SavedInCheckpoints):
             self._rollouts_without_success = None
         elif self._rollouts_without_success == self.ROLLOUTS_WITHOUT_SUCCESS:
             self._rollouts_without_success = None
-            warnings.warn(
-                f"step {seen.step}: none of the first {self.ROLLOUTS_WITHOUT_SUCCESS} rollouts had a success. The "
+            logger.warning(
+                f"step {seen.step + 1}: none of the first {self.ROLLOUTS_WITHOUT_SUCCESS} rollouts had a success. The "
                 f"largest reward of the first reward function was {self._largest_reward:g}, and a success is "
                 f"{self._config.success_threshold:g} or more. If its rewards are on another scale, set "
-                "window_success_threshold.",
-                stacklevel=3,
+                "window_success_threshold."
             )
