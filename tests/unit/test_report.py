@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import re
+from collections.abc import Sequence
 from html.parser import HTMLParser
 from types import SimpleNamespace
 from typing import cast
@@ -21,7 +22,7 @@ from tinyzero_trl.runs.report.panels import panels_of
 from tinyzero_trl.runs.report.pictures import accuracy_and_cost, on_common_axis, thinned
 from tinyzero_trl.runs.report.run_groups import RunGroup, choose_baseline, load_run_groups
 from tinyzero_trl.runs.report.samples import before_and_after
-from tinyzero_trl.runs.report.style import COLOURS, Canvas, house_style, looks
+from tinyzero_trl.runs.report.style import COLOURS, STYLES, Canvas, house_style, looks
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -341,9 +342,24 @@ def test_difficulties_in_words_are_drawn_under_their_names(tmp_path):
     drawn = panel(["hard, $x^", "easy"])
     assert (drawn.title, list(drawn.figures)) == ("Accuracy by difficulty", ["easy", "hard, $x^"])
     assert drawn.figures["hard, $x^"]({"difficulty/hard, $x^_acc": 0.25}) == 0.25
-    assert "all have 3 operands" in panel(["3"]).caption
-    assert list(panel([str(n) for n in range(12, 2, -1)]).figures)[-1] == "12 operands", "the most frequent are drawn"
-    assert len(panel([f"level {n}" for n in range(20)]).figures) == 6
+    assert panel(["3"]).caption.endswith("all have 3.")
+    many = panel([str(number) for number in range(12, 2, -1)])
+    assert list(many.figures) == ["3", "6", "9", "12"] and many.caption.endswith("4 of 10 are drawn.")
+    assert len(panel([f"level {n}" for n in range(20)]).figures) == 4
+
+
+SHORT_NAMES, LONG_NAMES = ([f"{name} {n}" for n in range(6)] for name in ("operands", "the name of a source, " * 3))
+
+
+@pytest.mark.parametrize("labels", [SHORT_NAMES, LONG_NAMES[:4]])
+def test_a_key_of_many_or_long_names_leaves_the_axes_their_room(labels: Sequence[str]) -> None:
+    with house_style():
+        canvas = Canvas("difficulty", "Accuracy by difficulty", "", "training step", "share correct")
+        canvas.key(dict(zip(labels, 2 * STYLES, strict=False)))
+        canvas.figure.draw_without_rendering()
+        whole, axes, key = (each.get_window_extent() for each in (canvas.figure, canvas.axes, canvas.axes.get_legend()))
+        assert axes.width > 0.7 * whole.width and axes.height > 0.5 * whole.height
+        assert key.x1 <= whole.x1 and key.y1 <= whole.y1
 
 
 def test_long_runs_make_small_pages(tmp_path):

@@ -1,7 +1,6 @@
 """Which figures of training health a report draws: every panel's title, caption, unit and figures."""
 
 import re
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -9,7 +8,7 @@ from tinyzero_trl.runs.report.run_groups import RunGroup
 
 Figure = Callable[[Mapping[str, Any]], float | None]  # a line of metrics.jsonl -> what to draw, if it holds it
 
-_MOST_DIFFICULTIES = 6  # lines that a reader can tell apart
+_MOST_DIFFICULTIES = 4  # lines that a reader can tell apart: there are so many styles
 
 
 class Panel(NamedTuple):
@@ -25,7 +24,7 @@ class Panel(NamedTuple):
 
 def panels_of(groups: Sequence[RunGroup]) -> list[Panel]:
     """Every panel; one whose figures no record holds is not drawn."""
-    labels, kind = _difficulties(groups)
+    difficulties = _difficulties(groups)
     return [
         Panel(
             *("truncation", "Truncated completions"),
@@ -34,11 +33,11 @@ def panels_of(groups: Sequence[RunGroup]) -> list[Panel]:
             {"truncated": _figure("completion/truncated_frac")},
         ),
         Panel(
-            *("difficulty", f"Accuracy by {kind}"),
-            "Training accuracy under the window, by the size of the problem"
-            + (f" (all have {labels[0][1]})." if len(labels) == 1 else "."),
+            *("difficulty", "Accuracy by difficulty"),
+            "Training accuracy under the window, by the difficulty that the task gives to a problem"
+            + _which(difficulties),
             "share correct",
-            {text: _figure(f"difficulty/{label}_acc") for label, text in labels},
+            {label: _figure(f"difficulty/{label}_acc") for label in _spread(difficulties)},
         ),
         Panel(
             *("groups", "Groups without reward variance"),
@@ -97,20 +96,24 @@ def panels_of(groups: Sequence[RunGroup]) -> list[Panel]:
     ]
 
 
-def _difficulties(groups: Sequence[RunGroup]) -> tuple[list[tuple[str, str]], str]:
-    """The labels of difficulty that occur most, each as it is logged and as it is shown, and what they are called."""
-    seen = Counter(
-        match.group(1)
-        for group in groups
-        for run in group.runs.values()
-        for line in run.metrics
-        for name in line
-        if (match := re.fullmatch(r"difficulty/(.+)_acc", name))
-    )
-    drawn = [label for label, _ in seen.most_common(_MOST_DIFFICULTIES)]
-    if all(re.fullmatch("[0-9]{1,3}", label) for label in drawn):
-        return [(label, f"{label} operands") for label in sorted(drawn, key=int)], "number of operands"
-    return [(label, label) for label in sorted(drawn)], "difficulty"
+def _difficulties(groups: Sequence[RunGroup]) -> list[str]:
+    """The labels of difficulty that occur: numbers by size, others by their names."""
+    names = {name for group in groups for run in group.runs.values() for line in run.metrics for name in line}
+    found = {match.group(1) for name in names if (match := re.fullmatch(r"difficulty/(.+)_acc", name))}
+    return sorted(found, key=lambda label: (not label.isdecimal(), int(label) if label.isdecimal() else 0, label))
+
+
+def _spread(labels: Sequence[str]) -> list[str]:
+    """As many labels as can be drawn, from the first to the last at equal distances."""
+    if len(labels) <= _MOST_DIFFICULTIES:
+        return list(labels)
+    return [labels[round(place * (len(labels) - 1) / (_MOST_DIFFICULTIES - 1))] for place in range(_MOST_DIFFICULTIES)]
+
+
+def _which(labels: Sequence[str]) -> str:
+    if len(labels) == 1:
+        return f": all have {labels[0]}."
+    return f"; {_MOST_DIFFICULTIES} of {len(labels)} are drawn." if len(labels) > _MOST_DIFFICULTIES else "."
 
 
 def _figure(name: str) -> Figure:

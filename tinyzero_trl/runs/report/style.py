@@ -44,6 +44,8 @@ MARKERS = ("o", "s", "^", "D")
 INK, MUTED, GRID = (COLOURS[name][0] for name in ("ink", "muted", "grid"))
 _PLACES = [(right, up) for up in (7, -7, 14, -14) for right in (1, -1)]  # beside a point, in points above it
 _HEIGHT_INCHES, _LEGEND_ROW_INCHES, _FREE_LEGEND_ROWS = 2.65, 0.16, 2
+_KEY_CHARACTERS, _SAMPLE_CHARACTERS = 64, 7  # that fit beside each other in a key; that the sample of a line takes
+_LONGEST_NAME = 40  # characters of it
 _SHORT = 5  # characters of a label, of which four fit beside each other
 _SERIES = sum(name.startswith("series") for name in COLOURS)
 
@@ -164,8 +166,15 @@ class Canvas:
     def key(self, styles: dict[str, LineStyle]) -> None:
         """Explain line styles above the axes, such as {"mean": "-", "p95": "--"}, if there are several."""
         if len(styles) > 1:
-            lines = [Line2D([], [], color=MUTED, linestyle=style, label=name) for name, style in styles.items()]
-            self.axes.legend(handles=lines, loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=len(lines))
+            names = [name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…" for name in styles]
+            lines = [
+                Line2D([], [], color=MUTED, linestyle=style, label=name)
+                for name, style in zip(names, styles.values(), strict=True)
+            ]
+            columns = max(1, _KEY_CHARACTERS // (max(map(len, names)) + _SAMPLE_CHARACTERS))
+            self.axes.legend(
+                handles=lines, loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=min(columns, len(lines))
+            )
 
     def label(self, points: Mapping[str, tuple[float, float]]) -> None:
         """Name points beside them, clear of other names, of bars and of the edge; the PNG then needs no legend."""
