@@ -54,16 +54,28 @@ def test_an_evaluation_without_a_judged_completion_says_what_it_knows(capfd: pyt
     assert capfd.readouterr().err == "step 0/100  held-out accuracy not judged  mean length 42\n"
 
 
+def test_a_rollout_in_stages_says_how_many_groups_stopped(capfd: pytest.CaptureFixture[str]) -> None:
+    watched = Watched(last=1)
+    observation = RolloutObservation(
+        0, 64, [9, 16, 64, 20], [1.0, 0.0, 0.0, 0.0], [False, True, True, False], [0, 0, 1, 2]
+    )
+    watched.fire("on_rollout_end", rollout=Rollout(observation, [3] * 4, None, 0.1))
+    watched.state.global_step += 1
+    watched.fire("on_step_end")
+    assert capfd.readouterr().err == "step 1/1  reward 0.250  stopped 33%  truncated 50%\n"
+
+
+@pytest.mark.parametrize("length", [32768, 16])  # 16: cut at the end of a stage
 @pytest.mark.parametrize("is_terminal", [False, True])
 def test_every_line_of_a_long_run_fits_80_columns(
-    is_terminal: bool, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    is_terminal: bool, length: int, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys.stderr, "isatty", lambda: is_terminal)
     watched = Watched(step=9999, last=10000)
     if is_terminal:
         watched.callback.training_bar.start_t -= 99 * 3600  # as if it had taken that long
         watched.callback.training_bar.ncols, watched.callback.training_bar.dynamic_ncols = 80, None
-    observation = RolloutObservation(9999, 32768, [32768] * 2, [-10.0] * 2, [True] * 2, [0, 0])
+    observation = RolloutObservation(9999, 32768, [length] * 2, [-10.0] * 2, [True] * 2, [0, 0])
     watched.fire("on_rollout_end", rollout=Rollout(observation, [3, 3], None, 0.1))
     watched.state.global_step += 1
     watched.fire("on_step_end")
@@ -74,7 +86,7 @@ def test_every_line_of_a_long_run_fits_80_columns(
     printed = [
         line
         for line in re.split(r"[\r\n]", f"{bar}\n{capfd.readouterr().err}")
-        if "accuracy" in line or "window" in line
+        if "accuracy" in line or "truncated" in line
     ]
     assert len(printed) >= 2 and "truncated 100%" in printed[0]
     assert max(map(len, printed)) <= 80, printed

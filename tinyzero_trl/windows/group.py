@@ -243,18 +243,13 @@ class GroupWindow(WindowPolicy[GroupConfig]):
             self._explore_probability = 0.0
 
     def _fate_figures(self, observation: RolloutObservation, records: Any) -> dict[str, float]:
-        groups = len(set(observation.groups))
-        stopped = {
-            group
-            for group, length, cut in zip(observation.groups, observation.lengths, observation.truncated, strict=True)
-            if cut and length < observation.window
-        }
+        groups, stopped = len(set(observation.groups)), len(observation.stopped_groups)
         explored = sum(fate == "explored" for fate in self._fates.values())
         spent, saved = sum(observation.lengths), self._tokens_saved(record for record, _ in records)
         return {
-            "stopped_frac": len(stopped) / groups,
+            "stopped_frac": stopped / groups,
             "explored_frac": explored / groups,
-            "continued_frac": 1 - (len(stopped) + explored) / groups,
+            "continued_frac": 1 - (stopped + explored) / groups,
             "tokens_saved_frac": saved / max(saved + spent, 1.0),
         }
 

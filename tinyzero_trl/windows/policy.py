@@ -94,6 +94,12 @@ class RolloutObservation:
         """Fraction of the completions that the window cut; 0 for an empty batch."""
         return sum(map(bool, self.truncated)) / len(self.truncated) if self.truncated else 0.0
 
+    @property
+    def stopped_groups(self) -> set[int]:
+        """The groups that stopped before the window, at the end of a stage: a completion of theirs was cut there."""
+        completions = zip(self.groups, self.lengths, self.truncated, strict=True)
+        return {group for group, length, cut in completions if cut and length < self.window}
+
 
 @dataclass(frozen=True, slots=True)
 class GroupState:

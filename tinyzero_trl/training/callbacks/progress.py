@@ -1,4 +1,4 @@
-"""What a person sees while training runs: a bar with reward, window and truncation, or a few plain lines."""
+"""What a person sees while training runs: a bar with reward, window (or stops) and truncation, or a few plain lines."""
 
 import logging
 import os
@@ -69,10 +69,12 @@ class RolloutProgressCallback(RolloutCallback, ProgressCallback):
     def on_rollout_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, rollout: Rollout
     ) -> None:
-        """Remember what the newest rollout earned."""
+        """Remember what the newest rollout earned, and its window, or the share of groups that stopped."""
         observation = rollout.observation
         reward = f"{fmean(observation.scores):.3f}" if observation.scores else "not judged"
-        self._figures = f"reward {reward}  window {observation.window}  truncated {observation.truncated_frac:.0%}"
+        stopped = len(observation.stopped_groups) / max(1, len(set(observation.groups)))
+        end = f"stopped {stopped:.0%}" if stopped else f"window {observation.window}"
+        self._figures = f"reward {reward}  {end}  truncated {observation.truncated_frac:.0%}"
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Move the bar, or print a line now and then."""
