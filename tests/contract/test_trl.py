@@ -30,6 +30,7 @@ PINNED = {
     "_save_checkpoint": ["self", "model", "trial"],
     "save_model": ["self", "output_dir", "_internal_call"],
     "_save_rng_state": ["self", "output_dir"],
+    "_issue_warnings_after_load": ["self", "load_result"],
     "train": ["self", "resume_from_checkpoint", "trial", "ignore_keys_for_eval"],
     "evaluate": ["self", "eval_dataset", "ignore_keys", "metric_key_prefix"],
     "_get_train_sampler": ["self", "dataset"],

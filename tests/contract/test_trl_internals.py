@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from accelerate.state import GradientState
 from huggingface_hub.utils import _http
+from torch import nn
 from transformers import Qwen2Config
 from transformers.utils import hub
 from trl import GRPOTrainer
@@ -50,6 +51,24 @@ def test_the_multimodal_inputs_of_trl_are_those_that_are_left_alone() -> None:
     # The rest never comes without the pixels.
     rest = {"pixel_attention_mask", "spatial_shapes", "image_sizes", "num_tiles"}
     assert optional - by_row - {"tool_mask"} - inputs == rest
+
+
+@pytest.mark.parametrize(
+    ("tied", "missing", "left"),
+    [
+        (True, ["head.weight"], []),
+        (True, ["head.weight", "head.bias"], ["head.bias"]),
+        (True, ["embedding.weight", "head.weight"], ["embedding.weight", "head.weight"]),
+        (False, ["head.weight"], ["head.weight"]),
+    ],
+)
+def test_a_weight_is_missing_where_no_tied_one_has_come(tied: bool, missing: list[str], left: list[str]) -> None:
+    model = nn.ModuleDict({"embedding": nn.Embedding(5, 3), "head": nn.Linear(3, 5)})
+    if tied:
+        model["head"].weight = model["embedding"].weight
+    state = {name: weight for name, weight in model.state_dict().items() if name not in missing}
+    result = model.load_state_dict(state, strict=False)
+    assert sorted(trl_internals.without_tied(result, model).missing_keys) == left
 
 
 def test_a_configuration_names_its_attention() -> None:

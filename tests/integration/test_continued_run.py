@@ -1,8 +1,13 @@
 """A run that continues with other fields: what may change applies, and the run says so."""
 
+import json
+import logging
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, Qwen2Config
 
 from tests.support.training import train, write_recipe
 from tinyzero_trl.commands.train import main
@@ -43,6 +48,23 @@ def test_a_run_says_where_it_continues_and_what_has_changed(tmp_path: Path, caps
     assert start(recipe, "--max_steps", "2") == 0
     [line] = [line for line in capsys.readouterr().err.splitlines() if line.startswith("resume: ")]
     assert line == f"resume: continues from {tmp_path / 'run' / 'checkpoint-1'}; changed: max_steps (1 there, 2 here)"
+
+
+def test_a_tied_weight_is_not_missed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A checkpoint holds it once, and the weights that go on are those of the checkpoint."""
+    recipe = write_recipe(tmp_path, max_steps=1, save_steps=1, eval_steps=1)
+    config = json.loads((tmp_path / "model" / "config.json").read_text()) | {"tie_word_embeddings": True}
+    AutoModelForCausalLM.from_config(Qwen2Config(**config)).save_pretrained(tmp_path / "model")
+    trained = train(recipe)
+    assert trained.model.lm_head.weight is trained.model.model.embed_tokens.weight
+    saved = load_file(tmp_path / "run" / "checkpoint-1" / "model.safetensors")
+    assert "lm_head.weight" not in saved
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    continued = train(write_recipe(tmp_path, max_steps=1, save_steps=1, eval_steps=1, resume="newest"))
+    assert "missing keys" not in caplog.text
+    assert torch.equal(continued.model.lm_head.weight, saved["model.embed_tokens.weight"])
 
 
 def test_another_recipe_is_refused_for_a_finished_run_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import MISSING, fields
 from typing import Any, get_args, get_origin, get_type_hints
 
-from tinyzero_trl.commands.console import OneLineParser, path, progress_bar, true_or_false
+from tinyzero_trl.commands.console import DefaultsFormatter, OneLineParser, path, progress_bar, true_or_false
 from tinyzero_trl.tasks import Task, get_task, name_forms
 
 _TASK_HELP = "a task's name, or package.module:Class"
@@ -55,7 +55,7 @@ def parse_options(name: str, arguments: Sequence[str]) -> dict[str, Any]:
     parser = OneLineParser(
         prog=f"tinyzero-trl data {name}",
         description=(type(task).__doc__ or name).strip().splitlines()[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=DefaultsFormatter,
     )
     _add_generator_options(parser, task)
     add = parser.add_argument

@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from tinyzero_trl.commands.console import json_mapping, path, true_or_false
+from tinyzero_trl.commands.console import DefaultsFormatter, json_mapping, path, true_or_false
 from tinyzero_trl.runs.lock import locked
 
 
@@ -12,7 +12,7 @@ def register(commands: Any) -> None:
     parser = commands.add_parser(
         "eval",
         help="let a model answer held-out problems: accuracy with intervals, every generation in a file",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=DefaultsFormatter,
         argument_default=argparse.SUPPRESS,
     )
     add = parser.add_argument

@@ -4,6 +4,8 @@ import argparse
 import sys
 from typing import Any
 
+from tinyzero_trl.commands.console import DefaultsFormatter
+
 
 def register(commands: Any) -> None:
     """Add the subcommand to the parser's `commands`."""
@@ -11,7 +13,7 @@ def register(commands: Any) -> None:
         "plan",
         help="what a recipe asks of so many GPUs: batches, passes, memory, and what to change where it does not fit",
         epilog="Every field of the recipe can be given as well: --any_field value.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=DefaultsFormatter,
         allow_abbrev=False,
     )
     add = parser.add_argument

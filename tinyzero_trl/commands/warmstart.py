@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tinyzero_trl.commands.console import path
+from tinyzero_trl.commands.console import DefaultsFormatter, path
 
 
 def register(commands: Any) -> None:
@@ -13,7 +13,7 @@ def register(commands: Any) -> None:
     parser = commands.add_parser(
         "warmstart",
         help="make a small model: supervised training on search traces",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=DefaultsFormatter,
     )
     add = parser.add_argument
     add("--out", type=path, default=Path("runs/warmstart"), metavar="DIR", help="folder to write")

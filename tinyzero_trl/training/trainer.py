@@ -12,7 +12,6 @@ from transformers import TrainerCallback
 from trl import GRPOTrainer
 
 from tinyzero_trl.models.names import resolve_model
-from tinyzero_trl.runs.checkpoints import checkpoint_to_resume
 from tinyzero_trl.runs.model_card import write_model_card
 from tinyzero_trl.runs.records import CONFIG
 from tinyzero_trl.training import trl_internals
@@ -32,6 +31,7 @@ from tinyzero_trl.training.loss.attention import attend_without_padding
 from tinyzero_trl.training.loss.exact_loss import ExactLoss, Scores
 from tinyzero_trl.training.loss.traits import LossTraits
 from tinyzero_trl.training.preflight.problems import check_train_dataset
+from tinyzero_trl.training.preflight.resuming import asked_checkpoint
 from tinyzero_trl.training.preflight.trainable import check_given_optimizer, check_trainable
 from tinyzero_trl.training.prompt_order import EpochOrder
 from tinyzero_trl.training.rollout import Rollouts, prepare_engine
@@ -109,8 +109,7 @@ class AdaptiveGRPOTrainer(GRPOTrainer):
         check_train_dataset(train_dataset, trl_internals.tokenizer_of(self), self.model.config, args)
         show_rollouts(self)
         self.records_callback.follow(self)
-        self.limiter = CompletionLimit(self)
-        self.groups = GroupStages(self)
+        self.limiter, self.groups = CompletionLimit(self), GroupStages(self)
         tokenizer, rank, ends = trl_internals.tokenizer_of(self), self.accelerator.process_index, self.eos_token_ids
         settings = self.vllm_generation if args.use_vllm else self.generation_config
         self.rollouts = Rollouts(args, tokenizer, settings, model=self.model, end_tokens=ends, process_index=rank)
@@ -137,15 +136,16 @@ class AdaptiveGRPOTrainer(GRPOTrainer):
         Raises:
             ValueError: there is no such checkpoint.
         """
-        named: dict[Any, str] = {None: self.args.resume, True: "newest", False: "never"}
-        resume = named.get(resume_from_checkpoint, str(resume_from_checkpoint))
-        checkpoint = checkpoint_to_resume(resume, str(self.args.output_dir))
+        checkpoint = asked_checkpoint(resume_from_checkpoint, self.args)
         self.reference.load(checkpoint)
         trl_internals.forget_rollout(self)
         self.rollouts.begin()
         self.groups.check(self.window_callback.policy)
         with self.evaluator.first_for_new_runs(self.args, is_new=checkpoint is None):
             return super().train(checkpoint, *args, **kwargs)
+
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        super()._issue_warnings_after_load(trl_internals.without_tied(load_result, self.model))
 
     def _get_train_sampler(self, dataset: Any = None) -> EpochOrder:
         return EpochOrder(super()._get_train_sampler(dataset), lambda: int(self.state.epoch or 0))

@@ -123,6 +123,18 @@ def unchanged_checkpointing(model: torch.nn.Module) -> Iterator[None]:
             layer.gradient_checkpointing, layer._gradient_checkpointing_func = is_on, function
 
 
+def without_tied(load_result: Any, model: torch.nn.Module) -> Any:
+    """What PyTorch says of a loaded state, without the missing names of weights that have come under another name.
+
+    A checkpoint holds tied weights once, and Trainer warns of the name that it lacks.
+    """
+    missing = set(load_result.missing_keys)
+    weights = dict(model.named_parameters(remove_duplicate=False))
+    loaded = {id(weight) for name, weight in weights.items() if name not in missing}
+    left = [name for name in load_result.missing_keys if name not in weights or id(weights[name]) not in loaded]
+    return load_result._replace(missing_keys=left)
+
+
 def attention_of(model_config: Any) -> str:
     """The attention implementation that a loaded model uses; empty if none is chosen."""
     return model_config._attn_implementation or ""

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tinyzero_trl.runs.checkpoints import TRAINER_STATE, has_optimizer
+from tinyzero_trl.runs.checkpoints import TRAINER_STATE, checkpoint_to_resume, has_optimizer
 from tinyzero_trl.runs.files import read_mapping
 from tinyzero_trl.runs.records import CONFIG
 from tinyzero_trl.training.preflight.continuing import compare
@@ -13,6 +13,21 @@ from tinyzero_trl.training.preflight.continuing import compare
 _ARCHITECTURE = ("model_type", "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads")
 _LENGTHS = {"max_steps", "num_train_epochs"}
 _START_OVER = "give --resume never, or another output_dir"
+
+
+def asked_checkpoint(asked: str | bool | None, training: Any) -> str | None:
+    """The checkpoint that a training continues from, None for a new one.
+
+    Args:
+        asked: `resume_from_checkpoint` of `train`: a folder, True for the newest complete one, False for a new run, or
+            None for the field `resume`.
+        training: configuration of the run.
+
+    Raises:
+        ValueError: there is no such checkpoint.
+    """
+    named: dict[Any, str] = {None: training.resume, True: "newest", False: "never"}
+    return checkpoint_to_resume(named.get(asked, str(asked)), str(training.output_dir))
 
 
 def check_continued(start: str, config: Mapping[str, Any]) -> dict[str, str]:

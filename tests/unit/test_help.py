@@ -1,0 +1,16 @@
+"""What `--help` says of defaults."""
+
+import pytest
+
+from tinyzero_trl.commands.main import main
+
+
+@pytest.mark.parametrize(
+    "command", [["plan"], ["data", "countdown"], ["data", "multiplication"], ["eval"], ["warmstart"]], ids=" ".join
+)
+def test_help_says_no_default_where_there_is_none(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([*command, "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert ended.value.code == 0
+    assert "(default: " in text and "(default: None)" not in text
