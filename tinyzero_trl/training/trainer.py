@@ -109,7 +109,8 @@ class AdaptiveGRPOTrainer(GRPOTrainer):
         check_train_dataset(train_dataset, trl_internals.tokenizer_of(self), self.model.config, args)
         show_rollouts(self)
         self.records_callback.follow(self)
-        self.limiter, self.groups = CompletionLimit(self), GroupStages(self)
+        self.limiter = CompletionLimit(self)
+        self.groups = GroupStages(self)
         tokenizer, rank, ends = trl_internals.tokenizer_of(self), self.accelerator.process_index, self.eos_token_ids
         settings = self.vllm_generation if args.use_vllm else self.generation_config
         self.rollouts = Rollouts(args, tokenizer, settings, model=self.model, end_tokens=ends, process_index=rank)
@@ -130,8 +131,7 @@ class AdaptiveGRPOTrainer(GRPOTrainer):
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """Train as `trl.GRPOTrainer` does; what an earlier run has left in the folder of a new one is moved aside.
 
-        `resume_from_checkpoint` is a checkpoint's folder, True for the newest complete one in `output_dir`, False for a
-        new run, or None for `args.resume`.
+        `resume_from_checkpoint`: a folder, True for the newest complete one, False for none, None for `args.resume`.
 
         Raises:
             ValueError: there is no such checkpoint.
