@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tinyzero_trl.evaluation import format_result
 from tinyzero_trl.evaluation.rows import SCHEMA, WorkFile, summarise, write_rows
 from tinyzero_trl.evaluation.trained_by import find_run
 from tinyzero_trl.metrics import accuracy_interval, wilson_interval
@@ -67,6 +68,13 @@ def test_difficulties_in_words(tmp_path: Path) -> None:
     assert list(summarise(rows)["difficulty"]) == ["easy", "hard"], "what has no label is not broken down"
     write_rows(tmp_path / "rows.parquet", rows)
     assert pq.read_table(tmp_path / "rows.parquet")["difficulty"].to_pylist() == ["hard", "", "easy"]
+
+
+def test_figures_of_long_labels_stand_below_each_other() -> None:
+    rows = [row(0, 0, difficulty="short"), row(1, 0, difficulty="as many words as a task likes", reward=1.0)]
+    lines = [line for line in format_result(summarise(rows)).splitlines() if "difficulty" in line]
+    assert [line.endswith(", 1 problem") for line in lines] == [True, True]
+    assert len({line.index("%  95 %") for line in lines}) == 1
 
 
 def test_a_success_is_what_the_run_that_trained_the_model_says(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import yaml
 
 from tinyzero_trl.runs import environment
 from tinyzero_trl.runs.gathered import gather
-from tinyzero_trl.runs.records import RunRecords, is_finished, read_run, write_atomically
+from tinyzero_trl.runs.records import RunRecords, answers_of, is_finished, read_run, write_atomically
 
 
 @pytest.fixture
@@ -141,6 +141,12 @@ def test_what_is_no_run_is_refused_with_its_path(records, tmp_path):
     (records.path / "config.yaml").write_text("- a list", encoding="utf-8")
     with pytest.raises(ValueError, match=r"config\.yaml: must hold a mapping of names to values"):
         read_run(records.path)
+
+
+def test_what_an_accuracy_rests_on_is_counted_in_words():
+    assert answers_of({"eval/n": 1.0, "eval/problems": 1.0}) == "1 problem"
+    assert answers_of({"eval/n": 4.0, "eval/problems": 1.0}) == "1 problem, 4 answers"
+    assert answers_of({"eval/n": 2048.0, "eval/problems": 2048.0}) == answers_of({"eval/n": 2048.0}) == "2,048 problems"
 
 
 def test_only_a_complete_summary_finishes_a_run(records):
