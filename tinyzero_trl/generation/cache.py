@@ -5,7 +5,7 @@ heads share them (GQA) and rows are padded, to repeat them for every query head.
 are most of a rollout. Here the cache is preallocated and appends in place, and the query heads of a group stand where
 query positions do: a decoding step has one position, so their attention is the same computation, up to its rounding.
 
-For every token, Transformers also reads back from the device whether a row is padded. Here it is told so once.
+For every token, Transformers before 5.24 also reads back from the device whether a row is padded. Here it is told once.
 """
 
 from collections.abc import Iterator
