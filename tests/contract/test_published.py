@@ -2,6 +2,7 @@
 
 import json
 import re
+from functools import cache
 from pathlib import Path
 from statistics import fmean
 
@@ -21,6 +22,7 @@ RESULTS = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
 PERFORMANCE = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
 GRID = ROOT / "results" / "ablation_tiny"
 LENGTHS = ROOT / "results" / "ablation_lengths"
+LENGTHS_ASKED_AGAIN = ROOT / "results" / "ablation_lengths_eight_answers"
 ASKED_AGAIN = ROOT / "results" / "ablation_tiny_three_numbers"
 GROUPS = ROOT / "results" / "ablation_tiny_group"
 GROUPS_ASKED_AGAIN = ROOT / "results" / "ablation_tiny_group_three_numbers"
@@ -147,20 +149,40 @@ def test_windows_per_group() -> None:
     assert _rows(RESULTS, "| run, second measurement") == per_group_rows()
 
 
-def test_prompts_that_need_different_lengths() -> None:
+@cache
+def different_lengths_rows() -> dict[str, list[str]]:
+    """The table of the second grid, without its column of windows."""
     groups = load_run_groups(sorted(LENGTHS.glob("*/*"))).groups
     full = choose_baseline(groups, "full")
-    rows = _rows(RESULTS, "| run of the second grid")
+    again = paired_accuracy.policies(LENGTHS, LENGTHS_ASKED_AGAIN)
+    rows = {}
     for group, outcome in zip(groups, compare(groups, full), strict=True):
-        expected = [f"{outcome.seeds}", f"{100 * outcome.final_acc.mean:.1f} %"]
+        name = _folder(group)
+        assert outcome.seeds == outcome.paired_seeds == len(again[name])
+        trained = f"{100 * outcome.final_acc.mean:.1f} %"
+        accuracy, points = paired_accuracy.against(again[name], again["full"], "again")
+        asked_again = f"{accuracy.mean:.1f} %"
         if group is full:
-            expected += ["", f"{outcome.tokens:,.0f} tokens", ""]
+            rows[name] = [f"{outcome.seeds}", trained, asked_again, f"{outcome.tokens:,.0f} tokens", ""]
         else:
             as_far = f"{100 * _full_at_equal_tokens(group, full):.1f} %"
-            expected += [_points(outcome), _tokens(outcome), as_far]
-        assert outcome.seeds == outcome.paired_seeds
-        assert rows.pop(_folder(group))[1:] == expected
-    assert not rows
+            trained, asked_again = f"{trained}, {_points(outcome)}", f"{asked_again}, {_with_bounds(points, 1)}"
+            rows[name] = [f"{outcome.seeds}", trained, asked_again, _tokens(outcome), as_far]
+    return rows
+
+
+def test_prompts_that_need_different_lengths() -> None:
+    rows = _rows(RESULTS, "| run of the second grid")
+    assert {name: cells for name, (_, *cells) in rows.items()} == different_lengths_rows()
+
+
+def test_the_readme_says_the_same_of_different_lengths() -> None:
+    rows = _rows((ROOT / "README.md").read_text(encoding="utf-8"), "| window, 48 steps")
+    names = ("full", "group-label", "group-label-longer", "fixed-96")
+    for (said, cells), name in zip(rows.items(), names, strict=True):
+        seeds, _, asked_again, tokens, _ = different_lengths_rows()[name]
+        accuracy, _, points = asked_again.partition(", ")
+        assert cells == [seeds, accuracy, points, tokens], said
 
 
 def _full_at_equal_tokens(group: RunGroup, full: RunGroup) -> float:
