@@ -2,6 +2,8 @@
 
 import math
 import random
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 from hypothesis import given, settings
@@ -10,7 +12,7 @@ from hypothesis import strategies as st
 from tinyzero_trl.windows.fidelity import Gain, advantages, explained
 from tinyzero_trl.windows.kinds import KINDS, GroupRecord, PromptKinds, StageCount
 from tinyzero_trl.windows.step_cost import StepCost
-from tinyzero_trl.windows.stopping import StoppingProblem, best_price
+from tinyzero_trl.windows.stopping import Expected, Situation, StoppingProblem, best_price
 
 ENDS = (64, 128, 256)
 BY_SEQUENCES = Gain(by_tokens=False, scaled=True)
@@ -118,6 +120,18 @@ def test_a_higher_price_lets_no_group_go_on_that_a_lower_one_stops(
                 assert low.margin(stage, won, lost) >= high.margin(stage, won, lost) - 1e-9
     assert low.expected.tokens >= high.expected.tokens - 1e-6
     assert low.expected.successes_lost <= high.expected.successes_lost + 1e-9
+
+
+class AlwaysLosing:
+    """A prompt of which some success is lost at every price above zero."""
+
+    def solve(self, price: float) -> SimpleNamespace:
+        return SimpleNamespace(expected=Expected(0.1, 100.0, 1.0, 0.5 if price > 0 else 0.0))
+
+
+@pytest.mark.parametrize("near", [None, 1e-3])
+def test_where_every_price_loses_too_much_it_is_nothing(near: float | None) -> None:
+    assert best_price([cast(Situation, AlwaysLosing())], [1.0], 0.0, near) == pytest.approx(0.0, abs=1e-12)
 
 
 @few

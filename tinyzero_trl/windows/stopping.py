@@ -193,13 +193,13 @@ def best_price(
         if earned <= low * (1 + _TIE) or high <= low * (1 + _PRECISION):
             break
         if low > 0 and high == math.inf:
-            price, stride = min(earned, low * stride), stride**2
+            price, stride = min(earned, low * stride), stride * stride
         elif earned < high:
             price = earned
         elif low > 0:
             price = math.sqrt(low * high)
         else:
-            price, stride = high / stride, stride**2
+            price, stride = high / stride, stride * stride  # which may become infinite, and the price 0
     return low
 
 
