@@ -11,7 +11,7 @@ from transformers import TrainerCallback
 from trl import ModelConfig, get_peft_config
 
 from tinyzero_trl.models.adapters import base_of_adapter
-from tinyzero_trl.models.loading import load_model_config, load_trainable_adapter
+from tinyzero_trl.models.loading import load_trainable_adapter
 from tinyzero_trl.models.names import resolve_model
 from tinyzero_trl.runs.checkpoints import checkpoint_to_resume, is_last
 from tinyzero_trl.runs.earlier import set_aside
@@ -53,9 +53,8 @@ def build_trainer(
     assert training.max_completion_length is not None, "AdaptiveGRPOConfig checks it"
     rewards, training.reward_weights = reward_functions(task.learned(), task.shaping(training.max_completion_length))
     train, held_out = load_problems(task)
-    tokenizer = check_run(path, training, model, train, held_out)
+    tokenizer, config = check_run(path, training, model, train, held_out)
     _say_where_it_continues(task, training, model)
-    config = load_model_config(path, revision=model.model_revision)
     loading, is_adapter = model_init_kwargs(model, training, config), base_of_adapter(path) is not None
     training.model_init_kwargs = None if is_adapter else loading  # TRL warns of those it has no use for
     return AdaptiveGRPOTrainer(

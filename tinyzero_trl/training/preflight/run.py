@@ -38,8 +38,11 @@ from tinyzero_trl.training.preflight.trackers import check_trackers
 
 def check_run(
     path: str, training: AdaptiveGRPOConfig, model: ModelConfig, train: Dataset, held_out: Dataset
-) -> PreTrainedTokenizerBase:
-    """All that is known of a run before its weights are read; returns the tokenizer, padding on the left.
+) -> tuple[PreTrainedTokenizerBase, Any]:
+    """All that is known of a run before its weights are read.
+
+    Returns:
+        The tokenizer, padding on the left, and the configuration of the model.
 
     Raises:
         ValueError: a tracker that is not installed, a model that cannot be loaded, prompts it has no template or no
@@ -73,4 +76,4 @@ def check_run(
         check_adapter(model, config)
     else:
         check_continued_adapter(path, model)
-    return tokenizer
+    return tokenizer, config
