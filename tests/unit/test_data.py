@@ -11,6 +11,7 @@ import pyarrow.parquet
 import pytest
 
 from tinyzero_trl.commands import main as cli
+from tinyzero_trl.runs import hub_access
 from tinyzero_trl.tasks import Problem, countdown
 from tinyzero_trl.tasks import parquet as dataset_files
 from tinyzero_trl.tasks.datasets import read_examples, to_dataset, train_test_examples
@@ -123,6 +124,7 @@ def test_a_hub_data_set_is_read_by_its_id(monkeypatch):
         return datasets.Dataset.from_dict({"target": [22], "nums": [[3, 7, 5]]})
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    monkeypatch.setattr(hub_access, "hub_answers", lambda: True)
     assert read_problems("owner/name", task="countdown") == PROBLEMS[:1]
     assert read_problems("owner/name:main", task="countdown") == PROBLEMS[:1], "of several configurations"
 
@@ -132,6 +134,7 @@ def test_a_hub_error_is_one_line(monkeypatch):
         raise ConnectionError("no\nnetwork")
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    monkeypatch.setattr(hub_access, "hub_answers", lambda: True)
     with pytest.raises(
         ValueError,
         match=r"^dataset: 'owner/name', split 'train': no network; if it has .* owner/name:CONFIGURATION$",

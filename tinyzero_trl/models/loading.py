@@ -18,6 +18,7 @@ from transformers.utils import logging as transformers_logging
 from tinyzero_trl.models import gguf
 from tinyzero_trl.models.adapters import base_of_adapter
 from tinyzero_trl.models.softcap import attention_with_softcap
+from tinyzero_trl.runs.hub_access import offline_if_silent
 
 SAFE: dict[str, Any] = {"trust_remote_code": False, "use_safetensors": True}
 """What every `from_pretrained` of weights is called with: a model folder is data, and no program."""
@@ -214,7 +215,8 @@ def load(loader: Any, path: str, **settings: Any) -> Any:
     if is_path and not Path(path or "?").is_dir():
         raise ValueError(f"model: {path!r} is no folder; {remedy}")
     try:
-        return loader(path, **settings)
+        with offline_if_silent(path):
+            return loader(path, **settings)
     except Exception as error:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise ValueError(f"model: {path!r} cannot be loaded ({reason}); {remedy}") from error

@@ -128,12 +128,19 @@ def _read_saved(folder: Path, split: str, select: Select) -> Rows:
 def _read_hub(identifier: str, split: str, select: Select) -> Rows:
     import datasets
 
+    from tinyzero_trl.runs.hub_access import offline_if_silent
+
     name, _, configuration = identifier.partition(":")
-    try:
-        rows = datasets.load_dataset(name, configuration or None, split=split)
-    except (ValueError, OSError, datasets.exceptions.DatasetsError) as error:
-        remedy = "" if configuration else f"; if it has several configurations, give {name}:CONFIGURATION"
-        raise ValueError(f"dataset: {identifier!r}, split {split!r}: {_one_line(error)}{remedy}") from None
+    with offline_if_silent(name) as offline:
+        try:
+            rows = datasets.load_dataset(name, configuration or None, split=split)
+        except (ValueError, OSError, datasets.exceptions.DatasetsError) as error:
+            if offline:
+                why = "the Hub does not answer, and the data set is not in the local cache; give a file or a folder"
+            else:
+                remedy = "" if configuration else f"; if it has several configurations, give {name}:CONFIGURATION"
+                why = f"{_one_line(error)}{remedy}"
+            raise ValueError(f"dataset: {identifier!r}, split {split!r}: {why}") from None
     return identifier, rows.select_columns(_select(identifier, rows.column_names, select))
 
 

@@ -11,10 +11,11 @@ from transformers import TrainerCallback
 from trl import ModelConfig, get_peft_config
 
 from tinyzero_trl.models.adapters import base_of_adapter
-from tinyzero_trl.models.loading import load_trainable_adapter
+from tinyzero_trl.models.loading import load_model_config, load_trainable_adapter
 from tinyzero_trl.models.names import resolve_model
 from tinyzero_trl.runs.checkpoints import checkpoint_to_resume, is_last
 from tinyzero_trl.runs.earlier import set_aside
+from tinyzero_trl.runs.hub_access import offline_if_silent
 from tinyzero_trl.runs.model_card import write_model_card
 from tinyzero_trl.runs.records import Run, RunRecords, answers_of, is_finished, read_run
 from tinyzero_trl.runs.report import write_pictures
@@ -51,22 +52,24 @@ def build_trainer(
     """Everything that a run needs; downloads and loads, but does not train."""
     path = resolve_model(str(model.model_name_or_path))
     assert training.max_completion_length is not None, "AdaptiveGRPOConfig checks it"
+    config = load_model_config(path, revision=model.model_revision)  # a wrong name is known before problems are made
     rewards, training.reward_weights = reward_functions(task.learned(), task.shaping(training.max_completion_length))
     train, held_out = load_problems(task)
-    tokenizer, config = check_run(path, training, model, train, held_out)
+    tokenizer = check_run(path, config, training, model, train, held_out)
     _say_where_it_continues(task, training, model)
     loading, is_adapter = model_init_kwargs(model, training, config), base_of_adapter(path) is not None
     training.model_init_kwargs = None if is_adapter else loading  # TRL warns of those it has no use for
-    return AdaptiveGRPOTrainer(
-        load_trainable_adapter(path, **loading) if is_adapter else path,
-        rewards,
-        training,
-        train_dataset=train,
-        eval_dataset=held_out,
-        processing_class=tokenizer,
-        peft_config=None if is_adapter else get_peft_config(model),
-        callbacks=callbacks,
-    )
+    with offline_if_silent(path):  # TRL loads anew
+        return AdaptiveGRPOTrainer(
+            load_trainable_adapter(path, **loading) if is_adapter else path,
+            rewards,
+            training,
+            train_dataset=train,
+            eval_dataset=held_out,
+            processing_class=tokenizer,
+            peft_config=None if is_adapter else get_peft_config(model),
+            callbacks=callbacks,
+        )
 
 
 def is_over(task: TaskConfig, training: AdaptiveGRPOConfig, model: ModelConfig) -> bool:

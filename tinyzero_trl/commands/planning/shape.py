@@ -1,20 +1,14 @@
 """The shape of a model from its configuration: built on the meta device, so that no weight is read or made."""
 
-from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
-from huggingface_hub import HfApi
-from huggingface_hub.errors import HfHubHTTPError
 from transformers import AutoConfig, AutoModelForCausalLM
 from trl import ModelConfig, get_peft_config
 
 from tinyzero_trl.commands.planning.memory import ModelShape
 from tinyzero_trl.models.names import resolve_model
-
-HUB_TIMEOUT_S = 10
-# with OSError, and the error of the HTTP library that huggingface_hub uses: httpx, and from 2.0 on httpx2
-_UNREADABLE = cast("tuple[type[Exception], ...]", (ValueError, *HfHubHTTPError.__bases__))
+from tinyzero_trl.runs.hub_access import offline_if_silent
 
 
 def model_shape(model: ModelConfig) -> ModelShape:
@@ -30,7 +24,7 @@ def model_shape(model: ModelConfig) -> ModelShape:
         config = _configuration(resolve_model(name), model.model_revision)
         with torch.device("meta"):
             built: Any = AutoModelForCausalLM.from_config(config)
-    except _UNREADABLE as error:
+    except (OSError, ValueError) as error:
         raise ValueError(
             f"model_name_or_path: no configuration of {name!r} here or on the Hub ({_first_line(error)}); give "
             "--model_name_or_path a local folder that holds the model's config.json"
@@ -55,15 +49,8 @@ def model_shape(model: ModelConfig) -> ModelShape:
 
 
 def _configuration(name: str, revision: str) -> Any:
-    """From here if it is here; the Hub is asked once, because a download would try for half a minute."""
-    options: dict[str, Any] = {"revision": revision, "trust_remote_code": False}
-    try:
-        return AutoConfig.from_pretrained(name, local_files_only=True, **options)
-    except OSError:
-        if Path(name).exists():
-            raise
-    HfApi().model_info(name, revision=revision, timeout=HUB_TIMEOUT_S)
-    return AutoConfig.from_pretrained(name, **options)
+    with offline_if_silent(name):
+        return AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
 
 
 def _adapter_parameters(built: Any, model: ModelConfig) -> int:

@@ -11,7 +11,6 @@ from tinyzero_trl.models.loading import (
     check_model,
     give_end_token,
     load_generation_config,
-    load_model_config,
     load_tokenizer,
 )
 from tinyzero_trl.models.softcap import check_softcap
@@ -37,12 +36,20 @@ from tinyzero_trl.training.preflight.trackers import check_trackers
 
 
 def check_run(
-    path: str, training: AdaptiveGRPOConfig, model: ModelConfig, train: Dataset, held_out: Dataset
-) -> tuple[PreTrainedTokenizerBase, Any]:
+    path: str, config: Any, training: AdaptiveGRPOConfig, model: ModelConfig, train: Dataset, held_out: Dataset
+) -> PreTrainedTokenizerBase:
     """All that is known of a run before its weights are read.
 
+    Args:
+        path: the folder or Hub id of the model.
+        config: the configuration of the model.
+        training: the settings of the run.
+        model: what the recipe says of the model.
+        train: the examples to train on.
+        held_out: the examples of every evaluation.
+
     Returns:
-        The tokenizer, padding on the left, and the configuration of the model.
+        The tokenizer, padding on the left.
 
     Raises:
         ValueError: a tracker that is not installed, a model that cannot be loaded, prompts it has no template or no
@@ -56,7 +63,6 @@ def check_run(
     check_evaluation_batch(training)  # a recipe is evaluated before and after training, whatever its eval_strategy
     check_offload(training)
     check_vllm_sampling(training)
-    config = load_model_config(path, revision=model.model_revision)
     check_kept_precision(training, is_float32=model.dtype == "float32")
     asked, by_batches = model.attn_implementation or "", training.use_transformers_continuous_batching
     check_softcap(config, asked, continuous_batching=by_batches)
@@ -76,4 +82,4 @@ def check_run(
         check_adapter(model, config)
     else:
         check_continued_adapter(path, model)
-    return tokenizer, config
+    return tokenizer
