@@ -1,6 +1,7 @@
 """Broken packages become lines of a report, and only what did something counts as working."""
 
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -88,6 +89,29 @@ def test_the_command_reports_and_ends_well(install, monkeypatch: pytest.MonkeyPa
     assert "ImportError: [no such] library" in printed
     assert "pip install -c constraints.txt -e '.[vllm]'" in printed
     assert "torch 2" in printed and "secret-key" not in printed
+
+
+def test_every_extra_that_a_run_may_use_has_a_row() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    named = {extra for extra in extras for check in CHECKS if f"[{extra}]" in check.fix or extra in check.fix.split()}
+    assert named == set(extras) - {"docs", "dev"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["trackio", "math-verify", "reasoning-gym"])
+def test_the_extras_that_developers_have_work(name: str) -> None:
+    found = run(BY_NAME[name])
+    assert found.works and found.version, found.detail
+
+
+def test_a_scorer_that_refuses_its_own_answer_does_not_work(install) -> None:
+    install(
+        "reasoning_gym",
+        "class Made(list):\n    def score_answer(self, *_): return 0\n"
+        "def create_dataset(*_, **__): return Made([{'answer': 'a'}])",
+    )
+    found = run(BY_NAME["reasoning-gym"])
+    assert (found.works, found.detail) == (False, "an example was made, but its answer was not scored as right")
 
 
 def test_every_command_that_fixes_names_an_extra_that_exists() -> None:

@@ -59,6 +59,10 @@ CHECKS = (
     Check("flash-attn", "flash_attn", ("flash-attn",), f"{_install('flash-attn')} --no-build-isolation"),
     Check("peft", "peft", ("peft",), _install("peft")),
     Check("W&B", "wandb", ("wandb",), _install("wandb")),
+    Check("trackio", "trackio", ("trackio",), _install("trackio")),
+    Check("gguf", "gguf", ("gguf",), _install("gguf")),
+    Check("math-verify", "math_verify", ("math-verify",), _install("math-verify")),
+    Check("reasoning-gym", "reasoning_gym", ("reasoning-gym",), _install("reasoning-gym")),
 )
 
 

@@ -134,6 +134,38 @@ def _wandb() -> str:
     return "imported, a key is there; the server was not asked"
 
 
+def _trackio() -> str:
+    from trackio import finish, init, log  # noqa: F401  (what Transformers calls)
+
+    return "imported; nothing was logged"
+
+
+def _gguf() -> str:
+    from gguf import GGUFReader  # noqa: F401  (what Transformers reads a file with)
+    from transformers.utils import is_gguf_available
+
+    if not is_gguf_available():
+        raise CheckFailedError("it is imported, but Transformers does not take this version")
+    return "imported, Transformers takes it; no file was read"
+
+
+def _math_verify() -> str:
+    from tinyzero_trl.tasks.matching import MATH, match
+
+    if match(r"\boxed{\frac{1}{2}}", "0.5", MATH).reward != 1 or match(r"\boxed{0.25}", "0.5", MATH).reward != 0:
+        raise CheckFailedError("it did not tell a right answer from a wrong one")
+    return "a right answer and a wrong one were told apart"
+
+
+def _reasoning_gym() -> str:
+    from reasoning_gym import create_dataset
+
+    made = create_dataset("spell_backward", size=1, seed=0)
+    if made.score_answer(made[0]["answer"], made[0]) != 1:
+        raise CheckFailedError("an example was made, but its answer was not scored as right")
+    return "an example was made, and its answer scored"
+
+
 FUNCTIONS: dict[str, Callable[[], str]] = {
     "transformers": _transformers,
     "continuous batching": _continuous_batching,
@@ -143,6 +175,10 @@ FUNCTIONS: dict[str, Callable[[], str]] = {
     "flash-attn": _flash_attn,
     "peft": _peft,
     "W&B": _wandb,
+    "trackio": _trackio,
+    "gguf": _gguf,
+    "math-verify": _math_verify,
+    "reasoning-gym": _reasoning_gym,
 }
 
 
