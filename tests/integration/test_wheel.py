@@ -63,7 +63,9 @@ def test_the_wheel_holds_every_recipe_and_launch_file(site: Path) -> None:
 
 def test_it_trains_evaluates_and_reports(call: Callable[..., str], site: Path, tmp_path: Path) -> None:
     assert call("--version") == f"tinyzero-trl {tinyzero_trl.__version__}\n"
-    assert str(site / "tinyzero_trl" / "recipes") in call("train", "--help")
+    printed = call("train", "--help")
+    assert str(site / "tinyzero_trl" / "recipes") in printed
+    assert "docs/files.md in the repository of tinyzero-trl" in printed, "a wheel holds no page"
     fields = [word for name, value in TWO_STEPS.items() for word in (f"--{name}", str(value))]
     printed = call("train", "--config", "countdown_tiny", *fields, "--output_dir", "run")
     assert "Held-out accuracy, 8 problems" in printed

@@ -5,7 +5,7 @@
 
 The first is the program on one process, the second on as many as accelerate starts. RECIPE.yaml is a file, or the name
 of a recipe that comes with the package. Every field of the recipe can be given on the command line. The same program
-trains the baselines: give `--window_strategy fixed`. docs/files.md says what a run leaves behind.
+trains the baselines: give `--window_strategy fixed`.
 """
 
 import sys
@@ -16,6 +16,7 @@ from typing import Any
 
 from tinyzero_trl.commands.console import one_line
 from tinyzero_trl.runs.lock import locked
+from tinyzero_trl.runs.pages import page
 from tinyzero_trl.training.shipped import LAUNCH_FILES, RECIPES
 
 
@@ -96,6 +97,7 @@ def _help() -> str:
         f"{__doc__}\n"
         f"Recipes that come with the package: {', '.join(shipped)}\n"
         f"They lie in {RECIPES}, launch files of accelerate in {LAUNCH_FILES}.\n"
+        f"What a run leaves behind, and how it ends: {page('files.md')}, {page('survival.md')}.\n"
         "--help_fields prints every field with its meaning and default."
     )
 

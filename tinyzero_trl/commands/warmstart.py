@@ -21,7 +21,7 @@ def register(commands: Any) -> None:
         "--size",
         choices=["tiny", "small", "lengths"],
         default="tiny",
-        help="tiny: the embedded model; small: 31 M, for a GPU; lengths: 0.8 M, for recipes/lengths_tiny.yaml",
+        help="tiny: the embedded model; small: 31 M, for a GPU; lengths: 0.8 M, for the recipe lengths_tiny",
     )
     add("--steps", type=int, help="optimizer steps in all; left out, those of the curriculum")
     add("--seed", type=int, default=0, help="decides weights and traces")

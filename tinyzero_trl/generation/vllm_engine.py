@@ -9,6 +9,7 @@ import torch
 from tinyzero_trl.generation.engine import Engine, EngineSetup, SampledBatch, Sampling
 from tinyzero_trl.models.adapters import base_of_adapter
 from tinyzero_trl.models.loading import dtype_name
+from tinyzero_trl.runs.pages import page
 
 _ROWS_PER_CALL = 1024
 """vLLM refills its batch itself, so many rows keep it busy; but a call is what an interruption loses."""
@@ -22,7 +23,7 @@ class VllmEngine(Engine):
         if base_of_adapter(setup.model_path):
             raise ValueError(
                 f"model: {setup.model_path!r} is an adapter, and vLLM takes whole models here; merge it into its base "
-                "(docs/scaling.md), or use --engine transformers"
+                f"({page('scaling.md')}), or use --engine transformers"
             )
         # one process schedules requests in the same order every time, vLLM's condition for reproducibility
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")

@@ -5,6 +5,7 @@ from dataclasses import MISSING, fields
 from typing import Any, NamedTuple, TypeVar
 
 from tinyzero_trl.plugins import find_class, offered_names
+from tinyzero_trl.runs.pages import page
 from tinyzero_trl.tasks.task import Task
 
 ENTRY_POINTS = "tinyzero_trl.tasks"
@@ -92,7 +93,7 @@ def get_task(name: str | Task, options: Mapping[str, Any] | None = None) -> Task
     try:
         task = kind()
     except TypeError as error:  # abstract: score is missing
-        raise ValueError(f"task: {name!r} cannot be made ({error}); see docs/tasks.md") from None
+        raise ValueError(f"task: {name!r} cannot be made ({error}); see {page('tasks.md')}") from None
     task.name, task.given = name, dict(options or {})
     return task
 

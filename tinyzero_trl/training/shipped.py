@@ -29,6 +29,17 @@ def advice_for_recipe(name: str) -> str:
     return f"did you mean {close[0]}?" if close else "give a path, or a name that `tinyzero-trl train --help` lists"
 
 
+def path_of(file: Path) -> str:
+    """A shipped file as messages name it, to be given to a command: from the working folder if it lies below it."""
+    here = Path.cwd()
+    return str(file.relative_to(here) if file.is_relative_to(here) else file)
+
+
+def launch_file(way: str) -> str:
+    """The path of the launch file for `way` (such as `ddp`), for messages: `accelerate` itself knows no names."""
+    return path_of(LAUNCH_FILES / f"{way}.yaml")
+
+
 def find_launch_file(name: str) -> str:
     """The same for the launch files: `zero2` and `configs/accelerate/zero2.yaml` name a shipped one."""
     return _find(name, "configs/accelerate", LAUNCH_FILES)

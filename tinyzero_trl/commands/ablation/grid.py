@@ -27,7 +27,7 @@ from typing import Any
 
 from tinyzero_trl.runs.files import read_mapping, shortened
 from tinyzero_trl.runs.redaction import SECRET_FIELDS
-from tinyzero_trl.training.shipped import advice_for_recipe, find_launch_file, find_recipe
+from tinyzero_trl.training.shipped import RECIPES, advice_for_recipe, find_launch_file, find_recipe, path_of
 
 DEFAULT_LAUNCH = ("accelerate", "launch", "--config_file", "cpu", "-m", "tinyzero_trl.commands.train")
 ARGUMENTS = "arguments.json"
@@ -170,4 +170,5 @@ def _launch(launch: Any) -> tuple[str, ...]:
 
 def _check_mapping(value: Any, field: str) -> None:
     if not isinstance(value, dict) or (field == "runs" and not value):
-        raise ValueError(f"{field} = {value!r}: expected a mapping of names to values; see recipes/ablation_tiny.yaml")
+        example = path_of(RECIPES / "ablation_tiny.yaml")
+        raise ValueError(f"{field} = {value!r}: expected a mapping of names to values; see {example}")

@@ -207,7 +207,7 @@ def _way_of(launch: str) -> str:
         kind = str(config["distributed_type"])
     except (OSError, yaml.YAMLError, KeyError, TypeError):
         raise ValueError(
-            f"launch: {launch!r} is no launch file of accelerate; give one of configs/accelerate, or {', '.join(WAYS)}"
+            f"launch: {launch!r} is no launch file of accelerate; give the path of one, or {', '.join(WAYS)}"
         ) from None
     stage = (config.get("deepspeed_config") or {}).get("zero_stage")
     named = {"NO": "single_gpu", "MULTI_GPU": "ddp", "FSDP": "fsdp2", "DEEPSPEED": f"zero{stage}"}

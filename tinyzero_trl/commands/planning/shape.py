@@ -58,7 +58,9 @@ def _adapter_parameters(built: Any, model: ModelConfig) -> int:
         adapter = get_peft_config(model)
         from peft import get_peft_model
     except (ImportError, ValueError) as error:
-        raise ValueError(f"use_peft: peft cannot be used ({_first_line(error)}); pip install -e '.[peft]'") from None
+        raise ValueError(
+            f"use_peft: peft cannot be used ({_first_line(error)}); pip install 'tinyzero-trl[peft]'"
+        ) from None
     with torch.device("meta"):
         adapted: Any = get_peft_model(built, adapter)
     return int(adapted.num_parameters(only_trainable=True))

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from accelerate import DistributedType
 
+from tinyzero_trl.training.shipped import launch_file
 from tinyzero_trl.training.trainer import AdaptiveGRPOTrainer
 
 logger = logging.getLogger(__name__)
@@ -72,7 +73,7 @@ def check_backend(trainer: AdaptiveGRPOTrainer, environment: Mapping[str, str] =
     accelerator = trainer.accelerator
     running = accelerator.distributed_type
     for backend, remedy in (
-        (DistributedType.FSDP, "accelerate runs FSDP on GPUs alone: take configs/accelerate/ddp.yaml here"),
+        (DistributedType.FSDP, f"accelerate runs FSDP on GPUs alone: take {launch_file('ddp')} here"),
         (DistributedType.DEEPSPEED, "unset ACCELERATE_USE_CPU and give --use_cpu true to the program"),
     ):
         asked = environment.get(f"ACCELERATE_USE_{backend.value}", "false").lower() == "true"

@@ -8,6 +8,8 @@ import torch
 from torch import nn
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
+from tinyzero_trl.runs.pages import page
+
 
 def check_trainable(model: Any, peft_config: Any = None) -> None:
     """A model that is given as it is must have a trainable parameter; one loaded by name, or with an adapter, has one.
@@ -20,7 +22,7 @@ def check_trainable(model: Any, peft_config: Any = None) -> None:
         raise ValueError(
             f"peft_config: PREFIX_TUNING has no effect on rollouts, because Transformers {version('transformers')} "
             f"ignores the prefix that PEFT {version('peft')} gives it; train another adapter, or install an earlier "
-            "Transformers (docs/versions.md)"
+            f"Transformers ({page('versions.md')})"
         )
     if not isinstance(model, nn.Module) or peft_config is not None:
         return

@@ -13,6 +13,7 @@ from transformers.utils import is_liger_kernel_available
 from tinyzero_trl.metrics import METRICS, describe
 from tinyzero_trl.runs.redaction import shown
 from tinyzero_trl.training.loss.micro_batches import LOSS_NORMALISERS
+from tinyzero_trl.training.shipped import launch_file
 
 _LEAST_COUNTS = {
     "max_completion_length": 1,
@@ -168,7 +169,7 @@ def _check_deepspeed_file(given: Any) -> None:
     except ValueError:
         raise ValueError(
             f"deepspeed: {given!r} is no file; give the path of a DeepSpeed configuration, or remove it and launch "
-            "with configs/accelerate/zero2.yaml"
+            f"with {launch_file('zero2')}"
         ) from None
 
 
@@ -239,7 +240,7 @@ def check_hardware(config: Any) -> None:
     if config.fsdp_config and not config.fsdp:
         raise ValueError(
             f"fsdp_config: {config.fsdp_config} has no effect without fsdp; set fsdp to true, or remove it and "
-            "launch with configs/accelerate/fsdp2.yaml"
+            f"launch with {launch_file('fsdp2')}"
         )
 
 
