@@ -219,6 +219,17 @@ def test_the_table_of_the_demo() -> None:
         acc, low, high = (100 * line[f"eval/{figure}"] for figure in ("acc", "acc_low", "acc_high"))
         assert cells == [f"{acc:.1f} % (95 % interval {low:.1f} to {high:.1f})", f"{100 * line['eval/3_acc']:.1f} %"]
         assert name == "before" or f"{line['tokens']:,} rollout tokens" in name
+    one_window, per_group = (
+        read_run(ROOT / "results" / grid / "seed_0")
+        for grid in ("ablation_tiny/signal", "ablation_tiny_group/group-label")
+    )
+    assert run.evals[-1]["tokens"] == per_group.evals[-1]["tokens"]  # the same training
+    for run, words in (
+        (per_group, "the run ends at {acc:.1f} %"),
+        (one_window, "{tokens:,} tokens, and ended at {acc:.1f} %"),
+    ):
+        last = run.evals[-1]
+        assert words.format(acc=100 * last["eval/acc"], tokens=last["tokens"]) in " ".join(RESULTS.split())
 
 
 def test_the_page_of_the_pretrained_model() -> None:

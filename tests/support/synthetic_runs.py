@@ -20,6 +20,7 @@ def train(path, *, seed=0, speed=1.0, best=0.8, steps=8, evaluate_every=2, finis
                 "completion/truncated_frac": 0.1,
                 "difficulty/3_acc": 0.5,
                 "difficulty/4_acc": 0.2,
+                "difficulty/3_mean_length": 60.0,
                 "group/zero_variance_frac": 0.4,
                 "actor/is_ratio/mean": 1.0,
                 "actor/is_log_ratio/mean": -0.001,

@@ -93,6 +93,7 @@ def test_rollout_figures_equal_a_recount_of_the_rows(rows):
         of_size = [good for row, good in zip(rows, correct, strict=True) if row[5] == operands]
         expected[f"difficulty/{operands}_acc"] = mean(of_size)
         expected[f"difficulty/{operands}_count"] = len(of_size)
+        expected[f"difficulty/{operands}_mean_length"] = mean(row[0] for row in rows if row[5] == operands)
     figures = rollout_metrics(
         observation(rows), prompt_lengths=[row[4] for row in rows], difficulties=[row[5] for row in rows]
     )
@@ -112,7 +113,8 @@ def test_difficulties_may_be_texts_that_say_nothing_of_some_completions():
     batch = observation([(5, 1.0, False, 0, 1, 3), (6, 0.0, False, 0, 1, 3), (6, 1.0, False, 1, 1, 3)])
     figures = rollout_metrics(batch, difficulties=["easy a/b", "easy a/b", ""])
     named = {name: value for name, value in figures.items() if name.startswith("difficulty/")}
-    assert named == {"difficulty/easy a/b_acc": 0.5, "difficulty/easy a/b_count": 2.0}
+    about = "difficulty/easy a/b"
+    assert named == {f"{about}_acc": 0.5, f"{about}_count": 2.0, f"{about}_mean_length": 5.5}
     assert all(describe(name) for name in named)
     values = ("x  y\n", 3, -1, 0, True, None, 2.5, "z" * 99)
     assert [as_label(value) for value in values] == ["x y", 3, 0, 0, 0, 0, 0, "z" * 40]

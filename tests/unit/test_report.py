@@ -11,6 +11,7 @@ from typing import cast
 
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
 
 from tests.support.synthetic_runs import train
 from tinyzero_trl.commands.main import main
@@ -311,14 +312,31 @@ def test_what_became_of_groups_is_drawn_where_a_policy_decides_per_group(tmp_pat
     records = RunRecords(run)
     for step, stopped in ((9, 0.25), (10, 0.5)):
         shares = {"stopped_frac": stopped, "continued_frac": 0.9 - stopped, "explored_frac": 0.1}
-        figures = {f"group_window/{name}": value for name, value in {**shares, "tokens_saved_frac": 0.6}.items()}
-        records.append_metrics(step, 99.0, figures)
+        shares |= {"tokens_saved_frac": 0.6, "mean_stop": 64.0}
+        figures = {f"group_window/{name}": value for name, value in shares.items()}
+        records.append_metrics(step, 99.0, figures | {"tokens/response_cumulative": 1000 * step})
     assert not (write_pictures(without) / "fates.png").exists()
     page = write_report([run], tmp_path / "out").read_text(encoding="utf-8")
     assert (tmp_path / "out" / "plots" / "fates.png").exists()
     window, health = page.split("<h2>The window</h2>")[1].split("<h2>Health of the training</h2>")
-    for title in ("What became of groups", "Tokens saved by stopping groups"):
+    for title in ("What became of groups", "Tokens saved by stopping groups", "Tokens by difficulty"):
         assert title in window and title not in health
+    assert "Stopped groups and lengths of correct completions" in window
+    assert "Window and lengths of correct completions" not in page  # which would be a flat line at the maximum
+
+
+def test_the_picture_of_the_window_shows_where_groups_stopped(tmp_path, monkeypatch):
+    drawn: list[float] = []
+    monkeypatch.setattr(Axes, "step", lambda self, x, y, **look: drawn.extend(y))
+    run = train(tmp_path / "run", recipe="groups", window_strategy="group")
+    write_pictures(run)
+    assert set(drawn) == {512}  # no group has stopped: the window
+    drawn.clear()
+    records = RunRecords(run)
+    for step, stop in ((9, 64.0), (10, 96.0)):
+        records.append_metrics(step, 99.0, {"group_window/mean_stop": stop, "tokens/response_cumulative": 5e4 * step})
+    write_pictures(run)
+    assert drawn == [64.0, 96.0]
 
 
 def test_pictures_alone_need_no_report(tmp_path):

@@ -271,8 +271,18 @@ def test_figures_say_what_became_of_the_groups() -> None:
         figures = seen.group_metrics()
         fates = [figures[f"{fate}_frac"] for fate in ("stopped", "explored", "continued")]
         assert sum(fates) == pytest.approx(1) and min(fates) >= 0
-        assert (figures["stopped_frac"] > 0) == (figures["tokens_saved_frac"] > 0)
+        assert (figures["stopped_frac"] > 0) == (figures["tokens_saved_frac"] > 0) == ("mean_stop" in figures)
     assert figures["stopped_frac"] > 0.2
+
+
+def test_the_mean_stop_is_over_groups_and_not_over_their_completions() -> None:
+    seen = policy()
+    seen.observe(
+        RolloutObservation(
+            0, MAXIMUM, [64, 64, 9, 128, 30], [0.0] * 5, [True, True, False, True, False], [0, 0, 0, 1, 2]
+        )
+    )
+    assert seen.group_metrics()["mean_stop"] == 96
 
 
 def test_memory_of_rollouts_and_prompts_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -126,6 +126,9 @@ METRICS: dict[str, Metric] = {
     "group_window/explored_frac": Metric(
         "fraction", "groups that went on against the rule, to measure", "Groups spent on knowing the tail"
     ),
+    "group_window/mean_stop": Metric(
+        "tokens", "mean over stopped groups of the end of the stage after which they stopped", "Where groups stopped"
+    ),
     "group_window/tokens_saved_frac": Metric(
         "fraction",
         "tokens that stopped groups would have taken, as estimated, over these and the tokens spent",
@@ -181,6 +184,9 @@ METRICS: dict[str, Metric] = {
     ),
     "difficulty/{label}_count": Metric(
         "completions", "completions of problems with that label", "Completions by difficulty"
+    ),
+    "difficulty/{label}_mean_length": Metric(
+        "tokens", "mean length of the completions of problems with that label", "What a completion costs, by difficulty"
     ),
     "group/zero_variance_frac": Metric(
         "fraction", "groups whose rewards are all equal / groups with a reward", "Groups that teach nothing"
@@ -251,4 +257,4 @@ def describe(name: str) -> Metric | None:
     name = re.sub(r"^eval_[^/]+(?<!completions)/", "eval/", name)
     if name in METRICS:
         return METRICS[name]
-    return METRICS.get(re.sub(r"^(difficulty|eval)/.+_(acc|count)$", r"\1/{label}_\2", name))
+    return METRICS.get(re.sub(r"^(difficulty|eval)/.+_(acc|count|mean_length)$", r"\1/{label}_\2", name))

@@ -149,6 +149,7 @@ def _difficulty_figures(batch: _Batch, difficulties: Sequence[Label]) -> dict[st
         chosen = np.array([each == label for each in difficulties])
         figures[f"difficulty/{label}_acc"] = batch.correct_frac(chosen)
         figures[f"difficulty/{label}_count"] = float(chosen.sum())
+        figures[f"difficulty/{label}_mean_length"] = float(batch.lengths[chosen].mean())
     return figures
 
 

@@ -26,6 +26,7 @@ completion depend on them (docs/windows.md).
 import random
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 from tinyzero_trl.windows.group_config import GroupConfig
@@ -243,7 +244,8 @@ class GroupWindow(WindowPolicy[GroupConfig]):
             self._explore_probability = 0.0
 
     def _fate_figures(self, observation: RolloutObservation, records: Any) -> dict[str, float]:
-        groups, stopped = len(set(observation.groups)), len(observation.stopped_groups)
+        groups, stops = len(set(observation.groups)), observation.group_stops
+        stopped = len(stops)
         explored = sum(fate == "explored" for fate in self._fates.values())
         spent, saved = sum(observation.lengths), self._tokens_saved(record for record, _ in records)
         return {
@@ -251,6 +253,7 @@ class GroupWindow(WindowPolicy[GroupConfig]):
             "explored_frac": explored / groups,
             "continued_frac": 1 - (stopped + explored) / groups,
             "tokens_saved_frac": saved / max(saved + spent, 1.0),
+            **({"mean_stop": fmean(stops.values())} if stops else {}),
         }
 
     def _tokens_saved(self, records: Any) -> float:

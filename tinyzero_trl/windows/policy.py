@@ -95,10 +95,10 @@ class RolloutObservation:
         return sum(map(bool, self.truncated)) / len(self.truncated) if self.truncated else 0.0
 
     @property
-    def stopped_groups(self) -> set[int]:
-        """The groups that stopped before the window, at the end of a stage: a completion of theirs was cut there."""
+    def group_stops(self) -> dict[int, int]:
+        """Tokens at which each group stopped that did so before the window: where a completion of theirs was cut."""
         completions = zip(self.groups, self.lengths, self.truncated, strict=True)
-        return {group for group, length, cut in completions if cut and length < self.window}
+        return {group: length for group, length, cut in completions if cut and length < self.window}
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from tinyzero_trl.runs.report.run_groups import LoadedRuns, RunGroup
 from tinyzero_trl.runs.report.samples import sample_cards
 from tinyzero_trl.runs.report.style import Picture, looks, style_sheet
 
-_SECTIONS = {"accuracy": "accuracy", "window": "window", "truncation": "window", "fates": "window", "saved": "window"}
+_SECTIONS = {"accuracy": "accuracy"} | dict.fromkeys(("window", "lengths", "truncation", "fates", "saved"), "window")
 
 
 class Table(NamedTuple):

@@ -40,6 +40,12 @@ def panels_of(groups: Sequence[RunGroup]) -> list[Panel]:
             {label: _figure(f"difficulty/{label}_acc") for label in _spread(difficulties)},
         ),
         Panel(
+            *("lengths", "Tokens by difficulty"),
+            "Mean tokens of a completion, by the difficulty that the task gives to a problem" + _which(difficulties),
+            "tokens",
+            {label: _figure(f"difficulty/{label}_mean_length") for label in _spread(difficulties)},
+        ),
+        Panel(
             *("groups", "Groups without reward variance"),
             "Groups whose rewards are all equal teach nothing: all correct, or all wrong.",
             "share of groups",

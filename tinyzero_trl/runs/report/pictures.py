@@ -29,6 +29,14 @@ from tinyzero_trl.runs.report.style import (
 
 Array = NDArray[np.float64]
 
+_WINDOW = (
+    "The longest completion allowed, and how long correct completions are under it. A window far above "
+    "the dashed line pays for tokens that are rarely needed. Exploring rollouts are left out."
+)
+_STOPS = (
+    "Where the groups of completions that were stopped ended, on average, and how long correct completions are. "
+    "The other groups went on, so correct completions may be longer than the stops."
+)
 _MOST_POINTS = 160  # of a line: a run of 5,000 records shows its course, and the page stays small
 _SEED: dict[str, Any] = {"linewidth": 0.7, "alpha": 0.45}  # one seed among several
 _GROUPS_WITH_SEEDS = 6  # with more groups in one picture the lines of seeds hide those of means
@@ -165,11 +173,13 @@ def _bounds(run: Run, name: str, accuracy: Array) -> Array:
 
 
 def _window(group: RunGroup, look: Look, slug: str | None) -> Canvas:
+    """The window of each rollout; where single groups stop, the tokens at which they did so."""
+    stops = _over_tokens(group, "group_window/mean_stop")
+    drawn, about = ("stopped groups", _STOPS) if stops else ("window", _WINDOW)
     canvas = Canvas(
         "window" if slug is None else f"window-{slug}",
-        "Window and lengths of correct completions" if slug is None else f"Window of {group.label}",
-        "The longest completion allowed, and how long correct completions are under it. A window far above "
-        "the dashed line pays for tokens that are rarely needed. Exploring rollouts are left out.",
+        f"{drawn.capitalize()} and lengths of correct completions" if slug is None else f"Window of {group.label}",
+        about,
         *("rollout tokens", "tokens"),
     )
     for name, style in (("p95", "--"), ("median", ":")):
@@ -177,16 +187,16 @@ def _window(group: RunGroup, look: Look, slug: str | None) -> Canvas:
         if seeds:
             x, values = on_common_axis(seeds)
             canvas.axes.plot(x, values.mean(axis=0), color=MUTED, linestyle=style, linewidth=1.3)
-    windows = _over_tokens(group, "adaptive_window/current_window")
-    for x, window in windows:
-        canvas.axes.step(x, window, where="pre", color=look.colour, **(_SEED if len(windows) > 1 else {}))
-    if len(windows) > 1:
-        x, values = on_common_axis(windows)
+    curves = stops or _over_tokens(group, "adaptive_window/current_window")
+    for x, tokens in curves:
+        canvas.axes.step(x, tokens, where="pre", color=look.colour, **(_SEED if len(curves) > 1 else {}))
+    if len(curves) > 1:
+        x, values = on_common_axis(curves)
         canvas.axes.plot(x, values.mean(axis=0), color=look.colour)
     canvas.axes.xaxis.set_major_formatter(EngFormatter(sep=" "))
     canvas.axes.set_xlim(left=0)
     canvas.axes.set_ylim(bottom=0)
-    canvas.key({"window": "-", "p95 of correct": "--", "median": ":"})
+    canvas.key({drawn: "-", "p95 of correct": "--", "median": ":"})
     return canvas
 
 

@@ -72,7 +72,7 @@ class RolloutProgressCallback(RolloutCallback, ProgressCallback):
         """Remember what the newest rollout earned, and its window, or the share of groups that stopped."""
         observation = rollout.observation
         reward = f"{fmean(observation.scores):.3f}" if observation.scores else "not judged"
-        stopped = len(observation.stopped_groups) / max(1, len(set(observation.groups)))
+        stopped = len(observation.group_stops) / max(1, len(set(observation.groups)))
         end = f"stopped {stopped:.0%}" if stopped else f"window {observation.window}"
         self._figures = f"reward {reward}  {end}  truncated {observation.truncated_frac:.0%}"
 
