@@ -232,6 +232,14 @@ def test_the_table_of_the_demo() -> None:
         assert words.format(acc=100 * last["eval/acc"], tokens=last["tokens"]) in " ".join(RESULTS.split())
 
 
+def test_what_the_quickstart_says_of_the_demo() -> None:
+    page = " ".join((ROOT / "docs" / "quickstart.md").read_text(encoding="utf-8").split())
+    lengths = [line["difficulty/4_mean_length"] for line in read_run(ROOT / "results" / "demo").metrics]
+    assert f"In the first step all completions go on, and one on four numbers takes {lengths[0]:.0f} tokens." in page
+    assert "From the fourth step on most groups of four numbers stop after 32." in page
+    assert np.median(lengths[3:]) == 32 and min(lengths[1:3]) > 32
+
+
 def test_the_page_of_the_pretrained_model() -> None:
     page = (ROOT / "docs" / "real_model.md").read_text(encoding="utf-8")
     run = read_run(ROOT / "results" / "smollm2_cpu")
