@@ -52,8 +52,9 @@ _SMALL: dict[str, Any] = {
 }
 _SHORT_RUN = {"max_steps": 2, "train_size": 64, "test_size": 16, "eval_size": 8, "max_completion_length": 48}
 _SHORT_BATCH = {"window_initial": 40, "window_min": 8, "per_device_train_batch_size": 16, "eval_steps": 2}
+_LONG_RUN = {"window_initial": 256, "window_min": 32, "max_steps": 8, "eval_steps": 8, "eval_size": 256}
 SIZES = {
-    "full": Size(_HALF_BILLION, 256, 16, 1024, 18_432, 2, {"max_steps": 8, "eval_steps": 8, "eval_size": 256}),
+    "full": Size(_HALF_BILLION, 256, 16, 1024, 18_432, 2, _LONG_RUN),
     "tiny": Size(_SMALL, 16, 8, 12, 128, 1, {**_SHORT_RUN, **_SHORT_BATCH}),
 }
 

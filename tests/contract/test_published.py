@@ -23,6 +23,8 @@ PERFORMANCE = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
 GRID = ROOT / "results" / "ablation_tiny"
 LENGTHS = ROOT / "results" / "ablation_lengths"
 LENGTHS_ASKED_AGAIN = ROOT / "results" / "ablation_lengths_eight_answers"
+FEW_CUT = ROOT / "results" / "ablation_few_cut"
+FEW_CUT_ASKED_AGAIN = ROOT / "results" / "ablation_few_cut_four_answers"
 ASKED_AGAIN = ROOT / "results" / "ablation_tiny_three_numbers"
 GROUPS = ROOT / "results" / "ablation_tiny_group"
 GROUPS_ASKED_AGAIN = ROOT / "results" / "ablation_tiny_group_three_numbers"
@@ -94,7 +96,7 @@ def test_the_table_of_the_readme_says_the_same() -> None:
     rows = _rows((ROOT / "README.md").read_text(encoding="utf-8"), "| window, 40 steps")
     measured, full = per_group_rows(), fmean(read_run(run).evals[-1]["tokens"] for run in GRID.glob("full/*"))
     for (said, cells), name in zip(rows.items(), ("full", "group-label", "group", "signal", "vanilla"), strict=True):
-        seeds, _, together, points, tokens = measured[name]
+        seeds, _, together, points, tokens, _ = measured[name]
         assert cells == [seeds, together, points, tokens or f"{full / 1e6:.2f} M"], said
 
 
@@ -118,22 +120,23 @@ def test_the_second_measurement(capsys: pytest.CaptureFixture[str]) -> None:
 @cache
 def per_group_rows() -> dict[str, list[str]]:
     """The table of windows per group: later seeds of a run of the first grid lie in the second folder."""
-    measured: dict[str, dict[str, tuple[dict[str, float], float]]] = {}
+    measured: dict[str, dict[str, tuple[dict[str, float], float, float]]] = {}
     for name in ("full", "signal", "vanilla", "fixed-128", "group", "group-label"):
         for grid, again in ((GRID, ASKED_AGAIN), (GROUPS, GROUPS_ASKED_AGAIN)):
             for file in (again / name).glob("seed_*/eval.json"):
-                run = grid / name / file.parent.name
-                tokens = read_run(run).evals[-1]["tokens"]
-                measured.setdefault(name, {})[run.name] = (paired_accuracy.accuracies(run, file), tokens)
+                run = read_run(grid / name / file.parent.name)
+                tokens, steps = run.evals[-1]["tokens"], sum(line["completions/max_length"] for line in run.metrics)
+                accuracies = paired_accuracy.accuracies(run.path, file)
+                measured.setdefault(name, {})[run.path.name] = (accuracies, tokens, steps)
     rows, full = {}, measured["full"]
     for name, runs in measured.items():
-        again, together = (fmean(figures[measure] for figures, _ in runs.values()) for measure in ("again", "together"))
-        rows[name] = [str(len(runs)), f"{again:.1f} %", f"{together:.1f} %", "", ""]
+        again, together = (fmean(each[0][measure] for each in runs.values()) for measure in ("again", "together"))
+        rows[name] = [str(len(runs)), f"{again:.1f} %", f"{together:.1f} %", "", "", ""]
         if name != "full":
             ours, theirs = ([each[seed] for seed in runs] for each in (runs, full))
-            points = paired_difference(*([figures["together"] for figures, _ in each] for each in (ours, theirs)))
-            ratio = paired_ratio(*([tokens for _, tokens in each] for each in (ours, theirs)))
-            rows[name][-2:] = [_with_bounds(points, 1), _with_bounds(ratio, 2, unit=" x")]
+            points = paired_difference(*([figures["together"] for figures, *_ in each] for each in (ours, theirs)))
+            ratios = [paired_ratio(*([run[place] for run in each] for each in (ours, theirs))) for place in (1, 2)]
+            rows[name][-3:] = [_with_bounds(points, 1), *(_with_bounds(ratio, 2, unit=" x") for ratio in ratios)]
     return rows
 
 
@@ -142,30 +145,40 @@ def test_windows_per_group() -> None:
 
 
 @cache
-def different_lengths_rows() -> dict[str, list[str]]:
-    """The table of the second grid, without its column of windows."""
-    groups = load_run_groups(sorted(LENGTHS.glob("*/*"))).groups
+def rows_of_grid(grid: Path, asked_again: Path) -> dict[str, list[str]]:
+    """The table of a grid whose final models answered again, without its column of windows."""
+    groups = load_run_groups(sorted(grid.glob("*/*"))).groups
     full = choose_baseline(groups, "full")
-    again = paired_accuracy.policies(LENGTHS, LENGTHS_ASKED_AGAIN)
+    again = paired_accuracy.policies(grid, asked_again)
     rows = {}
     for group, outcome in zip(groups, compare(groups, full), strict=True):
         name = _folder(group)
         assert outcome.seeds == outcome.paired_seeds == len(again[name])
         trained = f"{100 * outcome.final_acc.mean:.1f} %"
         accuracy, points = paired_accuracy.against(again[name], again["full"], "again")
-        asked_again = f"{accuracy.mean:.1f} %"
+        answers = f"{accuracy.mean:.1f} %"
         if group is full:
-            rows[name] = [f"{outcome.seeds}", trained, asked_again, f"{outcome.tokens:,.0f} tokens", ""]
+            rows[name] = [f"{outcome.seeds}", trained, answers, f"{outcome.tokens:,.0f} tokens", ""]
         else:
             as_far = f"{100 * _full_at_equal_tokens(group, full):.1f} %"
-            trained, asked_again = f"{trained}, {_points(outcome)}", f"{asked_again}, {_with_bounds(points, 1)}"
-            rows[name] = [f"{outcome.seeds}", trained, asked_again, _tokens(outcome), as_far]
+            trained, answers = f"{trained}, {_points(outcome)}", f"{answers}, {_with_bounds(points, 1)}"
+            rows[name] = [f"{outcome.seeds}", trained, answers, _tokens(outcome), as_far]
     return rows
+
+
+def different_lengths_rows() -> dict[str, list[str]]:
+    return rows_of_grid(LENGTHS, LENGTHS_ASKED_AGAIN)
 
 
 def test_prompts_that_need_different_lengths() -> None:
     rows = _rows(RESULTS, "| run of the second grid")
     assert {name: cells for name, (_, *cells) in rows.items()} == different_lengths_rows()
+
+
+def test_where_few_completions_are_cut() -> None:
+    """Without the last column: between two evaluations of `full` nothing is known of its course."""
+    expected = rows_of_grid(FEW_CUT, FEW_CUT_ASKED_AGAIN)
+    assert _rows(RESULTS, "| run of the third grid") == {name: cells[:-1] for name, cells in expected.items()}
 
 
 def test_the_readme_says_the_same_of_different_lengths() -> None:
@@ -285,7 +298,7 @@ def test_the_tables_of_simulated_windows(simulator: str) -> None:
 
 
 def test_the_table_of_gradients() -> None:
-    files = [ROOT / "results" / "gradient_fidelity" / f"{model}.json" for model in ("embedded", "after_the_demo")]
+    files = [ROOT / "results" / "gradient_fidelity" / f"{model}.json" for model in ("embedded", "after_training")]
     assert gradient_fidelity.table(files) in (ROOT / "docs" / "windows.md").read_text(encoding="utf-8")
 
 

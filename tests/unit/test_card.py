@@ -51,6 +51,11 @@ def test_a_card_tells_base_task_window_and_accuracy(tmp_path: Path) -> None:
         assert fact in body
 
 
+def test_a_card_does_not_call_the_maximum_of_groups_a_window(tmp_path: Path) -> None:
+    body = card(tmp_path / "run", window_strategy="group")[1]
+    assert "256 tokens, before which groups may stop" in body and "16 to 256" not in body
+
+
 def test_summary_and_card_tell_the_accuracy_of_the_weights_that_are_kept(tmp_path: Path) -> None:
     """With `load_best_model_at_end` those may be of an earlier step."""
     card(tmp_path / "run")

@@ -2,6 +2,7 @@
 
 import html
 import re
+from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,7 @@ def _facts(run: Run) -> list[tuple[str, Any]]:
     facts: list[tuple[str, Any]] = [
         ("recipe", config.get("recipe")),
         ("window policy", config.get("window_strategy")),
-        ("window", f"{config.get('window_min')} to {config.get('window_max')} tokens"),
+        ("window", _window(config)),
         ("prompt template", config.get("prompt_template")),
         ("seed", config.get("seed")),
         ("code", (run.environment or {}).get("git_commit")),
@@ -68,6 +69,13 @@ def _facts(run: Run) -> list[tuple[str, Any]]:
             facts.append(("held-out accuracy before training", _accuracy(first)))
         facts += [("held-out accuracy", _accuracy(kept)), ("rollout tokens", f"{run.evals[-1]['tokens']:,}")]
     return [(name, value) for name, value in facts if value is not None]
+
+
+def _window(config: Mapping[str, Any]) -> str:
+    longest = config.get("window_max")
+    if config.get("window_strategy") == "group":
+        return f"{longest} tokens, before which groups may stop"
+    return f"{config.get('window_min')} to {longest} tokens"
 
 
 def _kept(run: Run) -> dict[str, Any] | None:

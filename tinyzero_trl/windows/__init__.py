@@ -1,4 +1,4 @@
-"""How long a rollout may be: policies that choose the next window from what the last rollouts showed.
+"""How long a rollout may be, and which of its groups go on: policies that decide from what was seen.
 
 Standard library alone. docs/windows.md has the rules, a comparison, and how to write a policy of your own.
 """

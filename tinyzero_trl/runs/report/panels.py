@@ -28,7 +28,7 @@ def panels_of(groups: Sequence[RunGroup]) -> list[Panel]:
     return [
         Panel(
             *("truncation", "Truncated completions"),
-            "Completions that the window cut. Near 0 the window is slack; near 100 % little is learned.",
+            "Completions that were cut, by the window or with their group. Near 100 % little is learned.",
             "share of completions",
             {"truncated": _figure("completion/truncated_frac")},
         ),

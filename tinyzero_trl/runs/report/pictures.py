@@ -178,7 +178,9 @@ def _window(group: RunGroup, look: Look, slug: str | None) -> Canvas:
     drawn, about = ("stopped groups", _STOPS) if stops else ("window", _WINDOW)
     canvas = Canvas(
         "window" if slug is None else f"window-{slug}",
-        f"{drawn.capitalize()} and lengths of correct completions" if slug is None else f"Window of {group.label}",
+        f"{drawn.capitalize()} and lengths of correct completions"
+        if slug is None
+        else f"{drawn.capitalize()} of {group.label}",
         about,
         *("rollout tokens", "tokens"),
     )
