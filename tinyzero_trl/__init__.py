@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # what editors and type checkers read; the table below says t
     from tinyzero_trl.training.callbacks.window import AdaptiveWindowCallback
     from tinyzero_trl.training.config import AdaptiveGRPOConfig
     from tinyzero_trl.training.controller import WindowController
+    from tinyzero_trl.training.run import finish_run, start_run
     from tinyzero_trl.training.trainer import AdaptiveGRPOTrainer
     from tinyzero_trl.windows import RolloutObservation, WindowConfig, WindowPolicy, register_policy
 
@@ -35,9 +36,11 @@ _MODULES = {
     "WindowConfig": "windows",
     "WindowController": "training.controller",
     "WindowPolicy": "windows",
+    "finish_run": "training.run",
     "register_engine": "generation.registry",
     "register_policy": "windows",
     "register_task": "tasks",
+    "start_run": "training.run",
 }
 __all__ = [
     "AdaptiveGRPOConfig",
@@ -54,9 +57,11 @@ __all__ = [
     "WindowController",
     "WindowPolicy",
     "__version__",
+    "finish_run",
     "register_engine",
     "register_policy",
     "register_task",
+    "start_run",
 ]
 
 

@@ -16,6 +16,7 @@ ROOMS = ["plugins", "windows", "metrics", "runs", "tasks", "models", "generation
 # What users import from the top of the package; whoever takes a name away breaks their programs.
 PUBLIC = {
     *("AdaptiveGRPOConfig", "AdaptiveGRPOTrainer", "WindowController"),
+    *("start_run", "finish_run"),
     *("AdaptiveWindowCallback", "Rollout", "RolloutCallback", "StopOnSignal"),
     *("RolloutObservation", "WindowConfig", "WindowPolicy"),
     *("Engine", "register_engine", "register_policy"),

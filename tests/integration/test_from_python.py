@@ -1,6 +1,8 @@
 """The trainer as a user of TRL takes it: any columns, any reward functions, called twice in the same folder."""
 
 import json
+import re
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,12 +13,13 @@ from datasets import Dataset, DatasetDict, IterableDatasetDict
 from trl import GRPOConfig, GRPOTrainer
 
 from tests.support.tiny_models import build_model, build_tokenizer, save_tiny_model
-from tinyzero_trl import AdaptiveGRPOConfig, AdaptiveGRPOTrainer
+from tinyzero_trl import AdaptiveGRPOConfig, AdaptiveGRPOTrainer, finish_run, start_run
+from tinyzero_trl.commands.main import main
 from tinyzero_trl.models.names import resolve_model
 from tinyzero_trl.runs.records import read_run
-from tinyzero_trl.runs.report import write_report
-from tinyzero_trl.training.run import finish_run, start_run
 
+PAGE = (Path(__file__).parents[2] / "docs" / "trainer.md").read_text(encoding="utf-8")
+SECTION = PAGE.split("## Records and a report from Python\n")[1].split("\n## ")[0]
 PROMPTS = ["make 9 of 1 2 3", "make 10 of 1 2 3 4", "make 18 of 2 5 4", "make 65 of 7 8 9"]
 
 
@@ -197,17 +200,19 @@ def test_columns_and_reward_functions_may_be_anything(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_run_without_a_recipe_can_be_reported(tmp_path: Path) -> None:
-    run = trainer(tmp_path / "mine", max_steps=1, eval_on_start=True, save_strategy="no")
-    start_run(run)
-    run.train()
-    finish_run(run)
-    assert write_report([tmp_path / "mine"], tmp_path / "report").is_file()
-    found = read_run(tmp_path / "mine")
-    assert found.config["recipe"] == "mine"
+def test_a_run_without_a_recipe_can_be_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the lines of docs/trainer.md, as they are printed there."""
+    program, command = re.findall(r"(?ms)^```(?:python)?\n(.*?)^```", SECTION)
+    monkeypatch.chdir(tmp_path)
+    exec(program, {"trainer": trainer(Path("out"), max_steps=1, eval_on_start=True, save_strategy="no")})
+    assert main(shlex.split(command)[1:]) == 0
+    assert (tmp_path / "out-report" / "index.html").is_file()
+    found = read_run("out")
+    assert found.config["recipe"] == "out"
     assert found.config["window_strategy"] == "signal"
     assert found.summary is not None and found.summary["steps"] == 1
-    assert (tmp_path / "mine" / "README.md").read_text().count("with GRPO under a rollout window") == 1
+    assert found.summary["accuracy_before"] is not None
+    assert (tmp_path / "out" / "README.md").read_text().count("with GRPO under a rollout window") == 1
 
 
 def test_a_stream_without_examples_for_a_rollout_is_no_finished_run(tmp_path: Path) -> None:
