@@ -18,7 +18,6 @@ from tinyzero_trl.runs.earlier import set_aside
 from tinyzero_trl.runs.hub_access import offline_if_silent
 from tinyzero_trl.runs.model_card import write_model_card
 from tinyzero_trl.runs.records import Run, RunRecords, answers_of, is_finished, read_run
-from tinyzero_trl.runs.report import write_pictures
 from tinyzero_trl.tasks.config import TaskConfig
 from tinyzero_trl.tasks.datasets import to_dataset
 from tinyzero_trl.tasks.rewards import reward_functions
@@ -163,6 +162,8 @@ def finish_run(trainer: AdaptiveGRPOTrainer) -> None:
 
 def _write_result(folder: Path, best_step: int | None) -> None:
     """Summary, pictures and model card, and what a person wants to know of them."""
+    from tinyzero_trl.runs.report import write_pictures  # with matplotlib, which no rank needs before
+
     run = read_run(folder)
     summary = summarise(run, best_step)
     RunRecords(folder).write_summary(summary)

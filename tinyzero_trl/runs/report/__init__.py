@@ -76,5 +76,5 @@ def write_pictures(run: StrPath) -> Path:
     groups = load_run_groups([run]).groups
     plots = Path(run) / "plots"
     plots.mkdir(exist_ok=True)
-    draw_pictures(groups, groups[0].label, [plots])
+    draw_pictures(groups, groups[0].label, [plots], for_page=False)
     return plots

@@ -39,13 +39,19 @@ _STOPS = (
 )
 _MOST_POINTS = 160  # of a line: a run of 5,000 records shows its course, and the page stays small
 _SEED: dict[str, Any] = {"linewidth": 0.7, "alpha": 0.45}  # one seed among several
+_COST_FILE, _WINDOW_FILE = "accuracy-cost", "window"  # pictures of several groups, and of each of them
 _GROUPS_WITH_SEEDS = 6  # with more groups in one picture the lines of seeds hide those of means
 
 
-def draw_pictures(groups: Sequence[RunGroup], baseline: str, folders: Sequence[Path]) -> list[Picture]:
+def draw_pictures(
+    groups: Sequence[RunGroup], baseline: str, folders: Sequence[Path], *, for_page: bool = True
+) -> list[Picture]:
     """Draw every picture that the records hold figures for, and write each as a PNG into all `folders`.
 
     Pictures that an earlier report has left there and this one does not draw are removed: they show other runs.
+
+    Returns:
+        What a page shows; nothing if not `for_page`, since it takes as long again.
     """
     palette = looks([group.label for group in groups], baseline)
     slugs = file_slugs([group.label for group in groups])
@@ -58,11 +64,15 @@ def draw_pictures(groups: Sequence[RunGroup], baseline: str, folders: Sequence[P
         panels = panels_of(groups)
         moving = [panel for panel in panels if panel.idle is None or not is_on_policy(groups)]
         canvases += [_health(panel, groups, palette) for panel in moving]
-        pictures = [canvas.finish(palette, folders) for canvas in canvases if canvas.axes.has_data()]
-    ours = {"accuracy", "accuracy-time", "accuracy-cost", "window", *(panel.name for panel in panels)}
+        drawn = [canvas for canvas in canvases if canvas.axes.has_data()]
+        for canvas in drawn:
+            canvas.write(palette, folders)
+        pictures = [canvas.picture() for canvas in drawn] if for_page else []
+    ours = {_COST_FILE, *(canvas.name for canvas in canvases), *(panel.name for panel in panels)}
+    current = {canvas.name for canvas in drawn}
     for file in (file for folder in folders for file in folder.glob("*.png")):
-        is_ours = file.stem in ours or file.stem.startswith("window-")
-        if is_ours and file.stem not in {picture.name for picture in pictures}:
+        is_ours = file.stem in ours or file.stem.split("-")[0] == _WINDOW_FILE
+        if is_ours and file.stem not in current:
             file.unlink()
     return pictures
 
@@ -106,7 +116,7 @@ def _accuracy_over_time(groups: Sequence[RunGroup], palette: Mapping[str, Look])
 def accuracy_and_cost(groups: Sequence[RunGroup], palette: Mapping[str, Look]) -> Canvas:
     """One point per run group: where its runs ended, and what they took."""
     canvas = Canvas(
-        *("accuracy-cost", "What each run group costs and earns"),
+        *(_COST_FILE, "What each run group costs and earns"),
         "Held-out accuracy at the end of training, against the tokens of the whole run; up and to the left is better. "
         "Bars are 95 % intervals over seeds.",
         *("rollout tokens of a run", "final held-out accuracy"),
@@ -177,7 +187,7 @@ def _window(group: RunGroup, look: Look, slug: str | None) -> Canvas:
     stops = _over_tokens(group, "group_window/mean_stop")
     drawn, about = ("stopped groups", _STOPS) if stops else ("window", _WINDOW)
     canvas = Canvas(
-        "window" if slug is None else f"window-{slug}",
+        _WINDOW_FILE if slug is None else f"{_WINDOW_FILE}-{slug}",
         f"{drawn.capitalize()} and lengths of correct completions"
         if slug is None
         else f"{drawn.capitalize()} of {group.label}",

@@ -148,7 +148,7 @@ class Percent(PercentFormatter):
 
 
 class Canvas:
-    """One set of axes: within `house_style()`, draw on `axes`, then `finish`.
+    """One set of axes: within `house_style()`, draw on `axes`, then `write` the file and give the `picture`.
 
     Line styles tell either groups apart (`lines_tell_groups`) or the figures of a panel (`key`).
     """
@@ -202,8 +202,8 @@ class Canvas:
             for name in names[:best] + names[best + 1 :]:
                 name.remove()
 
-    def finish(self, legend: Mapping[str, Look], folders: Sequence[Path]) -> Picture:
-        """Write the PNG, with a legend of the groups, into `folders`; the page has its own legend."""
+    def write(self, legend: Mapping[str, Look], folders: Sequence[Path]) -> None:
+        """Write the PNG, with a legend of the groups, into `folders`."""
         drawn = None
         if len(legend) > 1 and not self.axes.texts:  # labels name the groups already
             lines = [
@@ -221,6 +221,9 @@ class Canvas:
         if drawn is not None:
             drawn.remove()
             self.figure.set_figheight(_HEIGHT_INCHES)
+
+    def picture(self) -> Picture:
+        """The figure for a page, which has its own legend."""
         text = io.StringIO()
         with matplotlib.rc_context({"svg.hashsalt": self.name}):  # the same figures give the same page
             self.figure.savefig(text, format="svg", transparent=True, metadata=_NO_METADATA)
