@@ -144,6 +144,7 @@ def test_what_is_no_run_is_refused_with_its_path(records, tmp_path):
 
 
 def test_what_an_accuracy_rests_on_is_counted_in_words():
+    assert answers_of({"eval/n": 0.0, "eval/problems": 0.0}) == "0 problems"
     assert answers_of({"eval/n": 1.0, "eval/problems": 1.0}) == "1 problem"
     assert answers_of({"eval/n": 4.0, "eval/problems": 1.0}) == "1 problem, 4 answers"
     assert answers_of({"eval/n": 2048.0, "eval/problems": 2048.0}) == answers_of({"eval/n": 2048.0}) == "2,048 problems"

@@ -21,7 +21,7 @@ from tinyzero_trl.generation.registry import engine_class
 from tinyzero_trl.generation.sampling import RECIPE_FIELDS, end_token_ids, padding_token_id
 from tinyzero_trl.models.loading import check_model, load_generation_config, load_model_config, load_tokenizer
 from tinyzero_trl.models.names import resolve_model
-from tinyzero_trl.runs.records import write_atomically
+from tinyzero_trl.runs.records import counted, write_atomically
 from tinyzero_trl.tasks.datasets import to_columns
 
 RESULT = "eval.json"
@@ -185,6 +185,5 @@ def format_result(result: dict[str, Any]) -> str:
 
 
 def _accuracy_line(label: str, figures: dict[str, Any], width: int = 0) -> str:
-    interval, problems = f"[{figures['acc_low']:.2%}, {figures['acc_high']:.2%}]", figures["problems"]
-    counted = f"{problems} problem{'s' if problems > 1 else ''}"
-    return f"{label:<{max(width, 16)}}{figures['acc']:7.2%}  95 % {interval}, {counted}"
+    interval, asked = f"[{figures['acc_low']:.2%}, {figures['acc_high']:.2%}]", counted(figures["problems"], "problem")
+    return f"{label:<{max(width, 16)}}{figures['acc']:7.2%}  95 % {interval}, {asked}"

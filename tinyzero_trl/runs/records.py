@@ -174,8 +174,13 @@ def answers_of(line: Mapping[str, Any]) -> str:
     """What an evaluation's accuracy rests on: "64 problems", or "16 problems, 64 answers" where each has several."""
     answers = int(line["eval/n"])
     problems = int(line.get("eval/problems", answers))  # records of older versions count answers alone
-    asked = f"{problems:,} problem{'s' if problems > 1 else ''}"
-    return asked if problems == answers else f"{asked}, {answers:,} answers"
+    asked = counted(problems, "problem")
+    return asked if problems == answers else f"{asked}, {counted(answers, 'answer')}"
+
+
+def counted(number: int, noun: str) -> str:
+    """A number of things in words, such as "1 problem" or "2,048 problems"."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def read_run(path: str | os.PathLike[str]) -> Run:
@@ -188,9 +193,7 @@ def read_run(path: str | os.PathLike[str]) -> Run:
     own = (folder / CONFIG).is_file()
     config = read_mapping(folder / CONFIG) if own else read_gathered(folder, gathered.CONFIG)
     if config is None and (folder / METRICS).is_file():
-        raise ValueError(
-            f"{folder} has no {CONFIG}; for a trainer of your own, tinyzero_trl.start_run writes it"
-        )
+        raise ValueError(f"{folder} has no {CONFIG}; for a trainer of your own, tinyzero_trl.start_run writes it")
     if config is None:
         raise ValueError(f"{folder} is no run directory: it has no {CONFIG}; give the output_dir of a training run")
     samples = sorted((folder / COMPLETIONS).glob("step_*.jsonl"))
