@@ -5,9 +5,10 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 import torch
+from accelerate.utils import set_seed
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedTokenizerBase, StopStringCriteria
 
@@ -23,6 +24,7 @@ from tinyzero_trl.tasks.rewards import completion_text
 from tinyzero_trl.training.config import AdaptiveGRPOConfig
 from tinyzero_trl.training.preflight.model import check_kept_precision
 from tinyzero_trl.training.trl_engines import ColocatedVllmEngine, ContinuousBatchingEngine, GenerateEngine
+from tinyzero_trl.training.trl_internals import tokenizer_of
 
 logger = logging.getLogger(__name__)
 
@@ -105,6 +107,22 @@ class Rollouts:
             settings.stop_strings = None  # `generate` would ask for a tokenizer, which TRL does not give it
             if self._stop_strings:
                 self._stops = StopStringCriteria(tokenizer, list(self._stop_strings))
+
+    @classmethod
+    def of(cls, trainer: Any) -> Self:
+        """Those of a trainer; with vLLM this process is seeded anew, because the engine has seeded it by itself."""
+        args = trainer.args
+        rollouts = cls(
+            args,
+            tokenizer_of(trainer),
+            trainer.vllm_generation if args.use_vllm else trainer.generation_config,
+            model=trainer.model,
+            end_tokens=trainer.eos_token_ids,
+            process_index=trainer.accelerator.process_index,
+        )
+        if args.use_vllm:  # by a number of its own, the same for every `seed`
+            set_seed(rollouts.seed)
+        return rollouts
 
     @contextmanager
     def in_stages(self, stages: Stages) -> Iterator[None]:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import set_seed
 from transformers import TrainerCallback
 from trl import GRPOTrainer
 
@@ -111,11 +110,7 @@ class AdaptiveGRPOTrainer(GRPOTrainer):
         self.records_callback.follow(self)
         self.limiter = CompletionLimit(self)
         self.groups = GroupStages(self)
-        tokenizer, rank, ends = trl_internals.tokenizer_of(self), self.accelerator.process_index, self.eos_token_ids
-        settings = self.vllm_generation if args.use_vllm else self.generation_config
-        self.rollouts = Rollouts(args, tokenizer, settings, model=self.model, end_tokens=ends, process_index=rank)
-        if args.use_vllm:  # which has seeded this process with its own number, the same for every `seed`
-            set_seed(self.rollouts.seed)
+        self.rollouts = Rollouts.of(self)
         attend_without_padding(self, args.padding_free)
         self.loss = ExactLoss(self.accelerator, LossTraits.of(self))
         self.guard = FiniteNumbersGuard(self.accelerator, args.max_skipped_steps, str(args.output_dir))
