@@ -16,6 +16,7 @@ from tests.support.fixed_rollouts import (
     tiny_model_path,
     tiny_tokenizer,
 )
+from tests.support.tiny_models import BY_BATCHES
 from tests.support.vllm_server import Server
 from tests.support.windows_by_ranks import MOVING_WINDOWS, Windows, finished_in_an_odd_number, placed
 from tinyzero_trl import AdaptiveGRPOConfig, AdaptiveGRPOTrainer, AdaptiveWindowCallback
@@ -73,7 +74,7 @@ def controller_of(strategy: str = "signal") -> WindowController:
 
 @pytest.mark.parametrize(
     "engine",
-    [{}, pytest.param({"use_transformers_continuous_batching": True}, marks=pytest.mark.slow)],
+    [{}, pytest.param(BY_BATCHES, marks=pytest.mark.slow)],
     ids=["generate", "continuous batching"],
 )
 def test_training_keeps_to_the_window_and_evaluation_has_the_full_length(engine: dict[str, Any]) -> None:

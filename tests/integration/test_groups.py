@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from tests.support import groups_by_ranks
 from tests.support.groups_by_ranks import GLOBAL_BATCH, LONGEST, STEPS
 from tests.support.ranks import run_on_ranks
 from tests.support.training import LONGEST as LONGEST_OF_RECIPE
@@ -16,8 +17,7 @@ STAGE_ENDS = (4, 8, 16, LONGEST)
 
 @pytest.fixture(scope="module")
 def alone() -> dict[str, Any]:
-    [result] = run_on_ranks(1, "groups_by_ranks")
-    return dict(result)
+    return groups_by_ranks.train()
 
 
 def test_groups_stop_at_stage_ends_once_enough_is_known(alone: dict[str, Any]) -> None:

@@ -72,7 +72,7 @@ def pushing(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, t
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)  # the loopback plays LFS
         monkeypatch.setattr("time.sleep", lambda seconds: None)  # huggingface_hub's own pauses
         with caplog.at_level(logging.WARNING, logger="tinyzero_trl.training.hub"):
-            train(write_recipe(tmp_path, **{**SHORT, **settings}))
+            train(write_recipe(tmp_path, **{**SHORT, **settings}), pictures=True)
         return tmp_path / "run", caplog.text
 
     yield run

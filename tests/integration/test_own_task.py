@@ -12,6 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from tinyzero_trl.commands.main import main
+
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "tasks.md").read_text(encoding="utf-8")
 
@@ -75,23 +77,28 @@ def test_the_report_shows_its_completions(folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_grid_of_the_task_is_planned(folder: Path) -> None:
+def test_a_grid_of_the_task_is_planned(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     grid = {
         "output": "runs/grid",
         "seeds": [0],
         "runs": {"words": {"recipe": "last_letter.yaml", "overrides": {"letters": 2}}},
     }
     (folder / "grid.yaml").write_text(yaml.safe_dump(grid))
-    done = call(folder, "ablate", "grid.yaml", "--dry-run")
-    assert (done.returncode, "--letters 2" in done.stdout) == (0, True), done.stderr
+    monkeypatch.chdir(folder)
+    assert main(["ablate", "grid.yaml", "--dry-run"]) == 0
+    assert "--letters 2" in capsys.readouterr().out
     (folder / "grid.yaml").write_text(yaml.safe_dump(grid).replace("letters", "digits"))
-    done = call(folder, "ablate", "grid.yaml", "--dry-run")
-    assert done.returncode == 2
-    assert done.stderr.rstrip().endswith("digits: 2 has no effect on the task last_letter:LastLetter; remove it")
+    assert main(["ablate", "grid.yaml", "--dry-run"]) == 2
+    errors = capsys.readouterr().err
+    assert errors.rstrip().endswith("digits: 2 has no effect on the task last_letter:LastLetter; remove it")
 
 
 @pytest.mark.slow
-def test_a_models_configuration_alone_runs_no_code(folder: Path) -> None:
-    done = call(folder, "eval", "--model", "runs/last_letter", "--data", "data/last_letter", "--out", "out")
-    assert done.returncode == 2
-    assert "is code; if you trust it, let it run by --task 'last_letter:LastLetter'" in done.stderr
+def test_a_models_configuration_alone_runs_no_code(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(folder)
+    assert main(["eval", "--model", "runs/last_letter", "--data", "data/last_letter", "--out", "out"]) == 2
+    assert "is code; if you trust it, let it run by --task 'last_letter:LastLetter'" in capsys.readouterr().err

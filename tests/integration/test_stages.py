@@ -9,7 +9,7 @@ from transformers import GenerationConfig
 
 from tests.support.ranks import run_on_ranks
 from tests.support.staged_rollouts import greedy_trainer, sampled, save_model, staged, trainer_of
-from tests.support.tiny_models import build_model, build_tokenizer
+from tests.support.tiny_models import BY_BATCHES, build_model, build_tokenizer
 from tests.support.training import WatchedTrainer, train, write_recipe
 from tinyzero_trl import AdaptiveGRPOTrainer
 from tinyzero_trl.generation.stages import Stages
@@ -23,8 +23,6 @@ def completions(trainer: Any) -> list[list[int]]:
     return [ids for batch in trainer.batches for ids in batch.ids]
 
 
-SMALL_CACHE = {"num_blocks": 64, "block_size": 16, "max_batch_tokens": 64}
-BY_BATCHES = {"use_transformers_continuous_batching": True, "transformers_continuous_batching_config": SMALL_CACHE}
 BY_VLLM = {"use_vllm": True, "vllm_mode": "colocate", "vllm_max_model_length": 160}
 WAYS = [
     pytest.param({}, id="generate"),

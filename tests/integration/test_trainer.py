@@ -27,7 +27,7 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def trained(workshop: Path) -> WatchedTrainer:
     """The run that most tests look at, under the success window."""
-    return train(write_recipe(workshop, "success"))
+    return train(write_recipe(workshop, "success"), pictures=True)
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from tests.support.ranks import run_on_ranks
+from tests.support.windows_by_ranks import train_all
 
 STRATEGIES = ["success", "signal", "stock:success", "stock:signal"]
 ROOT = Path(__file__).parents[2]
@@ -21,11 +22,11 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(scope="module")
 def alone() -> dict[str, dict[str, list[float]]]:
     """Windows and losses of one process, by strategy."""
-    [results] = run_on_ranks(1, "windows_by_ranks", *STRATEGIES)
+    results = train_all(STRATEGIES)
     for strategy, seen in results.items():
         assert len(set(seen["windows"])) > 2, f"{strategy} hardly moved ({seen['windows']}), so equality proves nothing"
         assert len(seen["losses"]) == len(seen["windows"])
-    return dict(results)
+    return results
 
 
 def assert_same(alone: dict[str, Any], together: list[dict[str, Any]]) -> None:

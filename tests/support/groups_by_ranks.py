@@ -90,7 +90,7 @@ def train() -> dict[str, Any]:
         AdaptiveGRPOConfig(
             output_dir=tempfile.mkdtemp(),
             engine="tests.support.groups_by_ranks:PlacedEngine",
-            per_device_train_batch_size=GLOBAL_BATCH // int(os.environ["WORLD_SIZE"]),
+            per_device_train_batch_size=GLOBAL_BATCH // int(os.environ.get("WORLD_SIZE", 1)),
             num_generations=GROUP_SIZE,
             max_completion_length=LONGEST,
             max_steps=STEPS,

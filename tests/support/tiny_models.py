@@ -24,6 +24,13 @@ _ANSWERS = ("(1 + 2) * 3", "1 + 2 + 3 + 4", "(4 + 5) * 2", "7 * 8 + 9", "9 * 9 -
 _CHAT = "{% for m in messages %}<|{{ m.role }}|> {{ m.content }} {% endfor %}<|assistant|>"
 
 
+BY_BATCHES = {
+    "use_transformers_continuous_batching": True,
+    "transformers_continuous_batching_config": {"num_blocks": 64, "block_size": 16, "max_batch_tokens": 64},
+}
+"""Continuous batching with a cache for a tiny model; of itself it fills the memory of the machine, for a minute."""
+
+
 def build_tokenizer() -> PreTrainedTokenizerFast:
     """Whole answers and single digits are tokens; every other word is unknown."""
     words = ["<unk>", *"0123456789"]

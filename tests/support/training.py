@@ -2,6 +2,7 @@
 
 import json
 import sys
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import yaml
 
 from tests.support.tiny_models import save_tiny_model, write_problems
 from tinyzero_trl import AdaptiveGRPOTrainer
+from tinyzero_trl.runs import report
 from tinyzero_trl.tasks import countdown
 from tinyzero_trl.training import run
 from tinyzero_trl.training.recipe import parse_recipe
@@ -119,15 +121,21 @@ def write_recipe(workshop: Path, name: str = "run", **overrides: Any) -> Path:
     return recipe
 
 
-def train(recipe: Path, trainer_class: type[WatchedTrainer] = WatchedTrainer) -> WatchedTrainer:
-    """What the program's `main` does, with a trainer that is watched."""
+def train(
+    recipe: Path, trainer_class: type[WatchedTrainer] = WatchedTrainer, *, pictures: bool = False
+) -> WatchedTrainer:
+    """What the program's `main` does, with a trainer that is watched.
+
+    `pictures` are for tests that look at them: drawing takes longer than a short training.
+    """
     task, training, model = parse_recipe(["--config", str(recipe)])
     training.eval_on_start = True
     with patch.object(run, "AdaptiveGRPOTrainer", trainer_class):
         trainer = run.build_trainer(task, training, model)
     run.start_run(trainer, task, model)
     trainer.train()
-    run.finish_run(trainer)
+    with nullcontext() if pictures else patch.object(report, "write_pictures", return_value="none"):
+        run.finish_run(trainer)
     return trainer
 
 

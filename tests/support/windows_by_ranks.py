@@ -7,6 +7,7 @@ import json
 import os
 import sys
 import tempfile
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -89,7 +90,7 @@ def finished_in_an_odd_number(completion_ids: list[list[int]], **_: Any) -> list
 
 def train(strategy: str, stock: bool) -> dict[str, list[float]]:
     """Windows and losses of our trainer, or of TRL's with a `WindowController`."""
-    ranks = int(os.environ["WORLD_SIZE"])
+    ranks = int(os.environ.get("WORLD_SIZE", 1))
     window: dict[str, Any] = {"window_strategy": strategy, **MOVING_WINDOWS[strategy]}
     settings: dict[str, Any] = {
         "output_dir": tempfile.mkdtemp(),
@@ -121,8 +122,13 @@ def train(strategy: str, stock: bool) -> dict[str, list[float]]:
     return {"windows": windows.seen, "losses": losses}
 
 
+def train_all(strategies: Sequence[str]) -> dict[str, dict[str, list[float]]]:
+    """What `train` gives for each strategy; with `stock:` before it, of TRL's trainer."""
+    return {strategy: train(strategy.removeprefix("stock:"), "stock:" in strategy) for strategy in strategies}
+
+
 if __name__ == "__main__":
-    results = {strategy: train(strategy.removeprefix("stock:"), "stock:" in strategy) for strategy in sys.argv[1:]}
+    results = train_all(sys.argv[1:])
     everybody: list[Any] = [None] * PartialState().num_processes
     if PartialState().num_processes > 1:
         torch.distributed.all_gather_object(everybody, results)
