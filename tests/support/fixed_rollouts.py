@@ -14,9 +14,10 @@ from typing import Any
 import torch
 from datasets import Dataset
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import AutoTokenizer, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+from transformers import AutoTokenizer, PreTrainedTokenizerFast, Qwen2ForCausalLM
 from trl import GRPOConfig, GRPOTrainer
 
+from tests.support.tiny_models import tiny_config
 from tinyzero_trl import AdaptiveGRPOConfig, AdaptiveGRPOTrainer
 
 VOCABULARY, LONGEST_COMPLETION, GROUP_SIZE = 64, 24, 4
@@ -38,20 +39,7 @@ def tiny_model_path(tied_embeddings: bool = False) -> str:
     path = tempfile.mkdtemp(prefix="tiny-qwen2-")
     atexit.register(shutil.rmtree, path)
     torch.manual_seed(0)
-    config = Qwen2Config(
-        vocab_size=VOCABULARY,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        max_position_embeddings=64,
-        initializer_range=0.2,
-        tie_word_embeddings=tied_embeddings,
-        pad_token_id=0,
-        eos_token_id=1,
-        bos_token_id=None,
-    )
+    config = tiny_config(VOCABULARY, hidden=32, positions=64, eos=1, pad=0, tied=tied_embeddings)
     Qwen2ForCausalLM(config).save_pretrained(path)
     return path
 

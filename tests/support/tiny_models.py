@@ -50,22 +50,28 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def build_model(tokenizer: PreTrainedTokenizerFast, seed: int = 0) -> Qwen2ForCausalLM:
-    """Two layers with heads of 32 (vLLM's smallest), weights large enough for uneven distributions."""
-    config = Qwen2Config(
-        vocab_size=len(tokenizer),
-        hidden_size=64,
-        intermediate_size=96,
+def tiny_config(vocabulary: int, *, hidden: int, positions: int, eos: int, pad: int, tied: bool = False) -> Qwen2Config:
+    """Two layers of two heads, with weights large enough for uneven distributions."""
+    return Qwen2Config(
+        vocab_size=vocabulary,
+        hidden_size=hidden,
+        intermediate_size=hidden * 3 // 2,
         num_hidden_layers=2,
         num_attention_heads=2,
         num_key_value_heads=1,
-        max_position_embeddings=512,
-        tie_word_embeddings=False,
+        max_position_embeddings=positions,
+        tie_word_embeddings=tied,
         initializer_range=0.2,
         bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=eos,
+        pad_token_id=pad,
     )
+
+
+def build_model(tokenizer: PreTrainedTokenizerFast, seed: int = 0) -> Qwen2ForCausalLM:
+    """With heads of 32, vLLM's smallest."""
+    ends = {"eos": tokenizer.eos_token_id, "pad": tokenizer.pad_token_id}
+    config = tiny_config(len(tokenizer), hidden=64, positions=512, **ends)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return Qwen2ForCausalLM(config).eval()
