@@ -14,6 +14,7 @@ import yaml
 import tinyzero_trl
 
 ROOT = Path(__file__).parents[2]
+ADDRESS = "https://example.org/owner/name"
 TWO_STEPS = {
     "max_steps": 2,
     "train_size": 64,
@@ -35,7 +36,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that holds the installed wheel and nothing else."""
     wheels, site = tmp_path_factory.mktemp("wheels"), tmp_path_factory.mktemp("site")
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
-    subprocess.run([*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", str(wheels), str(ROOT)], check=True)
+    build = [*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", str(wheels), str(ROOT)]
+    subprocess.run(build, env={**os.environ, "REPOSITORY_URL": ADDRESS}, check=True)
     [wheel] = wheels.iterdir()
     subprocess.run([*pip, "install", "--no-deps", "--target", str(site), str(wheel)], check=True)
     return site
@@ -61,11 +63,14 @@ def test_the_wheel_holds_every_recipe_and_launch_file(site: Path) -> None:
         assert names == {file.name for file in (site / "tinyzero_trl" / shipped).glob("*.yaml")}
 
 
-def test_it_trains_evaluates_and_reports(call: Callable[..., str], site: Path, tmp_path: Path) -> None:
-    assert call("--version") == f"tinyzero-trl {tinyzero_trl.__version__}\n"
+def test_help_says_where_recipes_and_pages_are(call: Callable[..., str], site: Path) -> None:
     printed = call("train", "--help")
     assert str(site / "tinyzero_trl" / "recipes") in printed
-    assert "docs/files.md in the repository of tinyzero-trl" in printed, "a wheel holds no page"
+    assert f"{ADDRESS}/tree/main/docs/files.md" in printed, "a wheel holds no page"
+
+
+def test_it_trains_evaluates_and_reports(call: Callable[..., str], site: Path, tmp_path: Path) -> None:
+    assert call("--version") == f"tinyzero-trl {tinyzero_trl.__version__}\n"
     fields = [word for name, value in TWO_STEPS.items() for word in (f"--{name}", str(value))]
     printed = call("train", "--config", "countdown_tiny", *fields, "--output_dir", "run")
     assert "Held-out accuracy, 8 problems" in printed
