@@ -232,11 +232,15 @@ def test_a_name_stays_clear_of_the_bars_and_of_the_edge():
         places = {"beside a bar": (4.0, 5.0), "at the right edge": (9.8, 5.0), "at the left edge": (0.2, 8.0)}
         for x, y in [*places.values(), (4.5, 5.0)]:  # the last one's bar stands where the first name would
             canvas.axes.errorbar(x, y, xerr=0.1, yerr=3)
-        canvas.label(places)
+        palette = looks(list(places), baseline="at the left edge")
+        canvas.label(places, palette)
         inside = canvas.axes.get_window_extent()
         boxes = {label.get_text(): label.get_window_extent() for label in canvas.axes.texts}
         bar = canvas.axes.transData.transform((4.5, 5.0))[0]
     assert boxes["beside a bar"].x1 < bar
+    assert {each.get_text(): each.get_color() for each in canvas.axes.texts} == {
+        name: look.colour for name, look in palette.items()
+    }
     assert all(inside.x0 < box.x0 and box.x1 < inside.x1 for box in boxes.values())
 
 

@@ -136,7 +136,7 @@ def accuracy_and_cost(groups: Sequence[RunGroup], palette: Mapping[str, Look]) -
     canvas.axes.yaxis.set_major_formatter(Percent())
     canvas.axes.set_xlim(0, 1.1 * max(1.0, canvas.axes.dataLim.x1))
     canvas.axes.margins(y=0.12)
-    canvas.label({name: (tokens.mean, accuracy.mean) for name, (tokens, accuracy) in ends.items()})
+    canvas.label({name: (tokens.mean, accuracy.mean) for name, (tokens, accuracy) in ends.items()}, palette)
     return canvas
 
 

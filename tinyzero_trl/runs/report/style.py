@@ -176,8 +176,8 @@ class Canvas:
                 handles=lines, loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=min(columns, len(lines))
             )
 
-    def label(self, points: Mapping[str, tuple[float, float]]) -> None:
-        """Name points beside them, clear of other names, of bars and of the edge; the PNG then needs no legend."""
+    def label(self, points: Mapping[str, tuple[float, float]], palette: Mapping[str, Look]) -> None:
+        """Name points in their colours, clear of other names, of bars and of the edge; the PNG then needs no legend."""
         self.figure.draw_without_rendering()  # limits and layout decide what is where
         inside = self.axes.get_window_extent()
         bars = [
@@ -191,6 +191,7 @@ class Canvas:
                     textcoords="offset points",
                     ha="left" if right > 0 else "right",
                     va="center",
+                    color=palette[text].colour,
                     fontsize=7,
                 )
                 for right, up in _PLACES
