@@ -178,7 +178,8 @@ def test_prompts_that_need_different_lengths() -> None:
 def test_where_few_completions_are_cut() -> None:
     """Without the last column: between two evaluations of `full` nothing is known of its course."""
     expected = rows_of_grid(FEW_CUT, FEW_CUT_ASKED_AGAIN)
-    assert _rows(RESULTS, "| run of the third grid") == {name: cells[:-1] for name, cells in expected.items()}
+    rows = _rows(RESULTS, "| run of the third grid")
+    assert {name: cells for name, (_, *cells) in rows.items()} == {name: cells[:-1] for name, cells in expected.items()}
 
 
 def test_the_readme_says_the_same_of_different_lengths() -> None:
