@@ -132,6 +132,7 @@ def of_rollout(rows: list[Row]) -> dict[str, float | None]:
         of_size = [row for row in rows if row.operands == operands]
         found[f"difficulty/{operands}_acc"] = mean(row.correct for row in of_size)
         found[f"difficulty/{operands}_count"] = len(of_size)
+        found[f"difficulty/{operands}_mean_length"] = mean(row.length for row in of_size)
     return found
 
 
