@@ -35,6 +35,9 @@ def tagged(answer: str) -> str:
         (tagged("0.3333333"), "1/3", NUMERIC, "correct"),
         (tagged("0.333"), "1/3", NUMERIC, "wrong-answer"),
         (tagged("0"), "0", NUMERIC, "correct"),
+        (tagged("1.5E-3"), "0.0015", NUMERIC, "correct"),
+        (tagged("1e3"), "1000", NUMERIC, "correct"),
+        (tagged("1e999"), "1", NUMERIC, "wrong-answer"),
         (tagged("1/0"), "1", NUMERIC, "not-a-number"),
         (tagged("9**9**9"), "1", NUMERIC, "not-a-number"),
         (tagged("1e99999999"), "1", NUMERIC, "not-a-number"),
@@ -46,7 +49,7 @@ def test_an_answer_is_compared_as_asked(completion: str, expected: str, how: str
     assert match(completion, expected, how) == (float(reason == "correct"), reason)
 
 
-@pytest.mark.parametrize("text", ["12,34", "½", "٣", "", "1 2", "--1", "1/2/3", ".", "+"])
+@pytest.mark.parametrize("text", ["12,34", "½", "٣", "", "1 2", "--1", "1/2/3", ".", "+", "e3", "1e", "1e5.2"])
 def test_what_is_no_number(text: str) -> None:
     assert to_number(text) is None
 
@@ -122,6 +125,34 @@ def test_own_data_goes_from_file_to_reward(tmp_path: Path) -> None:
     assert score(completions=completions, **given) == [1.0, 0.0], "numeric, as the recipe says"
     assert cosine(completions=completions, completion_ids=[[1] * 50] * 2, **given) == [1.5, -5.0]
     assert weights == [0.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("answer", "how", "text"),
+    [
+        *((17, EXACT, "17"), (0.5, EXACT, "0.5"), (1e-5, EXACT, "0.00001"), ("12.0", EXACT, "12.0")),
+        *((1e-5, NUMERIC, "0.00001"), (1e16, NUMERIC, "10000000000000000"), (12.0, NUMERIC, "12.0")),
+    ],
+)
+def test_an_answer_that_is_a_number_is_written_out(answer: float | str, how: str, text: str) -> None:
+    row = {"prompt": "How many?", "answer": answer}
+    assert get_task("prompt_answer", {"answer_match": how}).read(row)["answer"] == text
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"answer": 12.0}, "answer: 12.0 is no text, and who writes 12 would be wrong; give text or a whole number"),
+        ({"answer": float("nan")}, "answer: nan must be text or a number"),
+        ({"answer": float("inf")}, "answer: inf must be text or a number"),
+        ({"answer": True}, "answer: True must be text or a number"),
+        ({"prompt": " \n"}, r"prompt: ' \\n' is empty; write one, or remove the row"),
+        ({"prompt": [{"role": "user", "content": ""}]}, "prompt: '' is empty; write one, or remove the row"),
+    ],
+)
+def test_a_row_that_would_mislead_is_refused(row: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        get_task("prompt_answer").read({"prompt": "How many?", "answer": "1"} | row)
 
 
 def test_the_prompt_may_stay_as_it_is() -> None:
@@ -210,6 +241,9 @@ def test_gsm8k_is_read_and_scored(tmp_path: Path) -> None:
     assert str(task.prompt(example, "base")).count("How many eggs?\n\nReason step by step") == 1
     write(tmp_path / "gsm8k.jsonl", [{"question": "?", "answer": "12"}])
     with pytest.raises(ValueError, match="row 0: answer: '12' does not end in #### and a number"):
+        read_examples(path, task="gsm8k")
+    write(tmp_path / "gsm8k.jsonl", [{"question": " ", "answer": "#### 12"}])
+    with pytest.raises(ValueError, match="row 0: question: ' ' is empty; write one, or remove the row"):
         read_examples(path, task="gsm8k")
     with pytest.raises(ValueError, match="dataset: 'generate', but the task gsm8k brings no generator"):
         load_splits(task_config(task="gsm8k"))

@@ -1,5 +1,6 @@
 """Held-out examples are held out, wherever they come from; data sets are read as other programs lay them out."""
 
+import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -125,6 +126,38 @@ def test_a_folder_is_read_as_it_was_laid_out(layout: str, tmp_path: Path, monkey
 def test_a_csv_cell_stays_the_text_it_is(tmp_path: Path) -> None:
     (tmp_path / "words.csv").write_text("word,other\nNA,1\nnull,2\n")
     assert read_examples(str(tmp_path / "words.csv"), task="echo") == [{"word": "NA"}, {"word": "null"}]
+
+
+@pytest.mark.parametrize("words", [["007", "1.50"], ["12", "3.5"], ["true"], ["2024-01-01"], ["9" * 30], ["7", ""]])
+def test_text_in_a_csv_file_that_looks_like_something_else_stays_text(words: list[str], tmp_path: Path) -> None:
+    (tmp_path / "words.csv").write_text("word,other\n" + "".join(f"{word},1\n" for word in words))
+    assert [each["word"] for each in read_examples(str(tmp_path / "words.csv"), task="echo")] == words
+
+
+def test_a_csv_cell_may_be_long_and_may_have_lines(tmp_path: Path) -> None:
+    words = ["a\nb"] * 20_000 + ["c" * 3_000_000, 'say "d", e']
+    with (tmp_path / "words.csv").open("w", encoding="utf-8-sig", newline="") as file:
+        csv.writer(file).writerows([["word"], *([word] for word in words)])
+    assert [each["word"] for each in read_examples(str(tmp_path / "words.csv"), task="echo")] == words
+
+
+@pytest.mark.parametrize("split", ["/train", "../set/train", "train/"])
+def test_a_split_is_no_path(split: str, tmp_path: Path) -> None:
+    (tmp_path / "set").mkdir()
+    with pytest.raises(ValueError, match=f"split: '{split}' is no name of a split; give one such as train or test"):
+        read_examples(str(tmp_path / "set"), task="echo", split=split)
+
+
+def test_a_split_is_no_pattern(tmp_path: Path) -> None:
+    _shards(tmp_path, "train")
+    with pytest.raises(ValueError, match="choose another folder or split"):
+        read_examples(str(tmp_path), task="echo", split="t*n")
+
+
+def test_copies_of_what_is_held_out_leave_nothing_to_train_on(tmp_path: Path) -> None:
+    write_lines(tmp_path / "same.jsonl", [{"word": "a"}] * 20)
+    with pytest.raises(ValueError, match="holds 20 examples, all of them copies of the held-out ones; give differ"):
+        load_splits(task_config(task="echo", dataset=str(tmp_path / "same.jsonl")))
 
 
 def test_a_missing_split_is_one_line_with_the_remedy(tmp_path: Path) -> None:

@@ -84,7 +84,8 @@ def read_examples(
     if limit is not None and limit < 1:
         raise ValueError(f"limit: {limit} must be at least 1; leave it out to read every row")
     examples: list[dict[str, Any]] = []
-    for name, rows in read_rows(source, split, reader.source_columns):
+    texts = {name for name, kind in reader.columns.items() if kind is str}
+    for name, rows in read_rows(source, split, reader.source_columns, texts):
         for index, row in enumerate(rows):
             try:
                 examples.append(reader.read(row))

@@ -35,10 +35,12 @@ class Gsm8k(Task):
         """A row of GSM8K.
 
         Raises:
-            ValueError: as `Task.read`, or a solution that does not end in `#### NUMBER`.
+            ValueError: as `Task.read`, an empty question, or a solution that does not end in `#### NUMBER`.
         """
         example = super().read(row)
         _final(example["answer"])
+        if not example["question"].strip():
+            raise ValueError(f"question: {example['question']!r} is empty; write one, or remove the row")
         return example
 
     def check_options(self, options: Mapping[str, Any]) -> Any:

@@ -22,7 +22,8 @@ TOLERANCE = Fraction(1, 10**6)
 """Two numbers are the same if they differ by no more than this share of the expected one."""
 
 _NUMBER = re.compile(
-    r"([+-]?)(?:\$ ?)?((?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]{1,200})(?:\.[0-9]{0,200})?|\.[0-9]{1,200}) ?%?\.?"
+    r"([+-]?)(?:\$ ?)?((?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]{1,200})(?:\.[0-9]{0,200})?|\.[0-9]{1,200})"
+    r"(?:[eE]([+-]?[0-9]{1,3}))? ?%?\.?"
 )
 _FRACTION = re.compile(r"([+-]?[0-9]{1,200}) ?/ ?([0-9]{1,200})")
 
@@ -58,11 +59,11 @@ def match(completion: str, expected: str, how: str) -> Score:
 
 
 def to_number(text: str) -> Fraction | None:
-    """The exact value of `-1,234.50`, `$3`, `25 %` (25) or `3/4`; None for any other text."""
+    """The exact value of `-1,234.50`, `$3`, `25 %` (25), `1.5e-3` or `3/4`; None for any other text."""
     text = text.strip()
     if number := _NUMBER.fullmatch(text):
-        sign, digits = number.groups()
-        value = Fraction(digits.replace(",", "").rstrip(".") or "0")
+        sign, digits, exponent = number.groups()
+        value = Fraction(digits.replace(",", "").rstrip(".") or "0") * Fraction(10) ** int(exponent or 0)
         return -value if sign == "-" else value
     if (fraction := _FRACTION.fullmatch(text)) and int(fraction[2]):
         return Fraction(int(fraction[1]), int(fraction[2]))

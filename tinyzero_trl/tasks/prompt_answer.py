@@ -1,9 +1,11 @@
 """Data of a user's own: a prompt and its right answer in each row."""
 
 import json
+import math
 import reprlib
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any, ClassVar
 
 from tinyzero_trl.tasks import prompts
@@ -83,21 +85,41 @@ class PromptAnswer(Task):
         """A row; its prompt is text or a list of messages, and an answer and a difficulty may be numbers.
 
         Raises:
-            ValueError: a prompt that is neither, or an answer that nothing could match.
+            ValueError: a prompt that is neither or empty, or an answer that nothing could match.
         """
         prompt, answer, difficulty = row.get("prompt"), row.get("answer"), row.get("difficulty")
         conversation = _messages(prompt) if isinstance(prompt, list) else []
         if not isinstance(prompt, str | list):
             raise ValueError(f"prompt: {reprlib.repr(prompt)} must be text or a list of messages")
-        if not isinstance(answer, str | int | float) or isinstance(answer, bool):
-            raise ValueError(f"answer: {reprlib.repr(answer)} must be text or a number")
-        check_expected(str(answer), self.settings.answer_match)
+        asked = conversation[-1]["content"] if isinstance(prompt, list) else prompt
+        if not asked.strip():
+            raise ValueError(f"prompt: {asked!r} is empty; write one, or remove the row")
+        expected = _as_text(answer, self.settings.answer_match)
+        check_expected(expected, self.settings.answer_match)
         return {
-            "prompt": conversation[-1]["content"] if conversation else prompt,
+            "prompt": asked,
             "conversation": conversation,
-            "answer": str(answer),
+            "answer": expected,
             "difficulty": "" if difficulty is None else str(difficulty),
         }
+
+
+def _as_text(answer: Any, how: str) -> str:
+    """An answer as it is compared; a number without an exponent, which math-verify takes for Euler's number.
+
+    Raises:
+        ValueError: neither text nor a finite number, or a number that has several spellings where spellings count.
+    """
+    if isinstance(answer, str):
+        return answer
+    if not isinstance(answer, int | float) or isinstance(answer, bool) or not math.isfinite(answer):
+        raise ValueError(f"answer: {reprlib.repr(answer)} must be text or a number")
+    if how == EXACT and isinstance(answer, float) and answer.is_integer():
+        raise ValueError(
+            f"answer: {answer!r} is no text, and who writes {answer:.0f} would be wrong; give text or a whole number, "
+            "or set answer_match to numeric"
+        )
+    return format(Decimal(str(answer)), "f")
 
 
 def _messages(given: list[Any]) -> list[prompts.Message]:

@@ -1,12 +1,14 @@
 """Rows of a file, a folder or the Hub, as they are found: unchecked."""
 
+import glob
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 _FORMATS = (".parquet", ".jsonl", ".json", ".csv")
 _SAVED, _SAVED_WITH_SPLITS = "state.json", "dataset_dict.json"  # what `save_to_disk` of Hugging Face Datasets leaves
+_LARGEST_BLOCK = 2**31 - 1  # bytes of a CSV file that Arrow reads at once, at most
 
 Rows = tuple[str, Iterable[Mapping[str, Any]]]
 """The name of a file, and its rows."""
@@ -15,8 +17,14 @@ Select = Callable[[Iterable[str]], list[str]]
 """Chooses the columns to read among those that are there, or raises ValueError."""
 
 
-def read_rows(source: str, split: str, select: Select) -> Iterator[Rows]:
+def read_rows(source: str, split: str, select: Select, texts: Collection[str] = ()) -> Iterator[Rows]:
     """The rows of one split, file by file, with the columns that `select` chooses.
+
+    Args:
+        source: a file, a folder or a Hub id.
+        split: the split's name; a file has none.
+        select: chooses the columns.
+        texts: columns that hold text, whatever it looks like: a CSV file does not say that `007` is no number.
 
     Raises:
         ValueError: the source is no file, folder or Hub id, has no such split or column, or cannot be read.
@@ -26,13 +34,13 @@ def read_rows(source: str, split: str, select: Select) -> Iterator[Rows]:
     if not source:
         raise ValueError("dataset: '' names nothing; give a file, a folder or the id (owner/name) of a Hub data set")
     if path.is_file():
-        yield _read_file(path, select)
+        yield _read_file(path, select, texts)
     elif path.is_dir():
         if (path / _SAVED).is_file() or (path / _SAVED_WITH_SPLITS).is_file():
             yield _read_saved(path, split, select)
         else:
             for file in _files_of_split(path, split):
-                yield _read_file(file, select)
+                yield _read_file(file, select, texts)
     elif path.suffix in _FORMATS or source.count("/") != 1 or source.startswith((".", "/", "~")):
         raise ValueError(
             f"dataset: {source!r} is no file or folder here, nor the id (owner/name) of a Hub data set; check the path"
@@ -48,42 +56,53 @@ def has_splits(source: str) -> bool:
 
 
 def _files_of_split(folder: Path, split: str) -> list[Path]:
+    if Path(split).name != split:
+        raise ValueError(f"split: {split!r} is no name of a split; give one such as train or test")
+    begins = glob.escape(split)
     for place in (folder, folder / "data"):  # `hf download` leaves data/train-00000-of-00001.parquet
         for suffix in _FORMATS:
             if (file := place / f"{split}{suffix}").is_file():
                 return [file]
-        if shards := sorted(place.glob(f"{split}-*.parquet")):
+        if shards := sorted(place.glob(f"{begins}-*.parquet")):
             return shards
     names = ", ".join(f"{split}{suffix}" for suffix in _FORMATS)
-    deeper = sorted({file.parent.relative_to(folder) for file in folder.glob(f"*/**/{split}*.parquet")})
+    deeper = sorted({file.parent.relative_to(folder) for file in folder.glob(f"*/**/{begins}*.parquet")})
     remedy = f"give {folder / deeper[0]}" if deeper else "choose another folder or split"
     raise ValueError(f"{folder}: has no {names} or {split}-*.parquet, nor has its folder data; {remedy}")
 
 
-def _read_file(path: Path, select: Select) -> Rows:
+def _read_file(path: Path, select: Select, texts: Collection[str]) -> Rows:
     if path.suffix == ".parquet":
         return str(path), _read_parquet(path, select)
     if path.suffix == ".jsonl":
-        lines = path.read_bytes().splitlines()
-        return str(path), _checked(path, [_parse_json(path, line) for line in lines if line.strip()], select)
+        lines = enumerate(path.read_bytes().splitlines(), start=1)
+        rows = [_parse_json(f"{path}, line {number}", line) for number, line in lines if line.strip()]
+        return str(path), _checked(path, rows, select)
     if path.suffix == ".json":
-        return str(path), _checked(path, _parse_json(path, path.read_bytes()), select)
+        return str(path), _checked(path, _parse_json(str(path), path.read_bytes()), select)
     if path.suffix == ".csv":
-        return str(path), _read_csv(path, select)
+        return str(path), _read_csv(path, select, texts)
     raise ValueError(f"{path}: is none of {', '.join(_FORMATS)}; convert it to one of them")
 
 
-def _parse_json(path: Path, text: bytes) -> Any:
+def _parse_json(where: str, text: bytes) -> Any:
     try:
-        return json.loads(text)
+        value = json.loads(text)
+        if b"\\u" in text:  # the escape of half a character is JSON, but no text that a tokenizer or a file takes
+            json.dumps(value, ensure_ascii=False).encode()
+    except json.JSONDecodeError as error:
+        place = f"line {error.lineno}, column {error.colno}" if error.lineno > 1 else f"column {error.colno}"
+        raise ValueError(f"{where}: is no valid JSON: {error.msg} at {place}; fix or replace it") from None
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: is no valid JSON: {_one_line(error)}; fix or replace it") from None
+        raise ValueError(f"{where}: is no valid JSON: {_one_line(error)}; fix or replace it") from None
+    return value
 
 
 def _checked(path: Path, rows: Any, select: Select) -> Iterable[Mapping[str, Any]]:
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise ValueError(f"{path}: must hold objects with the task's columns: a list of them, or one a line (.jsonl)")
-    _select(path, set().union(*rows), select)
+    if rows:
+        _select(path, set().union(*rows), select)
     return rows
 
 
@@ -98,13 +117,19 @@ def _read_parquet(path: Path, select: Select) -> Iterable[Mapping[str, Any]]:
         raise ValueError(f"{path}: is no readable parquet file: {_one_line(error)}; write it anew") from None
 
 
-def _read_csv(path: Path, select: Select) -> Iterable[Mapping[str, Any]]:
+def _read_csv(path: Path, select: Select, texts: Collection[str]) -> Iterable[Mapping[str, Any]]:
     import pyarrow
     import pyarrow.csv
 
+    as_text = dict.fromkeys(texts, pyarrow.string())
+    at_once = min(path.stat().st_size + 1, _LARGEST_BLOCK)  # a row must lie within a block
     try:
-        as_written = pyarrow.csv.ConvertOptions(null_values=[""])  # a word may be NA or null
-        table = pyarrow.csv.read_csv(path, convert_options=as_written)
+        table = pyarrow.csv.read_csv(
+            path,
+            read_options=pyarrow.csv.ReadOptions(block_size=at_once),
+            parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
+            convert_options=pyarrow.csv.ConvertOptions(null_values=[""], column_types=as_text),  # a word may be NA
+        )
     except pyarrow.ArrowException as error:
         raise ValueError(f"{path}: is no readable CSV file: {_one_line(error)}; write it anew") from None
     return table.select(_select(path, table.column_names, select)).to_pylist()
@@ -145,10 +170,14 @@ def _read_hub(identifier: str, split: str, select: Select) -> Rows:
 
 
 def _select(source: str | Path, columns: Iterable[str], select: Select) -> list[str]:
+    present = list(columns)
     try:
-        return select(columns)
+        chosen = select(present)
     except ValueError as error:
         raise ValueError(f"{source}: {error}") from None
+    if twice := [name for name in chosen if present.count(name) > 1]:
+        raise ValueError(f"{source}: has the column {twice[0]} more than once; rename or remove one of them")
+    return chosen
 
 
 def _one_line(error: Exception) -> str:

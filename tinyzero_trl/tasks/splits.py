@@ -77,6 +77,11 @@ def _divided(examples: Sequence[dict[str, Any]], config: TaskConfig) -> Splits:
     held_out = [example for index, example in enumerate(examples) if index in chosen]
     known = keys(task, held_out)
     train = [example for example in examples if task.key(example) not in known]
+    if not train:
+        raise ValueError(
+            f"dataset: {config.dataset!r} holds {len(examples)} examples, all of them copies of the held-out ones; "
+            "give different ones"
+        )
     note = f"dataset: {config.dataset!r} has no splits; {count} of its {len(examples)} examples are held out"
     return Splits(train, held_out, note)
 
