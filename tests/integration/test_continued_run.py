@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, Qwen2Config
 
 from tests.support.training import train, write_recipe
@@ -48,6 +48,24 @@ def test_a_run_says_where_it_continues_and_what_has_changed(tmp_path: Path, caps
     assert start(recipe, "--max_steps", "2") == 0
     [line] = [line for line in capsys.readouterr().err.splitlines() if line.startswith("resume: ")]
     assert line == f"resume: continues from {tmp_path / 'run' / 'checkpoint-1'}; changed: max_steps (1 there, 2 here)"
+
+
+@pytest.mark.parametrize("fields", [{}, {"use_peft": True, "lora_r": 4}, {"beta": 0.1}], ids=str)
+def test_a_run_whose_model_has_changed_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], fields: dict[str, object]
+) -> None:
+    """An adapter would lie on other weights, and the reference model would be another one: no checkpoint holds them."""
+    recipe = write_recipe(tmp_path, max_steps=1, save_steps=1, eval_steps=1, **fields)
+    assert start(recipe) == 0
+    weights = tmp_path / "model" / "model.safetensors"
+    original = weights.read_bytes()
+    changed = {name: weight * 1.01 for name, weight in load_file(weights).items()}
+    save_file(changed, weights, metadata={"format": "pt"})
+    capsys.readouterr()
+    assert start(recipe, "--max_steps", "2") == 2
+    assert f"began with other files of '{tmp_path / 'model'}' (model.safetensors); put" in capsys.readouterr().err
+    weights.write_bytes(original)
+    assert start(recipe, "--max_steps", "2") == 0
 
 
 def test_a_tied_weight_is_not_missed(

@@ -11,6 +11,7 @@ from transformers import TrainerCallback
 from trl import ModelConfig, get_peft_config
 
 from tinyzero_trl.models.adapters import base_of_adapter
+from tinyzero_trl.models.fingerprint import model_files
 from tinyzero_trl.models.loading import load_model_config, load_trainable_adapter
 from tinyzero_trl.models.names import resolve_model
 from tinyzero_trl.runs.checkpoints import checkpoint_to_resume, is_last
@@ -122,12 +123,14 @@ def start_run(trainer: AdaptiveGRPOTrainer, task: TaskConfig | None = None, mode
         set_aside(str(trainer.args.output_dir))
     records = RunRecords(str(trainer.args.output_dir))
     config = resolved_config(task, trainer.args, model)
-    name = trainer.accelerator.unwrap_model(trainer.model).config.name_or_path
+    model_config = trainer.accelerator.unwrap_model(trainer.model).config
+    name = model_config.name_or_path
     records.write_config({"model_name_or_path": name, "recipe": Path(str(trainer.args.output_dir)).name} | config)
     records.write_environment(
         devices=[str(trainer.accelerator.device)],
         processes=trainer.accelerator.num_processes,
         distributed=trainer.accelerator.distributed_type.value,
+        model_files=model_files(resolve_model(str(model.model_name_or_path)) if model else name, model_config),
     )
 
 

@@ -5,9 +5,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tinyzero_trl.models.fingerprint import COMMIT, model_files
 from tinyzero_trl.runs.checkpoints import TRAINER_STATE, checkpoint_to_resume, has_optimizer
 from tinyzero_trl.runs.files import read_mapping
-from tinyzero_trl.runs.records import CONFIG
+from tinyzero_trl.runs.json_lines import read_object
+from tinyzero_trl.runs.records import CONFIG, ENVIRONMENT
 from tinyzero_trl.training.preflight.continuing import compare
 
 _ARCHITECTURE = ("model_type", "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads")
@@ -43,8 +45,7 @@ def check_continued(start: str, config: Mapping[str, Any]) -> dict[str, str]:
     Raises:
         ValueError: fields that may not change, each with its old and its new value.
     """
-    file = next((place / CONFIG for place in (Path(start), Path(start).parent) if (place / CONFIG).is_file()), None)
-    if file is None:
+    if (file := _record_of(start, CONFIG)) is None:
         return {}
     free, refused = compare(read_mapping(file), config)
     if not refused:
@@ -59,6 +60,33 @@ def check_continued(start: str, config: Mapping[str, Any]) -> dict[str, str]:
     moved = [name for name in ("model_name_or_path", "dataset") if name in refused]
     remedy = f"; if only its place has changed, correct {moved[0]} in {str(file)!r}" if moved else ""
     raise ValueError(f"resume: {start!r} is of another recipe ({changes}); {_START_OVER}{remedy}")
+
+
+def check_same_model(start: str, path: str, model_config: Any) -> None:
+    """A run continues with the model it began with: adapters lie on it, and the reference model is loaded from it.
+
+    Args:
+        start: the checkpoint to continue from, beside which `environment.json` lies, or the folder of the run.
+        path: the folder or Hub id of the model.
+        model_config: the configuration as loaded from there.
+
+    Raises:
+        ValueError: a file of the model, or the commit of its repository, is another one. A run of a version that noted
+            neither is not compared.
+    """
+    file = _record_of(start, ENVIRONMENT)
+    old = (read_object(file) or {}).get("model_files") if file else None
+    if not old:
+        return
+    new = model_files(path, model_config)
+    changed = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
+    if not changed:
+        return
+    what, remedy = f"other files of {path!r} ({', '.join(changed[:3])})", "put them back as they were"
+    if (name := changed[0]).endswith(COMMIT) and name in new:
+        what = f"commit {old.get(name)} of the model, of which {new[name]} is taken now"
+        remedy = f"set model_revision to the former, here and in the {CONFIG} of the run"
+    raise ValueError(f"resume: {start!r} began with {what}; {remedy}, or start anew: {_START_OVER}")
 
 
 def check_optimizer_state(checkpoint: str) -> None:
@@ -92,6 +120,11 @@ def check_architecture(checkpoint: str, model_config: Any, window_strategy: str)
                 f"resume: {checkpoint!r} is of another recipe ({name}: {value!r} there, {wanted[name]!r} here); "
                 f"{_START_OVER}"
             )
+
+
+def _record_of(start: str, name: str) -> Path | None:
+    """A file of the run, beside a checkpoint of it or in its folder."""
+    return next((place / name for place in (Path(start), Path(start).parent) if (place / name).is_file()), None)
 
 
 def _saved_strategy(folder: Path) -> str | None:

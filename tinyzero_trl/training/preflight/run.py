@@ -31,7 +31,7 @@ from tinyzero_trl.training.preflight.problems import (
     check_problems,
     check_prompts,
 )
-from tinyzero_trl.training.preflight.resuming import check_architecture, check_optimizer_state
+from tinyzero_trl.training.preflight.resuming import check_architecture, check_optimizer_state, check_same_model
 from tinyzero_trl.training.preflight.trackers import check_trackers
 
 
@@ -71,6 +71,7 @@ def check_run(
     if checkpoint := checkpoint_to_resume(training.resume, str(training.output_dir)):
         check_architecture(checkpoint, config, training.window_strategy)
         check_optimizer_state(checkpoint)
+        check_same_model(checkpoint, path, config)
     chat_options: Any = training.chat_template_kwargs
     check_chat_template_kwargs(chat_options, prompts, tokenizer)
     check_prompts(prompts, tokenizer, config, training)
