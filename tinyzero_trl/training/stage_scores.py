@@ -16,7 +16,8 @@ class StageScores:
     """Stands in for a trainer's first reward function, which it asks about each completion of a rollout once.
 
     Between `begin` and the call of the trainer, `at_stage_end` scores completions that have finished. The trainer's own
-    call then asks about the others alone, and gets the rewards of all, with what was logged for each.
+    call then asks about the others alone, and gets the rewards of all, with what was logged for each. A figure that the
+    function logs at every call (`log_metric`) becomes one mean over all completions.
 
     Args:
         trainer: a `GRPOTrainer`; its first reward function, plain or asynchronous, is replaced.
@@ -36,11 +37,12 @@ class StageScores:
         self._inputs: Sequence[Mapping[str, Any]] = ()
         self._rewards: dict[int, float | None] = {}
         self._extras: dict[str, dict[int, Any]] = {}
+        self._figures: dict[str, list[tuple[float, int]]] = {}  # values, and how many completions each is of
         self._trainer.reward_funcs[0] = self._answer_later if is_async_callable(reward_func) else self._answer
 
     def begin(self, inputs: Sequence[Mapping[str, Any]]) -> None:
         """A rollout begins; `inputs` are the examples of this rank's rows."""
-        self._inputs, self._rewards, self._extras = inputs, {}, {}
+        self._inputs, self._rewards, self._extras, self._figures = inputs, {}, {}, {}
 
     def at_stage_end(self, rows: Sequence[int], completions: Sequence[Any], ids: Sequence[list[int]]) -> None:
         """Score completions that have finished: `rows` are their places, `completions` texts or conversations."""
@@ -53,8 +55,8 @@ class StageScores:
             if name not in ("prompt", "completion")
         }
         columns |= {"prompts": [example["prompt"] for example in examples], "completions": list(completions)}
-        columns |= {"completion_ids": list(ids), "trainer_state": self._trainer.state, "log_metric": lambda *_: None}
-        self._remember(rows, self._asked(columns | {"log_extra": self._extra_for(rows)}))
+        columns |= {"completion_ids": list(ids), "trainer_state": self._trainer.state}
+        self._remember(rows, self._asked(columns | self._logs_for(rows)))
 
     def reward(self, row: int) -> float | None:
         """Of a completion that has been scored."""
@@ -82,7 +84,7 @@ class StageScores:
         arguments = {
             name: value if name in _NOT_COLUMNS else [value[row] for row in rest] for name, value in columns.items()
         }
-        return rest, arguments | {"log_extra": self._extra_for(rest)}
+        return rest, arguments | self._logs_for(rest)
 
     def _all(self, columns: Mapping[str, Any]) -> list[float | None]:
         """The rewards of all rows; what was logged goes to the trainer, and the rollout is over."""
@@ -90,14 +92,22 @@ class StageScores:
         rewards = [self._rewards[row] for row in rows]
         for name, values in self._extras.items():
             columns["log_extra"](name, [values.get(row) for row in rows])
+        for name, weighted in self._figures.items():
+            of_all = sum(value * count for value, count in weighted) / sum(count for _, count in weighted)
+            columns["log_metric"](name, of_all)
         self.begin(())
         return rewards
 
     def _remember(self, rows: Sequence[int], rewards: Sequence[float | None]) -> None:
         self._rewards |= dict(zip(rows, rewards, strict=True))
 
-    def _extra_for(self, rows: Sequence[int]) -> Any:
+    def _logs_for(self, rows: Sequence[int]) -> dict[str, Any]:
+        """`log_extra` and `log_metric` for a call about `rows`."""
+
         def log_extra(name: str, values: Sequence[Any]) -> None:
             self._extras.setdefault(name, {}).update(zip(rows, values, strict=True))
 
-        return log_extra
+        def log_metric(name: str, value: float) -> None:
+            self._figures.setdefault(name, []).append((value, len(rows)))
+
+        return {"log_extra": log_extra, "log_metric": log_metric}

@@ -1,0 +1,64 @@
+"""The first reward function is asked at stage ends and by the trainer; what it logs is of all completions alike."""
+
+import asyncio
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tinyzero_trl.training.stage_scores import StageScores
+
+TEXTS = ["right", "wrong", "right", "wrong", "wrong"]
+
+
+def judge(
+    completions: Sequence[str], word: Sequence[str], log_extra: Any, log_metric: Any, **_: Any
+) -> list[float | None]:
+    rewards: list[float | None] = [float(text == asked) for text, asked in zip(completions, word, strict=True)]
+    log_extra("text", list(completions))
+    log_metric("right", sum(reward or 0.0 for reward in rewards) / len(rewards))
+    return rewards
+
+
+async def judge_later(**columns: Any) -> list[float | None]:
+    return judge(**columns)
+
+
+def answered(func: Any, *stages: list[int]) -> tuple[list[float | None], dict[str, Any], dict[str, float]]:
+    """The trainer's rewards, extra columns and figures, once `stages` of the rows have been scored."""
+    trainer = SimpleNamespace(reward_funcs=[func], state=None)
+    scores = StageScores(trainer)
+    scores.begin([{"prompt": "say", "word": "right"} for _ in TEXTS])
+    for rows in stages:
+        scores.at_stage_end(rows, [TEXTS[row] for row in rows], [[row] for row in rows])
+        assert [scores.reward(row) for row in rows] == [float(TEXTS[row] == "right") for row in rows]
+    extras: dict[str, Any] = {}
+    figures: dict[str, float] = {}
+    columns = {"prompts": ["say"] * 5, "word": ["right"] * 5, "completions": TEXTS, "completion_ids": [[0]] * 5}
+    logs = {"trainer_state": None, "log_extra": extras.__setitem__, "log_metric": figures.__setitem__}
+    rewards = trainer.reward_funcs[0](**columns, **logs)
+    return (asyncio.run(rewards) if asyncio.iscoroutine(rewards) else rewards), extras, figures
+
+
+@pytest.mark.parametrize("stages", [(), ([0],), ([0, 1], [3]), ([2], [0, 1, 3, 4])], ids=str)
+def test_what_is_logged_does_not_depend_on_the_stages(stages: tuple[list[int], ...]) -> None:
+    rewards, extras, figures = answered(judge, *stages)
+    assert rewards == [1.0, 0.0, 1.0, 0.0, 0.0]
+    assert extras == {"text": TEXTS}
+    assert figures == {"right": pytest.approx(0.4)}
+
+
+def test_the_next_rollout_starts_with_nothing_logged() -> None:
+    trainer = SimpleNamespace(reward_funcs=[judge], state=None)
+    scores = StageScores(trainer)
+    for texts, expected in ((["right"], 1.0), (["wrong"], 0.0)):
+        figures: dict[str, float] = {}
+        scores.begin([{"prompt": "say", "word": "right"}])
+        logs = {"trainer_state": None, "log_extra": lambda *_: None, "log_metric": figures.__setitem__}
+        trainer.reward_funcs[0](prompts=["say"], word=["right"], completions=texts, completion_ids=[[0]], **logs)
+        assert figures == {"right": expected}
+
+
+def test_an_asynchronous_function_is_asked_for_the_rest_too() -> None:
+    assert answered(judge_later) == ([1.0, 0.0, 1.0, 0.0, 0.0], {"text": TEXTS}, {"right": pytest.approx(0.4)})
