@@ -242,7 +242,7 @@ def test_every_field_of_a_window_policy_has_a_typed_twin() -> None:
             assert twin.default is None
             assert each.metadata["help"] in twin.metadata["help"]
     prefixed = {name.removeprefix("window_") for name in flat if name.startswith("window_")}
-    assert prefixed == all_fields() - {"loss_type", "scale_rewards"} | {"options"}
+    assert prefixed == all_fields() - {"loss_type", "scale_rewards", "num_generations"} | {"options"}
 
 
 def test_a_window_policy_takes_what_the_training_says_of_its_loss(parse: Parse) -> None:
@@ -254,6 +254,16 @@ def test_a_window_policy_takes_what_the_training_says_of_its_loss(parse: Parse) 
         parse(window_strategy="group", window_options={"loss_type": "grpo"})
     with pytest.raises(ValueError, match=r"^window_loss_type: unknown field in the recipe"):
         parse(window_strategy="group", window_loss_type="grpo")
+
+
+def test_groups_that_are_too_large_to_decide_on_are_refused_before_a_rollout(parse: Parse) -> None:
+    large = {"window_strategy": "group", "num_generations": 64, "per_device_train_batch_size": 64}
+    with pytest.raises(
+        ValueError, match=r"^window_group_rule: 'value' decides on groups of at most 32 .* there are 64"
+    ):
+        parse(**large)
+    assert parse(**large, window_group_rule="plain")[1].window_config().strategy == "group"
+    assert vars(parse(**large | {"num_generations": 32})[1].window_config())["num_generations"] == 32
 
 
 def test_every_default_nobody_set_fits_a_short_maximum(parse: Parse) -> None:

@@ -47,9 +47,10 @@ def text(default: str, help: str) -> Any:
     return field(default=default, metadata={"help": help, "check": _check_text})
 
 
-def of_trainer(default: str, help: str) -> Any:
-    """Text that the trainer's configuration has under the same name, and fills in: users do not set it here."""
-    return field(default=default, metadata={"help": help, "check": _check_text, "of_trainer": True})
+def of_trainer(default: str | int, help: str) -> Any:
+    """What the trainer's configuration has under the same name, and fills in: users do not set it here."""
+    check = _check_text if isinstance(default, str) else _check_count
+    return field(default=default, metadata={"help": help, "check": check, "of_trainer": True})
 
 
 def flag(default: bool, help: str) -> Any:

@@ -43,7 +43,6 @@ _PRIOR_STEPS = 4  # what a prompt's past tells is rounded to quarters, so that p
 _ROLLOUTS_FOR_THE_PRICE = 8  # whose prompts stand for those of the next
 _MOST_SITUATIONS = 16
 _LEAST_EXPLORING, _EXPLORING_TO_CATCH_UP = 0.01, 0.1  # probabilities
-_LARGEST_GROUP = 32
 
 
 @register_policy("group", config=GroupConfig)
@@ -204,16 +203,9 @@ class GroupWindow(WindowPolicy[GroupConfig]):
                 if key and self.config.prompt_memory:
                     self._pasts.add(key, record.stages)
             self._group_size = max(record.size for record, _ in records)
-            self._check_group_size()
+            self.config.check_group_size(self._group_size)
             self._set_price()
         self._fates = {}
-
-    def _check_group_size(self) -> None:
-        if self.config.group_rule == "value" and self._group_size > _LARGEST_GROUP:
-            raise ValueError(
-                f"window_group_rule: 'value' decides on groups of at most {_LARGEST_GROUP} completions, and there are "
-                f"{self._group_size}; set it to plain, or lower num_generations"
-            )
 
     def _set_price(self) -> None:
         """The price for the next rollout, and how many groups explore in it."""

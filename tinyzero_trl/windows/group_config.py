@@ -6,12 +6,14 @@ from tinyzero_trl.windows.config import WindowConfig
 from tinyzero_trl.windows.fidelity import LOSSES_BY_SEQUENCE, Gain
 from tinyzero_trl.windows.fields import choice, flag, number, of_trainer, text
 
+_LARGEST_GROUP = 32  # completions; the time of a decision grows with their fourth power
+
 
 @dataclass(frozen=True, kw_only=True)
 class GroupConfig(WindowConfig):
     """What the policy knows, what counts as gain, and where it looks.
 
-    `loss_type` and `scale_rewards` are those of the trainer, which fills them in.
+    `loss_type`, `scale_rewards` and `num_generations` are those of the trainer, which fills them in.
     """
 
     slack: float = number(0.02, "share of the successes that may be lost by stopping groups", low=0, below=1)
@@ -30,6 +32,24 @@ class GroupConfig(WindowConfig):
     )
     loss_type: str = of_trainer("dapo", "how the loss weighs tokens and sequences")
     scale_rewards: str = of_trainer("group", "what divides the advantages")
+    num_generations: int = of_trainer(8, "completions of a group")
+
+    def __post_init__(self) -> None:
+        """Also refuse groups that are too large."""
+        super().__post_init__()
+        self.check_group_size(self.num_generations)
+
+    def check_group_size(self, completions: int) -> None:
+        """The backward induction must not take longer than what it saves.
+
+        Raises:
+            ValueError: the rule is by value, and a group has more completions than that allows.
+        """
+        if self.group_rule == "value" and completions > _LARGEST_GROUP:
+            raise ValueError(
+                f"window_group_rule: 'value' decides on groups of at most {_LARGEST_GROUP} completions, and there are "
+                f"{completions}; set it to plain, or lower num_generations"
+            )
 
     @property
     def gain(self) -> Gain:
