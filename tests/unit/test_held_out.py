@@ -144,7 +144,7 @@ def test_a_rollout_is_made_of_groups_in_order() -> None:
         accelerator=SimpleNamespace(gather=lambda table: table),
         groups=SimpleNamespace(facts=lambda: {"labels": ["a", "a", "b", "b"]}),
         **{"state": SimpleNamespace(global_step=3), "num_generations": 2},
-        args=SimpleNamespace(optimizer_steps_per_rollout=1),
+        args=SimpleNamespace(steps_per_generation=4, num_iterations=2, gradient_accumulation_steps=2),
     )
     rollout = gather_rollout(
         trainer,
@@ -155,6 +155,7 @@ def test_a_rollout_is_made_of_groups_in_order() -> None:
     )
     seen = rollout.observation
     assert (seen.step, seen.window, seen.groups, seen.lengths) == (3, 2, [0, 0, 1, 1], [1, 2, 3, 4])
+    assert seen.optimizer_steps == 4
     assert seen.labels == ["a", "a", "b", "b"]
     assert (seen.truncated, rollout.prompt_lengths, rollout.difficulties) == (
         *([False, True, False, False], [7, 7, 8, 8]),

@@ -191,8 +191,7 @@ class AdaptiveGRPOConfig(GRPOConfig):
     @property
     def optimizer_steps_per_rollout(self) -> int:
         """Optimizer steps that are taken on one generation batch."""
-        assert self.steps_per_generation is not None, "TRL sets it"
-        return self.steps_per_generation * self.num_iterations // self.gradient_accumulation_steps
+        return optimizer_steps_per_rollout(self)
 
     def window_config(self) -> WindowConfig:
         """The configuration of the window policy: the fields that were set, and its defaults.
@@ -251,6 +250,12 @@ class AdaptiveGRPOConfig(GRPOConfig):
         for name, value in given.items():
             if value:
                 raise ValueError(f"{name}: {value!r} has no effect on the engine {self.engine!r}; leave it out")
+
+
+def optimizer_steps_per_rollout(args: GRPOConfig) -> int:
+    """Optimizer steps that are taken on one generation batch; 1 where a step takes several batches."""
+    assert args.steps_per_generation is not None, "TRL sets it"
+    return max(1, args.steps_per_generation * args.num_iterations // args.gradient_accumulation_steps)
 
 
 def options_as_mapping(options: dict[str, Any] | str | None) -> dict[str, Any]:

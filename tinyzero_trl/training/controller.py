@@ -10,8 +10,8 @@ from trl import GRPOTrainer
 from tinyzero_trl.training import trl_internals
 from tinyzero_trl.training.callbacks.events import SavedInCheckpoints
 from tinyzero_trl.training.completion_limit import CompletionLimit
-from tinyzero_trl.training.scoring import scores
-from tinyzero_trl.windows import RolloutObservation, WindowConfig, WindowPolicy, make_policy
+from tinyzero_trl.training.scoring import gather_columns, observation_of, scores
+from tinyzero_trl.windows import WindowConfig, WindowPolicy, make_policy
 
 
 class WindowController(SavedInCheckpoints):
@@ -120,24 +120,10 @@ class WindowController(SavedInCheckpoints):
                 f"{type(trainer).__name__} does not sample with TRL's own completion limit, so it has no window"
             )
         ends = set(trainer.eos_token_ids)
-        truncated = [not (ids and ids[-1] in ends) for ids in completion_ids]
-        local = torch.tensor([lengths, truncated], device=trainer.accelerator.device).T.contiguous()
-        gathered_lengths, gathered_truncated = trainer.accelerator.gather(local).T.tolist()
-        arguments: Any = trainer.args
-        self.policy.observe(
-            RolloutObservation(
-                step=trainer.state.global_step,
-                window=window,
-                lengths=gathered_lengths,
-                rewards=scores(rewards),
-                truncated=[bool(cut) for cut in gathered_truncated],
-                groups=[row // arguments.num_generations for row in range(len(gathered_lengths))],
-                optimizer_steps=max(
-                    1,
-                    arguments.steps_per_generation * trainer.num_iterations // arguments.gradient_accumulation_steps,
-                ),
-            )
-        )
+        cut = [len(ids) == window and ids[-1] not in ends for ids in completion_ids]  # a stop string ends earlier
+        columns = torch.tensor([lengths, cut], device=trainer.accelerator.device)
+        of_all, cut_of_all = gather_columns(trainer, columns)
+        self.policy.observe(observation_of(trainer, of_all, cut_of_all, scores(rewards), window=window))
         for name, value in self.policy.metrics().items():
             trl_internals.training_metrics(trainer)[f"adaptive_window/{name}"].append(value)
 

@@ -24,7 +24,7 @@ from tinyzero_trl.tasks.rewards import completion_text
 from tinyzero_trl.training.config import AdaptiveGRPOConfig
 from tinyzero_trl.training.preflight.model import check_kept_precision
 from tinyzero_trl.training.trl_engines import ColocatedVllmEngine, ContinuousBatchingEngine, GenerateEngine
-from tinyzero_trl.training.trl_internals import tokenizer_of
+from tinyzero_trl.training.trl_internals import forget_rollout, tokenizer_of
 
 logger = logging.getLogger(__name__)
 
@@ -185,8 +185,12 @@ class Rollouts:
         if has_own_generate(model):
             raise ValueError(f"model: its own generate does not sample in stages; leave it out, {remedy}")
 
-    def begin(self) -> None:
-        """A training begins: a registered engine takes over the weights again, though the step may be the same."""
+    def begin(self, trainer: Any) -> None:
+        """The next completions are of the trainer's weights as they are now, though the step may be the same as before.
+
+        So it is where a training begins, and where the best model takes the place of the last one.
+        """
+        forget_rollout(trainer)
         self._weights_of_step = None
 
     def is_truncated(self, ids: list[int], completion: Any) -> bool:

@@ -12,6 +12,7 @@ from torch import Tensor
 from tinyzero_trl.metrics import Label, as_label
 from tinyzero_trl.tasks.rewards import completion_text
 from tinyzero_trl.training.callbacks.events import Rollout
+from tinyzero_trl.training.config import optimizer_steps_per_rollout
 from tinyzero_trl.training.trl_internals import logged_column
 from tinyzero_trl.windows import RolloutObservation
 
@@ -92,23 +93,50 @@ def gather_rollout(
         duration_s: how long it took.
     """
     local = torch.tensor([scored.lengths, scored.truncated], device=prompt_lengths.device)
-    table = trainer.accelerator.gather(torch.cat([local, prompt_lengths.unsqueeze(0)]).T.contiguous())  # (B, 3)
-    lengths, truncated, prompts = table.T.tolist()
+    lengths, truncated, prompts = gather_columns(trainer, torch.cat([local, prompt_lengths.unsqueeze(0)]))
     difficulties = gather_object(scored.difficulties)  # text cannot be a tensor
-    observation = RolloutObservation(
-        step=trainer.state.global_step,
-        window=window,
-        lengths=lengths,
-        rewards=scored.rewards,
-        truncated=[bool(cut) for cut in truncated],
-        groups=[row // trainer.num_generations for row in range(len(lengths))],
-        optimizer_steps=trainer.args.optimizer_steps_per_rollout,
-        **trainer.groups.facts(),
-    )
+    facts = trainer.groups.facts()
     return Rollout(
-        observation=observation,
+        observation=observation_of(trainer, lengths, truncated, scored.rewards, window=window, **facts),
         prompt_lengths=prompts,
         difficulties=difficulties if any(difficulties) else None,
         duration_s=duration_s,
         samples=scored.samples[:SAMPLED_COMPLETIONS],
+    )
+
+
+def gather_columns(trainer: Any, columns: Tensor) -> list[list[int]]:
+    """K figures of this rank's N rows, (K, N), as K lists over the rows of all ranks; every rank must call it."""
+    gathered: list[list[int]] = trainer.accelerator.gather(columns.T.contiguous()).T.tolist()
+    return gathered
+
+
+def observation_of(
+    trainer: Any,
+    lengths: Sequence[int],
+    truncated: Sequence[int],
+    rewards: Sequence[float | None],
+    *,
+    window: int,
+    **facts: Any,
+) -> RolloutObservation:
+    """What a window policy learns from a rollout of any `trl.GRPOTrainer`.
+
+    Args:
+        trainer: asked for its step, the size of its groups and how a rollout is used.
+        lengths: tokens of the completions of all ranks, (B,).
+        truncated: whether each was cut, (B,).
+        rewards: scores, (B,).
+        window: completion tokens that the rollout could use.
+        **facts: further fields of the observation.
+    """
+    return RolloutObservation(
+        step=trainer.state.global_step,
+        window=window,
+        lengths=lengths,
+        rewards=rewards,
+        truncated=[bool(cut) for cut in truncated],
+        groups=[row // trainer.num_generations for row in range(len(lengths))],
+        optimizer_steps=optimizer_steps_per_rollout(trainer.args),
+        **facts,
     )

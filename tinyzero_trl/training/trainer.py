@@ -133,8 +133,7 @@ class AdaptiveGRPOTrainer(GRPOTrainer):
         """
         checkpoint = asked_checkpoint(resume_from_checkpoint, self.args)
         self.reference.load(checkpoint)
-        trl_internals.forget_rollout(self)
-        self.rollouts.begin()
+        self.rollouts.begin(self)
         self.groups.check(self.window_callback.policy)
         with self.evaluator.first_for_new_runs(self.args, is_new=checkpoint is None):
             return super().train(checkpoint, *args, **kwargs)
@@ -152,6 +151,10 @@ class AdaptiveGRPOTrainer(GRPOTrainer):
         trained = super()._init_training_state(max_steps, num_update_steps_per_epoch, num_train_epochs, *checkpoint)
         self.state.compute_steps(self.args, max_steps)  # the checkpoint's own would win over other save_steps
         return (num_train_epochs, 0) if self.state.global_step >= max_steps else trained
+
+    def _load_best_model(self) -> None:
+        super()._load_best_model()
+        self.rollouts.begin(self)
 
     # --- a rollout ------------------------------------------------------------------------------------------------
 
