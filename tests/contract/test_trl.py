@@ -34,6 +34,7 @@ PINNED = {
     "train": ["self", "resume_from_checkpoint", "trial", "ignore_keys_for_eval"],
     "evaluate": ["self", "eval_dataset", "ignore_keys", "metric_key_prefix"],
     "_get_train_sampler": ["self", "dataset"],
+    "_load_best_model": ["self"],
     "create_model_card": ["self", "model_name", "dataset_name", "tags"],
     "init_hf_repo": ["self", "token"],
     "_push_from_checkpoint": ["self", "checkpoint_folder"],

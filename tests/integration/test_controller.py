@@ -159,6 +159,25 @@ def test_the_figures_of_the_policy_are_logged_by_the_trainer() -> None:
     assert [line["adaptive_window/current_window"] for line in lines] == [8.0, lines[0]["adaptive_window/next_window"]]
 
 
+def test_a_completion_that_ends_before_the_window_was_not_cut_by_it() -> None:
+    """One that vLLM has ended at a stop string has no end token, and is no longer for having more room."""
+
+    class StopsAtText(GRPOTrainer):
+        def _generate_single_turn(self, prompt_ids: list, *_: Any, **__: Any) -> tuple[list[list[int]], None]:
+            end = self.eos_token_ids[0]
+            kinds = [[3] * 8, [3] * 5, [*[3] * 4, end], [*[3] * 7, end]]  # the window has 8 tokens
+            return [list(kinds[row % 4]) for row in range(len(prompt_ids))], None
+
+    trainer = trainer_of(StopsAtText, arguments(max_steps=1))
+    policy = WindowController(WindowConfig(strategy="fixed", max=8)).attach(trainer).policy
+    observed: list[Any] = []
+    policy.learn = observed.append  # type: ignore[method-assign]
+    trainer.train()
+    [seen] = observed
+    assert seen.lengths == [8, 5, 5, 8] * 4
+    assert seen.truncated == [True, False, False, False] * 4
+
+
 def test_windows_that_are_left_out_follow_from_the_trainers_longest_completion() -> None:
     controller = WindowController(WindowConfig(strategy="signal")).attach(trainer_of(GRPOTrainer))
     assert controller.window == LONGEST_COMPLETION and controller.policy.config.min == 20

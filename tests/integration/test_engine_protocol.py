@@ -106,6 +106,18 @@ def test_a_users_engine_samples_rollouts_and_evaluations(replay: Any, tmp_path: 
 
 
 @pytest.mark.slow
+def test_an_engine_samples_the_best_model_once_it_is_loaded(replay: Any, tmp_path: Path) -> None:
+    """The step is that of the last model, which the engine has."""
+    best = {"load_best_model_at_end": True, "metric_for_best_model": "eval/mean_length", "greater_is_better": False}
+    options = {"max_steps": 2, "save_steps": 1, "eval_steps": 1, "save_total_limit": 3}
+    trainer = train(write_recipe(tmp_path, engine="users_engine:Replay", **best, **options))
+    assert trainer.state.best_global_step == 1, "equal figures: the first one is the best"
+    trained = list(replay.weights)
+    trainer.evaluate()
+    assert replay.weights == [*trained, trained[1]] and trained[1] != trained[-1]
+
+
+@pytest.mark.slow
 def test_a_resumed_run_gives_an_engine_the_same_seeds(replay: Any, tmp_path: Path) -> None:
     schedule = {"window_strategy": "phased", "window_phases": "[[0, 4], [1, 8]]"}
     common = {"engine": "users_engine:Replay", "save_steps": 1, "eval_strategy": "no", **schedule}
