@@ -23,9 +23,11 @@ from tinyzero_trl.training.field_names import advice_for_unknown
 from tinyzero_trl.training.preflight.launch import check_deepspeed
 from tinyzero_trl.training.preflight.mappings import check_vllm_sampling
 from tinyzero_trl.training.preflight.problems import check_chat_template_kwargs, check_prompts, check_train_dataset
+from tinyzero_trl.training.preflight.reference import check_synced_reference, shards_weights
 from tinyzero_trl.training.preflight.trackers import check_trackers
 from tinyzero_trl.training.recipe import _parser
 from tinyzero_trl.training.renamed import RENAMED
+from tinyzero_trl.training.synced_reference import REFERENCE
 
 FITTING = {"use_cpu": True, "bf16": False, "report_to": "none", "gradient_checkpointing": False}
 
@@ -289,3 +291,42 @@ def test_a_deepspeed_file_that_leaves_it_to_the_recipe_is_accepted(deepspeed_fil
     training = config(max_steps=steps)
     content = {"gradient_clipping": "auto", "train_batch_size": "auto", "zero_optimization": {"stage": 2}}
     check_deepspeed(deepspeed_file(content, training), training, None)
+
+
+# --- the synchronised reference ---------------------------------------------------------------------------------------
+
+
+def synced(**values: Any) -> Any:
+    return SimpleNamespace(
+        **{"sync_ref_model": True, "beta": 0.1, "fsdp": None, "deepspeed_plugin": None, "save_strategy": "steps"}
+        | values
+    )
+
+
+def test_a_checkpoint_without_the_synchronised_reference_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(
+        ValueError, match=r"^sync_ref_model: the synchronised reference is not in '.*', so that .*; start a new run"
+    ):
+        check_synced_reference(synced(), str(tmp_path), has_adapter=False)
+    check_synced_reference(synced(sync_ref_model=False, beta=0.0), str(tmp_path), has_adapter=True)
+    (tmp_path / REFERENCE).touch()
+    check_synced_reference(synced(), str(tmp_path), has_adapter=False)
+    zero3 = SimpleNamespace(zero_stage=3)
+    for sharded in ({"fsdp": True}, {"deepspeed_plugin": zero3}):
+        with pytest.raises(
+            ValueError, match=r"the synchronised reference is not saved under FSDP and DeepSpeed ZeRO-3"
+        ):
+            check_synced_reference(synced(**sharded), str(tmp_path), has_adapter=False)
+    check_synced_reference(synced(deepspeed_plugin=SimpleNamespace(zero_stage=2)), str(tmp_path), has_adapter=False)
+
+
+def test_a_run_that_cannot_be_continued_says_so_when_it_begins(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    check_synced_reference(synced(), None, has_adapter=False)
+    assert not caplog.messages
+    assert shards_weights(synced(), {"ACCELERATE_USE_FSDP": "true"}) and not shards_weights(synced(), {})
+    check_synced_reference(synced(fsdp=True), None, has_adapter=False)
+    check_synced_reference(synced(fsdp=True, save_strategy="no"), None, has_adapter=False)
+    [line] = caplog.messages
+    assert line.startswith("sync_ref_model: under FSDP and DeepSpeed ZeRO-3 no checkpoint holds the synchronised")

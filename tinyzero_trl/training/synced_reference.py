@@ -40,14 +40,22 @@ class SyncedReference:
         """
         if self._reference is None or checkpoint is None:
             return
-        file = Path(checkpoint) / REFERENCE
-        if self._is_sharded or not file.exists():
-            why = (
-                "is not saved under FSDP and DeepSpeed ZeRO-3" if self._is_sharded else f"is not in {str(checkpoint)!r}"
-            )
-            raise ValueError(
-                f"sync_ref_model: the synchronised reference {why}, so that the run would continue with another one; "
-                "start a new run, or set sync_ref_model to false"
-            )
+        file = saved_reference(checkpoint, is_sharded=self._is_sharded)
         model = self._accelerator.unwrap_model(self._reference)
         load_model(model, str(file), device=str(self._accelerator.device))
+
+
+def saved_reference(checkpoint: str | Path, *, is_sharded: bool) -> Path:
+    """The file with the reference of a checkpoint.
+
+    Raises:
+        ValueError: there is none; it is not saved where its weights lie on several ranks.
+    """
+    file = Path(checkpoint) / REFERENCE
+    if is_sharded or not file.exists():
+        why = "is not saved under FSDP and DeepSpeed ZeRO-3" if is_sharded else f"is not in {str(checkpoint)!r}"
+        raise ValueError(
+            f"sync_ref_model: the synchronised reference {why}, so that the run would continue with another one; "
+            "start a new run"
+        )
+    return file

@@ -31,6 +31,7 @@ from tinyzero_trl.training.preflight.problems import (
     check_problems,
     check_prompts,
 )
+from tinyzero_trl.training.preflight.reference import check_synced_reference
 from tinyzero_trl.training.preflight.resuming import check_architecture, check_optimizer_state, check_same_model
 from tinyzero_trl.training.preflight.trackers import check_trackers
 
@@ -68,7 +69,10 @@ def check_run(
     check_softcap(config, asked, continuous_batching=by_batches)
     tokenizer: PreTrainedTokenizerBase = load_tokenizer(path, revision=model.model_revision, padding_side="left")
     give_end_token(tokenizer, load_generation_config(path, revision=model.model_revision))
-    if checkpoint := checkpoint_to_resume(training.resume, str(training.output_dir)):
+    base = base_of_adapter(path)
+    checkpoint = checkpoint_to_resume(training.resume, str(training.output_dir))
+    check_synced_reference(training, checkpoint, has_adapter=model.use_peft or base is not None)
+    if checkpoint is not None:
         check_architecture(checkpoint, config, training.window_strategy)
         check_optimizer_state(checkpoint)
         check_same_model(checkpoint, path, config)
@@ -77,7 +81,6 @@ def check_run(
     check_prompts(prompts, tokenizer, config, training)
     check_model(path, config, tokenizer, revision=model.model_revision)
     given: Any = training.model_init_kwargs
-    base = base_of_adapter(path)
     check_model_init_kwargs(base or path, given, revision=model.model_revision)
     if base is None:
         check_adapter(model, config)
