@@ -200,6 +200,25 @@ def test_columns_and_reward_functions_may_be_anything(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_run_that_is_described_can_continue_and_what_is_set_aside_keeps_its_own_description(tmp_path: Path) -> None:
+    """`start_run` cannot know which checkpoint `train` will be given, so it leaves the folder to it."""
+
+    def train(resume_from: bool | None, **options: Any) -> dict[str, Any]:
+        made = trainer(tmp_path, **options)
+        start_run(made)
+        made.train(resume_from)
+        return read_run(tmp_path).config
+
+    assert train(None, max_steps=1)["max_steps"] == 1
+    assert train(True, max_steps=2)["max_steps"] == 2
+    assert lines(tmp_path) == [1, 2] and not (tmp_path / "_earlier").exists()
+    assert train(False, max_steps=1, seed=9)["seed"] == 9
+    aside = tmp_path / "_earlier" / "1"
+    assert (lines(tmp_path), lines(aside)) == ([1], [1, 2])
+    assert (read_run(aside).config["max_steps"], read_run(aside).config["seed"]) == (2, 42)
+
+
+@pytest.mark.slow
 def test_a_run_without_a_recipe_can_be_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By the lines of docs/trainer.md, as they are printed there."""
     program, command = re.findall(r"(?ms)^```(?:python)?\n(.*?)^```", SECTION)

@@ -15,7 +15,6 @@ from tinyzero_trl.models.fingerprint import model_files
 from tinyzero_trl.models.loading import load_model_config, load_trainable_adapter
 from tinyzero_trl.models.names import resolve_model
 from tinyzero_trl.runs.checkpoints import checkpoint_to_resume, is_last
-from tinyzero_trl.runs.earlier import set_aside
 from tinyzero_trl.runs.hub_access import offline_if_silent
 from tinyzero_trl.runs.model_card import write_model_card
 from tinyzero_trl.runs.records import Run, RunRecords, answers_of, is_finished, read_run
@@ -108,9 +107,9 @@ def _say_where_it_continues(task: TaskConfig, training: AdaptiveGRPOConfig, mode
 
 
 def start_run(trainer: AdaptiveGRPOTrainer, task: TaskConfig | None = None, model: ModelConfig | None = None) -> None:
-    """Write `config.yaml` and `environment.json`, on the main process; without a recipe the trainer is enough.
+    """Let the training write `config.yaml` and `environment.json` when it begins; a recipe is not needed.
 
-    What an earlier run has left in the folder is moved aside, unless the new one continues it.
+    Before that, what an earlier run has left in the folder is moved aside, unless the training continues that run.
 
     Raises:
         ValueError: the trainer has no held-out examples, by which `finish_run` would measure the run.
@@ -119,14 +118,11 @@ def start_run(trainer: AdaptiveGRPOTrainer, task: TaskConfig | None = None, mode
         raise ValueError("eval_dataset: finish_run measures held-out accuracy; give the trainer an eval_dataset")
     if not trainer.is_world_process_zero():
         return
-    if checkpoint_to_resume(trainer.args.resume, str(trainer.args.output_dir)) is None:
-        set_aside(str(trainer.args.output_dir))
-    records = RunRecords(str(trainer.args.output_dir))
-    config = resolved_config(task, trainer.args, model)
     model_config = trainer.accelerator.unwrap_model(trainer.model).config
     name = model_config.name_or_path
-    records.write_config({"model_name_or_path": name, "recipe": Path(str(trainer.args.output_dir)).name} | config)
-    records.write_environment(
+    described = {"model_name_or_path": name, "recipe": Path(str(trainer.args.output_dir)).name}
+    trainer.records_callback.describe(
+        described | resolved_config(task, trainer.args, model),
         devices=[str(trainer.accelerator.device)],
         processes=trainer.accelerator.num_processes,
         distributed=trainer.accelerator.distributed_type.value,

@@ -65,6 +65,11 @@ class RecordsCallback(SavedInCheckpoints):
         self._step_started_at = 0.0
         self._evaluated_step: int | None = None
         self._grad_norm: float | None = None
+        self._description: tuple[Mapping[str, Any], Mapping[str, Any]] | None = None
+
+    def describe(self, config: Mapping[str, Any], **environment: Any) -> None:
+        """Write `config`, and `environment` besides versions, once training begins and earlier records are aside."""
+        self._description = config, environment
 
     def follow(self, trainer: GRPOTrainer) -> None:
         """Take TRL's own figures from `trainer`, and log to the trackers that it reports to."""
@@ -86,6 +91,10 @@ class RecordsCallback(SavedInCheckpoints):
             self._records = RunRecords(str(args.output_dir))
             self._records.truncate_after(start)
             drop_later_checkpoints(str(args.output_dir), start)
+            if self._description is not None:
+                config, environment = self._description
+                self._records.write_config(config)
+                self._records.write_environment(**environment)
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
