@@ -49,13 +49,20 @@ def test_one_process_and_two_are_the_same_run(alone: dict[str, Any]) -> None:
     [
         ({"window_label_column": "colour"}, "window_label_column: 'colour' is not a column of the training data; name"),
         ({"generation_kwargs": {"num_beams": 2}}, "generation_kwargs: num_beams 2 does not sample in stages; remove"),
+        (
+            {"generation_kwargs": {"min_new_tokens": 4}},
+            "min_new_tokens 4 would start anew in each stage; remove it, or",
+        ),
     ],
 )
 def test_what_cannot_be_decided_per_group_is_refused_before_training(
     fields: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
+    recipe = write_recipe(tmp_path, window_strategy="group", **fields)
+    for weights in (tmp_path / "model").glob("*.safetensors"):
+        weights.unlink()
     with pytest.raises(ValueError, match=message):
-        train(write_recipe(tmp_path, window_strategy="group", **fields))
+        train(recipe)
 
 
 def test_the_recipe_program_samples_in_stages_and_evaluates_at_full_length(tmp_path: Path) -> None:

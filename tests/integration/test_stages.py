@@ -97,6 +97,18 @@ def test_ranks_that_share_an_engine_wait_for_each_other(tmp_path: Path) -> None:
             {"generation_kwargs": {"num_beams": 2}},
             "generation_kwargs: num_beams 2 does not sample in",
         ),
+        (
+            {"generation_kwargs": {"min_new_tokens": 5}},
+            "min_new_tokens 5 would start anew in each stage; remove it, or",
+        ),
+        (
+            {"use_vllm": True, "generation_kwargs": {"frequency_penalty": 0.5}},
+            "generation_kwargs: frequency_penalty 0.5 would start anew in each",
+        ),
+        (
+            {"use_vllm": True, "vllm_structured_outputs_regex": "a+"},
+            "vllm_structured_outputs_regex: 'a[+]' would start anew in each stage",
+        ),
     ],
 )
 def test_what_cannot_pause_is_refused(fields: dict[str, Any], message: str, tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from tinyzero_trl.models.varlen import sampling_attention
 from tinyzero_trl.tasks.rewards import completion_text
 from tinyzero_trl.training.config import AdaptiveGRPOConfig
 from tinyzero_trl.training.preflight.model import check_kept_precision
+from tinyzero_trl.training.preflight.stages import check_stage_model, check_stage_settings
 from tinyzero_trl.training.trl_engines import ColocatedVllmEngine, ContinuousBatchingEngine, GenerateEngine
 from tinyzero_trl.training.trl_internals import forget_rollout, tokenizer_of
 
@@ -165,25 +166,10 @@ class Rollouts:
         Raises:
             ValueError: they cannot; names the field and what to do.
         """
-        args, remedy = self._args, "or choose another window_strategy"
-        kwargs: Any = args.generation_kwargs or {}
-        if args.use_vllm and args.vllm_mode == "server":
-            raise ValueError(f"vllm_mode: 'server' does not sample in stages; set it to colocate, {remedy}")
-        if args.use_vllm and args.vllm_enable_sleep_mode:
-            raise ValueError(
-                f"vllm_enable_sleep_mode: true puts vLLM to sleep between stages; set it to false, {remedy}"
-            )
-        for name in ("num_beams", "num_return_sequences", "n", "penalty_alpha"):
-            if (value := kwargs.get(name, 1)) != 1:
-                raise ValueError(f"generation_kwargs: {name} {value!r} does not sample in stages; remove it, {remedy}")
-        if args.use_vllm or self._engine is not None:
+        check_stage_settings(self._args)
+        if self._args.use_vllm or self._engine is not None:
             return
-        if must_run_in_step(model):
-            raise ValueError(
-                f"engine: generate under ZeRO-3 or FSDP does not sample in stages; sample with vllm, {remedy}"
-            )
-        if has_own_generate(model):
-            raise ValueError(f"model: its own generate does not sample in stages; leave it out, {remedy}")
+        check_stage_model(in_step=must_run_in_step(model), own_generate=has_own_generate(model))
 
     def begin(self, trainer: Any) -> None:
         """The next completions are of the trainer's weights as they are now, though the step may be the same as before.

@@ -33,7 +33,9 @@ from tinyzero_trl.training.preflight.problems import (
 )
 from tinyzero_trl.training.preflight.reference import check_synced_reference
 from tinyzero_trl.training.preflight.resuming import check_architecture, check_optimizer_state, check_same_model
+from tinyzero_trl.training.preflight.stages import check_stage_settings
 from tinyzero_trl.training.preflight.trackers import check_trackers
+from tinyzero_trl.windows import make_policy
 
 
 def check_run(
@@ -57,7 +59,10 @@ def check_run(
             room for, too few problems for a rollout, or a checkpoint of another recipe.
     """
     check_problems(train, training)
-    check_label_column(train.column_names, training.window_config())
+    window = training.window_config()
+    check_label_column(train.column_names, window)
+    if make_policy(window).samples_in_stages:
+        check_stage_settings(training)
     prompts = [*train["prompt"][:], *held_out["prompt"][:]]
     check_trackers(training)
     check_optimizer(training)
