@@ -99,6 +99,12 @@ def test_the_command_prints_the_plan(models: dict[str, str], capsys: pytest.Capt
     assert "ddp does not fit; would do: " in printed
 
 
+def test_a_recipe_may_have_any_name(capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = str(ROOT / "recipes" / "countdown_tiny.yaml")
+    assert main(["plan", "--config", recipe, "--gpus", "1", "--recipe", "a [/red] b"]) == 0
+    assert "a [/red] b: " in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -106,6 +112,9 @@ def test_the_command_prints_the_plan(models: dict[str, str], capsys: pytest.Capt
         (["--gpus", "3", "--nodes", "2"], "gpus: 3 over all machines do not divide among 2 nodes"),
         (["--gpus", "1", "--launch", "zero9"], "launch: 'zero9' is no launch file"),
         (["--gpus", "1", "--num_generation", "4"], "num_generation: unknown field"),
+        (["--gpus", "1", "--gpu-memory-gib", "nan"], "gpu_memory_gib: nan is no size above 0"),
+        (["--gpus", "1", "--gpu-memory-gib", "inf"], "gpu_memory_gib: inf is no size above 0"),
+        (["--gpus", "1", "--gpu-memory-gib", "0"], "gpu_memory_gib: 0.0 is no size above 0"),
         (["--gpus", "1", "--prompt-tokens", "0"], "prompt_tokens: 0 is below 1"),
         (["--gpus", "1", "--model_name_or_path", "{here}"], "model_name_or_path: no configuration of"),
         # TRL's own check, with the planned number of processes

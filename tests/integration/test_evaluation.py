@@ -292,3 +292,29 @@ def test_vllm_writes_what_transformers_writes(
     for name in ("sampled", "again"):
         evaluate(replace(settings, engine="vllm"), tmp_path / name)
     assert contents(tmp_path / "sampled") == contents(tmp_path / "again")
+
+
+def test_copies_among_the_examples_are_said(settings: EvaluationSettings, tmp_path: Path) -> None:
+    rows = [{"nums": [1, 2], "target": 3}, {"nums": [2, 2], "target": 4}, {"nums": [2, 1], "target": 3}]
+    (tmp_path / "twice.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    given = replace(settings, data=str(tmp_path / "twice.jsonl"), n=1)
+    copies = "1 of 3 examples are copies of others; intervals take them for new ones"
+    assert evaluate(given, tmp_path / "all")["notes"] == [copies]
+    assert evaluate(replace(given, limit=2), tmp_path / "two")["notes"] == []
+
+
+def test_a_task_without_scores_is_told_before_the_model_loads(
+    settings: EvaluationSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(countdown.Countdown, "score", lambda self, completion, example: 1.0)
+    monkeypatch.setattr(run_module, "engine_class", lambda name: pytest.fail("loads the model"))
+    with pytest.raises(ValueError, match=r"task: countdown scores an empty completion with 1.0; return Score\("):
+        evaluate(settings, tmp_path)
+
+
+def test_a_label_is_shown_as_one_plain_line(
+    settings: EvaluationSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(countdown.Countdown, "difficulty", lambda self, example: "very\n\x1b[31mhard " + "x" * 99)
+    result = evaluate(replace(settings, n=1), tmp_path)
+    assert list(result["difficulty"]) == [("very [31mhard " + "x" * 99)[:40]]

@@ -151,6 +151,17 @@ def test_a_finished_run_of_other_settings_does_not_pass_for_this_one(grid):
         run_grid(changed, lambda line: None)
 
 
+@pytest.mark.parametrize("damage", ["removed", "[", "null"])
+def test_a_run_whose_settings_are_not_known_does_not_pass_for_this_one(grid, damage):
+    runs = read_grid(grid())
+    run_grid(runs, lambda line: None)
+    file = runs[0].folder / "arguments.json"
+    file.unlink() if damage == "removed" else file.write_text(damage)
+    known = "a run that no grid began" if damage == "removed" else "a run of other settings"
+    with pytest.raises(ValueError, match=f"runs/full/seed_0 holds {known}"):
+        run_grid(runs, lambda line: None)
+
+
 def test_values_reach_the_program_as_they_are_and_no_shell_reads_them(grid, tmp_path):
     value = "$(touch owned); `touch owned` && touch owned"
     runs = read_grid(grid(common={"dataset": value}, seeds=[0]))

@@ -70,6 +70,12 @@ def test_difficulties_in_words(tmp_path: Path) -> None:
     assert pq.read_table(tmp_path / "rows.parquet")["difficulty"].to_pylist() == ["hard", "", "easy"]
 
 
+def test_a_task_whose_difficulties_are_of_two_types_loses_no_rows(tmp_path: Path) -> None:
+    rows = [row(0, 0, difficulty="hard"), row(1, 0, difficulty=3), row(2, 0, difficulty=0)]
+    write_rows(tmp_path / "rows.parquet", rows)
+    assert pq.read_table(tmp_path / "rows.parquet")["difficulty"].to_pylist() == ["hard", "3", ""]
+
+
 def test_figures_of_long_labels_stand_below_each_other() -> None:
     rows = [row(0, 0, difficulty="short"), row(1, 0, difficulty="as many words as a task likes", reward=1.0)]
     lines = [line for line in format_result(summarise(rows)).splitlines() if "difficulty" in line]

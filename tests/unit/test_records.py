@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from tinyzero_trl.runs import environment
+from tinyzero_trl.runs.files import read_mapping
 from tinyzero_trl.runs.gathered import gather
 from tinyzero_trl.runs.records import RunRecords, answers_of, is_finished, read_run, write_atomically
 
@@ -225,3 +226,13 @@ def test_a_kept_run_has_its_configuration_in_the_file_of_its_group(tmp_path):
     (tmp_path / "full" / "seed_0" / "config.yaml").write_text("seed: 5\n")
     (tmp_path / "full.yaml").unlink()
     assert read_run(tmp_path / "full" / "seed_0").config == {"seed": 5}
+
+
+def test_a_name_that_stands_twice_in_a_yaml_file_is_refused_and_merge_keys_are_not(tmp_path):
+    file = tmp_path / "a.yaml"
+    for text, line in (("a: 1\na: 2\n", 2), ("a:\n  b: 1\n  c: 2\n  b: 1\n", 4), ("a: [{b: 1, b: 2}]\n", 1)):
+        file.write_text(text)
+        with pytest.raises(ValueError, match=rf"a.yaml, line {line}: '[ab]' stands there twice; remove one of them"):
+            read_mapping(file)
+    file.write_text("a: &a {x: 0}\nb: &b {<<: *a, x: 1}\nc: {<<: *b, x: 2}\nd: {<<: *b}\n")
+    assert [each["x"] for each in read_mapping(file).values()] == [0, 1, 2, 1]

@@ -2,15 +2,18 @@
 
 import json
 import re
+from dataclasses import fields
 
 import pytest
 
 from tests.support.synthetic_runs import train
-from tinyzero_trl.runs.records import RunRecords, read_run
+from tinyzero_trl.runs.records import HELD_OUT_PROMPTS, RunRecords, read_run
 from tinyzero_trl.runs.report import write_report
 from tinyzero_trl.runs.report.compare import compare
-from tinyzero_trl.runs.report.run_groups import choose_baseline, load_run_groups
+from tinyzero_trl.runs.report.run_groups import EVALUATION_FIELDS, choose_baseline, load_run_groups
 from tinyzero_trl.runs.report.samples import sample_cards
+from tinyzero_trl.tasks.reasoning_gym.options import CommonOptions
+from tinyzero_trl.tasks.registry import option_defaults
 
 ASKED = {
     "task": "countdown",
@@ -56,10 +59,20 @@ def test_while_no_run_is_finished_the_page_shows_how_far_they_are(tmp_path):
         ("prompt_template", "chat"),
         ("max_completion_length", 256),
         ("temperature", 0.6),
+        ("largest_step", 9),
+        ("max_summand", 9),
+        ("answer_match", "numeric"),
+        ("instruction", None),
     ],
 )
 def test_other_problems_or_another_way_of_asking_are_said_and_not_compared(tmp_path, field, value):
-    base = ASKED | {"temperature": 1.0}
+    base = ASKED | {
+        "temperature": 1.0,
+        "largest_step": 2,
+        "max_summand": 20,
+        "answer_match": "exact",
+        "instruction": "!",
+    }
     runs = [train(tmp_path / f"full{seed}", seed=seed, **base) for seed in range(2)]
     runs += [train(tmp_path / f"bold{seed}", seed=seed, **base | {"recipe": "bold", field: value}) for seed in range(2)]
     groups = load_run_groups(runs).groups
@@ -84,6 +97,27 @@ def test_an_option_that_older_records_left_empty_is_not_known_to_differ(tmp_path
     other = train(tmp_path / "other", **ASKED, recipe="other", min_number=2, operands=[4])
     page, _ = report([new, other], tmp_path / "out")
     assert "operands [4], not [3]; min_number 2, not 1" in page
+
+
+def test_every_option_of_a_built_in_task_is_looked_at():
+    assert set(option_defaults()) <= set(EVALUATION_FIELDS)
+    assert {each.name for each in fields(CommonOptions)} - {"difficulty_label"} <= set(EVALUATION_FIELDS)
+
+
+def test_prompts_that_no_field_tells_apart_are_not_compared(tmp_path):
+    runs = [train(tmp_path / recipe, recipe=recipe, **ASKED) for recipe in ("full", "same", "other", "older")]
+    for run, digest in zip(runs, ("a", "a", "b", None), strict=True):
+        RunRecords(run).write_environment(["cpu"], **{HELD_OUT_PROMPTS: digest} if digest else {})
+    groups = load_run_groups(runs).groups
+    compared = [outcome.not_compared for outcome in compare(groups, groups[0])]
+    assert compared == [(), (), ("other held-out prompts than those of the baseline",), ()]
+
+
+@pytest.mark.parametrize("value", [None, "half", [1], float("inf")])
+def test_a_threshold_that_is_no_number_is_one_line(tmp_path, value):
+    run = train(tmp_path, window_success_threshold=value)
+    with pytest.raises(ValueError, match=r"config.yaml: window_success_threshold = .* is no number; correct it there"):
+        write_report([run], tmp_path / "out")
 
 
 def test_seeds_that_were_asked_other_problems_are_no_repetitions(tmp_path):
@@ -115,3 +149,10 @@ def test_the_page_calls_a_success_what_the_run_does(tmp_path):
     cards = sample_cards([group])
     assert [card.change for card in cards] == ["learned", "kept", ""]
     assert [card.sides[0].mark for card in cards] == ["wrong", "correct", "unjudged"]
+
+
+def test_a_run_that_can_only_be_read_gets_a_report(tmp_path, monkeypatch):
+    run = train(tmp_path / "run")
+    monkeypatch.setattr("tinyzero_trl.runs.report.os.access", lambda path, mode: False)
+    page, _ = report([run], tmp_path / "out")
+    assert "<svg" in page and not (run / "plots").exists()

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 
 from tests.support.synthetic_runs import train
 from tinyzero_trl.runs.report import write_report
+from tinyzero_trl.runs.report.formats import count
 from tinyzero_trl.runs.report.names import LABEL_CHARACTERS, file_slugs, group_names, short_labels
 from tinyzero_trl.runs.report.pictures import accuracy_and_cost
 from tinyzero_trl.runs.report.run_groups import load_run_groups
@@ -97,3 +98,19 @@ def test_a_page_over_long_names_has_a_key_and_short_file_names(tmp_path):
     assert {"window-A.png", "window-B.png"} <= {file.name for file in (tmp_path / "out" / "plots").iterdir()}
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert list(summary["policies"]) == list(key.values()), "programs get the full names"
+
+
+@pytest.mark.parametrize(
+    ("tokens", "text"),
+    [
+        (0, "0"),
+        (999, "999"),
+        (999.6, "1 k"),
+        (1234, "1.23 k"),
+        (999_499, "999 k"),
+        (999_700, "1 M"),
+        (999_960_000, "1 G"),
+    ],
+)
+def test_tokens_have_three_digits_and_their_unit(tokens: float, text: str) -> None:
+    assert count(tokens) == text

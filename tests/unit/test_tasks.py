@@ -69,6 +69,17 @@ def test_examples_survive_files_and_training_columns(facts: str, tmp_path: Path)
     assert score(completions=completions, prompts=rows["prompt"][:], completion_ids=[[1]] * 3, **columns) == [1.0] * 3
 
 
+@pytest.mark.parametrize("score", [1.0, None, Score(float("nan"), "x"), Score(True, None), (1.0, "x"), Score("1", "x")])
+def test_a_task_that_gives_no_score_is_told_before_a_model_loads(
+    facts: str, score: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Facts, "score", lambda self, completion, example: score)
+    with pytest.raises(
+        ValueError, match=r"task: facts scores an empty completion with .*; return Score\(reward, reason"
+    ):
+        to_dataset([GOOD], task=facts, template="base")
+
+
 def test_too_few_different_draws_are_told_with_the_field(facts: str) -> None:
     with pytest.raises(ValueError, match=r"test_size: 9 different examples .* only 6 could be found; ask for fewer"):
         train_test_examples(facts, train_size=1, test_size=9, seed=0)

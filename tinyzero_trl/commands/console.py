@@ -10,11 +10,15 @@ from typing import Any, NoReturn
 
 
 def one_line(error: Exception) -> str:
-    """What went wrong, on one line; a refusal of the file system names the path first and what to look at."""
+    """What went wrong, on one line; a refusal of the file system names the path first and what to look at.
+
+    Messages of libraries quote files and servers: what would steer a terminal is shown as its escape.
+    """
     if isinstance(error, OSError) and error.filename and error.strerror:
         remedy = "free some space" if error.errno == errno.ENOSPC else "check the path and what lies there"
         return f"{str(error.filename)!r}: {error.strerror.lower()}; {remedy}"
-    return " ".join(str(error).split()) or type(error).__name__
+    line = " ".join(str(error).split()) or type(error).__name__
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in line)
 
 
 class OneLineParser(argparse.ArgumentParser):

@@ -78,12 +78,16 @@ class WorkFile:
 def write_rows(path: Path, rows: Iterable[Row]) -> None:
     """Write the parquet file, ordered by problem and sample; it appears whole or not at all.
 
-    The columns of the task stand after prompt and completion, in the types that Arrow finds for them.
+    The columns of the task stand after prompt and completion, in the types that Arrow finds for them. Where one
+    difficulty is text, all are.
     """
     ordered = sorted(rows, key=lambda row: (row["problem_index"], row["sample_index"]))
+    texts_tell = any(isinstance(row["difficulty"], str) for row in ordered)
+    if texts_tell:
+        ordered = [{**row, "difficulty": str(row["difficulty"] or "")} for row in ordered]
     own = pa.Table.from_pylist([{name: row[name] for name in row if name not in SCHEMA.names} for row in ordered])
     texts, others = list(SCHEMA)[:_TEXTS], list(SCHEMA)[_TEXTS:]
-    if any(isinstance(row["difficulty"], str) for row in ordered):
+    if texts_tell:
         others = [field.with_type(pa.string()) if field.name == "difficulty" else field for field in others]
     schema = pa.schema([*texts, *own.schema, *others])
     draft = path.with_name(f".{path.name}.draft")

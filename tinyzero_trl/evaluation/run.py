@@ -19,6 +19,7 @@ from tinyzero_trl.generation.completions import batched, complete
 from tinyzero_trl.generation.engine import ANSWER_END, Engine, EngineSetup, Sampling, derive_seed
 from tinyzero_trl.generation.registry import engine_class
 from tinyzero_trl.generation.sampling import RECIPE_FIELDS, end_token_ids, padding_token_id
+from tinyzero_trl.metrics import as_label
 from tinyzero_trl.models.loading import check_model, load_generation_config, load_model_config, load_tokenizer
 from tinyzero_trl.models.names import resolve_model
 from tinyzero_trl.runs.records import counted, write_atomically
@@ -132,7 +133,7 @@ def _answer(
                 "reason": score.reason,
                 "length": completion.length_tokens,
                 "truncated": completion.truncated,
-                "difficulty": task.difficulty(example),
+                "difficulty": as_label(task.difficulty(example)),
                 "problem_index": index,
                 "sample_index": sample,
                 "prompt_length": len(exam.prompt_ids[index]),

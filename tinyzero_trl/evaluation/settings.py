@@ -14,8 +14,8 @@ from tinyzero_trl.generation.registry import choose_engine
 from tinyzero_trl.models.loading import check_room, default_device, dtype_name
 from tinyzero_trl.tasks import Example
 from tinyzero_trl.tasks.config import TaskConfig
-from tinyzero_trl.tasks.datasets import read_examples
-from tinyzero_trl.tasks.splits import GENERATE, generated_held_out
+from tinyzero_trl.tasks.datasets import check_score, read_examples
+from tinyzero_trl.tasks.splits import GENERATE, generated_held_out, keys
 
 _RANGES = (("top_p", 1e-6, 1), ("top_k", 0, 10**9), ("min_p", 0, 1), ("repetition_penalty", 1e-6, 1e6))
 
@@ -107,13 +107,16 @@ def prepare_exam(settings: EvaluationSettings, run: TrainedBy, model_config: Any
     """Read the examples and render their prompts; `settings` are resolved.
 
     Raises:
-        ValueError: examples that cannot be read, chat prompts for a
-            model without a chat template, or prompts and completions beyond the model's positions.
+        ValueError: examples that cannot be read, a task that gives no scores, chat prompts for a model without a chat
+            template, or prompts and completions beyond the model's positions.
     """
     task = run.task_config(settings.task, settings.template)
     examples, notes = _examples(settings, task, run)
-    render = task.learned().prompt
-    prompts = [render(example, task.prompt_template) for example in examples]
+    learned = task.learned()
+    check_score(learned, examples[0])
+    if copies := len(examples) - len(keys(learned, examples)):
+        notes = [*notes, f"{copies} of {len(examples)} examples are copies of others; intervals take them for new ones"]
+    prompts = [learned.prompt(example, task.prompt_template) for example in examples]
     prompt_ids = encode_prompts(tokenizer, prompts, settings.chat_template_kwargs)
     texts = [
         prompt if isinstance(prompt, str) else tokenizer.decode(ids)

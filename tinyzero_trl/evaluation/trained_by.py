@@ -6,13 +6,12 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from tinyzero_trl.runs.files import is_finite_number, read_mapping, shortened
-from tinyzero_trl.runs.records import CONFIG
+from tinyzero_trl.runs.files import read_mapping, shortened
+from tinyzero_trl.runs.records import CONFIG, success_threshold_of
 from tinyzero_trl.tasks import Example
 from tinyzero_trl.tasks.config import TaskConfig, config_class, task_config
 from tinyzero_trl.tasks.registry import runs_code
 from tinyzero_trl.tasks.splits import GENERATE, generated_held_out, keys, load_splits
-from tinyzero_trl.windows.outcomes import FULL_REWARD
 
 SAMPLING: dict[str, tuple[tuple[type, ...], Any]] = {
     "temperature": ((float, int), 0.0),
@@ -58,18 +57,8 @@ class TrainedBy:
 
     @property
     def success_threshold(self) -> float:
-        """From which reward on an answer is correct in the run.
-
-        Raises:
-            ValueError: the configuration says something that is no number.
-        """
-        name = "window_success_threshold"
-        value = self.config.get(name, FULL_REWARD)
-        if not is_finite_number(value):
-            raise ValueError(
-                f"{self.file}: {name} = {shortened(value)} is no number; correct it there, or remove the file"
-            )
-        return float(value)
+        """From which reward on an answer is correct in the run."""
+        return success_threshold_of(self.config, self.file)
 
     def sampling(self, given: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
         """Every setting of `SAMPLING`: as given (not None), else the run's, else the default; and what is to be said.

@@ -13,10 +13,12 @@ _LONGEST = 40  # characters of a label
 
 
 def as_label(value: Any) -> Label:
-    """The label that a value of any kind stands for; 0 where it is none."""
+    """The label that a value of any kind stands for, in one line that a terminal shows as it is; 0 where it is none."""
     if type(value) is int:
         return max(value, 0)
-    return " ".join(value.split())[:_LONGEST] if isinstance(value, str) else 0
+    if not isinstance(value, str):
+        return 0
+    return "".join(filter(str.isprintable, " ".join(value.split())))[:_LONGEST]
 
 
 def labels_of(difficulties: Sequence[Label]) -> list[Label]:

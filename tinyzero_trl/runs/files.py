@@ -14,16 +14,34 @@ def read_mapping(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The mapping in a YAML file; tags that would build anything but plain values are refused.
 
     Raises:
-        ValueError: the file is no YAML, or holds something else than a mapping of names to values.
+        ValueError: the file is no YAML, holds something else than a mapping of names to values, or a name twice.
         OSError: the file cannot be read.
     """
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        loader = _StrictLoader(Path(path).read_text(encoding="utf-8"))
+        loader.name = str(path)
+        content = loader.get_single_data()
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}; write it anew") from error
     if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
         raise ValueError(f"{path}: must hold a mapping of names to values, such as `seed: 0`")
     return content
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """YAML's safe loader, which takes no name twice in a mapping: the second would replace the first in silence."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        """Called once for each mapping, before merge keys (`<<`), whose names may come again, become part of it."""
+        node = super().compose_mapping_node(anchor)
+        names = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and (key.tag, key.value) in names:
+                raise ValueError(
+                    f"{self.name}, line {key.start_mark.line + 1}: {key.value!r} stands there twice; remove one of them"
+                )
+            names.add((key.tag, str(key.value)))
+        return node
 
 
 def checked_figures(file: Path, records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -37,6 +37,9 @@ EVAL = "eval.jsonl"
 SUMMARY = "summary.json"
 COMPLETIONS = "completions"
 
+HELD_OUT_PROMPTS = "held_out_prompts"
+"""In environment.json: a digest of the held-out prompts, by which reports know that two runs were asked the same."""
+
 
 class RunRecords:
     """Writes one run directory. Only the main process of a run may hold one.
@@ -158,7 +161,7 @@ class Run:
     @property
     def success_threshold(self) -> float:
         """The reward from which a completion of this run is a success."""
-        return float(self.config.get("window_success_threshold", FULL_REWARD))
+        return success_threshold_of(self.config, self.path / CONFIG)
 
     @property
     def judged_evals(self) -> list[dict[str, Any]]:
@@ -168,6 +171,19 @@ class Run:
     def evaluation_at(self, step: int | None) -> dict[str, Any] | None:
         """The evaluation of a step, if it was evaluated."""
         return next((line for line in self.evals if line["step"] == step), None)
+
+
+def success_threshold_of(config: Mapping[str, Any], file: Path | None) -> float:
+    """The reward from which a completion is a success in the run of a configuration, which `file` holds.
+
+    Raises:
+        ValueError: the configuration says something that is no number.
+    """
+    name = "window_success_threshold"
+    value = config.get(name, FULL_REWARD)
+    if not is_finite_number(value):
+        raise ValueError(f"{file}: {name} = {shortened(value)} is no number; correct it there, or remove the file")
+    return float(value)
 
 
 def answers_of(line: Mapping[str, Any]) -> str:

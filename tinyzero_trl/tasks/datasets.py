@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from tinyzero_trl.runs.files import is_finite_number, shortened
 from tinyzero_trl.tasks.registry import get_task
 from tinyzero_trl.tasks.sources import read_rows
-from tinyzero_trl.tasks.task import Example, Task
+from tinyzero_trl.tasks.task import Example, Score, Task
 
 if TYPE_CHECKING:
     import datasets
@@ -102,12 +103,14 @@ def to_dataset(examples: Sequence[Example], *, task: str | Task, template: str) 
     """Columns `prompt` (text, or messages for `chat`), those of the task, and `difficulty`; one row per example.
 
     Raises:
-        ValueError: the task or the template is unknown, or a column holds values of several types.
+        ValueError: the task or the template is unknown, it gives no scores, or a column holds values of several types.
     """
     import datasets
     import pyarrow
 
     learned = get_task(task)
+    for example in examples[:1]:
+        check_score(learned, example)
     own = to_columns(learned, examples)
     prompts = [learned.prompt(example, template) for example in examples]
     columns = {"prompt": prompts, **own, "difficulty": [learned.difficulty(example) for example in examples]}
@@ -118,6 +121,16 @@ def to_dataset(examples: Sequence[Example], *, task: str | Task, template: str) 
         raise ValueError(
             f"dataset: a column of the task {learned.name} holds values of several types ({reason}); give one"
         ) from error
+
+
+def check_score(task: Task, example: Example) -> None:
+    """Raise ValueError unless a task scores an empty completion, so that its author learns it before a model loads."""
+    score = task.score("", example)
+    if not isinstance(score, Score) or not is_finite_number(score.reward) or not isinstance(score.reason, str):
+        raise ValueError(
+            f"task: {task.name} scores an empty completion with {shortened(score)}; return Score(reward, reason), a "
+            "finite number and a text"
+        )
 
 
 def to_columns(task: Task, examples: Sequence[Example]) -> dict[str, list[Any]]:

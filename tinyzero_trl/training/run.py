@@ -1,5 +1,7 @@
 """The beginning and the end of a training run: what it is made of, what is written down before, and what after."""
 
+import hashlib
+import json
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict, fields
@@ -17,7 +19,7 @@ from tinyzero_trl.models.names import resolve_model
 from tinyzero_trl.runs.checkpoints import checkpoint_to_resume, is_last
 from tinyzero_trl.runs.hub_access import offline_if_silent
 from tinyzero_trl.runs.model_card import write_model_card
-from tinyzero_trl.runs.records import Run, RunRecords, answers_of, is_finished, read_run
+from tinyzero_trl.runs.records import HELD_OUT_PROMPTS, Run, RunRecords, answers_of, is_finished, read_run
 from tinyzero_trl.tasks.config import TaskConfig
 from tinyzero_trl.tasks.datasets import to_dataset
 from tinyzero_trl.tasks.rewards import reward_functions
@@ -127,7 +129,18 @@ def start_run(trainer: AdaptiveGRPOTrainer, task: TaskConfig | None = None, mode
         processes=trainer.accelerator.num_processes,
         distributed=trainer.accelerator.distributed_type.value,
         model_files=model_files(resolve_model(str(model.model_name_or_path)) if model else name, model_config),
+        **_digest_of_prompts(trainer.eval_dataset),
     )
+
+
+def _digest_of_prompts(held_out: Any) -> dict[str, str]:
+    """The entry of `environment.json` about held-out prompts; nothing of a stream, of several sets, or of images."""
+    if not isinstance(held_out, Dataset) or "prompt" not in held_out.column_names:
+        return {}
+    try:
+        return {HELD_OUT_PROMPTS: hashlib.sha256(json.dumps(list(held_out["prompt"])).encode()).hexdigest()}
+    except TypeError:
+        return {}
 
 
 def resolved_config(task: TaskConfig | None, training: AdaptiveGRPOConfig, model: ModelConfig | None) -> dict[str, Any]:

@@ -94,8 +94,14 @@ def _train(run: PlannedRun) -> int:
 def _check_same_settings(run: PlannedRun) -> None:
     """A run of other settings must neither pass for this one nor be continued as this one."""
     file = run.folder / ARGUMENTS
-    begun = (run.folder / CONFIG).exists()
-    if begun and file.exists() and _arguments(file) != list(run.arguments):
+    if not (run.folder / CONFIG).exists():
+        return
+    if not file.exists():
+        raise ValueError(
+            f"{run.folder} holds a run that no grid began, so that its settings are not known: name another output, or "
+            "remove it"
+        )
+    if _arguments(file) != list(run.arguments):
         raise ValueError(f"{run.folder} holds a run of other settings ({file}): name another output, or remove it")
 
 

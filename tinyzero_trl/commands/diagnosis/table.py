@@ -16,7 +16,7 @@ def print_findings(findings: Sequence[Finding], console: Console) -> None:
     environment = describe_environment()
     versions = "  ".join(f"{name} {found}" for name, found in environment["versions"].items())
     console.print(f"Python {platform.python_version()}  {versions}")
-    console.print(f"{environment['platform']}, {environment['cpu_count']} CPUs, {_devices()}\n")
+    console.print(f"{environment['platform']}, {environment['cpu_count']} CPUs, {escape(_devices())}\n")
     table = Table("", "works", "version", "checked, or why not", box=None)
     for found in findings:
         works = "[green]yes[/green]" if found.works else "[red]no[/red]"

@@ -4,6 +4,7 @@
 prints.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -55,8 +56,8 @@ class Machines:
             raise ValueError(
                 f"gpus: {self.gpus} over all machines do not divide among {self.nodes} nodes; give a multiple of it"
             )
-        if self.gpu_memory_gib <= 0:
-            raise ValueError(f"gpu_memory_gib: {self.gpu_memory_gib} is not above 0; give the card's memory")
+        if not 0 < self.gpu_memory_gib < math.inf:
+            raise ValueError(f"gpu_memory_gib: {self.gpu_memory_gib} is no size above 0; give the card's memory")
 
     def ways(self) -> tuple[str, ...]:
         """The ways of launching to plan for."""

@@ -1,6 +1,7 @@
 """A plan on a terminal."""
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from tinyzero_trl.commands.planning import Plan
@@ -13,7 +14,7 @@ def print_plan(plan: Plan, console: Console) -> None:
     trained = "" if not shape.frozen_parameters else f", of which {shape.trained_parameters:,} train"
     where = f"{machines.gpus} GPU{'s' * (machines.gpus > 1)} of {machines.gpu_memory_gib:g} GiB"
     where += f" on {machines.nodes} machines" if machines.nodes > 1 else ""
-    console.print(f"[bold]{plan.recipe}[/bold]: {shape.parameters:,} parameters{trained}, on {where}\n")
+    console.print(f"[bold]{escape(plan.recipe)}[/bold]: {shape.parameters:,} parameters{trained}, on {where}\n")
     console.print(_batch_table(plan))
     console.print(_memory_table(plan))
     for complaint in plan.complaints:

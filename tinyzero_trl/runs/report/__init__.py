@@ -14,6 +14,7 @@ page          the page around all of it; templates/ holds its HTML, style and sc
 """
 
 import json
+import os
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
@@ -35,8 +36,8 @@ def write_report(
 ) -> Path:
     """Write `index.html`, `plots/*.png`, `summary.json` and `summary.csv` into `out`.
 
-    A lone run gets the pictures into its own `plots/` as well. Runs that are not finished are listed apart, and are
-    no part of any figure, unless none is finished.
+    A lone run gets the pictures into its own `plots/` as well, if that can be written. Runs that are not finished are
+    listed apart, and are no part of any figure, unless none is finished.
 
     Args:
         runs: run directories; those that differ in nothing but their seed form one group.
@@ -60,7 +61,9 @@ def write_report(
     loaded = load_run_groups(runs, keep_unfinished=live)
     reference = choose_baseline(loaded.groups, baseline)
     outcomes = compare(loaded.groups, reference)
-    plots = [folder / "plots"] + ([Path(runs[0]) / "plots"] if len(runs) == 1 and not live else [])
+    plots = [folder / "plots"]
+    if len(runs) == 1 and not live and os.access(runs[0], os.W_OK):  # a run of somebody else is read alone
+        plots.append(Path(runs[0]) / "plots")
     for target in plots:
         target.mkdir(parents=True, exist_ok=True)
     pictures = draw_pictures(loaded.groups, reference.label, plots)

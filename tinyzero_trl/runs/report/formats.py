@@ -41,7 +41,7 @@ def saved(ratio: Interval | None) -> Interval | None:
 def count(number: float) -> str:
     """A number of tokens, to three digits."""
     for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if number >= size:
+        if number >= 0.9995 * size:  # what three digits would make a thousand is one of the next unit
             return f"{number / size:.3g} {letter}"
     return f"{number:.0f}"
 

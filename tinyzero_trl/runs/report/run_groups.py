@@ -6,18 +6,19 @@ from os import PathLike
 from typing import Any
 
 from tinyzero_trl.runs.files import shortened
-from tinyzero_trl.runs.records import CONFIG, Run, read_run
+from tinyzero_trl.runs.records import CONFIG, HELD_OUT_PROMPTS, Run, read_run
 from tinyzero_trl.runs.report.names import group_names, short_labels
 from tinyzero_trl.runs.report.style import can_be_drawn
 from tinyzero_trl.windows import unread_fields
 
-# Options of tasks. Older records hold None for the task's default, which newer ones write out.
-_OPTIONS = ("operands", "digits", "min_number", "max_number", "min_target", "max_target")
+# Options of tasks for which older records hold None, the task's default, which newer ones write out.
+_OLD_OPTIONS = ("operands", "digits", "min_number", "max_number", "min_target", "max_target")
 
 # What decides which held-out problems are asked, and how: accuracies under different ones are not compared.
 EVALUATION_FIELDS = (
     *("task", "dataset", "dataset_name", "test_size", "eval_size", "problem_seed"),
-    *_OPTIONS,
+    *_OLD_OPTIONS,
+    *("steps", "largest_start", "largest_step", "max_summand", "answer_match", "instruction", "partial_scores"),
     *("prompt_template", "chat_template_kwargs", "max_completion_length", "stop_at_answer"),
     *("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "generation_kwargs"),
     *("num_generations_eval", "window_success_threshold"),
@@ -35,7 +36,7 @@ class RunGroup:
     @property
     def config(self) -> dict[str, Any]:
         """The configuration of the first run; the others differ from it in bookkeeping alone."""
-        return next(iter(self.runs.values())).config
+        return _first(self).config
 
 
 @dataclass(frozen=True)
@@ -90,15 +91,20 @@ def load_run_groups(paths: Sequence[str | PathLike[str]], *, keep_unfinished: bo
 def evaluation_differences(group: RunGroup, baseline: RunGroup) -> list[str]:
     """In what the held-out evaluations of two groups differ, such as "test_size 512, not 1024"; [] if in nothing.
 
-    What only one of them recorded is not known to differ.
+    What only one of them recorded is not known to differ. The prompts themselves speak for options of a user's own task
+    and for data that has changed in its place; where a field has been named already, they differ for that reason.
     """
     recorded = [name for name in EVALUATION_FIELDS if name in group.config and name in baseline.config]
     pairs = [(name, group.config[name], baseline.config[name]) for name in recorded]
-    pairs = [pair for pair in pairs if pair[0] not in _OPTIONS or None not in pair]
+    pairs = [pair for pair in pairs if pair[0] not in _OLD_OPTIONS or None not in pair]
     problems = _problems(group), _problems(baseline)
     if None not in problems:
         pairs.append(("held-out problems", *problems))
-    return [f"{name} {shortened(ours)}, not {shortened(other)}" for name, ours, other in pairs if ours != other]
+    found = [f"{name} {shortened(ours)}, not {shortened(other)}" for name, ours, other in pairs if ours != other]
+    prompts = [_first(each).environment.get(HELD_OUT_PROMPTS) for each in (group, baseline)]
+    if not found and None not in prompts and prompts[0] != prompts[1]:
+        return ["other held-out prompts than those of the baseline"]
+    return found
 
 
 def choose_baseline(groups: Sequence[RunGroup], name: str | None) -> RunGroup:
@@ -142,8 +148,12 @@ def _seed(run: Run) -> int:
     return seed
 
 
+def _first(group: RunGroup) -> Run:
+    return next(iter(group.runs.values()))
+
+
 def _problems(group: RunGroup) -> int | None:
     """How many held-out problems the last evaluation of the group's first run counts, where it says so."""
-    last = next(iter(group.runs.values())).evals[-1]
+    last = _first(group).evals[-1]
     problems = last.get("eval/problems", last.get("eval/n"))
     return None if problems is None else int(problems)
