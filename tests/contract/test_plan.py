@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from transformers import LlamaConfig, Qwen2Config
+from transformers import LlamaConfig, MambaConfig, Qwen2Config
 
 from tinyzero_trl.commands.main import main
 from tinyzero_trl.commands.planning import Machines, plan_recipe
@@ -97,6 +97,13 @@ def test_the_command_prints_the_plan(models: dict[str, str], capsys: pytest.Capt
     for part in ("3,085,938,688 parameters", "16 GPUs of 24 GiB on 2 machines", "256 x 4 = 1024", "zero3", "peak"):
         assert part in printed
     assert "ddp does not fit; would do: " in printed
+
+
+def test_a_model_without_attention_is_no_traceback(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    MambaConfig(num_hidden_layers=1, hidden_size=8, vocab_size=8).save_pretrained(tmp_path)
+    recipe = str(ROOT / "recipes" / "countdown_tiny.yaml")
+    assert main(["plan", "--config", recipe, "--gpus", "1", "--model_name_or_path", str(tmp_path)]) == 2
+    assert "is a mamba without one number of attention heads" in capsys.readouterr().err
 
 
 def test_a_recipe_may_have_any_name(capsys: pytest.CaptureFixture[str]) -> None:

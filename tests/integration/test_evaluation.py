@@ -181,6 +181,7 @@ def test_chat_prompts_go_through_the_models_template(settings: EvaluationSetting
 def test_the_run_that_trained_a_model_decides_task_and_template(settings: EvaluationSettings, tmp_path: Path) -> None:
     checkpoint = save_tiny_model(tmp_path / "run" / "checkpoint-10")
     config = {"task": "multiplication", "prompt_template": "qwen-instruct", "digits": [1], "test_size": 6}
+    config |= {"window_strategy": "fixed"}
     (tmp_path / "run" / "config.yaml").write_text(json.dumps({**config, "learning_rate": 1e-6}))
     result = evaluate(replace(settings, model=str(checkpoint), data="generate"), tmp_path / "out")
     assert (result["settings"]["task"], result["settings"]["template"]) == ("multiplication", "qwen-instruct")

@@ -97,6 +97,14 @@ def test_a_success_is_what_the_run_that_trained_the_model_says(tmp_path: Path) -
         _ = find_run(str(tmp_path)).success_threshold
 
 
+def test_a_configuration_of_another_program_beside_a_model_is_not_of_its_run(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "config.yaml").write_text("task: classification\ntemperature: 0.5\n")
+    assert find_run(str(tmp_path / "model")).file is None
+    (tmp_path / "config.yaml").write_text("task: countdown\nwindow_strategy: fixed\n")
+    assert find_run(str(tmp_path / "model")).file == tmp_path / "config.yaml"
+
+
 def test_a_figure_without_a_sample_is_absent() -> None:
     figures = summarise([row(0, 0)])
     assert "correct_mean_length" not in figures and "pass_at_k" not in figures

@@ -121,12 +121,17 @@ class TrainedBy:
 def find_run(model_path: str) -> TrainedBy:
     """The run of a model's folder, or of a checkpoint's parent folder.
 
+    Programs of other kinds have a `config.yaml` too: in a parent folder one without a field of windows is not of a run.
+
     Raises:
         ValueError: its `config.yaml` holds no mapping.
     """
-    for folder in (Path(model_path), Path(model_path).absolute().parent):
-        if Path(model_path).is_dir() and (folder / CONFIG).is_file():
-            return TrainedBy(folder / CONFIG, read_mapping(folder / CONFIG))
+    own = Path(model_path)
+    for file in (own / CONFIG, own.absolute().parent / CONFIG) if own.is_dir() else ():
+        if file.is_file():
+            config = read_mapping(file)
+            if file.parent == own or any(name.startswith("window_") for name in config):
+                return TrainedBy(file, config)
     return TrainedBy(None, {})
 
 

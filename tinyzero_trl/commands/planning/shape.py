@@ -17,7 +17,8 @@ def model_shape(model: ModelConfig) -> ModelShape:
     The configuration comes from a local folder, the local cache of the Hub, or the Hub.
 
     Raises:
-        ValueError: no configuration of a causal language model can be had, or peft is asked for and missing.
+        ValueError: no configuration of a causal language model can be had, the model has no attention or another number
+            of heads in each layer, or peft is asked for and missing.
     """
     name = str(model.model_name_or_path)
     try:
@@ -33,7 +34,13 @@ def model_shape(model: ModelConfig) -> ModelShape:
     ends = (built.get_input_embeddings(), built.get_output_embeddings())
     embeddings = {id(each): each for part in ends if part is not None for each in part.parameters()}
     text = config.get_text_config()
-    heads = text.num_attention_heads
+    heads = getattr(text, "num_attention_heads", None)
+    kv_heads = getattr(text, "num_key_value_heads", None) or heads
+    if type(heads) is not int or type(kv_heads) is not int:
+        raise ValueError(
+            f"model_name_or_path: {name!r} is a {config.model_type} without one number of attention heads for all "
+            "layers, whose memory is not known here; measure it on the machine"
+        )
     return ModelShape(
         parameters=parameters,
         trained_parameters=_adapter_parameters(built, model) if model.use_peft else parameters,
@@ -42,7 +49,7 @@ def model_shape(model: ModelConfig) -> ModelShape:
         hidden=text.hidden_size,
         intermediate=getattr(text, "intermediate_size", 4 * text.hidden_size),
         heads=heads,
-        kv_heads=getattr(text, "num_key_value_heads", None) or heads,
+        kv_heads=kv_heads,
         head_dim=getattr(text, "head_dim", None) or text.hidden_size // heads,
         vocabulary=text.vocab_size,
     )
