@@ -296,10 +296,10 @@ def test_vllm_writes_what_transformers_writes(
 
 
 def test_copies_among_the_examples_are_said(settings: EvaluationSettings, tmp_path: Path) -> None:
-    rows = [{"nums": [1, 2], "target": 3}, {"nums": [2, 2], "target": 4}, {"nums": [2, 1], "target": 3}]
+    rows = [{"nums": [1, 2], "target": 3}, {"nums": [2, 2], "target": 4}, {"nums": [1, 2], "target": 3}]
     (tmp_path / "twice.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     given = replace(settings, data=str(tmp_path / "twice.jsonl"), n=1)
-    copies = "1 of 3 examples are copies of others; intervals take them for new ones"
+    copies = "1 of 3 prompts are copies of others; intervals take them for new problems"
     assert evaluate(given, tmp_path / "all")["notes"] == [copies]
     assert evaluate(replace(given, limit=2), tmp_path / "two")["notes"] == []
 

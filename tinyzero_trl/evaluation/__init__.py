@@ -4,17 +4,12 @@
 goes from the one to the other. An engine of `tinyzero_trl.generation` writes the completions.
 """
 
-from tinyzero_trl.evaluation.rows import summarise
 from tinyzero_trl.evaluation.run import default_out, evaluate, format_result
 from tinyzero_trl.evaluation.settings import EvaluationSettings
-from tinyzero_trl.models.loading import load_model, load_tokenizer
 
 __all__ = [
     "EvaluationSettings",
     "default_out",
     "evaluate",
     "format_result",
-    "load_model",
-    "load_tokenizer",
-    "summarise",
 ]

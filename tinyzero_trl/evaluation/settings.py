@@ -15,7 +15,7 @@ from tinyzero_trl.models.loading import check_room, default_device, dtype_name
 from tinyzero_trl.tasks import Example
 from tinyzero_trl.tasks.config import TaskConfig
 from tinyzero_trl.tasks.datasets import check_score, read_examples
-from tinyzero_trl.tasks.splits import GENERATE, generated_held_out, keys
+from tinyzero_trl.tasks.splits import GENERATE, generated_held_out
 
 _RANGES = (("top_p", 1e-6, 1), ("top_k", 0, 10**9), ("min_p", 0, 1), ("repetition_penalty", 1e-6, 1e6))
 
@@ -114,10 +114,13 @@ def prepare_exam(settings: EvaluationSettings, run: TrainedBy, model_config: Any
     examples, notes = _examples(settings, task, run)
     learned = task.learned()
     check_score(learned, examples[0])
-    if copies := len(examples) - len(keys(learned, examples)):
-        notes = [*notes, f"{copies} of {len(examples)} examples are copies of others; intervals take them for new ones"]
     prompts = [learned.prompt(example, task.prompt_template) for example in examples]
     prompt_ids = encode_prompts(tokenizer, prompts, settings.chat_template_kwargs)
+    if copies := len(prompt_ids) - len(set(map(tuple, prompt_ids))):
+        notes = [
+            *notes,
+            f"{copies} of {len(examples)} prompts are copies of others; intervals take them for new problems",
+        ]
     texts = [
         prompt if isinstance(prompt, str) else tokenizer.decode(ids)
         for prompt, ids in zip(prompts, prompt_ids, strict=True)

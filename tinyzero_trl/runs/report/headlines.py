@@ -82,9 +82,9 @@ def _tile(outcome: Outcome, baseline: str) -> Tile:
             text += f" (95 % interval: {saving.low:z.0%} to {saving.high:z.0%} fewer)"
         return Tile(f"{abs(1 - ratio.mean):.0%} {'fewer' if ratio.mean <= 1 else 'more'}", text)
     if difference and outcome.tokens_ratio:
-        text = f"the tokens of {baseline} with {outcome.label}, at {difference.mean:+.1f} points of accuracy"
+        text = f"the tokens of {baseline} with {outcome.label}, at {difference.mean:+z.1f} points of accuracy"
         if difference.low is not None:
-            text += f" (95 % interval: {difference.low:+.1f} to {difference.high:+.1f})"
+            text += f" (95 % interval: {difference.low:+z.1f} to {difference.high:+z.1f})"
         return Tile(f"{outcome.tokens_ratio.mean:.2f} x", text)
     missed = f"of {outcome.label} reach the accuracy of {baseline}"
     return Tile(f"{outcome.reached_target} of {outcome.paired_seeds} seeds", missed)

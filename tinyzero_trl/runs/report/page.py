@@ -140,7 +140,7 @@ def _result(outcome: Outcome, *, is_baseline: bool) -> list[Cell]:
     missed = f"{outcome.reached_target} of {outcome.paired_seeds} seeds arrive"
     return [
         *(label, seeds, accuracy),
-        interval_cell(points(outcome.acc_difference), "{:+.1f}"),
+        interval_cell(points(outcome.acc_difference), "{:+z.1f}"),
         interval_cell(outcome.tokens_ratio, "{:.2f} x"),
         interval_cell(outcome.time_ratio, "{:.2f} x"),
         to_target,
