@@ -227,6 +227,7 @@ def test_a_run_without_a_recipe_can_be_reported(tmp_path: Path, monkeypatch: pyt
     assert main(shlex.split(command)[1:]) == 0
     assert (tmp_path / "out-report" / "index.html").is_file()
     found = read_run("out")
+    assert re.fullmatch("[0-9a-f]{64}", found.environment["held_out_prompts"])
     assert found.config["recipe"] == "out"
     assert found.config["window_strategy"] == "signal"
     assert found.summary is not None and found.summary["steps"] == 1
