@@ -28,6 +28,9 @@ def tagged(answer: str) -> str:
     [
         (tagged(" New  York\n"), "New York", EXACT, "correct"),
         (tagged("new york"), "New York", EXACT, "wrong-answer"),
+        (tagged("New Jersey"), "New York", EXACT, "wrong-answer"),
+        (tagged("New York City"), "New York", EXACT, "wrong-answer"),
+        (tagged("New"), "New York", EXACT, "wrong-answer"),
         ("New York", "New York", EXACT, "no-answer-tag"),
         (tagged("1,234.50"), "1234.5", NUMERIC, "correct"),
         (tagged("$ 3."), "3", NUMERIC, "correct"),
