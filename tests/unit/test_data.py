@@ -12,7 +12,7 @@ import pytest
 
 from tinyzero_trl.commands import main as cli
 from tinyzero_trl.runs import hub_access
-from tinyzero_trl.tasks import Problem, countdown
+from tinyzero_trl.tasks import Problem, countdown, get_task
 from tinyzero_trl.tasks import parquet as dataset_files
 from tinyzero_trl.tasks.datasets import read_examples, to_dataset, train_test_examples
 
@@ -312,3 +312,11 @@ def test_writing_data_loads_no_model_library(tmp_path):
     finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert finished.returncode == 0, finished.stderr
     assert finished.stderr == "", "quiet without a terminal"
+
+
+def test_a_seed_gives_the_examples_that_published_runs_were_trained_on():
+    """Each split has a seed of its own; another rule would train on other problems under the same recipe."""
+    train, test = train_test_examples("countdown", train_size=3, test_size=2, seed=4)
+    task = get_task("countdown")
+    assert test == task.generate(2, seed=8)
+    assert train == task.generate(3, seed=9, exclude={task.key(example) for example in test})
