@@ -68,6 +68,22 @@ def test_a_run_whose_model_has_changed_is_refused(
     assert start(recipe, "--max_steps", "2") == 0
 
 
+@pytest.mark.parametrize(("split", "named"), [("train", "train"), ("test", "held_out")])
+def test_a_run_whose_examples_have_changed_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], split: str, named: str
+) -> None:
+    recipe = write_recipe(tmp_path, max_steps=1, save_steps=1, eval_steps=1)
+    assert start(recipe) == 0
+    file = tmp_path / "problems" / f"{split}.jsonl"
+    first, second, *others = file.read_text().splitlines()
+    file.write_text("\n".join([second, first, *others]) + "\n")
+    capsys.readouterr()
+    assert start(recipe, "--max_steps", "2") == 2
+    assert f"began with other examples ({named}), although no field has changed; put the" in capsys.readouterr().err
+    file.write_text("\n".join([first, second, *others]) + "\n")
+    assert start(recipe, "--max_steps", "2") == 0
+
+
 def test_a_tied_weight_is_not_missed(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

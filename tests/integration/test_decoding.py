@@ -8,8 +8,8 @@ from test_generation import PROMPTS
 from transformers import GenerationConfig
 
 from tests.support.tiny_models import build_model, build_tokenizer
-from tinyzero_trl.generation import interception
-from tinyzero_trl.generation.compacting import can_compact, compacting_generate
+from tinyzero_trl.generation import compacting, interception
+from tinyzero_trl.generation.compacting import Generation, can_compact, compacting_generate
 from tinyzero_trl.generation.interception import compacting_batches
 
 LIMIT = 40
@@ -61,6 +61,24 @@ def test_greedy_completions_are_those_of_generate_from_fewer_rows(model: Any, in
     finished = torch.isin(stock[:, inputs["input_ids"].size(1) :], torch.tensor(config.eos_token_id)).any(1)
     assert 0 < finished.sum() < len(finished), "some rows must end, and some must not"
     assert our_rows < 0.7 * stock_rows
+
+
+def test_padding_by_an_end_token_belongs_to_no_completion(
+    model: Any, inputs: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with models that pad with their end token: a row that has ended waits in the batch until others have."""
+    monkeypatch.setattr(compacting, "FINISHED_FRAC_OF_A_CALL", 1.0)
+    config, width = settings(model, inputs), inputs["input_ids"].size(1)
+    ends = set(config.eos_token_id)
+    expected = []
+    for ids in model.generate(**inputs, generation_config=config)[:, width:].tolist():
+        length = next((place + 1 for place, token in enumerate(ids) if token in ends), LIMIT)
+        expected.append(ids[:length])
+    config.pad_token_id = config.eos_token_id[0]
+    generation = Generation(model, **inputs, generation_config=config)
+    generation.run(LIMIT)
+    assert generation.completion_ids() == expected
+    assert generation.finished.tolist() == [ids[-1] in ends for ids in expected]
 
 
 def test_sampling_follows_the_same_distribution(model: Any, inputs: Any) -> None:

@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 
 import pytest
+from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from tinyzero_trl.training.callbacks.events import Rollout
 from tinyzero_trl.training.callbacks.window import AdaptiveWindowCallback
@@ -67,3 +68,14 @@ def test_after_a_success_nothing_is_said(caplog) -> None:
     for step in range(1, 30):
         observe(callback, step, [0.0, 0.0])
     assert not caplog.messages
+
+
+def test_a_checkpoint_of_another_trainer_is_said_to_hold_no_policy(caplog: pytest.LogCaptureFixture) -> None:
+    args, control = TrainingArguments("out", use_cpu=True, report_to="none"), TrainerControl()
+    for step in (0, 3):
+        state = TrainerState(global_step=step, stateful_callbacks={"TrainerControl": {}})
+        AdaptiveWindowCallback(CONFIG).on_train_begin(args, state, control)
+    [line] = caplog.messages
+    assert line.startswith(
+        "resume: the checkpoint of step 3 holds no state of AdaptiveWindowCallback, as one of another"
+    )

@@ -26,7 +26,7 @@ from tinyzero_trl.tasks.rewards import reward_functions
 from tinyzero_trl.tasks.splits import load_splits
 from tinyzero_trl.training.config import WINDOW_PREFIX, AdaptiveGRPOConfig
 from tinyzero_trl.training.model_kwargs import model_init_kwargs
-from tinyzero_trl.training.preflight.resuming import check_continued
+from tinyzero_trl.training.preflight.resuming import check_continued, example_digests
 from tinyzero_trl.training.preflight.run import check_run
 from tinyzero_trl.training.renamed import RENAMED
 from tinyzero_trl.training.trainer import AdaptiveGRPOTrainer
@@ -129,6 +129,7 @@ def start_run(trainer: AdaptiveGRPOTrainer, task: TaskConfig | None = None, mode
         processes=trainer.accelerator.num_processes,
         distributed=trainer.accelerator.distributed_type.value,
         model_files=model_files(resolve_model(str(model.model_name_or_path)) if model else name, model_config),
+        examples=example_digests(trainer.train_dataset, trainer.eval_dataset),
         **_digest_of_prompts(trainer.eval_dataset),
     )
 

@@ -5,6 +5,7 @@
 (gathered over all ranks), so that every rank's policy takes the same decision.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,8 @@ from transformers.trainer_callback import ExportableState
 
 from tinyzero_trl.metrics import Label
 from tinyzero_trl.windows import RolloutObservation
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,14 @@ class SavedInCheckpoints(RolloutCallback, ExportableState):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Pick up the state of the checkpoint that training starts from, if it starts from one."""
+        if state.global_step == 0:
+            return
         stored: Any = state.stateful_callbacks
         saved = stored.get(type(self).__name__)
-        if state.global_step > 0 and isinstance(saved, dict) and "saved" in saved.get("attributes", {}):
+        if isinstance(saved, dict) and "saved" in saved.get("attributes", {}):
             self.load_state_dict(saved["attributes"]["saved"])
+        elif state.is_world_process_zero:
+            logger.warning(
+                f"resume: the checkpoint of step {state.global_step} holds no state of {type(self).__name__}, as one "
+                "of another trainer; it starts without"
+            )

@@ -5,6 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import xxhash
+from datasets import Dataset
+
 from tinyzero_trl.models.fingerprint import COMMIT, model_files
 from tinyzero_trl.runs.checkpoints import TRAINER_STATE, checkpoint_to_resume, has_optimizer
 from tinyzero_trl.runs.files import read_mapping
@@ -74,9 +77,7 @@ def check_same_model(start: str, path: str, model_config: Any) -> None:
         ValueError: a file of the model, or the commit of its repository, is another one. A run of a version that noted
             neither is not compared.
     """
-    file = _record_of(start, ENVIRONMENT)
-    old = (read_object(file) or {}).get("model_files") if file else None
-    if not old:
+    if not (old := _noted(start, "model_files")):
         return
     new = model_files(path, model_config)
     changed = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
@@ -87,6 +88,39 @@ def check_same_model(start: str, path: str, model_config: Any) -> None:
         what = f"commit {old.get(name)} of the model, of which {new[name]} is taken now"
         remedy = f"set model_revision to the former, here and in the {CONFIG} of the run"
     raise ValueError(f"resume: {start!r} began with {what}; {remedy}, or start anew: {_START_OVER}")
+
+
+def check_same_examples(start: str, train: Any, held_out: Any) -> None:
+    """A run continues with the examples it began with, wherever they lie and however they are made.
+
+    Args:
+        start: the checkpoint to continue from, beside which `environment.json` lies, or the folder of the run.
+        train: the examples to train on.
+        held_out: the examples of every evaluation.
+
+    Raises:
+        ValueError: they are others. A run of a version that noted nothing of them is not compared.
+    """
+    old, new = _noted(start, "examples"), example_digests(train, held_out)
+    if changed := [name for name, digest in old.items() if name in new and new[name] != digest]:
+        raise ValueError(
+            f"resume: {start!r} began with other examples ({', '.join(changed)}), although no field has changed; put "
+            f"the files of the data set back as they were, or start anew: {_START_OVER}"
+        )
+
+
+def example_digests(train: Any, held_out: Any) -> dict[str, str]:
+    """A digest of the examples of each kind; nothing of streams, and of several evaluation sets.
+
+    Columns that only held-out examples have do not count: the trainer numbers these.
+    """
+    if not isinstance(train, Dataset) or not isinstance(held_out, Dataset):
+        return {}
+    shared = [name for name in held_out.column_names if name in train.column_names]
+    columns = {"train": train[:], "held_out": held_out.select_columns(shared)[:]}
+    return {
+        name: xxhash.xxh3_128(repr(each).encode(errors="surrogatepass")).hexdigest() for name, each in columns.items()
+    }
 
 
 def check_optimizer_state(checkpoint: str) -> None:
@@ -125,6 +159,12 @@ def check_architecture(checkpoint: str, model_config: Any, window_strategy: str)
 def _record_of(start: str, name: str) -> Path | None:
     """A file of the run, beside a checkpoint of it or in its folder."""
     return next((place / name for place in (Path(start), Path(start).parent) if (place / name).is_file()), None)
+
+
+def _noted(start: str, name: str) -> dict[str, str]:
+    """What the `environment.json` of a run says of its model or its examples; empty where it says nothing."""
+    file = _record_of(start, ENVIRONMENT)
+    return ((read_object(file) or {}).get(name) or {}) if file else {}
 
 
 def _saved_strategy(folder: Path) -> str | None:

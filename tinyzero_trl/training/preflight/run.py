@@ -32,7 +32,12 @@ from tinyzero_trl.training.preflight.problems import (
     check_prompts,
 )
 from tinyzero_trl.training.preflight.reference import check_synced_reference
-from tinyzero_trl.training.preflight.resuming import check_architecture, check_optimizer_state, check_same_model
+from tinyzero_trl.training.preflight.resuming import (
+    check_architecture,
+    check_optimizer_state,
+    check_same_examples,
+    check_same_model,
+)
 from tinyzero_trl.training.preflight.stages import check_stage_settings
 from tinyzero_trl.training.preflight.trackers import check_trackers
 from tinyzero_trl.windows import make_policy
@@ -81,6 +86,7 @@ def check_run(
         check_architecture(checkpoint, config, training.window_strategy)
         check_optimizer_state(checkpoint)
         check_same_model(checkpoint, path, config)
+        check_same_examples(checkpoint, train, held_out)
     chat_options: Any = training.chat_template_kwargs
     check_chat_template_kwargs(chat_options, prompts, tokenizer)
     check_prompts(prompts, tokenizer, config, training)
