@@ -79,6 +79,6 @@ def test_held_out_problems(runs: list[Run]) -> None:
     for run in runs:
         first, last = run.evals[0], run.evals[-1]
         assert last["eval/acc"] > first["eval/acc_high"], "acc ends above the interval that it starts with"
-        assert 0.0 < last["eval/truncated_frac"] - first["eval/truncated_frac"] < 0.2
+        assert -0.1 < last["eval/truncated_frac"] - first["eval/truncated_frac"] < 0.2
     assert "above the interval that it starts with" in PAGE
-    assert "rises by up to 0.2" in PAGE
+    assert "stays within 0.1, or rises by up to 0.2" in " ".join(PAGE.split())

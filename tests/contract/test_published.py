@@ -225,17 +225,11 @@ def test_the_table_of_the_demo() -> None:
         acc, low, high = (100 * line[f"eval/{figure}"] for figure in ("acc", "acc_low", "acc_high"))
         assert cells == [f"{acc:.1f} % (95 % interval {low:.1f} to {high:.1f})", f"{100 * line['eval/3_acc']:.1f} %"]
         assert name == "before" or f"{line['tokens']:,} rollout tokens" in name
-    one_window, per_group = (
-        read_run(ROOT / "results" / grid / "seed_0")
-        for grid in ("ablation_tiny/signal", "ablation_tiny_group/group-label")
-    )
-    assert run.evals[-1]["tokens"] == per_group.evals[-1]["tokens"]  # the same training
-    for run, words in (
-        (per_group, "the run ends at {acc:.1f} %"),
-        (one_window, "{tokens:,} tokens, and ended at {acc:.1f} %"),
-    ):
-        last = run.evals[-1]
-        assert words.format(acc=100 * last["eval/acc"], tokens=last["tokens"]) in " ".join(RESULTS.split())
+    before, after = (100 * line["eval/3_acc"] for line in (run.evals[0], run.evals[-1]))
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert f"{after:.0f} % in place of {before:.0f} %" in readme
+    lengths = [line["difficulty/3_mean_length"] for line in run.metrics]
+    assert f"on three numbers grow from {lengths[0]:.0f} to {lengths[-1]:.0f} tokens" in " ".join(RESULTS.split())
 
 
 def test_what_the_quickstart_says_of_the_demo() -> None:
@@ -244,6 +238,11 @@ def test_what_the_quickstart_says_of_the_demo() -> None:
     assert f"In the first step all completions go on, and one on four numbers takes {lengths[0]:.0f} tokens." in page
     assert "From the fourth step on most groups of four numbers stop after 32." in page
     assert np.median(lengths[3:]) == 32 and min(lengths[1:3]) > 32
+    text = (ROOT / "docs" / "quickstart.md").read_text(encoding="utf-8")
+    for step in (0, 60):
+        lines = (ROOT / "results" / "demo" / "completions" / f"step_{step:06d}.jsonl").read_text(encoding="utf-8")
+        [shown] = [each for each in map(json.loads, lines.splitlines()) if "[10, 3, 4]" in each["prompt"]]
+        assert f"\n{shown['completion']}\n" in text and shown["reward"] == (step == 60)
 
 
 def test_the_page_of_the_pretrained_model() -> None:

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from tinyzero_trl.commands.main import main
 from tinyzero_trl.models.names import resolve_model
 from tinyzero_trl.models.toy import curricula
-from tinyzero_trl.models.toy.curricula import LENGTHS, SMALL, TINY, Curriculum
+from tinyzero_trl.models.toy.curricula import IMPATIENT, LENGTHS, SMALL, TINY, Curriculum
 from tinyzero_trl.models.toy.tokenizer import LARGEST_WHOLE_INTEGER, build_tokenizer
 from tinyzero_trl.models.toy.traces import (
     LARGEST_INTERMEDIATE,
@@ -210,7 +210,7 @@ def test_many_steps_bewilder_and_few_do_not() -> None:
     assert lost == {"." * MOST_DOTS, "=</think>\n<answer>5</answer>"}
 
 
-@pytest.mark.parametrize("curriculum", [TINY, SMALL, LENGTHS], ids=["tiny", "small", "lengths"])
+@pytest.mark.parametrize("curriculum", [TINY, IMPATIENT, SMALL, LENGTHS], ids=["tiny", "impatient", "small", "lengths"])
 def test_held_out_problems_never_occur_in_traces(curriculum: Curriculum) -> None:
     train, held_out = (
         {
@@ -272,14 +272,24 @@ def test_the_small_model_has_the_size_that_is_documented() -> None:
     assert SMALL.longest_row <= SMALL.max_positions and 16 + SMALL.max_completion_length <= SMALL.longest_row
 
 
-def test_the_model_for_different_lengths_is_shipped_too() -> None:
-    folder = Path(resolve_model("embedded-lengths"))
-    assert sum(file.stat().st_size for file in folder.rglob("*")) <= 2**22
+@pytest.mark.parametrize(
+    ("name", "curriculum", "text"),
+    [
+        ("embedded-impatient", IMPATIENT, f"{countdown.render_prompt(problems()[0], 'base')}3+4=7: 7*5=35<"),
+        (
+            *("embedded-lengths", LENGTHS),
+            f"{counting.render_prompt(counting.to_problem([5, 3, 4], 17), 'base')}1:8\n2:11",
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) and value.startswith("embedded") else "",
+)
+def test_the_other_models_are_shipped_too(name: str, curriculum: Curriculum, text: str) -> None:
+    folder = Path(resolve_model(name))
+    assert sum(file.stat().st_size for file in folder.rglob("*")) <= LARGEST_FOLDER_BYTES
     model, shipped = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
     assert len(shipped) <= model.config.vocab_size
-    text = str(counting.render_prompt(counting.to_problem([5, 3, 4], 17), "base")) + "1:8\n2:11"
-    ids = build_tokenizer(LENGTHS.tokenizer_tasks)(text)["input_ids"]
-    assert shipped(text)["input_ids"] == ids, "build_tokenizer has changed: run tinyzero-trl warmstart --size lengths"
+    ids = build_tokenizer(curriculum.tokenizer_tasks)(text)["input_ids"]
+    assert shipped(text)["input_ids"] == ids, "build_tokenizer has changed: run tinyzero-trl warmstart"
 
 
 def test_only_the_word_embedded_stands_for_the_embedded_model() -> None:

@@ -19,9 +19,10 @@ def register(commands: Any) -> None:
     add("--out", type=path, default=Path("runs/warmstart"), metavar="DIR", help="folder to write")
     add(
         "--size",
-        choices=["tiny", "small", "lengths"],
+        choices=["tiny", "impatient", "small", "lengths"],
         default="tiny",
-        help="tiny: the embedded model; small: 31 M, for a GPU; lengths: 0.8 M, for the recipe lengths_tiny",
+        help="tiny: the model `embedded`; impatient: `embedded-impatient`, of the recipe countdown_tiny; "
+        "small: 31 M, for a GPU; lengths: `embedded-lengths`, of the recipe lengths_tiny",
     )
     add("--steps", type=int, help="optimizer steps in all; left out, those of the curriculum")
     add("--seed", type=int, default=0, help="decides weights and traces")

@@ -1,4 +1,4 @@
-"""What a model may be called: `embedded`, `embedded-lengths`, a GGUF file, a folder, or a Hub id."""
+"""What a model may be called: the name of a shipped one, such as `embedded`, a GGUF file, a folder, or a Hub id."""
 
 import os
 
@@ -10,8 +10,8 @@ def resolve_model(name: str) -> str:
     """The folder that a name stands for, or the Hub id that it is.
 
     Args:
-        name: `embedded` or `embedded-lengths`; the path of a GGUF file, whose weights are unpacked once; a folder; or a
-            Hub id.
+        name: A shipped model (`embedded`, `embedded-impatient`, `embedded-lengths`); the path of a GGUF file, whose
+            weights are unpacked once; a folder; or a Hub id.
 
     Raises:
         ValueError: a GGUF file that cannot be read.

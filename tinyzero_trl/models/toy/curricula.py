@@ -7,6 +7,11 @@ good and bad habits, as larger base models have: it can learn to go on searching
 are beyond it, it burns tokens to the limit, which no reward teaches it to stop. Lengths have the heavy tail that
 rollouts of real models have.
 
+The impatient model has the shape of the embedded model and the same teachers, who teach search three times as long, and
+give up more often. So it searches three numbers well, and hides it: most of its completions give up. What reinforcement
+has to teach it is patience, which base models lack too before they learn to check and to go back (Gandhi et al. 2025,
+https://arxiv.org/abs/2503.01307).
+
 The small model, thirty times as large, is for one GPU: TinyZero's own numbers, 1 to 99, three and four of them. Both
 can be searched to the end, four in about 500 tokens on average and 1,300 in one case in ten, so that patience pays.
 
@@ -138,6 +143,16 @@ TINY = Curriculum(
     on_cpu=True,
 )
 
+IMPATIENT = replace(
+    TINY,
+    tasks=(replace(TINY.tasks[0], share=1.0),),
+    lessons=(
+        Lesson(steps=6000, learning_rate=2e-3, decay=0.2, impatience=0.03, bewilderment=0, operands=(3,)),
+        Lesson(steps=800, learning_rate=1e-3, decay=0.7, impatience=0.35, bewilderment=0.3, operands=(3, 4)),
+    ),
+    tokenizer_tasks=("countdown",),
+)
+
 SMALL = Curriculum(
     hidden_size=512,
     layers=8,
@@ -178,4 +193,4 @@ LENGTHS = Curriculum(
     tokenizer_tasks=("counting",),
 )
 
-CURRICULA = {"tiny": TINY, "small": SMALL, "lengths": LENGTHS}
+CURRICULA = {"tiny": TINY, "impatient": IMPATIENT, "small": SMALL, "lengths": LENGTHS}
