@@ -161,6 +161,19 @@ def test_an_unfinished_evaluation_with_other_settings_is_kept(settings: Evaluati
     assert work.read_text() == left
 
 
+def test_results_with_other_settings_are_moved_aside(
+    settings: EvaluationSettings, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = evaluate(settings, tmp_path)
+    evaluate(settings, tmp_path)
+    assert not (tmp_path / "_earlier").exists(), "the same settings give the same files"
+    evaluate(replace(settings, seed=settings.seed + 1), tmp_path)
+    aside = tmp_path / "_earlier" / "1"
+    assert {file.name for file in aside.iterdir()} == {"eval.json", "generations.parquet"}
+    assert json.loads((aside / "eval.json").read_text())["settings"] == json.loads(json.dumps(first["settings"]))
+    assert f"it lies in {aside} now" in caplog.text
+
+
 def test_other_weights_in_the_same_folder_are_another_model(settings: EvaluationSettings, tmp_path: Path) -> None:
     weights = [
         evaluate(

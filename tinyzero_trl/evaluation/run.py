@@ -1,8 +1,9 @@
 """Checkpoint + examples -> scores: one evaluation from its settings to its two files."""
 
 import json
+import logging
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -22,8 +23,12 @@ from tinyzero_trl.generation.sampling import RECIPE_FIELDS, end_token_ids, paddi
 from tinyzero_trl.metrics import as_label
 from tinyzero_trl.models.loading import check_model, load_generation_config, load_model_config, load_tokenizer
 from tinyzero_trl.models.names import resolve_model
+from tinyzero_trl.runs.earlier import new_folder
+from tinyzero_trl.runs.json_lines import read_object
 from tinyzero_trl.runs.records import counted, write_atomically
 from tinyzero_trl.tasks.datasets import to_columns
+
+logger = logging.getLogger(__name__)
 
 RESULT = "eval.json"
 GENERATIONS = "generations.parquet"
@@ -37,7 +42,8 @@ def evaluate(settings: EvaluationSettings, out: Path) -> dict[str, Any]:
     """Evaluate, write `eval.json` and `generations.parquet` to `out`, and return what `eval.json` holds.
 
     The same settings give the same two files, also when the evaluation was interrupted: called again, it goes
-    on with what `generations.partial.jsonl` does not hold yet. Shows a progress bar on terminals.
+    on with what `generations.partial.jsonl` does not hold yet. What lies in `out` of an evaluation with other settings
+    is moved aside. Shows a progress bar on terminals.
 
     Raises:
         ValueError: a model or problems that cannot be read, no room for prompt and completion in the model's
@@ -54,6 +60,7 @@ def evaluate(settings: EvaluationSettings, out: Path) -> dict[str, Any]:
     identity = identify(settings, exam, model_path, model_config) | {"stop_strings": list(sampling.stop_strings)}
     out.mkdir(parents=True, exist_ok=True)
     work = WorkFile(out / WORK, identity)
+    _set_other_evaluation_aside(out, identity)
     samples = _by_prompt_length(exam, settings.n)
     if pending := samples[len(work.rows) :]:
         setup = EngineSetup(
@@ -75,6 +82,18 @@ def evaluate(settings: EvaluationSettings, out: Path) -> dict[str, Any]:
     write_atomically(out / RESULT, json.dumps(result, indent=2) + "\n")
     work.remove()
     return result
+
+
+def _set_other_evaluation_aside(out: Path, identity: Mapping[str, Any]) -> None:
+    """Results in the folder that were measured with other settings are moved to `_earlier/1`, `_earlier/2`, ..."""
+    found = read_object(out / RESULT)
+    if found is None or found.get("settings") == json.loads(json.dumps(identity)):
+        return
+    aside = new_folder(out)
+    for name in (RESULT, GENERATIONS):
+        if (out / name).exists():
+            (out / name).rename(aside / name)
+    logger.warning(f"out: an evaluation with other settings was in {out}; it lies in {aside} now")
 
 
 def default_out(model: str, data: str) -> Path:

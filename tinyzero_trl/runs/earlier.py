@@ -33,9 +33,7 @@ def set_aside(output_dir: str | os.PathLike[str], step: int = -1) -> Path | None
     records = [folder / name for name in _RECORDS if (folder / name).exists()]
     if not later and (step >= 0 or not (records or results)):
         return None
-    number = 1 + max((int(each.name) for each in (folder / EARLIER).glob("*") if each.name.isdigit()), default=0)
-    aside = folder / EARLIER / str(number)
-    aside.mkdir(parents=True)
+    aside = new_folder(folder)
     settings = [folder / name for name in _SETTINGS if (folder / name).exists()]
     shared = settings if step < 0 else settings + records  # what the next run starts with, too
     for path in shared:
@@ -43,4 +41,12 @@ def set_aside(output_dir: str | os.PathLike[str], step: int = -1) -> Path | None
         copy(path, aside / path.name)
     for path in (*later, *results, *([] if step >= 0 else records)):
         path.rename(aside / path.name)
+    return aside
+
+
+def new_folder(folder: Path) -> Path:
+    """Make the next one of `_earlier/1`, `_earlier/2`, ... in a folder."""
+    number = 1 + max((int(each.name) for each in (folder / EARLIER).glob("*") if each.name.isdigit()), default=0)
+    aside = folder / EARLIER / str(number)
+    aside.mkdir(parents=True)
     return aside

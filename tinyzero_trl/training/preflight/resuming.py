@@ -117,10 +117,14 @@ def example_digests(train: Any, held_out: Any) -> dict[str, str]:
     if not isinstance(train, Dataset) or not isinstance(held_out, Dataset):
         return {}
     shared = [name for name in held_out.column_names if name in train.column_names]
-    columns = {"train": train[:], "held_out": held_out.select_columns(shared)[:]}
-    return {
-        name: xxhash.xxh3_128(repr(each).encode(errors="surrogatepass")).hexdigest() for name, each in columns.items()
-    }
+    return {"train": _digest(train), "held_out": _digest(held_out.select_columns(shared))}
+
+
+def _digest(examples: Dataset) -> str:
+    digest = xxhash.xxh3_128()
+    for batch in examples.iter(1000):  # a data set may be larger than the memory
+        digest.update(repr(batch).encode(errors="surrogatepass"))
+    return digest.hexdigest()
 
 
 def check_optimizer_state(checkpoint: str) -> None:
