@@ -26,6 +26,7 @@ LENGTHS_ASKED_AGAIN = ROOT / "results" / "ablation_lengths_eight_answers"
 FEW_CUT = ROOT / "results" / "ablation_few_cut"
 FEW_CUT_ASKED_AGAIN = ROOT / "results" / "ablation_few_cut_four_answers"
 ASKED_AGAIN = ROOT / "results" / "ablation_tiny_three_numbers"
+IMPATIENT = ROOT / "results" / "ablation_impatient"
 GROUPS = ROOT / "results" / "ablation_tiny_group"
 GROUPS_ASKED_AGAIN = ROOT / "results" / "ablation_tiny_group_three_numbers"
 
@@ -230,6 +231,35 @@ def test_the_table_of_the_demo() -> None:
     assert f"{after:.0f} % in place of {before:.0f} %" in readme
     lengths = [line["difficulty/3_mean_length"] for line in run.metrics]
     assert f"on three numbers grow from {lengths[0]:.0f} to {lengths[-1]:.0f} tokens" in " ".join(RESULTS.split())
+
+
+def test_other_windows_on_the_model_of_the_demo() -> None:
+    """Two seeds have no interval worth printing: each seed stands there."""
+    runs = {path.name: [read_run(run) for run in sorted(path.glob("seed_*"))] for path in sorted(IMPATIENT.glob("*/"))}
+    full = [run.evals[-1]["tokens"] for run in runs["full"]]
+    expected = {}
+    for name, seeds in runs.items():
+        before, after = ([100 * run.evals[place]["eval/acc"] for run in seeds] for place in (0, -1))
+        tokens = [run.evals[-1]["tokens"] for run in seeds]
+        shares = [mine / theirs for mine, theirs in zip(tokens, full, strict=True)]
+        expected[name] = [
+            f"{', '.join(f'{each:.1f}' for each in before)} %",
+            f"{', '.join(f'{each:.1f}' for each in after)} %",
+            ", ".join(f"{each / 1e6:.2f}" for each in tokens) + " M",
+            "" if name == "full" else f"{', '.join(f'{each:.2f}' for each in shares)} x",
+        ]
+    rows = _rows(RESULTS, "| run of the fourth grid")
+    assert {name: cells for name, (_, *cells) in rows.items()} == expected
+    fixed, label = ([run.evals for run in runs[name]] for name in ("fixed-256", "group-label"))
+    as_far = [
+        100 * np.interp(mine[-1]["tokens"], [each["tokens"] for each in its], [each["eval/acc"] for each in its])
+        for its, mine in zip(fixed, label, strict=True)
+    ]
+    ahead = [100 * mine[-1]["eval/acc"] - its for its, mine in zip(as_far, label, strict=True)]
+    said = f"it has {as_far[0]:.1f} and {as_far[1]:.1f} %, so at equal tokens `group-label` is {ahead[0]:.1f} and"
+    assert f"{said} {ahead[1]:.1f} points ahead" in " ".join(RESULTS.split())
+    demo = read_run(ROOT / "results" / "demo").evals
+    assert demo[-1]["tokens"] == runs["group-label"][0].evals[-1]["tokens"], "the demo is seed 0 of group-label"
 
 
 def test_what_the_quickstart_says_of_the_demo() -> None:
