@@ -13,7 +13,7 @@ import paired_accuracy
 import pytest
 
 from tinyzero_trl.metrics import Interval, paired_difference, paired_ratio
-from tinyzero_trl.runs.records import read_run
+from tinyzero_trl.runs.records import Run, read_run
 from tinyzero_trl.runs.report.compare import Outcome, accuracy_curve, compare
 from tinyzero_trl.runs.report.run_groups import RunGroup, choose_baseline, load_run_groups
 
@@ -194,9 +194,13 @@ def test_the_readme_says_the_same_of_different_lengths() -> None:
 
 def _full_at_equal_tokens(group: RunGroup, full: RunGroup) -> float:
     """Accuracy of the full rollout after the tokens that a run group used in all, linear between evaluations."""
-    curves = {seed: accuracy_curve(full.runs[seed]) for seed in group.runs}
-    spent = {seed: accuracy_curve(run).tokens[-1] for seed, run in group.runs.items()}
-    return fmean(np.interp(spent[seed], curve.tokens, curve.accuracy) for seed, curve in curves.items())
+    return fmean(_at_equal_tokens(full.runs[seed], run) for seed, run in group.runs.items())
+
+
+def _at_equal_tokens(run: Run, other: Run) -> float:
+    """Accuracy of a run after the tokens that another one used in all, linear between evaluations."""
+    curve = accuracy_curve(run)
+    return float(np.interp(accuracy_curve(other).tokens[-1], curve.tokens, curve.accuracy))
 
 
 def test_what_is_said_of_the_prompts_that_need_different_lengths() -> None:
@@ -250,12 +254,9 @@ def test_other_windows_on_the_model_of_the_demo() -> None:
         ]
     rows = _rows(RESULTS, "| run of the fourth grid")
     assert {name: cells for name, (_, *cells) in rows.items()} == expected
-    fixed, label = ([run.evals for run in runs[name]] for name in ("fixed-256", "group-label"))
-    as_far = [
-        100 * np.interp(mine[-1]["tokens"], [each["tokens"] for each in its], [each["eval/acc"] for each in its])
-        for its, mine in zip(fixed, label, strict=True)
-    ]
-    ahead = [100 * mine[-1]["eval/acc"] - its for its, mine in zip(as_far, label, strict=True)]
+    pairs = list(zip(runs["fixed-256"], runs["group-label"], strict=True))
+    as_far = [100 * _at_equal_tokens(fixed, label) for fixed, label in pairs]
+    ahead = [100 * label.evals[-1]["eval/acc"] - its for (_, label), its in zip(pairs, as_far, strict=True)]
     said = f"it has {as_far[0]:.1f} and {as_far[1]:.1f} %, so at equal tokens `group-label` is {ahead[0]:.1f} and"
     assert f"{said} {ahead[1]:.1f} points ahead" in " ".join(RESULTS.split())
     demo = read_run(ROOT / "results" / "demo").evals

@@ -1,7 +1,6 @@
 """What an evaluation is asked to do: its settings, the examples with their prompts, and its identity."""
 
 import hashlib
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -12,6 +11,7 @@ from tinyzero_trl.evaluation.trained_by import SAMPLING, TrainedBy
 from tinyzero_trl.generation.prompts import encode_prompts
 from tinyzero_trl.generation.registry import choose_engine
 from tinyzero_trl.models.loading import check_room, default_device, dtype_name
+from tinyzero_trl.runs.json_lines import digest_of
 from tinyzero_trl.tasks import Example
 from tinyzero_trl.tasks.config import TaskConfig
 from tinyzero_trl.tasks.datasets import check_score, read_examples
@@ -145,8 +145,8 @@ def identify(settings: EvaluationSettings, exam: Exam, model_path: str, model_co
         "device": default_device().type,
         "dtype": dtype_name(),
         "weights": _weights_version(model_path, model_config),
-        "problems": _digest([list(example.values()) for example in exam.examples]),
-        "prompts": _digest(exam.prompt_ids),
+        "problems": digest_of([list(example.values()) for example in exam.examples]),
+        "prompts": digest_of(exam.prompt_ids),
     }
 
 
@@ -171,7 +171,3 @@ def _weights_version(model_path: str, model_config: Any) -> str | None:
         with file.open("rb") as stream:
             digest.update(hashlib.file_digest(stream, "sha256").digest())
     return digest.hexdigest()
-
-
-def _digest(content: Any) -> str:
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()

@@ -1,6 +1,7 @@
 """JSON lines, as a run writes them: strict JSON, and a last line that was only partially written is no line."""
 
 import gzip
+import hashlib
 import json
 import math
 import os
@@ -96,3 +97,12 @@ def read_object(file: Path) -> dict[str, Any] | None:
     if not isinstance(content, dict):
         raise ValueError(f"{file} holds no JSON object; correct or remove it")
     return content
+
+
+def digest_of(content: Any) -> str:
+    """The SHA-256 of a value as JSON, by which equal contents are known without keeping them.
+
+    Raises:
+        TypeError: it cannot be written as JSON.
+    """
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()

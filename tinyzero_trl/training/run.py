@@ -1,7 +1,5 @@
 """The beginning and the end of a training run: what it is made of, what is written down before, and what after."""
 
-import hashlib
-import json
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict, fields
@@ -18,6 +16,7 @@ from tinyzero_trl.models.loading import load_model_config, load_trainable_adapte
 from tinyzero_trl.models.names import resolve_model
 from tinyzero_trl.runs.checkpoints import checkpoint_to_resume, is_last
 from tinyzero_trl.runs.hub_access import offline_if_silent
+from tinyzero_trl.runs.json_lines import digest_of
 from tinyzero_trl.runs.model_card import write_model_card
 from tinyzero_trl.runs.records import HELD_OUT_PROMPTS, Run, RunRecords, answers_of, is_finished, read_run
 from tinyzero_trl.tasks.config import TaskConfig
@@ -139,7 +138,7 @@ def _digest_of_prompts(held_out: Any) -> dict[str, str]:
     if not isinstance(held_out, Dataset) or "prompt" not in held_out.column_names:
         return {}
     try:
-        return {HELD_OUT_PROMPTS: hashlib.sha256(json.dumps(list(held_out["prompt"])).encode()).hexdigest()}
+        return {HELD_OUT_PROMPTS: digest_of(list(held_out["prompt"]))}
     except TypeError:
         return {}
 
