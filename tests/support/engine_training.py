@@ -22,6 +22,7 @@ from tests.support.windows_by_ranks import (
     placed,
 )
 from tinyzero_trl import AdaptiveGRPOConfig, AdaptiveGRPOTrainer
+from tinyzero_trl.training.process_group import leave_process_group
 
 STEPS, RESUMED_FROM, ACCUMULATION = 6, 4, 2
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -113,3 +114,4 @@ if __name__ == "__main__":
     rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     seen = {"ranks": size, **train_and_resume(sys.argv[2:], Path(sys.argv[1]), size)}
     Path(sys.argv[1], f"rank_{rank}.json").write_text(json.dumps(seen))
+    leave_process_group()

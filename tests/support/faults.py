@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import PartialState
 from datasets import Dataset
 from transformers import TrainerCallback
 
@@ -19,6 +18,7 @@ from tests.support.fixed_rollouts import (
     tiny_model_path,
     tiny_tokenizer,
 )
+from tests.support.ranks import tell
 from tinyzero_trl import AdaptiveGRPOConfig, AdaptiveGRPOTrainer
 from tinyzero_trl.training.fault_tolerance import NonFiniteError
 
@@ -141,8 +141,4 @@ def train(fault: str, at: tuple[int, ...] = (), folder: str | None = None, **set
 
 
 if __name__ == "__main__":
-    runs = [train(**run) for run in json.loads(sys.argv[1])]
-    everybody: list[Any] = [None] * PartialState().num_processes
-    torch.distributed.all_gather_object(everybody, runs)
-    if PartialState().is_main_process:
-        print(json.dumps(everybody))
+    tell([train(**run) for run in json.loads(sys.argv[1])])

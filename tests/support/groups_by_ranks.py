@@ -4,7 +4,6 @@ Prints what every rollout spent and what became of its groups. However many rank
 also where the completions of a group lie on two of them.
 """
 
-import json
 import os
 import random
 import tempfile
@@ -12,11 +11,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-import torch
 from accelerate import PartialState
 from datasets import Dataset
 
 from tests.support.fixed_rollouts import GROUP_SIZE, PROMPTS, VOCABULARY, tiny_model_path, tiny_tokenizer
+from tests.support.ranks import tell
 from tinyzero_trl import AdaptiveGRPOConfig, AdaptiveGRPOTrainer
 from tinyzero_trl.generation.engine import Engine, EngineSetup, SampledBatch, Sampling
 from tinyzero_trl.training.callbacks.events import RolloutCallback
@@ -120,11 +119,4 @@ def train() -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    result = train()
-    everybody: list[Any] = [None] * PartialState().num_processes
-    if PartialState().num_processes > 1:
-        torch.distributed.all_gather_object(everybody, result)
-    else:
-        everybody = [result]
-    if PartialState().is_main_process:
-        print(json.dumps(everybody))
+    tell(train())

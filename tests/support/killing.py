@@ -23,6 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from tests.support.training import write_recipe
 from tinyzero_trl.commands import train
 from tinyzero_trl.runs.checkpoints import is_complete
@@ -119,6 +121,7 @@ def start(recipe: Path, ranks: int, aim: Aim | None, report: Path) -> list[int]:
             if aim is not None and aim.rank == rank:
                 take_aim(aim, report)
             status = train.main(["--config", str(recipe)])
+            assert not torch.distributed.is_initialized(), "its threads may abort a process that ends"
         except SystemExit as stopped:
             status = int(stopped.code or 0)
         except BaseException:

@@ -7,6 +7,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from accelerate import PartialState
+from accelerate.utils import gather_object
+
+from tinyzero_trl.training.process_group import leave_process_group
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -20,6 +25,14 @@ def run_on_ranks(ranks: int, name: str, *arguments: str, **environment: str) -> 
     environment["ACCELERATE_USE_CPU"] = "1"
     output = _run([*launch, "--module", f"tests.support.{name}", *arguments], **environment)
     return json.loads(output.splitlines()[-1])
+
+
+def tell(seen: Any) -> None:
+    """End a rank of `run_on_ranks`: the first prints what all have `seen`, in their order."""
+    everybody = gather_object([seen])
+    if PartialState().is_main_process:
+        print(json.dumps(everybody), flush=True)
+    leave_process_group()
 
 
 def launch(way: str, ranks: int, name: str, *arguments: str, **environment: str) -> None:

@@ -1,12 +1,10 @@
 """Rollouts in stages on ranks that share a vLLM engine (tensor parallelism); under torchrun, prints what each saw."""
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
 
-from accelerate.utils import gather_object
-
+from tests.support.ranks import tell
 from tests.support.staged_rollouts import greedy_trainer, sampled
 from tinyzero_trl.generation.engine import SampledBatch
 from tinyzero_trl.generation.stages import Stages
@@ -28,9 +26,7 @@ def main(workshop: Path) -> None:
     for name, go_on in (("all go on", lambda batch: batch.unfinished), ("some", some)):
         with trainer.rollouts.in_stages(Stages((3, 9, 12), go_on)):
             seen[name] = sampled(trainer)
-    everywhere = gather_object([seen])
-    if rank == 0:
-        print(json.dumps(everywhere), flush=True)
+    tell(seen)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from tinyzero_trl import AdaptiveGRPOTrainer
 from tinyzero_trl.runs import report
 from tinyzero_trl.tasks import countdown
 from tinyzero_trl.training import run
+from tinyzero_trl.training.process_group import leave_process_group
 from tinyzero_trl.training.recipe import parse_recipe
 
 ROOT = Path(__file__).parents[2]
@@ -144,3 +145,4 @@ if __name__ == "__main__":
     rank = watched.accelerator.process_index
     seen = {"ranks": watched.accelerator.num_processes, "batches": [asdict(batch) for batch in watched.batches]}
     Path(sys.argv[2], f"rank_{rank}.json").write_text(json.dumps(seen))
+    leave_process_group()

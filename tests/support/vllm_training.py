@@ -15,6 +15,7 @@ import torch
 from torch.distributed.fsdp import FSDPModule
 
 from tests.support import training
+from tinyzero_trl.training.process_group import leave_process_group
 
 VLLM = {"use_vllm": True, "vllm_mode": "colocate", "vllm_max_model_length": 160, "eval_steps": 2, "max_steps": 4}
 
@@ -65,3 +66,4 @@ if __name__ == "__main__":
     trainer = training.train(Path(sys.argv[1]), ComparedTrainer)
     rank_file = Path(sys.argv[2], f"rank_{trainer.accelerator.process_index}.json")
     rank_file.write_text(json.dumps(results(trainer)))
+    leave_process_group()

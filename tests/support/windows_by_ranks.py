@@ -3,7 +3,6 @@
 However many ranks share the batch, the policy must see the same completions and choose the same windows.
 """
 
-import json
 import os
 import sys
 import tempfile
@@ -11,7 +10,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from accelerate import PartialState
 from datasets import Dataset
 from transformers import TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
@@ -24,6 +22,7 @@ from tests.support.fixed_rollouts import (
     tiny_model_path,
     tiny_tokenizer,
 )
+from tests.support.ranks import tell
 from tinyzero_trl import AdaptiveGRPOConfig, AdaptiveGRPOTrainer
 from tinyzero_trl.training.controller import WindowController
 from tinyzero_trl.windows import WindowConfig, WindowPolicy
@@ -128,11 +127,4 @@ def train_all(strategies: Sequence[str]) -> dict[str, dict[str, list[float]]]:
 
 
 if __name__ == "__main__":
-    results = train_all(sys.argv[1:])
-    everybody: list[Any] = [None] * PartialState().num_processes
-    if PartialState().num_processes > 1:
-        torch.distributed.all_gather_object(everybody, results)
-    else:
-        everybody = [results]
-    if PartialState().is_main_process:
-        print(json.dumps(everybody))
+    tell(train_all(sys.argv[1:]))

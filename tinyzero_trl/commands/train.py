@@ -49,6 +49,7 @@ def _train(arguments: Sequence[str]) -> int:
     from tinyzero_trl.training.fault_tolerance import NonFiniteError
     from tinyzero_trl.training.preflight.disk import check_disk
     from tinyzero_trl.training.preflight.launch import check_backend, check_launch
+    from tinyzero_trl.training.process_group import leave_process_group
     from tinyzero_trl.training.recipe import parse_recipe
 
     log_to_stderr()
@@ -60,6 +61,7 @@ def _train(arguments: Sequence[str]) -> int:
             check_launch()
             task, training, model = parse_recipe(arguments)
             if run.is_over(task, training, model):
+                leave_process_group()
                 return 0
             training.eval_on_start = True
             check_disk(training)
@@ -76,11 +78,13 @@ def _train(arguments: Sequence[str]) -> int:
         try:
             run.start_run(trainer, task, model)
             trainer.train()
-            if stop.was_stopped:
-                return 1 if trainer.checkpoints.error else EXIT_STOPPED_BY_SIGNAL
-            run.finish_run(trainer)
+            if not stop.was_stopped:
+                run.finish_run(trainer)
         except (NonFiniteError, OSError, SafetensorError) as error:
             return _say_error(error, status=1)
+        leave_process_group()
+        if stop.was_stopped:
+            return 1 if trainer.checkpoints.error else EXIT_STOPPED_BY_SIGNAL
     return 0
 
 

@@ -16,6 +16,7 @@ from accelerate.utils import gather_object
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from tinyzero_trl.training.callbacks.events import Evaluation, RolloutCallback
+from tinyzero_trl.training.process_group import leave_process_group
 
 # EX_TEMPFAIL of sysexits.h: nothing is wrong, the same command goes on from here.
 EXIT_STOPPED_BY_SIGNAL = 75
@@ -107,6 +108,7 @@ class StopOnSignal(_BetweenRollouts):
             return
         if state.global_step == self._first_step:  # the evaluation before the first step
             self._say("stopped before the first step; start the same command again")
+            leave_process_group()
             sys.exit(EXIT_STOPPED_BY_SIGNAL)
         control.should_save = control.should_training_stop = True
 
