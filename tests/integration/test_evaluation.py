@@ -175,14 +175,15 @@ def test_results_with_other_settings_are_moved_aside(
 
 
 def test_other_weights_in_the_same_folder_are_another_model(settings: EvaluationSettings, tmp_path: Path) -> None:
-    weights = [
+    files = [
         evaluate(
             replace(settings, model=str(save_tiny_model(tmp_path / "model", seed=seed)), limit=1),
             tmp_path / "out",
-        )["settings"]["weights"]
+        )["settings"]["model_files"]
         for seed in (0, 0, 1)
     ]
-    assert weights[0] == weights[1] != weights[2]
+    assert files[0] == files[1]
+    assert [name for name, digest in files[0].items() if files[2][name] != digest] == ["model.safetensors"]
 
 
 def test_chat_prompts_go_through_the_models_template(settings: EvaluationSettings, tmp_path: Path) -> None:

@@ -51,6 +51,8 @@ def test_the_page_shows_every_command(folder: Path) -> None:
 def test_a_run_of_the_task_is_recorded(folder: Path) -> None:
     config = yaml.safe_load((folder / "runs/last_letter/config.yaml").read_text())
     assert (config["task"], config["letters"], config["prompt_template"]) == ("last_letter:LastLetter", 3, "base")
+    environment = json.loads((folder / "runs/last_letter/environment.json").read_text())
+    assert environment["task_options"] == ["letters"], "by which reports know what the task was asked"
     lines = [json.loads(line) for line in (folder / "runs/last_letter/metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2]
     assert all(line["difficulty/3_count"] == 8 for line in lines)

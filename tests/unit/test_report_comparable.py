@@ -7,7 +7,7 @@ from dataclasses import fields
 import pytest
 
 from tests.support.synthetic_runs import train
-from tinyzero_trl.runs.records import HELD_OUT_PROMPTS, RunRecords, read_run
+from tinyzero_trl.runs.records import HELD_OUT_PROMPTS, TASK_OPTIONS, RunRecords, read_run
 from tinyzero_trl.runs.report import write_report
 from tinyzero_trl.runs.report.compare import compare
 from tinyzero_trl.runs.report.run_groups import EVALUATION_FIELDS, choose_baseline, load_run_groups
@@ -102,6 +102,14 @@ def test_an_option_that_older_records_left_empty_is_not_known_to_differ(tmp_path
 def test_every_option_of_a_built_in_task_is_looked_at():
     assert set(option_defaults()) <= set(EVALUATION_FIELDS)
     assert {each.name for each in fields(CommonOptions)} - {"difficulty_label"} <= set(EVALUATION_FIELDS)
+
+
+def test_an_option_of_a_users_own_task_that_changes_the_scores_alone_is_said(tmp_path):
+    runs = [train(tmp_path / recipe, recipe=recipe, **ASKED, strict=recipe == "bold") for recipe in ("full", "bold")]
+    for run in runs:
+        RunRecords(run).write_environment(["cpu"], **{HELD_OUT_PROMPTS: "a", TASK_OPTIONS: ["strict"]})
+    groups = load_run_groups(runs).groups
+    assert [outcome.not_compared for outcome in compare(groups, groups[0])] == [(), ("strict True, not False",)]
 
 
 def test_prompts_that_no_field_tells_apart_are_not_compared(tmp_path):

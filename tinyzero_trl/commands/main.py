@@ -1,7 +1,7 @@
 """The `tinyzero-trl` command: its subcommands, each in the module of its name.
 
-Exit status: 0 on success, 2 with one clear line on bad input (argparse's own convention). What `train` ends with
-besides is said in docs/survival.md.
+Exit status: 0 on success, 2 with one clear line on bad input (argparse's own convention), 130 after Ctrl-C (as a shell
+says it). What `train` ends with besides is said in docs/survival.md.
 """
 
 import argparse
@@ -13,6 +13,8 @@ from tinyzero_trl.commands import ablate, data, doctor, eval, plan, report, trai
 from tinyzero_trl.commands.console import OneLineParser, one_line
 
 SUBCOMMANDS = (train, eval, ablate, report, data, warmstart, plan, doctor)
+
+STOPPED_BY_CTRL_C = 130
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -39,6 +41,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"tinyzero-trl {args.command}: {one_line(error)}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print(f"tinyzero-trl {args.command}: stopped by Ctrl-C", file=sys.stderr)
+        return STOPPED_BY_CTRL_C
 
 
 if __name__ == "__main__":

@@ -1,15 +1,14 @@
 """What an evaluation is asked to do: its settings, the examples with their prompts, and its identity."""
 
-import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from tinyzero_trl.evaluation.trained_by import SAMPLING, TrainedBy
 from tinyzero_trl.generation.prompts import encode_prompts
 from tinyzero_trl.generation.registry import choose_engine
+from tinyzero_trl.models.fingerprint import model_files
 from tinyzero_trl.models.loading import check_room, default_device, dtype_name
 from tinyzero_trl.runs.json_lines import digest_of
 from tinyzero_trl.tasks import Example
@@ -132,7 +131,7 @@ def prepare_exam(settings: EvaluationSettings, run: TrainedBy, model_config: Any
 
 
 def identify(settings: EvaluationSettings, exam: Exam, model_path: str, model_config: Any) -> dict[str, Any]:
-    """Everything that decides the results: resolved settings, digests of weights, examples and prompts.
+    """Everything that decides the results: resolved settings, digests of the model's files, of examples and prompts.
 
     `batch_size` is left out, so that an evaluation that ran out of memory can go on with smaller batches.
     """
@@ -144,7 +143,7 @@ def identify(settings: EvaluationSettings, exam: Exam, model_path: str, model_co
         "engine": choose_engine(settings.engine),
         "device": default_device().type,
         "dtype": dtype_name(),
-        "weights": _weights_version(model_path, model_config),
+        "model_files": model_files(model_path, model_config),
         "problems": digest_of([list(example.values()) for example in exam.examples]),
         "prompts": digest_of(exam.prompt_ids),
     }
@@ -159,15 +158,3 @@ def _examples(settings: EvaluationSettings, task: TaskConfig, run: TrainedBy) ->
     examples = read_examples(settings.data, task=task.learned(), split=settings.split)
     kept, notes = run.without_trained(examples, task, settings.task)
     return kept[: settings.limit], notes
-
-
-def _weights_version(model_path: str, model_config: Any) -> str | None:
-    """The digest of a folder's weights, or the commit of a Hub id."""
-    folder = Path(model_path)
-    if not folder.is_dir():
-        return getattr(model_config, "_commit_hash", None)
-    digest = hashlib.sha256()
-    for file in sorted(file for file in folder.iterdir() if file.suffix in (".safetensors", ".bin")):
-        with file.open("rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
-    return digest.hexdigest()

@@ -40,6 +40,9 @@ COMPLETIONS = "completions"
 HELD_OUT_PROMPTS = "held_out_prompts"
 """In environment.json: a digest of the held-out prompts, by which reports know that two runs were asked the same."""
 
+TASK_OPTIONS = "task_options"
+"""In environment.json: the fields of config.yaml that are options of the run's task."""
+
 
 class RunRecords:
     """Writes one run directory. Only the main process of a run may hold one.

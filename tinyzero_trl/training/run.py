@@ -18,7 +18,7 @@ from tinyzero_trl.runs.checkpoints import checkpoint_to_resume, is_last
 from tinyzero_trl.runs.hub_access import offline_if_silent
 from tinyzero_trl.runs.json_lines import digest_of
 from tinyzero_trl.runs.model_card import write_model_card
-from tinyzero_trl.runs.records import HELD_OUT_PROMPTS, Run, RunRecords, answers_of, is_finished, read_run
+from tinyzero_trl.runs.records import HELD_OUT_PROMPTS, TASK_OPTIONS, Run, RunRecords, answers_of, is_finished, read_run
 from tinyzero_trl.tasks.config import TaskConfig
 from tinyzero_trl.tasks.datasets import to_dataset
 from tinyzero_trl.tasks.rewards import reward_functions
@@ -130,6 +130,7 @@ def start_run(trainer: AdaptiveGRPOTrainer, task: TaskConfig | None = None, mode
         model_files=model_files(resolve_model(str(model.model_name_or_path)) if model else name, model_config),
         examples=example_digests(trainer.train_dataset, trainer.eval_dataset),
         **_digest_of_prompts(trainer.eval_dataset),
+        **({TASK_OPTIONS: sorted(task.generator_options())} if task else {}),
     )
 
 

@@ -6,7 +6,7 @@ from os import PathLike
 from typing import Any
 
 from tinyzero_trl.runs.files import shortened
-from tinyzero_trl.runs.records import CONFIG, HELD_OUT_PROMPTS, Run, read_run
+from tinyzero_trl.runs.records import CONFIG, HELD_OUT_PROMPTS, TASK_OPTIONS, Run, read_run
 from tinyzero_trl.runs.report.names import group_names, short_labels
 from tinyzero_trl.runs.report.style import can_be_drawn
 from tinyzero_trl.windows import unread_fields
@@ -14,7 +14,8 @@ from tinyzero_trl.windows import unread_fields
 # Options of tasks for which older records hold None, the task's default, which newer ones write out.
 _OLD_OPTIONS = ("operands", "digits", "min_number", "max_number", "min_target", "max_target")
 
-# What decides which held-out problems are asked, and how: accuracies under different ones are not compared.
+# What decides which held-out problems are asked, and how: accuracies under different ones are not compared. Options of
+# the built-in tasks are here because older records do not name their task's own.
 EVALUATION_FIELDS = (
     *("task", "dataset", "dataset_name", "test_size", "eval_size", "problem_seed"),
     *_OLD_OPTIONS,
@@ -91,10 +92,15 @@ def load_run_groups(paths: Sequence[str | PathLike[str]], *, keep_unfinished: bo
 def evaluation_differences(group: RunGroup, baseline: RunGroup) -> list[str]:
     """In what the held-out evaluations of two groups differ, such as "test_size 512, not 1024"; [] if in nothing.
 
-    What only one of them recorded is not known to differ. The prompts themselves speak for options of a user's own task
-    and for data that has changed in its place; where a field has been named already, they differ for that reason.
+    What only one of them recorded is not known to differ. The prompts themselves speak for data that has changed in its
+    place; where a field has been named already, they differ for that reason.
     """
-    recorded = [name for name in EVALUATION_FIELDS if name in group.config and name in baseline.config]
+    options = [name for each in (group, baseline) for name in _first(each).environment.get(TASK_OPTIONS, ())]
+    looked_at = dict.fromkeys((*EVALUATION_FIELDS, *options))
+    recorded = [name for name in looked_at if name in group.config and name in baseline.config]
+    recorded = [
+        name for name in recorded if name != "difficulty_label"
+    ]  # figures are split by it
     pairs = [(name, group.config[name], baseline.config[name]) for name in recorded]
     pairs = [pair for pair in pairs if pair[0] not in _OLD_OPTIONS or None not in pair]
     problems = _problems(group), _problems(baseline)
