@@ -98,9 +98,7 @@ def evaluation_differences(group: RunGroup, baseline: RunGroup) -> list[str]:
     options = [name for each in (group, baseline) for name in _first(each).environment.get(TASK_OPTIONS, ())]
     looked_at = dict.fromkeys((*EVALUATION_FIELDS, *options))
     recorded = [name for name in looked_at if name in group.config and name in baseline.config]
-    recorded = [
-        name for name in recorded if name != "difficulty_label"
-    ]  # figures are split by it
+    recorded = [name for name in recorded if name != "difficulty_label"]  # figures are split by it
     pairs = [(name, group.config[name], baseline.config[name]) for name in recorded]
     pairs = [pair for pair in pairs if pair[0] not in _OLD_OPTIONS or None not in pair]
     problems = _problems(group), _problems(baseline)
