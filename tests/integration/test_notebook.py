@@ -19,7 +19,7 @@ def test_the_notebook_trains_draws_and_shows_the_report(tmp_path: Path, monkeypa
     assert all(not cell.get("outputs") for cell in notebook.cells), "it is kept without outputs"
     [first] = [cell for cell in notebook.cells if "STEPS = 6\n" in cell.source]
     first.source = first.source.replace("STEPS = 6", "STEPS = 2")
-    nbclient.NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    nbclient.NotebookClient(notebook, timeout=900, resources={"metadata": {"path": str(tmp_path)}}).execute()
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     data = [output["data"] for output in outputs if "data" in output]
     assert any("image/png" in each for each in data), "a picture is drawn"
