@@ -27,6 +27,7 @@ FEW_CUT = ROOT / "results" / "ablation_few_cut"
 FEW_CUT_ASKED_AGAIN = ROOT / "results" / "ablation_few_cut_four_answers"
 ASKED_AGAIN = ROOT / "results" / "ablation_tiny_three_numbers"
 IMPATIENT = ROOT / "results" / "ablation_impatient"
+IMPATIENT_ASKED_AGAIN = ROOT / "results" / "ablation_impatient_three_numbers"
 GROUPS = ROOT / "results" / "ablation_tiny_group"
 GROUPS_ASKED_AGAIN = ROOT / "results" / "ablation_tiny_group_three_numbers"
 
@@ -238,29 +239,27 @@ def test_the_table_of_the_demo() -> None:
 
 
 def test_other_windows_on_the_model_of_the_demo() -> None:
-    """Two seeds have no interval worth printing: each seed stands there."""
-    runs = {path.name: [read_run(run) for run in sorted(path.glob("seed_*"))] for path in sorted(IMPATIENT.glob("*/"))}
-    full = [run.evals[-1]["tokens"] for run in runs["full"]]
-    expected = {}
-    for name, seeds in runs.items():
-        before, after = ([100 * run.evals[place]["eval/acc"] for run in seeds] for place in (0, -1))
-        tokens = [run.evals[-1]["tokens"] for run in seeds]
-        shares = [mine / theirs for mine, theirs in zip(tokens, full, strict=True)]
-        expected[name] = [
-            f"{', '.join(f'{each:.1f}' for each in before)} %",
-            f"{', '.join(f'{each:.1f}' for each in after)} %",
-            ", ".join(f"{each / 1e6:.2f}" for each in tokens) + " M",
-            "" if name == "full" else f"{', '.join(f'{each:.2f}' for each in shares)} x",
-        ]
     rows = _rows(RESULTS, "| run of the fourth grid")
+    expected = rows_of_grid(IMPATIENT, IMPATIENT_ASKED_AGAIN)
     assert {name: cells for name, (_, *cells) in rows.items()} == expected
-    pairs = list(zip(runs["fixed-256"], runs["group-label"], strict=True))
-    as_far = [100 * _at_equal_tokens(fixed, label) for fixed, label in pairs]
-    ahead = [100 * label.evals[-1]["eval/acc"] - its for (_, label), its in zip(pairs, as_far, strict=True)]
-    said = f"it has {as_far[0]:.1f} and {as_far[1]:.1f} %, so at equal tokens `group-label` is {ahead[0]:.1f} and"
-    assert f"{said} {ahead[1]:.1f} points ahead" in " ".join(RESULTS.split())
-    demo = read_run(ROOT / "results" / "demo").evals
-    assert demo[-1]["tokens"] == runs["group-label"][0].evals[-1]["tokens"], "the demo is seed 0 of group-label"
+    demo, seed_0 = (read_run(run).evals for run in (ROOT / "results" / "demo", IMPATIENT / "group-label" / "seed_0"))
+    assert demo[-1]["tokens"] == seed_0[-1]["tokens"], "the demo is seed 0 of group-label"
+
+
+@pytest.mark.parametrize("name", ["fixed-128", "fixed-256"])
+def test_a_group_with_a_label_against_fixed_windows_on_the_model_of_the_demo(name: str) -> None:
+    """Accuracies of both measurements together; both runs of a seed."""
+    again = paired_accuracy.policies(IMPATIENT, IMPATIENT_ASKED_AGAIN)
+    ours, theirs = again["group-label"], again[name]
+    seeds = sorted(ours.keys() & theirs.keys())
+    points = paired_difference(*([each[seed]["together"] for seed in seeds] for each in (ours, theirs)))
+    tokens = ([read_run(IMPATIENT / run / seed).evals[-1]["tokens"] for seed in seeds] for run in ("group-label", name))
+    ratio = _with_bounds(paired_ratio(*tokens), 2, unit=" x")
+    assert f"| `{name}` | {len(seeds)} | {_with_bounds(points, 1)} | {ratio} |" in RESULTS
+    if name == "fixed-256":
+        readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+        assert f"that guess ({_with_bounds(points, 1, unit=' points').replace(' (', ', ')[:-1]}, five seeds)" in readme
+        assert f"for {ratio.split(' (')[0]} its tokens" in readme
 
 
 def test_what_the_quickstart_says_of_the_demo() -> None:
