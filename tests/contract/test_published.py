@@ -13,7 +13,7 @@ import paired_accuracy
 import pytest
 
 from tinyzero_trl.metrics import Interval, paired_difference, paired_ratio
-from tinyzero_trl.runs.records import Run, read_run
+from tinyzero_trl.runs.records import read_run
 from tinyzero_trl.runs.report.compare import Outcome, accuracy_curve, compare
 from tinyzero_trl.runs.report.run_groups import RunGroup, choose_baseline, load_run_groups
 
@@ -195,13 +195,9 @@ def test_the_readme_says_the_same_of_different_lengths() -> None:
 
 def _full_at_equal_tokens(group: RunGroup, full: RunGroup) -> float:
     """Accuracy of the full rollout after the tokens that a run group used in all, linear between evaluations."""
-    return fmean(_at_equal_tokens(full.runs[seed], run) for seed, run in group.runs.items())
-
-
-def _at_equal_tokens(run: Run, other: Run) -> float:
-    """Accuracy of a run after the tokens that another one used in all, linear between evaluations."""
-    curve = accuracy_curve(run)
-    return float(np.interp(accuracy_curve(other).tokens[-1], curve.tokens, curve.accuracy))
+    curves = {seed: accuracy_curve(full.runs[seed]) for seed in group.runs}
+    spent = {seed: accuracy_curve(run).tokens[-1] for seed, run in group.runs.items()}
+    return fmean(np.interp(spent[seed], curve.tokens, curve.accuracy) for seed, curve in curves.items())
 
 
 def test_what_is_said_of_the_prompts_that_need_different_lengths() -> None:
@@ -250,15 +246,16 @@ def test_other_windows_on_the_model_of_the_demo() -> None:
 def test_a_group_with_a_label_against_fixed_windows_on_the_model_of_the_demo(name: str) -> None:
     """Accuracies of both measurements together; both runs of a seed."""
     again = paired_accuracy.policies(IMPATIENT, IMPATIENT_ASKED_AGAIN)
-    ours, theirs = again["group-label"], again[name]
-    seeds = sorted(ours.keys() & theirs.keys())
-    points = paired_difference(*([each[seed]["together"] for seed in seeds] for each in (ours, theirs)))
+    seeds = sorted(again["group-label"].keys() & again[name].keys())
+    _, points = paired_accuracy.against(again["group-label"], again[name], "together")
+    assert points is not None
     tokens = ([read_run(IMPATIENT / run / seed).evals[-1]["tokens"] for seed in seeds] for run in ("group-label", name))
     ratio = _with_bounds(paired_ratio(*tokens), 2, unit=" x")
     assert f"| `{name}` | {len(seeds)} | {_with_bounds(points, 1)} | {ratio} |" in RESULTS
     if name == "fixed-256":
         readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
-        assert f"that guess ({_with_bounds(points, 1, unit=' points').replace(' (', ', ')[:-1]}, five seeds)" in readme
+        mean, low, high = points
+        assert f"that guess ({mean:.1f} points, {low:.1f} to {high:.1f}, five seeds)" in readme
         assert f"for {ratio.split(' (')[0]} its tokens" in readme
 
 

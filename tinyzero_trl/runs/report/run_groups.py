@@ -96,9 +96,9 @@ def evaluation_differences(group: RunGroup, baseline: RunGroup) -> list[str]:
     place; where a field has been named already, they differ for that reason.
     """
     options = [name for each in (group, baseline) for name in _first(each).environment.get(TASK_OPTIONS, ())]
-    looked_at = dict.fromkeys((*EVALUATION_FIELDS, *options))
-    recorded = [name for name in looked_at if name in group.config and name in baseline.config]
-    recorded = [name for name in recorded if name != "difficulty_label"]  # figures are split by it
+    asked = dict.fromkeys((*EVALUATION_FIELDS, *options))
+    asked.pop("difficulty_label", None)  # by which figures are split
+    recorded = [name for name in asked if name in group.config and name in baseline.config]
     pairs = [(name, group.config[name], baseline.config[name]) for name in recorded]
     pairs = [pair for pair in pairs if pair[0] not in _OLD_OPTIONS or None not in pair]
     problems = _problems(group), _problems(baseline)
