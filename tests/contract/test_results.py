@@ -1,5 +1,6 @@
 """The published records: every folder is explained and used, and none is large."""
 
+import gzip
 import re
 import subprocess
 from pathlib import Path
@@ -35,6 +36,20 @@ def test_no_file_of_the_repository_is_large() -> None:
     assert len(files) > 100
     assert not [str(file) for file in files if file.is_file() and file.stat().st_size > MOST_BYTES]
     assert f"--maxkb={MOST_BYTES // 1024}" in (ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8")
+
+
+def test_no_record_names_a_path_of_the_machine_that_made_it() -> None:
+    """A reader repeats a command from the root of the project: an absolute path is nothing to them."""
+    records = [path for path in RESULTS.rglob("*") if path.suffix in {".json", ".jsonl", ".yaml", ".gz"}]
+    assert len(records) > 500
+
+    def text_of(record: Path) -> str:
+        content = record.read_bytes()
+        return (gzip.decompress(content) if record.suffix == ".gz" else content).decode("utf-8")
+
+    absolute = re.compile(r"""["' ]/\w+/\w""")
+    assert absolute.search('"data": "/folder/of/someone"')
+    assert not [str(record) for record in records if absolute.search(text_of(record))]
 
 
 def test_a_run_group_has_one_configuration() -> None:
