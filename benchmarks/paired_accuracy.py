@@ -8,9 +8,10 @@ points, with 95 % intervals over paired seeds:
 
 trained    the run's last evaluation
 again      the second evaluation, on the problems that it asked
-together   the mean over difficulties, which held-out problems have in equal shares: of the second evaluation where it
-           asked that difficulty, of the first elsewhere. This is the mixture's accuracy, as is the first measure, from
-           more answers: a stratified estimate (W. G. Cochran, "Sampling Techniques", 1977, chapter 5).
+together   the mean over difficulties: of the second evaluation where it asked that difficulty, of the first elsewhere.
+           All held-out problems have them in equal shares, so this is the accuracy on all of them, from more answers:
+           a stratified estimate (W. G. Cochran, "Sampling Techniques", 1977, chapter 5). `trained` weighs the
+           difficulties as the evaluated problems happen to have them, and differs by that too.
 """
 
 import argparse

@@ -35,6 +35,11 @@ def test_the_score_is_asked_about_each_completion_once(alone: dict[str, Any]) ->
     assert alone["asked"] == GLOBAL_BATCH * STEPS
 
 
+def test_a_success_is_from_the_threshold_on_at_stage_ends_and_afterwards(alone: dict[str, Any]) -> None:
+    scaled = groups_by_ranks.train(groups_by_ranks.nine_tenths, window_success_threshold=0.9, scale_rewards="group")
+    assert scaled["rollouts"] == alone["rollouts"]
+
+
 @pytest.mark.slow
 def test_one_process_and_two_are_the_same_run(alone: dict[str, Any]) -> None:
     together = run_on_ranks(2, "groups_by_ranks")

@@ -12,9 +12,9 @@ from tinyzero_trl.training.held_out import HeldOutEvaluator
 from tinyzero_trl.training.scoring import gather_rollout, score_rows
 
 
-def evaluator(**settings: Any) -> HeldOutEvaluator:
+def evaluator(success_threshold: float = 1.0, **settings: Any) -> HeldOutEvaluator:
     args = {
-        "window_config": lambda: SimpleNamespace(success_threshold=1.0),
+        "window_config": lambda: SimpleNamespace(success_threshold=success_threshold),
         **{"num_generations": 4, "num_generations_eval": 1, "metric_for_best_model": None},
         "compute_eval_loss": False,
         **{"process_index": 0, "device": torch.device("cpu")},
@@ -38,6 +38,18 @@ def scored(rewards: list[float], source: str = "eval", **options: Any) -> Any:
         [f"c{row}" for row in range(count)],
         [[5] * (row + 1) for row in range(count)],
     )
+
+
+def test_an_answer_is_right_from_the_threshold_of_the_run_on() -> None:
+    held_out = evaluator(success_threshold=0.9)
+    data = held_out.numbered(Dataset.from_dict({"prompt": ["a", "b", "c", "d"]}))
+
+    def evaluate() -> dict[str, float]:
+        held_out.add(list(data), scored([0.9, 0.89, 1.0, 0.0]))
+        return {}
+
+    metrics, _ = held_out.measure(evaluate, seed=0)
+    assert metrics["eval/acc"] == 0.5
 
 
 def test_an_example_that_fills_up_a_batch_counts_once() -> None:

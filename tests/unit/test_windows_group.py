@@ -58,24 +58,47 @@ class Groups:
         self._generator, self._prompts, self._draw = random.Random(seed), prompts, draw
         self._step = 0
 
-    def follow(self, policies: list[WindowPolicy[Any]], *, labels: bool = False) -> list[tuple[tuple[bool, ...], ...]]:
+    def follow(
+        self, policies: list[WindowPolicy[Any]], *, labels: bool = False, clock: "Clock | None" = None
+    ) -> list[tuple[tuple[bool, ...], ...]]:
         """One rollout; what each policy answered at each stage end."""
         prompts = [self._draw(self._generator) for _ in range(self._prompts)]
         groups = [[prompt(self._generator) for _ in range(SIZE)] for prompt in prompts]
         names = [prompt.__name__ for prompt in prompts]
         keys = [f"{self._step} {place}" for place in range(len(groups))] if labels else names  # recurring, or labelled
-        answers = [follow(policy, self._step, groups, names if labels else None, keys) for policy in policies]
+        of_groups = (groups, names if labels else None, keys)
+        answers = [follow(policy, self._step, *of_groups, clock or Clock()) for policy in policies]
         self._step += 1
         return answers
 
 
+class Clock:
+    """Times stages at `step` seconds for a decoding step and `row` for each of its rows, and adds up what was seen."""
+
+    def __init__(self, step: float = 0.0, row: float = 1.0) -> None:
+        self._step, self._row = step, row
+        self._noise = random.Random(0)
+        self.steps = self.successes = self.successes_at_full_length = 0
+
+    def stage(self, new_tokens: list[int]) -> tuple[int, int, float]:
+        steps, rows = max(new_tokens, default=0), sum(new_tokens)
+        return steps, rows, (self._step * steps + self._row * rows) * self._noise.uniform(0.99, 1.01)
+
+
 def follow(
-    policy: WindowPolicy[Any], step: int, groups: list[list[Completion]], labels: list[str] | None, keys: list[str]
+    policy: WindowPolicy[Any],
+    step: int,
+    groups: list[list[Completion]],
+    labels: list[str] | None,
+    keys: list[str],
+    clock: Clock,
 ) -> tuple[tuple[bool, ...], ...]:
     *ends, last = policy.stages
     limits = [last] * len(groups)
-    answers = []
-    for end in ends:
+    answers, timings = [], []
+    for start, end in zip((0, *ends), ends, strict=False):
+        running = [tokens for place, group in enumerate(groups) if limits[place] == last for tokens, _ in group]
+        timings.append(clock.stage([min(tokens, end) - start for tokens in running if tokens > start]))
         states = [
             GroupState(
                 group=place,
@@ -92,16 +115,22 @@ def follow(
         for state, goes_on in zip(states, answers[-1], strict=True):
             limits[state.group] = last if goes_on else end
     rows = [(place, *completion) for place, group in enumerate(groups) for completion in group]
+    lengths = [min(tokens, limits[place]) for place, tokens, _ in rows]
+    rewards = [float(right and tokens <= limits[place]) for place, tokens, right in rows]
+    clock.steps += max(lengths)
+    clock.successes += round(sum(rewards))
+    clock.successes_at_full_length += sum(right for _, tokens, right in rows if tokens <= last)
     policy.observe(
         RolloutObservation(
             step=step,
             window=last,
-            lengths=[min(tokens, limits[place]) for place, tokens, _ in rows],
-            rewards=[float(right and tokens <= limits[place]) for place, tokens, right in rows],
+            lengths=lengths,
+            rewards=rewards,
             truncated=[tokens > limits[place] for place, tokens, _ in rows],
             groups=[place for place, _, _ in rows],
             labels=[labels[place] for place, _, _ in rows] if labels else (),
             prompt_keys=[keys[place] for place, _, _ in rows],
+            timings=timings,
         )
     )
     return tuple(answers)
@@ -252,16 +281,38 @@ def test_the_plain_rule_lets_a_group_go_on_once_one_of_it_has_succeeded() -> Non
     assert plain.go_on([GroupState(0, 96, 0, 2, 2), GroupState(1, 96, 1, 1, 2)]) == [False, True]
 
 
+@pytest.mark.parametrize(("step", "row"), [(10.0, 1.0), (1000.0, 1.0), (100.0, 0.0)])
+def test_a_price_in_seconds_loses_no_more_successes_than_slack(step: float, row: float) -> None:
+    """However dear the steps are, and also where the rows cost nothing that could be measured."""
+    seen, groups, clock = policy(group_price="seconds", slack=0.02), Groups(prompts=12), Clock(step, row)
+    for _ in range(30):
+        groups.follow([seen], labels=True, clock=clock)
+    assert clock.successes > 0.97 * clock.successes_at_full_length
+
+
 def test_with_a_price_in_seconds_a_few_groups_do_not_take_dear_steps_alone() -> None:
     masks = {}
+    for price, step in (("tokens", 100.0), ("seconds", 0.1), ("seconds", 100.0)):
+        seen, groups, clock = policy(group_price=price, slack=0.2, explore_share=0.0), Groups(prompts=12), Clock(step)
+        for _ in range(8):
+            groups.follow([seen], labels=True, clock=clock)
+        masks[price, step] = seen.go_on([GroupState(0, 256, 0, 0, 4, "late")])
+    assert masks == {("tokens", 100.0): [True], ("seconds", 0.1): [True], ("seconds", 100.0): [False]}
+
+
+def test_with_a_price_in_seconds_groups_explore_in_the_same_rollouts() -> None:
+    """So that the other rollouts need not take the steps. As many explore in all."""
+    steps, explored = {}, {}
     for price in ("tokens", "seconds"):
-        seen, groups = policy(group_price=price, slack=0.05, explore_share=0.0), Groups(prompts=12)
-        for step in range(6):
-            groups.follow([seen], labels=True)
-            timings = [(64, 64 * 48, 640.01), (64, 64 * 30, 640.005)]  # a step costs 10 s, a row a thousandth of that
-            seen.observe(RolloutObservation(step, MAXIMUM, [], [], [], [], timings=timings))
-        masks[price] = seen.go_on([GroupState(0, 256, 0, 0, 4, "late")])
-    assert masks == {"tokens": [True], "seconds": [False]}
+        seen, clock = policy(group_price=price), Clock(step=100.0)
+        groups = Groups(prompts=16, draw=lambda generator: generator.choice((easy, hopeless)))
+        of_rollouts = []
+        for _ in range(60):
+            groups.follow([seen], labels=True, clock=clock)
+            of_rollouts.append(seen.group_metrics()["explored_frac"])
+        steps[price], explored[price] = clock.steps, of_rollouts[4:]
+    assert steps["seconds"] < 0.85 * steps["tokens"]
+    assert sum(explored["seconds"]) == pytest.approx(sum(explored["tokens"]), rel=0.6)
 
 
 def test_figures_say_what_became_of_the_groups() -> None:

@@ -94,7 +94,7 @@ class StagedRollout:
             not done and len(ids) == batch.limit for ids, done in zip(batch.completion_ids, batch.finished, strict=True)
         ]
         parts = gather_object([(self._outcomes, running, timing)])
-        self._timings.append(parts[0][2])  # all ranks learn from those of the first
+        self._timings.append(_of_all_ranks([timing for *_, timing in parts]))
         outcomes = [outcome for part, _, _ in parts for outcome in part]
         runs = [run for _, part, _ in parts for run in part]
         states = self._states(batch.limit, outcomes, runs)
@@ -154,6 +154,12 @@ def check_stages(trainer: Any) -> None:
             "window_strategy"
         )
     trainer.rollouts.check_stages(trainer.accelerator.unwrap_model(trainer.model_wrapped))
+
+
+def _of_all_ranks(timings: Sequence[tuple[int, int, float]]) -> tuple[int, int, float]:
+    """The rows of all ranks, which sample at the same time; steps and clock are those of the first, for every rank."""
+    (steps, _, seconds), *_ = timings
+    return steps, sum(rows for _, rows, _ in timings), seconds
 
 
 def _label(example: Any, column: str) -> str:

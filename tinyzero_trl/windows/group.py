@@ -14,9 +14,11 @@ Before enough is known all groups go on: until `min_groups` groups have been fol
 successes, and `min_samples` completions into the last stage. If later so much is no longer remembered, a tenth of the
 groups explores until it is.
 
-Price. With `group_price: seconds` a decoding step costs a + b x rows, fitted to the timings of the rollouts. The rows
-are paid by each group; the a seconds of every step of a stage by all groups that go on together, so that a few groups
-with little to gain do not go on alone.
+Price. With `group_price: seconds` a decoding step costs a + b x rows, fitted to the timings of the rollouts. Each group
+pays for its rows, as for tokens; all groups that go on pay together for the a seconds of every step of a stage, so that
+a few groups with little to gain do not go on alone. They all stop only where no more than `slack` of the rollout's
+successes are lost in all. A single group that explores would take all the steps, so groups explore in one rollout of
+four, and there four times as often.
 
 Limits. (1) Rewards are binary at `success_threshold`. (2) Groups of up to 32 completions: the cost of the backward
 induction grows with the fourth power of their number. (3) A cut that depends on siblings makes the reward of a
@@ -35,7 +37,7 @@ from tinyzero_trl.windows.kinds import PromptKinds
 from tinyzero_trl.windows.policy import GroupState, RolloutObservation, WindowPolicy
 from tinyzero_trl.windows.registry import register_policy
 from tinyzero_trl.windows.step_cost import StepCost
-from tinyzero_trl.windows.stopping import Rule, StoppingProblem, best_price
+from tinyzero_trl.windows.stopping import Rule, StoppingProblem, best_price, mean_expected
 
 _POWER_OF_THE_PAST = 0.5  # of the last visit; its square of the one before
 _AFRESH_EVERY = 4  # rollouts
@@ -43,13 +45,14 @@ _PRIOR_STEPS = 4  # what a prompt's past tells is rounded to quarters, so that p
 _ROLLOUTS_FOR_THE_PRICE = 8  # whose prompts stand for those of the next
 _MOST_SITUATIONS = 16
 _LEAST_EXPLORING, _EXPLORING_TO_CATCH_UP = 0.01, 0.1  # probabilities
+_EXPLORE_TOGETHER_EVERY = 4  # rollouts, on average, where a step has a price
 
 
 @register_policy("group", config=GroupConfig)
 class GroupWindow(WindowPolicy[GroupConfig]):
     """Rollouts at `max`, in stages; groups from which too little is to be expected stop early."""
 
-    STATE = ("_rollouts", "_explore_probability", "_price", "_group_size", "_figures")
+    STATE = ("_rollouts", "_explore_probability", "_price", "_group_size", "_figures", "_successes_expected")
 
     def __init__(self, config: GroupConfig) -> None:
         super().__init__(config)
@@ -62,6 +65,8 @@ class GroupWindow(WindowPolicy[GroupConfig]):
         self._rollouts = 0
         self._explore_probability = config.explore_share
         self._price: float | None = None  # in explained units per token; None while all go on
+        self._successes_expected = 0.0  # in a rollout
+        self._successes_lost = 0.0  # in the current rollout, by the groups that have stopped
         self._group_size = 0
         self._figures: dict[str, float] = {}
         self._fates: dict[int, str] = {}  # of the groups of the current rollout: stopped, continued, explored
@@ -76,7 +81,7 @@ class GroupWindow(WindowPolicy[GroupConfig]):
     def go_on(self, states: Sequence[GroupState]) -> list[bool]:
         """See `WindowPolicy.go_on`: by the rule, or because the group explores."""
         if states and states[0].stage_end == self._ends[0]:
-            self._fates = {}
+            self._fates, self._successes_lost = {}, 0.0
         pays = self._pays(states)
         explores = [not paid and self._is_drawn(state.group) for state, paid in zip(states, pays, strict=True)]
         for state, paid, exploring in zip(states, pays, explores, strict=True):
@@ -140,20 +145,40 @@ class GroupWindow(WindowPolicy[GroupConfig]):
         stages = {end: stage for stage, end in enumerate(self._ends)}
         asked = [(self._rule_for(state), stages[state.stage_end], state.successes, state.failures) for state in states]
         pays = [rule.goes_on(*state) for rule, *state in asked]
-        margin = sum(rule.margin(*state) for (rule, *state), paid in zip(asked, pays, strict=True) if paid)
-        return pays if margin >= self._cost_of_steps(states) else [False] * len(states)
+        if self.config.group_price == "seconds" and not self._are_worth_the_steps(states, asked, pays):
+            return [False] * len(states)
+        return pays
 
-    def _cost_of_steps(self, states: Sequence[GroupState]) -> float:
-        """What the groups that go on must be worth together, because the next stage's steps cost something themselves.
+    def _are_worth_the_steps(
+        self, states: Sequence[GroupState], asked: Sequence[tuple[Rule, int, int, int]], pays: Sequence[bool]
+    ) -> bool:
+        """Whether the groups that go on pay for the steps of the next stage, or too much would be lost without them."""
+        if not states:
+            return True
+        margin = to_come = 0.0
+        is_explored = False
+        for state, (rule, *place), paid in zip(states, asked, pays, strict=True):
+            if self._is_drawn(state.group):
+                is_explored = True
+            elif paid:
+                to_come += rule.successes_to_come(*place)
+            else:
+                self._successes_lost += rule.successes_to_come(*place)
+            margin += rule.margin(*place) if paid else 0.0
+        is_too_much = self._successes_lost + to_come > self.config.slack * self._successes_expected
+        if is_explored or is_too_much or margin >= self._cost_of_steps(states[0].stage_end):
+            return True
+        self._successes_lost += to_come
+        return False
 
-        Nothing where tokens are the price, or where a group that explores takes these steps anyway.
+    def _cost_of_steps(self, end: int) -> float:
+        """What the groups that go on must be worth together, because the next stage's steps themselves take time.
+
+        A second of a rollout earns what its tokens earn in all, over the time of its rows and of its steps.
         """
-        if not states or self.config.group_price == "tokens" or any(self._is_drawn(state.group) for state in states):
-            return 0.0
         assert self._price is not None, "asked once groups may stop"
-        end = states[0].stage_end
         steps = self._ends[self._ends.index(end) + 1] - end
-        return self._price * self._step_cost.rows_per_step * steps
+        return self._price * self._step_cost.share_of_rows * self._step_cost.rows_per_step * steps
 
     def _rule_for(self, state: GroupState) -> Rule:
         """The rule for what is known of the prompt, solved once a rollout for every rounded prior."""
@@ -183,8 +208,11 @@ class GroupWindow(WindowPolicy[GroupConfig]):
 
     def _is_drawn(self, group: int) -> bool:
         """Whether a group explores if the rule would stop it: known from its place and the number of the rollout."""
-        draw = random.Random(f"{self.config.seed} {self._rollouts} {group}").random()
-        return draw < self._explore_probability
+        probability = self._explore_probability
+        if self.config.group_price == "seconds":
+            together = random.Random(f"{self.config.seed} {self._rollouts}").random() < 1 / _EXPLORE_TOGETHER_EVERY
+            probability *= _EXPLORE_TOGETHER_EVERY * together
+        return random.Random(f"{self.config.seed} {self._rollouts} {group}").random() < probability
 
     # --- learning -----------------------------------------------------------------------------------------------
 
@@ -204,11 +232,11 @@ class GroupWindow(WindowPolicy[GroupConfig]):
                     self._pasts.add(key, record.stages)
             self._group_size = max(record.size for record, _ in records)
             self.config.check_group_size(self._group_size)
-            self._set_price()
+            self._set_price(groups=len(set(observation.groups)))
         self._fates = {}
 
-    def _set_price(self) -> None:
-        """The price for the next rollout, and how many groups explore in it."""
+    def _set_price(self, groups: int) -> None:
+        """The price for the next rollout, how many groups explore in it, and the successes that it promises."""
         enough = self._recent.is_enough(len(self._ends), self.config.min_groups, self.config.min_samples)
         share = self.config.explore_share
         may_stop = enough or (self._price is not None and share > 0)
@@ -221,17 +249,13 @@ class GroupWindow(WindowPolicy[GroupConfig]):
         situations = [problem.situation(prior) for prior, _ in most]
         shares = [count / sum(count for _, count in most) for _, count in most]
         self._price = best_price(situations, shares, self.config.slack, self._price)
-        spent, full = (
-            sum(
-                share * situation.solve(price).expected.tokens
-                for situation, share in zip(situations, shares, strict=True)
-            )
-            for price in (self._price, 0.0)
-        )
+        rule, full = (mean_expected(situations, shares, price) for price in (self._price, 0.0))
+        self._successes_expected = groups * rule.successes
         if not enough:
             self._explore_probability = _EXPLORING_TO_CATCH_UP
         elif share:
-            self._explore_probability = max(_LEAST_EXPLORING, share * min(1.0, spent / max(full - spent, 1e-9)))
+            per_token_saved = rule.tokens / max(full.tokens - rule.tokens, 1e-9)
+            self._explore_probability = max(_LEAST_EXPLORING, share * min(1.0, per_token_saved))
         else:
             self._explore_probability = 0.0
 

@@ -3,6 +3,8 @@
 import math
 from collections.abc import Iterable
 
+import numpy as np
+
 FULL_REWARD = 1.0
 """Reward of a right answer, and the threshold of a success unless a run sets another."""
 
@@ -13,8 +15,15 @@ def is_judged(reward: float | None) -> bool:
 
 
 def is_success(reward: float | None, threshold: float = FULL_REWARD) -> bool:
-    """Whether a completion is a success ("correct"): it was judged, and its reward is at least `threshold`."""
-    return reward is not None and reward >= threshold
+    """Whether a completion is a success ("correct"): it was judged, and its reward is at least `threshold`.
+
+    Both count as 32-bit numbers, as which TRL keeps rewards: a reward of 0.9 reaches a threshold of 0.9 wherever it is
+    compared, though the nearest 32-bit number to 0.9 is smaller.
+    """
+    if reward is None:
+        return False
+    with np.errstate(over="ignore"):  # beyond 32 bits is infinity
+        return bool(np.float32(reward) >= np.float32(threshold))
 
 
 def outcomes(rewards: Iterable[float | None], threshold: float = FULL_REWARD) -> list[bool | None]:

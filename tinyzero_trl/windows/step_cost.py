@@ -10,7 +10,8 @@ class StepCost:
     """Fits seconds = a x steps + b x row-steps, over stages, with newer rollouts counting more."""
 
     def __init__(self) -> None:
-        self._sums = [0.0] * 5  # steps^2, steps x rows, rows^2, steps x seconds, rows x seconds
+        # steps^2, steps x rows, rows^2, steps x seconds, rows x seconds, steps, rows
+        self._sums = [0.0] * 7
 
     def add(self, timings: Iterable[tuple[int, int, float]]) -> None:
         """Learn from the stages of one rollout: (steps, sum of the rows over these steps, seconds)."""
@@ -20,7 +21,7 @@ class StepCost:
         sums = [_DECAY * value for value in self._sums]
         for steps, rows, seconds in timings:
             for place, product in enumerate(
-                (steps * steps, steps * rows, rows * rows, steps * seconds, rows * seconds)
+                (steps * steps, steps * rows, rows * rows, steps * seconds, rows * seconds, steps, rows)
             ):
                 sums[place] += product
         self._sums = sums
@@ -28,7 +29,7 @@ class StepCost:
     @property
     def rows_per_step(self) -> float:
         """How many rows cost as much as the step itself. 0 where that is not known."""
-        ss, sr, rr, st, rt = self._sums
+        ss, sr, rr, st, rt, *_ = self._sums
         determinant = ss * rr - sr * sr
         if determinant <= 1e-9 * ss * rr:
             return 0.0
@@ -37,10 +38,17 @@ class StepCost:
             return 1e6 if a > 0 else 0.0
         return max(0.0, a / b)
 
+    @property
+    def share_of_rows(self) -> float:
+        """The part of a rollout's time that its rows take; the steps take the rest. 1 where no time is known."""
+        *_, steps, rows = self._sums
+        return rows / (rows + self.rows_per_step * steps) if rows else 1.0
+
     def state(self) -> list[float]:
         """As JSON."""
         return list(self._sums)
 
     def restore(self, state: Sequence[Any]) -> None:
-        """Undo `state`."""
-        self._sums = list(state)
+        """Undo `state`; sums of another kind, from an earlier version, are dropped: a rollout brings new ones."""
+        if len(state) == len(self._sums):
+            self._sums = list(state)

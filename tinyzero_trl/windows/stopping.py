@@ -48,11 +48,16 @@ class Rule:
 
     size: int
     margins: tuple[tuple[float, ...], ...]
+    late: tuple[tuple[float, ...], ...]
     expected: Expected
 
     def margin(self, stage: int, successes: int, failures: int) -> float:
         """What a group gains by going on at the end of stage 0, 1, and so on, its tokens paid; negative if it loses."""
         return self.margins[stage][_index(self.size)[successes, failures]]
+
+    def successes_to_come(self, stage: int, successes: int, failures: int) -> float:
+        """Successes that a group would lose if it stopped at the end of stage 0, 1, and so on."""
+        return self.late[stage][_index(self.size)[successes, failures]]
 
     def goes_on(self, stage: int, successes: int, failures: int) -> bool:
         """Whether a group goes on at the end of stage 0, 1, and so on."""
@@ -159,7 +164,14 @@ class Situation:
             margins.append(tuple(margin))
         start = _index(self._size)[0, 0]
         expected = Expected(gain[start], tokens[start], self._positions[0].late[start], lost[start])
-        return Rule(self._size, tuple(reversed(margins[:-1])), expected)
+        late = tuple(tuple(position.late) for position in self._positions[1:-1])
+        return Rule(self._size, tuple(reversed(margins[:-1])), late, expected)
+
+
+def mean_expected(situations: Sequence[Situation], shares: Sequence[float], price: float) -> Expected:
+    """What is to be expected of a group at a price of a token; `shares` of the groups are in each situation."""
+    each = [situation.solve(price).expected for situation in situations]
+    return Expected(*(sum(map(mul, shares, figure)) for figure in zip(*each, strict=True)))
 
 
 def best_price(
@@ -177,14 +189,9 @@ def best_price(
         slack: most successes that may be lost, as a share of all, in [0, 1).
         near: where to begin, such as the price of the last rollout.
     """
-
-    def expected(price: float) -> Expected:
-        each = [situation.solve(price).expected for situation in situations]
-        return Expected(*(sum(map(mul, shares, figure)) for figure in zip(*each, strict=True)))
-
     low, high, price, earned, stride = 0.0, math.inf, near or 0.0, 0.0, _FIRST_STRIDE
     for _ in range(_MOST_PRICES):
-        now = expected(price)
+        now = mean_expected(situations, shares, price)
         earned = max(earned, now.explained / max(now.tokens, 1.0))
         if now.successes_lost <= slack * now.successes and price * now.tokens <= now.explained + _TIE:
             low = price

@@ -8,6 +8,7 @@ from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from tinyzero_trl.training.callbacks.events import Rollout, SavedInCheckpoints
 from tinyzero_trl.windows import RolloutObservation, WindowConfig, WindowPolicy, make_policy
+from tinyzero_trl.windows.outcomes import is_success
 
 logger = logging.getLogger(__name__)
 
@@ -136,7 +137,7 @@ class AdaptiveWindowCallback(SavedInCheckpoints):
             return
         self._largest_reward = max([self._largest_reward, *seen.scores])
         self._rollouts_without_success += 1
-        if self._largest_reward >= self._config.success_threshold:
+        if is_success(self._largest_reward, self._config.success_threshold):
             self._rollouts_without_success = None
         elif self._rollouts_without_success == self.ROLLOUTS_WITHOUT_SUCCESS:
             self._rollouts_without_success = None
