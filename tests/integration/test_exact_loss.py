@@ -1,13 +1,14 @@
 """The same parameters as stock TRL after three optimizer steps, from fewer and shorter rows."""
 
 import json
+from typing import Any
 
 import pytest
 import torch
 from transformers import Qwen2ForCausalLM
 from trl import GRPOTrainer
 
-from tests.support.fixed_rollouts import compare, nothing_to_learn, parameters, tiny_model_path, train
+from tests.support.fixed_rollouts import compare, loss_figures, nothing_to_learn, parameters, tiny_model_path, train
 from tests.support.ranks import run_on_ranks
 from tinyzero_trl import AdaptiveGRPOTrainer
 from tinyzero_trl.models.varlen import TORCH_VARLEN
@@ -101,13 +102,19 @@ def test_two_ranks_end_at_the_parameters_of_stock_trl():
     settings += [
         {"loss_type": "dapo", "beta": 0.1, "max_tokens_per_micro_batch": 60, "steps_per_generation": 4},
         {"loss_type": "grpo", "per_device_train_batch_size": 2, "gradient_accumulation_steps": 4},
+        {"loss_type": "dapo", "beta": 0.1, "num_iterations": 3, "max_tokens_per_micro_batch": 60},
     ]
-    for result in run_on_two_ranks(settings):
+    results = run_on_two_ranks(settings)
+    for result in results:
         assert result["distance"] > 50 * TOLERANCE, result
         assert result["difference"] <= TOLERANCE, result
+    alone = loss_figures(train(AdaptiveGRPOTrainer, as_ranks=2, **settings[-1] | {"per_device_train_batch_size": 16}))
+    assert len(alone) == 3 and len(alone[0]) == 8
+    for figures, expected in zip(results[-1]["figures"], alone, strict=True):
+        assert figures == pytest.approx(expected, abs=2e-5), "means over the tokens of all ranks"
 
 
-def run_on_two_ranks(settings: list[dict]) -> list[dict[str, float]]:
+def run_on_two_ranks(settings: list[dict]) -> list[dict[str, Any]]:
     report = run_on_ranks(2, "fixed_rollouts", json.dumps(settings))
     assert report["ranks"] == 2, "a launch that falls back to one process would prove nothing"
     return report["results"]
@@ -185,15 +192,12 @@ def test_metrics_of_all_rows_are_means_over_tokens():
         "beta": 0.1,
         "epsilon": 0.01,
     }
-    stock = train(GRPOTrainer, **settings).state.log_history
-    ours = train(AdaptiveGRPOTrainer, max_tokens_per_micro_batch=60, **settings).state.log_history
-    names = [name for name in stock[2] if name in ("loss", "entropy", "kl") or name.startswith("clip_ratio/")]
-    assert len(names) == 8
+    stock = loss_figures(train(GRPOTrainer, **settings))
+    ours = loss_figures(train(AdaptiveGRPOTrainer, max_tokens_per_micro_batch=60, **settings))
+    assert len(stock) == 3 and len(stock[2]) == 8
     assert stock[2]["clip_ratio/region_mean"] > 0, "the third step must clip, or equality proves nothing"
-    for step in range(3):
-        assert {name: ours[step][name] for name in names} == pytest.approx(
-            {name: stock[step][name] for name in names}, abs=2e-5
-        )
+    for figures, expected in zip(ours, stock, strict=True):
+        assert figures == pytest.approx(expected, abs=2e-5)
 
 
 @pytest.mark.parametrize(("settings", "culprit"), [({"beta": 0.1}, "beta"), ({"entropy_coef": 0.1}, "entropy bonus")])

@@ -45,31 +45,40 @@ def tiny_model_path(tied_embeddings: bool = False) -> str:
 
 
 class FixedRollouts:
-    """The same completions on every construction: one long row in four, some without end token, unequal by rank."""
+    """The same completions on every construction: one long row in four, some without end token, unequal by rank.
 
-    def __init__(self, with_tools: bool = False) -> None:
+    `ranks` above 1 is for a single process: it gets the rows that so many ranks would have, one after the other.
+    """
+
+    def __init__(self, with_tools: bool = False, ranks: int = 1) -> None:
         self.with_tools = with_tools
+        self.ranks = ranks
         self.rollouts = 0
 
     def __call__(self, prompts: list[str], trainer: GRPOTrainer) -> dict[str, Any]:
-        generator = torch.Generator().manual_seed(1000 * self.rollouts + trainer.accelerator.process_index)
+        first, share = trainer.accelerator.process_index, len(prompts) // self.ranks
+        drawn = [self._drawn(share, first + rank, len(trainer.processing_class), trainer) for rank in range(self.ranks)]
         self.rollouts += 1
-
-        end, vocabulary = trainer.processing_class.eos_token_id, len(trainer.processing_class)
-
-        def draw(low: int, high: int, count: int = 1) -> list[int]:
-            return torch.randint(low, high, (count,), generator=generator).tolist()
-
-        lengths = [draw(17, LONGEST_COMPLETION)[0] if draw(0, 4)[0] == 0 else draw(1, 6)[0] for _ in prompts]
-        completions = [[*draw(3, vocabulary, length), end] for length in lengths]
+        completions, logprobs = ([row for rows in column for row in rows] for column in zip(*drawn, strict=True))
         output: dict[str, Any] = {
             "prompt_ids": trainer.processing_class(prompts).input_ids,
             "completion_ids": completions,
-            "logprobs": [(torch.rand(len(ids), generator=generator) - 4).tolist() for ids in completions],
+            "logprobs": logprobs,
         }
         if self.with_tools:
             output["env_mask"] = [[int(place % 3 > 0) for place in range(len(ids))] for ids in completions]
         return output
+
+    def _drawn(self, rows: int, rank: int, vocabulary: int, trainer: GRPOTrainer) -> tuple[list[Any], list[Any]]:
+        generator = torch.Generator().manual_seed(1000 * self.rollouts + rank)
+
+        def draw(low: int, high: int, count: int = 1) -> list[int]:
+            return torch.randint(low, high, (count,), generator=generator).tolist()
+
+        lengths = [draw(17, LONGEST_COMPLETION)[0] if draw(0, 4)[0] == 0 else draw(1, 6)[0] for _ in range(rows)]
+        end = trainer.processing_class.eos_token_id
+        completions = [[*draw(3, vocabulary, length), end] for length in lengths]
+        return completions, [(torch.rand(len(ids), generator=generator) - 4).tolist() for ids in completions]
 
 
 def half_of_the_groups_flat(completion_ids: list[list[int]], **_: Any) -> list[float]:
@@ -89,6 +98,7 @@ def train(
     optimizer_steps: int = 3,
     peft_config: Any = None,
     model: str | None = None,
+    as_ranks: int = 1,
     **settings: Any,
 ) -> GRPOTrainer:
     """Train on placed rollouts; the tiny model, unless the folder of another is given."""
@@ -124,7 +134,7 @@ def train(
         args=config,
         train_dataset=Dataset.from_dict({"prompt": PROMPTS * 8}),
         processing_class=AutoTokenizer.from_pretrained(model, padding_side="left") if model else tiny_tokenizer(),
-        rollout_func=FixedRollouts(with_tools),
+        rollout_func=FixedRollouts(with_tools, as_ranks),
         peft_config=peft_config,
     )
     trainer.train()
@@ -141,12 +151,25 @@ def differences(some: dict[str, torch.Tensor], others: dict[str, torch.Tensor]) 
     return [((some[name] - others[name]).abs().max() / others[name].abs().max()).item() for name in others]
 
 
-def compare(**settings: Any) -> dict[str, float]:
-    """How far ours ends from stock TRL at worst, and how far stock TRL has come from the start at the median."""
+def loss_figures(trainer: GRPOTrainer) -> list[dict[str, float]]:
+    """What the loss logged of every step."""
+    lines = [line for line in trainer.state.log_history if "loss" in line]
+    return [
+        {name: line[name] for name in line if name in ("loss", "entropy", "kl") or name.startswith("clip_ratio/")}
+        for line in lines
+    ]
+
+
+def compare(**settings: Any) -> dict[str, Any]:
+    """How far ours ends from stock TRL at worst, how far stock TRL has come at the median, and what ours logged."""
     start = dict(Qwen2ForCausalLM.from_pretrained(tiny_model_path()).named_parameters())
     stock = parameters(train(GRPOTrainer, **settings))
-    ours = parameters(train(AdaptiveGRPOTrainer, **settings))
-    return {"difference": max(differences(ours, stock)), "distance": median(differences(start, stock))}
+    ours = train(AdaptiveGRPOTrainer, **settings)
+    return {
+        "difference": max(differences(parameters(ours), stock)),
+        "distance": median(differences(start, stock)),
+        "figures": loss_figures(ours),
+    }
 
 
 if __name__ == "__main__":

@@ -245,6 +245,15 @@ def test_groups_are_drawn_to_explore_as_often_as_said_and_then_go_on_to_the_end(
 
 
 @pytest.mark.parametrize("explore_share", [0.3, 0.05])
+def test_where_stops_save_most_tokens_exploring_costs_a_share_of_the_others(explore_share: float) -> None:
+    seen = policy(explore_share=explore_share)
+    groups = Groups(prompts=16, draw=lambda generator: generator.choice((easy, hopeless, hopeless, hopeless)))
+    for _ in range(14):
+        groups.follow([seen], labels=True)
+    assert 0 < seen.metrics()["explore_probability"] < explore_share / 2
+
+
+@pytest.mark.parametrize("explore_share", [0.3, 0.05])
 def test_exploring_gives_back_at_most_its_share_of_what_stops_save(explore_share: float) -> None:
     seen, groups = policy(explore_share=explore_share), Groups(prompts=12)
     for _ in range(12):

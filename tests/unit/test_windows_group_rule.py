@@ -1,6 +1,7 @@
 """The parts of the decision per group: what counts as gain, kinds of prompts, and optimal stopping."""
 
 import math
+import operator
 import random
 from types import SimpleNamespace
 from typing import cast
@@ -75,22 +76,43 @@ def test_without_a_price_every_group_goes_on_and_everything_is_explained(
     rule = problem.situation(kinds.shares).solve(0.0)
     assert rule.expected.successes_lost == pytest.approx(0, abs=1e-9)
     if not gain.by_tokens:
-        assert rule.expected.explained == pytest.approx(explained_in_full(kinds, size, gain.scaled), abs=1e-6)
+        assert rule.expected.explained == pytest.approx(explained_in_full(kinds, size, gain), abs=1e-6)
     whole = sum(share * tokens for share, tokens in zip(kinds.shares, mean_tokens(kinds), strict=True))
     assert rule.expected.tokens == pytest.approx(size * whole)
 
 
-def explained_in_full(kinds: PromptKinds, size: int, scaled: bool) -> float:
-    """The expected sum of squared advantages of a full rollout."""
+@pytest.mark.parametrize("row", [([0.6, 0.0, 0.0], [0.0, 0.0, 0.7]), ([0.0, 0.0, 0.8], [0.4, 0.0, 0.0])])
+def test_by_tokens_every_completion_weighs_what_it_takes(row: tuple[list[float], list[float]]) -> None:
+    """Successes end in one stage and failures in one, so that the mean tokens of each are known exactly."""
+    kinds, gain = kinds_of(row), Gain(by_tokens=True, scaled=True)
+    rule = StoppingProblem(kinds, ENDS, 4, gain).situation(kinds.shares).solve(0.0)
+    assert rule.expected.explained == pytest.approx(explained_in_full(kinds, 4, gain))
+
+
+def explained_in_full(kinds: PromptKinds, size: int, gain: Gain) -> float:
+    """The expected sum of squared advantages of a full rollout, over completions or over their mean tokens."""
     total = 0.0
     for share, success, failure in zip(kinds.shares, kinds.success, kinds.failure, strict=True):
-        on, chance = 1.0, 0.0
-        for a, b in zip(success, failure, strict=True):
-            chance, on = chance + on * a, on * (1 - a - b)
+        on, won_tokens, lost_tokens, chances = 1.0, 0.0, 0.0, [0.0, 0.0]
+        for a, b, start, end in zip(success, failure, (0, *ENDS), ENDS, strict=False):
+            won_tokens, lost_tokens = (
+                old + on * new * (start + end) / 2 for old, new in ((won_tokens, a), (lost_tokens, b))
+            )
+            chances, on = [chances[0] + on * a, chances[1] + on * b], on * (1 - a - b)
+        tokens = [
+            won_tokens / chances[0] if chances[0] else 0.0,
+            lost_tokens / chances[1] if chances[1] else 0.0,
+            ENDS[-1],
+        ]
+        weights = tokens if gain.by_tokens else [1.0, 1.0, 1.0]
         for won in range(size + 1):
-            weight = math.comb(size, won) * chance**won * (1 - chance) ** (size - won)
-            of_success, of_failure = advantages(won, size, scaled)
-            total += share * weight * (won * of_success**2 + (size - won) * of_failure**2)
+            for lost in range(size + 1 - won):
+                cut = size - won - lost
+                ways = math.comb(size, won) * math.comb(size - won, lost)
+                weight = ways * chances[0] ** won * chances[1] ** lost * max(on, 0.0) ** cut
+                of_success, of_failure = advantages(won, size, gain.scaled)
+                squares = (won * of_success**2, lost * of_failure**2, cut * of_failure**2)
+                total += share * weight * sum(map(operator.mul, squares, weights))
     return total
 
 
