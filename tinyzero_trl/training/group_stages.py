@@ -123,12 +123,10 @@ class StagedRollout:
     def _score(self, batch: SampledBatch) -> None:
         """Score what has finished in this stage."""
         rows = [row for row, done in enumerate(batch.finished) if done and self._outcomes[row] == _UNFINISHED]
-        ids = [batch.completion_ids[row] for row in rows]
-        texts = [
-            trl_internals.as_completion(self._trainer, each, self._examples[row])
-            for row, each in zip(rows, ids, strict=True)
-        ]
-        self._scores.at_stage_end(rows, texts, ids)
+        prompts, ids = [batch.prompt_ids[row] for row in rows], [batch.completion_ids[row] for row in rows]
+        examples = [self._examples[row] for row in rows]
+        completions = trl_internals.as_completions(self._trainer, prompts, ids, examples)
+        self._scores.at_stage_end(rows, completions, ids)
         for row in rows:
             succeeds = is_success(self._scores.reward(row), self._policy.config.success_threshold)
             self._outcomes[row] = _SUCCESS if succeeds else _FAILURE
