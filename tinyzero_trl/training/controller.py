@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from transformers import TrainerControl, TrainerState, TrainingArguments
 from trl import GRPOTrainer
 
 from tinyzero_trl.training import trl_internals
@@ -95,6 +96,13 @@ class WindowController(SavedInCheckpoints):
         wrapped._calculate_rewards = observed
         trainer.add_callback(self)
         return self
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Tell the policy where training begins, once it has the state of the checkpoint."""
+        super().on_train_begin(args, state, control, **kwargs)
+        self.policy.begin_at_step(state.global_step)
 
     def state_dict(self) -> dict[str, Any]:
         """The state of the policy."""
