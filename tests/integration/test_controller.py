@@ -193,17 +193,18 @@ def test_a_completion_that_ends_before_the_window_was_not_cut_by_it() -> None:
     class StopsAtText(GRPOTrainer):
         def _generate_single_turn(self, prompt_ids: list, *_: Any, **__: Any) -> tuple[list[list[int]], None]:
             end = self.eos_token_ids[0]
-            kinds = [[3] * 8, [3] * 5, [*[3] * 4, end], [*[3] * 7, end]]  # the window has 8 tokens
-            return [list(kinds[row % 4]) for row in range(len(prompt_ids))], None
+            kinds = [[3] * 8, [3] * 5, [*[3] * 4, end], [*[3] * 7, end], [*[3] * 7, 5]]  # the window has 8 tokens
+            return [list(kinds[row % 5]) for row in range(len(prompt_ids))], None
 
     trainer = trainer_of(StopsAtText, arguments(max_steps=1))
+    trainer.args.generation_kwargs = {"stop_token_ids": [5]}  # vLLM's
     policy = WindowController(WindowConfig(strategy="fixed", max=8)).attach(trainer).policy
     observed: list[Any] = []
     policy.learn = observed.append  # type: ignore[method-assign]
     trainer.train()
     [seen] = observed
-    assert seen.lengths == [8, 5, 5, 8] * 4
-    assert seen.truncated == [True, False, False, False] * 4
+    assert seen.lengths == ([8, 5, 5, 8, 8] * 4)[:16]
+    assert seen.truncated == ([True, False, False, False, False] * 4)[:16]
 
 
 def test_windows_that_are_left_out_follow_from_the_trainers_longest_completion() -> None:

@@ -8,6 +8,7 @@ import torch
 from transformers import TrainerControl, TrainerState, TrainingArguments
 from trl import GRPOTrainer
 
+from tinyzero_trl.generation.sampling import recipe_stop_tokens
 from tinyzero_trl.training import trl_internals
 from tinyzero_trl.training.callbacks.events import SavedInCheckpoints
 from tinyzero_trl.training.completion_limit import CompletionLimit
@@ -127,7 +128,7 @@ class WindowController(SavedInCheckpoints):
                 f"WindowController: a completion has {max(lengths)} tokens, and the window is {window}; "
                 f"{type(trainer).__name__} does not sample with TRL's own completion limit, so it has no window"
             )
-        ends = set(trainer.eos_token_ids)
+        ends = {*trainer.eos_token_ids, *recipe_stop_tokens(vars(trainer.args))}
         cut = [len(ids) == window and ids[-1] not in ends for ids in completion_ids]  # a stop string ends earlier
         columns = torch.tensor([lengths, cut], device=trainer.accelerator.device)
         of_all, cut_of_all = gather_columns(trainer, columns)

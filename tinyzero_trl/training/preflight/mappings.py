@@ -97,7 +97,11 @@ def _check_stops(config: Any, given: dict[str, Any]) -> None:
     """As `stop_at_answer`, they end completions without an end token. `stop_strings` are ours to apply."""
     if (stops := given.get("stop_strings")) is not None and not _are_texts(stops):
         raise ValueError(f"generation_kwargs: stop_strings {stops!r} is no text or list of texts; correct it")
-    verbs = {"stop_strings": "end", **({"stop": "ends"} if config.use_vllm else {})}  # the second is vLLM's name
+    ids = given.get("stop_token_ids")
+    if config.use_vllm and ids and not (isinstance(ids, list) and all(type(each) is int for each in ids)):
+        raise ValueError(f"generation_kwargs: stop_token_ids {shortened(ids)} is no list of token ids; correct it")
+    of_vllm = {"stop": "ends", "stop_token_ids": "end"} if config.use_vllm else {}
+    verbs = {"stop_strings": "end", **of_vllm}
     for name in filter(given.get, verbs):
         for field in ("mask_truncated_completions", "use_transformers_continuous_batching"):
             if getattr(config, field):
