@@ -42,6 +42,21 @@ def test_a_micro_batch_is_taken_from_the_buffer_by_the_step() -> None:
     assert "self._buffered_inputs = [" in source, "a new list for each rollout is how a new rollout is known"
 
 
+def test_completions_are_made_as_stages_make_them() -> None:
+    """`as_completions` repeats these lines."""
+    source = inspect.getsource(GRPOTrainer._generate)
+    for line in (
+        'if is_conversational({"prompt": prompts[0]}):',
+        'getattr(self._tokenizer, "response_template", None) is not None',
+        'getattr(self._tokenizer, "response_schema", None) is not None',
+        "[parse_response(self._tokenizer, ids, prefix=prompt_ids[i], tools=per_prompt_tools[i])]",
+        "per_prompt_tools = [self.tools] * len(prompts)",
+        'completions = [[{"role": "assistant", "content": content}] for content in contents]',
+        "completions = self.processing_class.batch_decode(completion_ids, skip_special_tokens=True)",
+    ):
+        assert line in source
+
+
 def test_the_multimodal_inputs_of_trl_are_those_that_are_left_alone() -> None:
     prepared = inspect.getsource(GRPOTrainer._generate_and_score_completions)
     optional = {line.split('"')[1] for line in prepared.splitlines() if line.strip().startswith('output["')}

@@ -125,6 +125,34 @@ def test_an_evaluation_stays_one_where_sampling_leaves_the_model_in_training_mod
     assert len(evaluations) == 2
 
 
+@pytest.mark.parametrize("stock", [True, False], ids=["stock", "ours"])
+def test_a_schedule_follows_the_step_in_every_training(stock: bool, tmp_path: Path) -> None:
+    """In a second one of the same trainer, and in one that continues a run that has ended within a rollout."""
+    phases = [[0, 4], [1, 8], [2, 16], [4, 8], [5, 4]]
+
+    def trainer(**settings: Any) -> Any:
+        settings |= {"output_dir": str(tmp_path), "save_strategy": "steps"}
+        if not stock:
+            window = {"window_strategy": "phased", "window_min": 4, "window_phases": phases}
+            return trainer_of(AdaptiveGRPOTrainer, arguments(AdaptiveGRPOConfig, **settings, **window))
+        made = trainer_of(GRPOTrainer, arguments(**settings))
+        WindowController(WindowConfig(strategy="phased", min=4, phases=phases)).attach(made)  # type: ignore[arg-type]
+        return made
+
+    def longest_by_step(made: Any, checkpoint: str | None = None) -> dict[int, float]:
+        """Of each rollout; a random model is cut everywhere."""
+        made.train(resume_from_checkpoint=checkpoint)
+        log = [line for line in made.state.log_history if "completions/max_length" in line]
+        return {line["step"] - 1: line["completions/max_length"] for line in log}
+
+    twice = trainer(max_steps=3)
+    assert [longest_by_step(twice), longest_by_step(twice)] == [{0: 4, 1: 8, 2: 16}] * 2
+    split = {"per_device_train_batch_size": 4, "steps_per_generation": 2}
+    assert longest_by_step(trainer(max_steps=3, **split)) == {0: 4, 2: 16}
+    continued = longest_by_step(trainer(max_steps=6, **split), str(tmp_path / "checkpoint-3"))
+    assert continued == {0: 4, 2: 16, 3: 16, 5: 4}
+
+
 @pytest.mark.parametrize("strategy", ["success", "signal"])
 def test_a_resumed_run_chooses_the_windows_of_an_unbroken_one(strategy: str) -> None:
     def windows(resume_from: str | None = None, **settings: Any) -> list[int]:
@@ -165,17 +193,18 @@ def test_a_completion_that_ends_before_the_window_was_not_cut_by_it() -> None:
     class StopsAtText(GRPOTrainer):
         def _generate_single_turn(self, prompt_ids: list, *_: Any, **__: Any) -> tuple[list[list[int]], None]:
             end = self.eos_token_ids[0]
-            kinds = [[3] * 8, [3] * 5, [*[3] * 4, end], [*[3] * 7, end]]  # the window has 8 tokens
-            return [list(kinds[row % 4]) for row in range(len(prompt_ids))], None
+            kinds = [[3] * 8, [3] * 5, [*[3] * 4, end], [*[3] * 7, end], [*[3] * 7, 5]]  # the window has 8 tokens
+            return [list(kinds[row % 5]) for row in range(len(prompt_ids))], None
 
     trainer = trainer_of(StopsAtText, arguments(max_steps=1))
+    trainer.args.generation_kwargs = {"stop_token_ids": [5]}  # vLLM's
     policy = WindowController(WindowConfig(strategy="fixed", max=8)).attach(trainer).policy
     observed: list[Any] = []
     policy.learn = observed.append  # type: ignore[method-assign]
     trainer.train()
     [seen] = observed
-    assert seen.lengths == [8, 5, 5, 8] * 4
-    assert seen.truncated == [True, False, False, False] * 4
+    assert seen.lengths == ([8, 5, 5, 8, 8] * 4)[:16]
+    assert seen.truncated == ([True, False, False, False, False] * 4)[:16]
 
 
 def test_windows_that_are_left_out_follow_from_the_trainers_longest_completion() -> None:

@@ -290,6 +290,21 @@ def test_each_of_several_evaluation_sets_has_its_figures(tmp_path: Path, kind: t
         assert (given["eval_other/n"], given["eval/n"]) == (2, 2)
 
 
+def test_answers_to_one_problem_belong_together_in_a_stream_too(tmp_path: Path) -> None:
+    problems = Dataset.from_dict({"prompt": PROMPTS})
+    runs: dict[str, dict[str, Any]] = {
+        "numbered": {},
+        "stream": {"evaluated": problems.to_iterable_dataset()},
+        "only prompts": {"remove_unused_columns": True},
+    }
+    found = {}
+    for name, options in runs.items():
+        measured = trainer(tmp_path, num_generations_eval=4, **options).evaluate()
+        found[name] = {figure: value for figure, value in measured.items() if figure.startswith("eval/")}
+        assert (measured["eval/n"], measured["eval/problems"]) == (16, 4)
+    assert found["only prompts"] == found["numbered"], "the interval too"
+
+
 def test_a_column_of_the_users_is_no_number_of_ours_and_no_reward_function_sees_ours(tmp_path: Path) -> None:
     seen: set[str] = set()
 

@@ -4,12 +4,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from datasets import Dataset
+from tokenizers import AddedToken
+from trl.chat_template_utils import qwen3_template
 
 from tests.support import groups_by_ranks
 from tests.support.groups_by_ranks import GLOBAL_BATCH, LONGEST, STEPS
 from tests.support.ranks import run_on_ranks
+from tests.support.tiny_models import build_model, build_tokenizer
 from tests.support.training import LONGEST as LONGEST_OF_RECIPE
 from tests.support.training import train, write_recipe
+from tinyzero_trl import AdaptiveGRPOConfig, AdaptiveGRPOTrainer
 from tinyzero_trl.runs.records import read_run
 
 STAGE_ENDS = (4, 8, 16, LONGEST)
@@ -82,6 +87,48 @@ def test_the_recipe_program_samples_in_stages_and_evaluates_at_full_length(tmp_p
         fates = [line[f"group_window/{fate}_frac"] for fate in ("stopped", "continued", "explored")]
         assert sum(fates) == pytest.approx(1)
         assert (line["group_window/stopped_frac"] > 0) == (line["group_window/tokens_saved_frac"] > 0)
+
+
+THINKING = {**qwen3_template, "start_anchor": "<|assistant|>"}
+
+
+@pytest.mark.parametrize("is_chat", [True, False])
+@pytest.mark.parametrize("template", [None, THINKING])
+def test_a_stage_scores_the_completions_that_trl_makes(template: Any, is_chat: bool, tmp_path: Path) -> None:
+    """A tokenizer with a response template has a turn taken apart into reasoning and content."""
+    scored: list[tuple[tuple[int, ...], Any]] = []
+    made: list[tuple[tuple[int, ...], Any]] = []
+
+    def score(completions: list[Any], completion_ids: list[list[int]], **_: Any) -> list[float]:
+        scored.extend(zip(map(tuple, completion_ids), completions, strict=True))
+        return [1.0] * len(completions)
+
+    class Watched(AdaptiveGRPOTrainer):
+        def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> Any:
+            made.extend(zip(map(tuple, completion_ids_list), completions, strict=True))
+            return super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+
+    tokenizer = build_tokenizer()
+    tokenizer.add_tokens([AddedToken(text, normalized=False) for text in ("<think>", "</think>")])
+    tokenizer.response_template = template
+    prompts: list[Any] = ["1 2 3", "4 4 4 4", "9 8", "7"]
+    prompts = [[{"role": "user", "content": text}] for text in prompts] if is_chat else prompts
+    settings: dict[str, Any] = {"window_strategy": "group", "window_first_stage": 8, "max_completion_length": 24}
+    settings |= {"num_generations": 4, "per_device_train_batch_size": 16, "max_steps": 2, "save_strategy": "no"}
+    settings |= {"bf16": False, "use_cpu": True, "report_to": "none"}
+    trainer = Watched(
+        build_model(tokenizer),
+        score,
+        AdaptiveGRPOConfig(str(tmp_path), **settings),
+        train_dataset=Dataset.from_dict({"prompt": prompts}),
+        processing_class=tokenizer,
+    )
+    trainer.train()
+    at_stage_ends = [ids for ids, _ in scored if len(ids) < 18]
+    assert len(at_stage_ends) >= 4, "completions must finish before the last stage"
+    assert sorted(scored, key=str) == sorted(made, key=str)
+    parsed = [completion for _, completion in scored if isinstance(completion, list) and len(completion[0]) > 2]
+    assert bool(parsed) == (is_chat and template is not None)
 
 
 def test_a_probe_of_signal_stops_the_groups_that_do_not_measure(tmp_path: Path) -> None:

@@ -57,6 +57,16 @@ def test_completions_that_stay_behind_are_cut(greedy: AdaptiveGRPOTrainer) -> No
     assert sampled(greedy) == whole, "the next rollout has its full length again"
 
 
+def test_a_stop_token_of_vllm_ends_a_completion(tmp_path: Path) -> None:
+    trainer = trainer_of(build_model(build_tokenizer()), tmp_path)
+    end, stop, other = trainer.processing_class.eos_token_id, 5, 6
+    for stops, ends in ((None, {end}), ([stop], {end, stop})):
+        trainer.args.generation_kwargs = {"stop_token_ids": stops}
+        rollouts = rollout.Rollouts.of(trainer)
+        assert {last for last in (end, stop, other) if not rollouts.is_truncated([3, last], "text")} == ends
+        assert set(rollouts._sampling(1).end_token_ids) == ends, "where a stage asks which completions have finished"
+
+
 def test_training_goes_on_where_a_rollout_has_paused(tmp_path: Path) -> None:
     """The window is the limit of the last stage, and completions that stayed behind count as cut."""
 

@@ -141,6 +141,18 @@ def parse(tmp_path: Path) -> Parse:
             {"generation_kwargs": {"stop_strings": ["."]}, "use_transformers_continuous_batching": True},
             r"generation_kwargs: stop_strings end .*, which use_transformers_continuous_batching does not know",
         ),
+        (
+            {"use_vllm": True, "generation_kwargs": {"stop": ["."]}, "mask_truncated_completions": True},
+            r"generation_kwargs: stop ends .*, which mask_truncated_completions does not know; remove one",
+        ),
+        (
+            {"use_vllm": True, "generation_kwargs": {"stop_token_ids": [3]}, "mask_truncated_completions": True},
+            r"generation_kwargs: stop_token_ids end .*, which mask_truncated_completions does not know; remove one",
+        ),
+        (
+            {"use_vllm": True, "generation_kwargs": {"stop_token_ids": ["3"]}},
+            r"generation_kwargs: stop_token_ids \['3'\] is no list of token ids; correct it",
+        ),
         ({"generation_kwargs": {"stop_strings": [3]}}, r"generation_kwargs: stop_strings \[3\] is no text or list"),
         ({"restore_callback_states_from_checkpoint": True}, r"restore_callback_states_from_checkpoint: true would"),
     ],

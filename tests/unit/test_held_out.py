@@ -17,7 +17,7 @@ def evaluator(success_threshold: float = 1.0, **settings: Any) -> HeldOutEvaluat
         "window_config": lambda: SimpleNamespace(success_threshold=success_threshold),
         **{"num_generations": 4, "num_generations_eval": 1, "metric_for_best_model": None},
         "compute_eval_loss": False,
-        **{"process_index": 0, "device": torch.device("cpu")},
+        "device": torch.device("cpu"),
     }
     return HeldOutEvaluator(SimpleNamespace(**args | settings))  # type: ignore[arg-type]
 
@@ -87,6 +87,29 @@ def test_numbers_are_given_once_beside_whatever_columns_the_user_has() -> None:
     assert held_out.measure(evaluate, seed=0)[0]["eval/n"] == 2, "a column of the user's is no number of ours"
 
 
+def test_without_numbers_the_prompt_says_which_problem_is_answered() -> None:
+    """As in a stream. Two examples with the same prompt are one problem, and each of their answers counts."""
+    chat, rewards = [{"role": "user", "content": "b"}], [1.0, 1.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0]
+    given: list[dict[str, Any]] = [{"prompt": prompt} for prompt in ("a", "a", chat, chat, "a", "a", "c", "c")]
+    data = Dataset.from_dict({"prompt": ["a", "b", "a", "c"]})
+
+    def figures(examples: list[dict[str, Any]], held_out: HeldOutEvaluator) -> dict[str, float]:
+        def evaluate() -> dict[str, float]:
+            for batch in (slice(0, 3), slice(3, 8)):
+                held_out.add(examples[batch], scored(rewards[batch]))
+            return {}
+
+        return held_out.measure(evaluate, seed=0)[0]
+
+    stream = figures(given, evaluator(num_generations_eval=2))
+    assert (stream["eval/acc"], stream["eval/n"], stream["eval/problems"]) == (3 / 8, 8, 3)
+    owned = figures([{"environment": name} for name in "aabbccdd"], evaluator(num_generations_eval=2))
+    assert (owned["eval/n"], owned["eval/problems"]) == (8, 4), "TRL takes examples without prompts then"
+    held_out = evaluator(num_generations_eval=2)
+    numbered = figures([row for row in held_out.numbered(data) for _ in range(2)], held_out)
+    assert (numbered["eval/n"], numbered["eval/problems"]) == (8, 4)
+
+
 def test_each_of_several_sets_has_figures_of_its_own_and_all_of_them_together() -> None:
     held_out = evaluator(num_generations_eval=2)
     sets = held_out.numbered(
@@ -123,7 +146,7 @@ def test_an_evaluation_under_a_name_of_the_users_is_none_of_the_run() -> None:
     held_out = evaluator()
 
     def evaluate() -> dict[str, float]:
-        held_out.add([{}], scored([1.0]))
+        held_out.add([{"prompt": "a"}], scored([1.0]))
         return {"test_runtime": 0.1}
 
     metrics, evaluation = held_out.measure(evaluate, seed=0, prefix="test")
@@ -135,7 +158,7 @@ def test_the_figure_that_chooses_the_best_model_is_found_by_trainer() -> None:
     assert not held_out.needs_loss and evaluator(metric_for_best_model="eval_loss").needs_loss
 
     def evaluate() -> dict[str, float]:
-        held_out.add([{}, {}], scored([1.0, 0.0]))
+        held_out.add([{"prompt": "a"}, {"prompt": "b"}], scored([1.0, 0.0]))
         return {}
 
     metrics, _ = held_out.measure(evaluate, seed=0)

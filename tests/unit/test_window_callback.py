@@ -7,7 +7,7 @@ from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from tinyzero_trl.training.callbacks.events import Rollout
 from tinyzero_trl.training.callbacks.window import AdaptiveWindowCallback
-from tinyzero_trl.windows import RolloutObservation, WindowConfig, make_policy
+from tinyzero_trl.windows import RolloutObservation, WindowConfig, WindowPolicy, make_policy
 
 LONGEST = 100
 CONFIG = WindowConfig(strategy="fixed", initial=50, min=10, max=LONGEST)
@@ -27,6 +27,32 @@ def test_an_assigned_policy_is_asked_shown_recorded_and_saved() -> None:
     observe(callback, 0, [1.0, 0.0])
     assert callback.metrics() == callback.policy.metrics() == {"current_window": 70.0, "next_window": 70.0}
     assert callback.state_dict() == callback.policy.state_dict()
+
+
+def phased() -> WindowPolicy:
+    return make_policy(WindowConfig(strategy="phased", min=10, max=LONGEST, phases=((0, 20), (3, 30), (5, 50))))
+
+
+def test_a_policy_knows_at_which_step_it_begins(caplog: pytest.LogCaptureFixture) -> None:
+    """In a training, in another one of the same trainer, and from a checkpoint, whatever it holds."""
+    callback, args = AdaptiveWindowCallback(phased().config), TrainingArguments("out", use_cpu=True, report_to="none")
+    ended_in_mid_rollout = phased()
+    ended_in_mid_rollout.observe(RolloutObservation(1, 20, [9], [1.0], [False], [0], optimizer_steps=4))
+    saved = {"AdaptiveWindowCallback": {"attributes": {"saved": ended_in_mid_rollout.state_dict()}}}
+    for step, stored, window in ((0, {}, 20), (4, {}, 30), (0, {}, 20), (3, saved, 30), (2, saved, 20)):
+        state = TrainerState(global_step=step, stateful_callbacks=stored)
+        callback.on_train_begin(args, state, TrainerControl())
+        assert callback.window == window
+
+
+def test_a_policy_that_takes_over_in_a_run_knows_its_step() -> None:
+    callback = AdaptiveWindowCallback(CONFIG)
+    callback.policy = phased()
+    assert callback.window == 20
+    for step, window in ((2, 30), (3, 30), (4, 50)):
+        observe(callback, step, [1.0, 0.0])
+        callback.policy = phased()
+        assert callback.window == window
 
 
 @pytest.mark.parametrize(

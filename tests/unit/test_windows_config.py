@@ -6,12 +6,15 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from tests.support.windows_histories import config_of
 from tinyzero_trl.windows import (
     MODES,
     AdaptiveConfig,
     FixedConfig,
+    GroupConfig,
     PhasedConfig,
     SignalConfig,
     SuccessConfig,
@@ -181,3 +184,21 @@ def test_the_fields_that_a_strategy_reads_are_those_of_its_class() -> None:
     assert fields_read("of another project") == unread_fields("of another project") == frozenset()
     assert {"success", "signal"} <= set(readers("slack")) and "fixed" not in readers("slack")
     assert readers("mode") == ["success"]
+
+
+@settings(max_examples=500, deadline=None)
+@given(
+    st.sampled_from(("value", "plain")), st.integers(1, 2**16), st.floats(1.1, 1e6), st.integers(1, 2**16), st.data()
+)
+@example("value", 5, 1.1, 512, None)
+@example("value", 2, 1.25, 512, None)
+@example("value", 1, 1.1, 2, None)
+def test_each_stage_ends_after_the_one_before(rule: str, first: int, growth: float, largest: int, data: Any) -> None:
+    initial = data.draw(st.integers(1, largest)) if data else None
+    config = GroupConfig(group_rule=rule, first_stage=first, stage_growth=growth, initial=initial, max=largest)
+    ends = config.stage_ends()
+    assert list(ends) == sorted(set(ends)) and ends[0] >= 1 and ends[-1] == largest
+    if rule == "plain":
+        assert ends[0] == config.initial and len(ends) <= 2
+    elif first * growth < largest:
+        assert ends[0] == first

@@ -2,11 +2,12 @@
 
 from dataclasses import replace
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.support.windows_histories import observed
-from tinyzero_trl.windows import WindowConfig, make_policy
+from tests.support.windows_histories import config_of, observed
+from tinyzero_trl.windows import WindowConfig, make_policy, strategies
 
 
 def window_at(config: WindowConfig, step: int) -> int:
@@ -47,6 +48,20 @@ def test_a_schedule_follows_the_trainers_step_not_the_number_of_rollouts() -> No
         policy.observe(observed(step, policy.window, []))
         windows.append(policy.window)
     assert windows == [100, 100, 100, 300]
+
+
+@pytest.mark.parametrize("strategy", strategies())
+def test_schedules_alone_follow_the_step_at_which_training_begins(strategy: str) -> None:
+    config = config_of(strategy, initial=100, max=512, phases=((2, 200),), total_steps=4)
+    policy = make_policy(config)
+    policy.observe(observed(6, policy.window, []))
+    before = policy.state_dict()
+    for step in (2, 0, 9):
+        policy.begin_at_step(step)
+        if "next_step" in before:
+            assert policy.window == window_at(config, step)
+        else:
+            assert policy.state_dict() == before
 
 
 def test_a_window_that_is_due_at_a_rollout_is_that_rollouts() -> None:

@@ -59,6 +59,12 @@ def recipe_stop_strings(recipe: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(dict.fromkeys([*given, *((ANSWER_END,) if recipe.get("stop_at_answer") else ())]))
 
 
+def recipe_stop_tokens(recipe: Mapping[str, Any]) -> tuple[int, ...]:
+    """Tokens that end a completion besides those of the model: `stop_token_ids` of `generation_kwargs`, for vLLM."""
+    kwargs = recipe.get("generation_kwargs") or {}
+    return tuple(kwargs.get("stop_token_ids") or ())
+
+
 RECIPE_FIELDS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 """Settings that a recipe has a field for; any other stands in its `generation_kwargs`."""
 

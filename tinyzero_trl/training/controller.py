@@ -5,8 +5,10 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from transformers import TrainerControl, TrainerState, TrainingArguments
 from trl import GRPOTrainer
 
+from tinyzero_trl.generation.sampling import recipe_stop_tokens
 from tinyzero_trl.training import trl_internals
 from tinyzero_trl.training.callbacks.events import SavedInCheckpoints
 from tinyzero_trl.training.completion_limit import CompletionLimit
@@ -96,6 +98,13 @@ class WindowController(SavedInCheckpoints):
         trainer.add_callback(self)
         return self
 
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Tell the policy where training begins, once it has the state of the checkpoint."""
+        super().on_train_begin(args, state, control, **kwargs)
+        self.policy.begin_at_step(state.global_step)
+
     def state_dict(self) -> dict[str, Any]:
         """The state of the policy."""
         return self.policy.state_dict()
@@ -119,7 +128,7 @@ class WindowController(SavedInCheckpoints):
                 f"WindowController: a completion has {max(lengths)} tokens, and the window is {window}; "
                 f"{type(trainer).__name__} does not sample with TRL's own completion limit, so it has no window"
             )
-        ends = set(trainer.eos_token_ids)
+        ends = {*trainer.eos_token_ids, *recipe_stop_tokens(vars(trainer.args))}
         cut = [len(ids) == window and ids[-1] not in ends for ids in completion_ids]  # a stop string ends earlier
         columns = torch.tensor([lengths, cut], device=trainer.accelerator.device)
         of_all, cut_of_all = gather_columns(trainer, columns)

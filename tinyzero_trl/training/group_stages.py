@@ -1,7 +1,5 @@
 """A rollout in stages: at the end of each, the window policy decides which groups go on."""
 
-import hashlib
-import json
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,6 +11,7 @@ from tinyzero_trl.generation.engine import SampledBatch
 from tinyzero_trl.generation.stages import Stages
 from tinyzero_trl.training import trl_internals
 from tinyzero_trl.training.preflight.problems import check_label_column
+from tinyzero_trl.training.prompt_keys import prompt_key
 from tinyzero_trl.training.stage_scores import StageScores
 from tinyzero_trl.windows import GroupState, WindowPolicy
 from tinyzero_trl.windows.outcomes import is_success
@@ -79,7 +78,7 @@ class StagedRollout:
     def __init__(self, trainer: Any, scores: StageScores, policy: WindowPolicy, examples: Sequence[Any]) -> None:
         self._trainer, self._scores, self._policy, self._examples = trainer, scores, policy, examples
         column = getattr(policy.config, "label_column", "")
-        known = gather_object([(_label(example, column), _prompt_key(example["prompt"])) for example in examples])
+        known = gather_object([(_label(example, column), prompt_key(example["prompt"])) for example in examples])
         self._labels, self._prompt_keys = [label for label, _ in known], [key for _, key in known]  # of all ranks
         self._outcomes = [_UNFINISHED] * len(examples)  # of this rank's rows, and so is the next
         self._tokens = [0] * len(examples)
@@ -124,12 +123,10 @@ class StagedRollout:
     def _score(self, batch: SampledBatch) -> None:
         """Score what has finished in this stage."""
         rows = [row for row, done in enumerate(batch.finished) if done and self._outcomes[row] == _UNFINISHED]
-        ids = [batch.completion_ids[row] for row in rows]
-        texts = [
-            trl_internals.as_completion(self._trainer, each, self._examples[row])
-            for row, each in zip(rows, ids, strict=True)
-        ]
-        self._scores.at_stage_end(rows, texts, ids)
+        prompts, ids = [batch.prompt_ids[row] for row in rows], [batch.completion_ids[row] for row in rows]
+        examples = [self._examples[row] for row in rows]
+        completions = trl_internals.as_completions(self._trainer, prompts, ids, examples)
+        self._scores.at_stage_end(rows, completions, ids)
         for row in rows:
             succeeds = is_success(self._scores.reward(row), self._policy.config.success_threshold)
             self._outcomes[row] = _SUCCESS if succeeds else _FAILURE
@@ -165,9 +162,3 @@ def _of_all_ranks(timings: Sequence[tuple[int, int, float]]) -> tuple[int, int, 
 def _label(example: Any, column: str) -> str:
     value = example.get(column) if column else None
     return "" if value is None else str(value)
-
-
-def _prompt_key(prompt: Any) -> str:
-    """The same for every visit of a prompt, and hardly ever for two prompts."""
-    text = prompt if isinstance(prompt, str) else json.dumps(prompt, sort_keys=True, default=str)
-    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()

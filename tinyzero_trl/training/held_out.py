@@ -13,6 +13,7 @@ from datasets import Dataset
 from tinyzero_trl.metrics import evaluation_metrics
 from tinyzero_trl.training.callbacks.events import Evaluation
 from tinyzero_trl.training.config import AdaptiveGRPOConfig
+from tinyzero_trl.training.prompt_keys import prompt_key
 from tinyzero_trl.training.scoring import SAMPLED_COMPLETIONS, ScoredRows
 
 Example = dict[str, Any]
@@ -31,7 +32,6 @@ class HeldOutEvaluator:
         self._num_generations = args.num_generations_eval or args.num_generations
         self._best_metric = args.metric_for_best_model
         self._wants_loss = args.compute_eval_loss
-        self._process_index = args.process_index
         self._device = args.device
         self._number_columns: dict[str, list[Dataset]] = {}  # the data sets that have numbers under this name
         self._rows: list[dict[str, Any]] = []  # of this rank and of the set being answered
@@ -75,11 +75,15 @@ class HeldOutEvaluator:
         return [{name: value for name, value in each.items() if name != self._column(each)} for each in examples]
 
     def add(self, examples: Sequence[Example], scored: ScoredRows) -> None:
-        """Take in a batch of this rank; where examples have no numbers, as in a stream, every row counts."""
-        seen = len(self._rows)
-        for row, (example, sample) in enumerate(zip(examples, scored.samples, strict=True)):
+        """Take in a batch of this rank.
+
+        Where examples have no numbers, as in a stream or with `remove_unused_columns`, every row counts, and the prompt
+        says which problem it answers. So two examples with the same prompt are one problem there. Where an environment
+        owns the prompts, the whole example says it.
+        """
+        for example, sample in zip(examples, scored.samples, strict=True):
             column = self._column(example)
-            number = example[column] if column else f"{self._process_index}:{seen + row}"
+            number = example[column] if column else prompt_key(example.get("prompt", example))
             self._rows.append({**sample, "index": number})
 
     def measure(
@@ -140,12 +144,15 @@ class HeldOutEvaluator:
         return max((name for name in self._number_columns if name in example), key=len, default=None)
 
     def _each_once(self, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-        """The last batch is filled up with repeated examples when ranks do not divide it: here they are left out."""
+        """The last batch is filled up with repeated examples when ranks do not divide it: here they are left out.
+
+        Without numbers they stay: nothing tells them from another example with the same prompt.
+        """
         counts: Counter[Any] = Counter()
         kept = []
         for row in rows:
             counts[row["index"]] += 1
-            if counts[row["index"]] <= self._num_generations:
+            if counts[row["index"]] <= self._num_generations or not isinstance(row["index"], int):
                 kept.append(row)
         return kept
 

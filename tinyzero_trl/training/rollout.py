@@ -15,7 +15,12 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase, StopStringCr
 from tinyzero_trl.generation.engine import Engine, EngineSetup, SampledBatch, Sampling
 from tinyzero_trl.generation.interception import compacting_batches, has_own_generate, must_run_in_step, replaced
 from tinyzero_trl.generation.registry import engine_class
-from tinyzero_trl.generation.sampling import advice_on_own_sampling, recipe_sampling, recipe_stop_strings
+from tinyzero_trl.generation.sampling import (
+    advice_on_own_sampling,
+    recipe_sampling,
+    recipe_stop_strings,
+    recipe_stop_tokens,
+)
 from tinyzero_trl.generation.stages import Stages, sample
 from tinyzero_trl.generation.vllm_on_cpu import adapt_vllm_to_cpu
 from tinyzero_trl.models.loading import give_end_token, load_generation_config
@@ -118,7 +123,7 @@ class Rollouts:
             tokenizer_of(trainer),
             trainer.vllm_generation if args.use_vllm else trainer.generation_config,
             model=trainer.model,
-            end_tokens=trainer.eos_token_ids,
+            end_tokens=[*trainer.eos_token_ids, *recipe_stop_tokens(vars(args))],
             process_index=trainer.accelerator.process_index,
         )
         if args.use_vllm:  # by a number of its own, the same for every `seed`

@@ -4,7 +4,7 @@ The methods that `AdaptiveGRPOTrainer` wraps are listed by its own file. What is
 so that an upgrade has one file to look at: `tests/contract/test_trl_internals.py` fails for each name that is gone.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,6 +14,7 @@ from huggingface_hub import HfApi
 from huggingface_hub.utils._http import default_client_factory
 from transformers.utils.hub import hf_api
 from trl import GRPOTrainer
+from trl.chat_template_utils import parse_response
 from trl.data_utils import is_conversational
 
 Inputs = dict[str, Any]
@@ -155,10 +156,23 @@ def hub_api() -> HfApi:
     return hf_api()
 
 
-def as_completion(trainer: Any, completion_ids: list[int], example: Mapping[str, Any]) -> Any:
-    """A completion as reward functions get it: text, or a conversation of one turn where the prompt is one."""
-    text = tokenizer_of(trainer).decode(completion_ids, skip_special_tokens=True)
-    return [{"role": "assistant", "content": text}] if is_conversational({"prompt": example["prompt"]}) else text
+def as_completions(
+    trainer: Any, prompt_ids: list[list[int]], completion_ids: list[list[int]], examples: Sequence[Mapping[str, Any]]
+) -> list[Any]:
+    """Completions as TRL will hand them to the reward functions: texts, or turns where the prompts are conversations.
+
+    Where the tokenizer says how a turn is taken apart, as into reasoning and content, TRL does so. It needs the prompt
+    for that, since a chat template may begin the turn.
+    """
+    if not completion_ids:
+        return []
+    tokenizer, is_chat = tokenizer_of(trainer), is_conversational({"prompt": examples[0]["prompt"]})
+    templates = ("response_template", "response_schema")
+    if is_chat and any(getattr(tokenizer, name, None) is not None for name in templates):
+        turns = zip(prompt_ids, completion_ids, strict=True)
+        return [[parse_response(tokenizer, ids, prefix=prompt, tools=trainer.tools)] for prompt, ids in turns]
+    texts: list[Any] = trainer.processing_class.batch_decode(completion_ids, skip_special_tokens=True)
+    return [[{"role": "assistant", "content": text}] for text in texts] if is_chat else texts
 
 
 def loop_of_reward_functions(trainer: GRPOTrainer) -> Any:

@@ -60,11 +60,11 @@ class GroupConfig(WindowConfig):
         return Gain(by_tokens=by_tokens, scaled=self.scale_rewards == "group")
 
     def stage_ends(self) -> tuple[int, ...]:
-        """Ends of the stages in tokens, ascending, up to `max`; the plain rule looks once, at `initial`."""
+        """Ends of the stages in tokens, strictly ascending, up to `max`; the plain rule looks once, at `initial`."""
         if self.group_rule == "plain":
             return tuple(sorted({self.initial, self.largest}))
-        ends, end = [], float(self.first_stage)
+        ends, end = {self.largest}, float(self.first_stage)
         while end * self.stage_growth**0.5 < self.largest:
-            ends.append(round(end))
+            ends.add(round(end))  # short stages that grow slowly end at the same token
             end *= self.stage_growth
-        return (*ends, self.largest)
+        return tuple(sorted(ends))

@@ -85,6 +85,11 @@ class RolloutObservation:
         return [*_COLUMNS, *(name for name in _PROMPT_COLUMNS if getattr(self, name))]
 
     @property
+    def next_step(self) -> int:
+        """Training step at which the next batch is generated."""
+        return self.step + self.optimizer_steps
+
+    @property
     def scores(self) -> list[float]:
         """The rewards of the completions that were judged."""
         return [reward for reward in self.rewards if reward is not None and is_judged(reward)]
@@ -172,6 +177,13 @@ class WindowPolicy(ABC, Generic[ConfigT]):
     def group_metrics(self) -> dict[str, float]:
         """What came of the groups of the last rollout, by metric name without prefix; empty without stages."""
         return {}
+
+    def begin_at_step(self, step: int) -> None:
+        """Take in that the next rollout is that of training step `step`: before the first observation nothing tells it.
+
+        Called when a training begins or is continued, after `load_state_dict`, and when the policy takes over from
+        another. Nothing to do for a policy that does not follow the step.
+        """
 
     def observe(self, observation: RolloutObservation) -> None:
         """Learn from one generation batch; its window need not be the one that was asked for.

@@ -87,10 +87,14 @@ class _Schedule(WindowPolicy[ConfigT]):
         """See `WindowPolicy.choose_window`."""
         return self._window_at(self._next_step)
 
+    def begin_at_step(self, step: int) -> None:
+        """See `WindowPolicy.begin_at_step`."""
+        self._next_step = step
+
     def observe(self, observation: RolloutObservation) -> None:
         """Take the step from any rollout, whether or not it was judged."""
         super().observe(observation)
-        self._next_step = observation.step + observation.optimizer_steps
+        self._next_step = observation.next_step
 
     def learn(self, observation: RolloutObservation) -> None:
         """See `WindowPolicy.learn`."""

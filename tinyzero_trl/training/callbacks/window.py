@@ -28,6 +28,7 @@ class AdaptiveWindowCallback(SavedInCheckpoints):
     def __init__(self, config: WindowConfig) -> None:
         self._config = config
         self._policy = make_policy(config)
+        self._next_step = 0  # training step of the next rollout
         self._observes = False
         self._warned_of_truncation = False
         self._rollouts_without_success: int | None = 0  # None once there was a success, or it has been said
@@ -50,6 +51,7 @@ class AdaptiveWindowCallback(SavedInCheckpoints):
                 f"policy: its success_threshold {theirs} is not the {ours} by which records and evaluation count; set "
                 f"window_success_threshold to {theirs}, or give the policy {ours}"
             )
+        policy.begin_at_step(self._next_step)
         self._check(policy.window)
         self._policy = policy
 
@@ -66,11 +68,20 @@ class AdaptiveWindowCallback(SavedInCheckpoints):
         """The figures of groups of the policy in use; none where it does not decide per group."""
         return self.policy.group_metrics()
 
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Tell the policy where training begins, once it has the state of the checkpoint."""
+        super().on_train_begin(args, state, control, **kwargs)
+        self._next_step = state.global_step
+        self.policy.begin_at_step(self._next_step)
+
     def on_rollout_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, rollout: Rollout
     ) -> None:
         """Let the policy observe the rollout."""
         self._observes = True
+        self._next_step = rollout.observation.next_step
         self.policy.observe(rollout.observation)
         self._warn_of_truncation(rollout.observation)
         self._warn_of_rewards(rollout.observation)

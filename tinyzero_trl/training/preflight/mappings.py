@@ -88,23 +88,33 @@ def _check_generation(config: Any) -> None:
             "generation_kwargs: return_dict_in_generate true returns what TRL does not read; remove it, and the "
             "output_ names with it"
         )
-    _check_stop_strings(config, given)
+    _check_stops(config, given)
     if given and not config.use_vllm:
         _try_generation_config(config, given)
 
 
-def _check_stop_strings(config: Any, given: dict[str, Any]) -> None:
-    """They are ours to apply: as `stop_at_answer`, they end completions without an end token."""
-    if (stops := given.get("stop_strings")) is None:
-        return
-    if not stops or not all(isinstance(stop, str) and stop for stop in ([stops] if isinstance(stops, str) else stops)):
+def _check_stops(config: Any, given: dict[str, Any]) -> None:
+    """As `stop_at_answer`, they end completions without an end token. `stop_strings` are ours to apply."""
+    if (stops := given.get("stop_strings")) is not None and not _are_texts(stops):
         raise ValueError(f"generation_kwargs: stop_strings {stops!r} is no text or list of texts; correct it")
-    for name in ("mask_truncated_completions", "use_transformers_continuous_batching"):
-        if getattr(config, name):
-            raise ValueError(
-                f"generation_kwargs: stop_strings end completions without an end token, which {name} does not know; "
-                "remove one of the two"
-            )
+    ids = given.get("stop_token_ids")
+    if config.use_vllm and ids and not (isinstance(ids, list) and all(type(each) is int for each in ids)):
+        raise ValueError(f"generation_kwargs: stop_token_ids {shortened(ids)} is no list of token ids; correct it")
+    of_vllm = {"stop": "ends", "stop_token_ids": "end"} if config.use_vllm else {}
+    verbs = {"stop_strings": "end", **of_vllm}
+    for name in filter(given.get, verbs):
+        for field in ("mask_truncated_completions", "use_transformers_continuous_batching"):
+            if getattr(config, field):
+                raise ValueError(
+                    f"generation_kwargs: {name} {verbs[name]} completions without an end token, which {field} does not "
+                    "know; remove one of the two"
+                )
+
+
+def _are_texts(stops: Any) -> bool:
+    return bool(stops) and all(
+        isinstance(stop, str) and stop for stop in ([stops] if isinstance(stops, str) else stops)
+    )
 
 
 def _try_generation_config(config: Any, given: dict[str, Any]) -> None:
