@@ -38,7 +38,8 @@ class StageScores:
         self._rewards: dict[int, float | None] = {}
         self._extras: dict[str, dict[int, Any]] = {}
         self._figures: dict[str, list[tuple[float, int]]] = {}  # values, and how many completions each is of
-        self._trainer.reward_funcs[0] = self._answer_later if is_async_callable(reward_func) else self._answer
+        answer = self._answer_later if is_async_callable(reward_func) else self._answer
+        self._trainer.reward_funcs = [answer, *trainer.reward_funcs[1:]]  # TRL has kept the user's own list
 
     def begin(self, inputs: Sequence[Mapping[str, Any]]) -> None:
         """A rollout begins; `inputs` are the examples of this rank's rows."""
