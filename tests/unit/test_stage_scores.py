@@ -27,7 +27,7 @@ async def judge_later(**columns: Any) -> list[float | None]:
 
 def answered(func: Any, *stages: list[int]) -> tuple[list[float | None], dict[str, Any], dict[str, float]]:
     """The trainer's rewards, extra columns and figures, once `stages` of the rows have been scored."""
-    trainer = SimpleNamespace(reward_funcs=[func], state=None)
+    trainer = SimpleNamespace(reward_funcs=[func], reward_func_names=["judge"], state=None)
     scores = StageScores(trainer, [{"prompt": "say", "word": "right"} for _ in TEXTS])
     for rows in stages:
         scores.at_stage_end(rows, [TEXTS[row] for row in rows], [[row] for row in rows])
@@ -61,3 +61,30 @@ def test_after_a_rollout_the_trainer_has_its_own_functions_again(func: Any) -> N
 
 def test_an_asynchronous_function_is_asked_for_the_rest_too() -> None:
     assert answered(judge_later) == ([1.0, 0.0, 1.0, 0.0, 0.0], {"text": TEXTS}, {"right": pytest.approx(0.4)})
+
+
+def too_few(completions: Sequence[str], **_: Any) -> list[float | None]:
+    return [1.0] * (len(completions) - 1)
+
+
+async def too_few_later(**columns: Any) -> list[float | None]:
+    return too_few(**columns)
+
+
+def too_many_extras(completions: Sequence[str], log_extra: Any, **_: Any) -> list[float | None]:
+    log_extra("text", [*completions, "more"])
+    return [1.0] * len(completions)
+
+
+@pytest.mark.parametrize(
+    ("func", "stages", "message"),
+    [
+        (too_few, [[1, 3]], "reward_funcs: 'judge' returned 1 values for 2 completions; give one for each"),
+        (too_few, [], "reward_funcs: 'judge' returned 4 values for 5 completions"),
+        (too_few_later, [], "reward_funcs: 'judge' returned 4 values for 5 completions"),
+        (too_many_extras, [[1, 3]], "log_extra: 'text' has 3 values for 2 completions; give one for each"),
+    ],
+)
+def test_one_value_too_few_or_too_many_is_named(func: Any, stages: list[list[int]], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        answered(func, *stages)

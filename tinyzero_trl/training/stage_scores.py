@@ -1,7 +1,7 @@
 """The score of a completion at the end of the stage in which it finished, and no second time."""
 
 import asyncio
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -69,11 +69,11 @@ class StageScores:
         """Of a completion that has been scored."""
         return self._rewards[row]
 
-    def _asked(self, columns: Mapping[str, Any]) -> list[float | None]:
+    def _asked(self, columns: Mapping[str, Any]) -> Iterable[float | None]:
         if not is_async_callable(self._func):
-            return list(self._func(**columns))
+            return self._func(**columns)
         loop = trl_internals.loop_of_reward_functions(self._trainer)
-        return list(asyncio.run_coroutine_threadsafe(self._func(**columns), loop).result())
+        return asyncio.run_coroutine_threadsafe(self._func(**columns), loop).result()
 
     def _answer(self, **columns: Any) -> list[float | None]:
         rest, arguments = self._unscored(columns)
@@ -103,16 +103,28 @@ class StageScores:
             columns["log_metric"](name, of_all)
         return [self._rewards[row] for row in rows]
 
-    def _remember(self, rows: Sequence[int], rewards: Sequence[float | None]) -> None:
-        self._rewards |= dict(zip(rows, rewards, strict=True))
+    def _remember(self, rows: Sequence[int], rewards: Iterable[float | None]) -> None:
+        name = self._trainer.reward_func_names[0]
+        self._rewards |= _by_row(rows, rewards, f"reward_funcs: {name!r} returned")
 
     def _logs_for(self, rows: Sequence[int]) -> dict[str, Any]:
         """`log_extra` and `log_metric` for a call about `rows`."""
 
-        def log_extra(name: str, values: Sequence[Any]) -> None:
-            self._extras.setdefault(name, {}).update(zip(rows, values, strict=True))
+        def log_extra(name: str, values: Iterable[Any]) -> None:
+            self._extras.setdefault(name, {}).update(_by_row(rows, values, f"log_extra: {name!r} has"))
 
         def log_metric(name: str, value: float) -> None:
             self._figures.setdefault(name, []).append((value, len(rows)))
 
         return {"log_extra": log_extra, "log_metric": log_metric}
+
+
+def _by_row(rows: Sequence[int], values: Iterable[Any], source: str) -> dict[int, Any]:
+    """The values that a call about `rows` has given."""
+    values = list(values)
+    if len(values) != len(rows):
+        raise ValueError(
+            f"{source} {len(values)} values for {len(rows)} completions; give one for each. A rollout in stages asks "
+            "about some of its completions at a time"
+        )
+    return dict(zip(rows, values, strict=True))
