@@ -184,9 +184,9 @@ class AdaptiveGRPOTrainer(GRPOTrainer):
 
     def _generate_single_turn(self, prompt_ids: list[list[int]], *args: Any, **kwargs: Any) -> Any:
         model = self.accelerator.unwrap_model(self.model_wrapped, keep_torch_compile=False)
-        sample = partial(super()._generate_single_turn, prompt_ids, *args, **kwargs)
-        with trl_internals.unchanged_mode(self.model):
-            return self.rollouts.sample(sample, model, prompt_ids, step=self.state.global_step)
+        generate = trl_internals.unchanged_mode(self.model)(super()._generate_single_turn)
+        sample = partial(generate, prompt_ids, *args, **kwargs)
+        return self.rollouts.sample(sample, model, prompt_ids, step=self.state.global_step)
 
     def _calculate_rewards(
         self, inputs: list[dict[str, Any]], prompts: list, completions: list, completion_ids_list: list[list[int]]
