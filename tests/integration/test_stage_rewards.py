@@ -88,6 +88,29 @@ def test_an_interrupted_asynchronous_function_leaves_no_scores(tmp_path: Path) -
     assert trainer.evaluate()["eval/acc"] == 0 and asked == [16]
 
 
+@pytest.mark.parametrize("window", [IN_STAGES, {"window_strategy": "fixed"}], ids=["group", "fixed"])
+def test_an_interrupted_rollout_leaves_nothing_logged(window: dict[str, Any], tmp_path: Path) -> None:
+    worth = 1.0
+
+    def judge(completions: list[str], log_extra: Any, log_metric: Any, **_: Any) -> list[float]:
+        log_extra("reason", [f"worth {worth}"] * len(completions))
+        log_metric("worth", worth)
+        return [worth] * len(completions)
+
+    def fails_once(completions: list[str], **_: Any) -> list[float]:
+        if worth:
+            raise TimeoutError
+        return [0.0] * len(completions)
+
+    trainer = trainer_of(tmp_path, [judge, fails_once], window)
+    with pytest.raises(TimeoutError):
+        trainer.train()
+    worth = 0.0
+    trainer.evaluate()
+    assert trainer.state.log_history[-1]["eval_worth"] == 0
+    assert {sample["reason"] for sample in trainer._scored.samples} == {"worth 0.0"}
+
+
 # --- what the function finds ------------------------------------------------------------------------------------------
 
 PROBES = {"window_strategy": "signal", "window_probe_group_every": 2, "window_probe_every": 1, "window_initial": 12}

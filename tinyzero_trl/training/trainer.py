@@ -169,6 +169,7 @@ class AdaptiveGRPOTrainer(GRPOTrainer):
         return trl_internals.replace_rollout_buffer(self, dealt)
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        trl_internals.forget_logs_of_rewards(self)
         generate = trl_internals.unchanged_checkpointing(self.model)(super()._generate_and_score_completions)
         if not self.model.training:
             output = generate(self.evaluator.without_numbers(inputs))
