@@ -12,6 +12,7 @@ from tests.support.staged_rollouts import greedy_trainer, sampled, save_model, s
 from tests.support.tiny_models import BY_BATCHES, build_model, build_tokenizer
 from tests.support.training import WatchedTrainer, train, write_recipe
 from tinyzero_trl import AdaptiveGRPOTrainer
+from tinyzero_trl.generation.engine import SampledBatch
 from tinyzero_trl.generation.stages import Stages
 from tinyzero_trl.runs.records import read_run
 from tinyzero_trl.training import rollout
@@ -65,6 +66,19 @@ def test_a_stop_token_of_vllm_ends_a_completion(tmp_path: Path) -> None:
         rollouts = rollout.Rollouts.of(trainer)
         assert {last for last in (end, stop, other) if not rollouts.is_truncated([3, last], "text")} == ends
         assert set(rollouts._sampling(1).end_token_ids) == ends, "where a stage asks which completions have finished"
+
+
+def test_whoever_decides_may_sample(greedy: AdaptiveGRPOTrainer) -> None:
+    whole, between = sampled(greedy), []
+
+    def go_on(batch: SampledBatch) -> list[int]:
+        between.append(sampled(greedy))
+        return batch.unfinished
+
+    with greedy.rollouts.in_stages(Stages((3, 9), go_on)):
+        assert sampled(greedy) == whole
+        assert between == [whole, whole]
+        assert sampled(greedy) == whole and len(between) == 2, "these stages were of one batch"
 
 
 def test_training_goes_on_where_a_rollout_has_paused(tmp_path: Path) -> None:

@@ -27,9 +27,8 @@ async def judge_later(**columns: Any) -> list[float | None]:
 
 def answered(func: Any, *stages: list[int]) -> tuple[list[float | None], dict[str, Any], dict[str, float]]:
     """The trainer's rewards, extra columns and figures, once `stages` of the rows have been scored."""
-    trainer = SimpleNamespace(reward_funcs=[func], state=None)
-    scores = StageScores(trainer)
-    scores.begin([{"prompt": "say", "word": "right"} for _ in TEXTS])
+    trainer = SimpleNamespace(reward_funcs=[func], reward_func_names=["judge"], state=None)
+    scores = StageScores(trainer, [{"prompt": "say", "word": "right"} for _ in TEXTS])
     for rows in stages:
         scores.at_stage_end(rows, [TEXTS[row] for row in rows], [[row] for row in rows])
         assert [scores.reward(row) for row in rows] == [float(TEXTS[row] == "right") for row in rows]
@@ -37,7 +36,8 @@ def answered(func: Any, *stages: list[int]) -> tuple[list[float | None], dict[st
     figures: dict[str, float] = {}
     columns = {"prompts": ["say"] * 5, "word": ["right"] * 5, "completions": TEXTS, "completion_ids": [[0]] * 5}
     logs = {"trainer_state": None, "log_extra": extras.__setitem__, "log_metric": figures.__setitem__}
-    rewards = trainer.reward_funcs[0](**columns, **logs)
+    with scores.in_place():
+        rewards = trainer.reward_funcs[0](**columns, **logs)
     return (asyncio.run(rewards) if asyncio.iscoroutine(rewards) else rewards), extras, figures
 
 
@@ -49,16 +49,42 @@ def test_what_is_logged_does_not_depend_on_the_stages(stages: tuple[list[int], .
     assert figures == {"right": pytest.approx(0.4)}
 
 
-def test_the_next_rollout_starts_with_nothing_logged() -> None:
-    trainer = SimpleNamespace(reward_funcs=[judge], state=None)
-    scores = StageScores(trainer)
-    for texts, expected in ((["right"], 1.0), (["wrong"], 0.0)):
-        figures: dict[str, float] = {}
-        scores.begin([{"prompt": "say", "word": "right"}])
-        logs = {"trainer_state": None, "log_extra": lambda *_: None, "log_metric": figures.__setitem__}
-        trainer.reward_funcs[0](prompts=["say"], word=["right"], completions=texts, completion_ids=[[0]], **logs)
-        assert figures == {"right": expected}
+@pytest.mark.parametrize("func", [judge, judge_later])
+def test_after_a_rollout_the_trainer_has_its_own_functions_again(func: Any) -> None:
+    own = [func, judge]
+    trainer = SimpleNamespace(reward_funcs=own, state=None)
+    with pytest.raises(KeyboardInterrupt), StageScores(trainer, []).in_place():
+        assert trainer.reward_funcs[0] is not func and trainer.reward_funcs[1] is judge
+        raise KeyboardInterrupt
+    assert trainer.reward_funcs is own and own == [func, judge]
 
 
 def test_an_asynchronous_function_is_asked_for_the_rest_too() -> None:
     assert answered(judge_later) == ([1.0, 0.0, 1.0, 0.0, 0.0], {"text": TEXTS}, {"right": pytest.approx(0.4)})
+
+
+def too_few(completions: Sequence[str], **_: Any) -> list[float | None]:
+    return [1.0] * (len(completions) - 1)
+
+
+async def too_few_later(**columns: Any) -> list[float | None]:
+    return too_few(**columns)
+
+
+def too_many_extras(completions: Sequence[str], log_extra: Any, **_: Any) -> list[float | None]:
+    log_extra("text", [*completions, "more"])
+    return [1.0] * len(completions)
+
+
+@pytest.mark.parametrize(
+    ("func", "stages", "message"),
+    [
+        (too_few, [[1, 3]], "reward_funcs: 'judge' returned 1 values for 2 completions; give one for each"),
+        (too_few, [], "reward_funcs: 'judge' returned 4 values for 5 completions"),
+        (too_few_later, [], "reward_funcs: 'judge' returned 4 values for 5 completions"),
+        (too_many_extras, [[1, 3]], "log_extra: 'text' has 3 values for 2 completions; give one for each"),
+    ],
+)
+def test_one_value_too_few_or_too_many_is_named(func: Any, stages: list[list[int]], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        answered(func, *stages)

@@ -167,16 +167,18 @@ def compacting_generate(
     generation_config: GenerationConfig,
     processors_for: ProcessorsForRows | None = None,
     row_ends: StoppingCriteria | None = None,
-    run: Callable[[Generation, int], Any] | None = None,
+    run: Callable[[Generation, int], Tensor] | None = None,
 ) -> Tensor:
     """What `model.generate` returns for the arguments of a `Generation`: prompts and completions, (B, P + C).
 
     `generate` itself gets the whole batch where `can_compact` says no. `run` samples the generation up to the limit in
-    another way than at once, such as in stages.
+    another way than at once, such as the next of its stages, and returns what `generate` would.
     """
     if run or can_compact(model, generation_config):
         generation = Generation(model, input_ids, attention_mask, generation_config, processors_for, row_ends)
-        (run or Generation.run)(generation, generation_config.max_new_tokens)
+        if run:
+            return run(generation, generation_config.max_new_tokens)
+        generation.run(generation_config.max_new_tokens)
         return generation.sequences
     return type(model).generate(  # the class's own, also where another stands in for it
         model,

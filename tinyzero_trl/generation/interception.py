@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from torch import Tensor
 from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 from transformers.integrations import is_deepspeed_zero3_enabled, is_fsdp_managed_module
 
@@ -14,7 +15,7 @@ _COMPACTING_ARGUMENTS = {"input_ids", "attention_mask", "generation_config"}
 
 @contextmanager
 def compacting_batches(
-    model: Any, row_ends: StoppingCriteria | None = None, run: Callable[[Generation, int], Any] | None = None
+    model: Any, row_ends: StoppingCriteria | None = None, run: Callable[[Generation, int], Tensor] | None = None
 ) -> Iterator[None]:
     """Within it, `model.generate` lets finished rows leave, for every call to which that makes no other difference.
 

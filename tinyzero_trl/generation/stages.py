@@ -22,24 +22,60 @@ class Stages:
     go_on: GoOn
 
 
-def sample(
-    engine: Engine, prompt_ids: Sequence[list[int]], sampling: Sampling, limit: int, stages: Stages | None = None
-) -> SampledBatch:
-    """One completion per prompt of `limit` tokens at most, in stages if there are any.
+AT_ONCE = Stages((), lambda batch: None)
+"""One stage, up to the limit."""
+
+
+def sample(engine: Engine, prompt_ids: Sequence[list[int]], sampling: Sampling, limit: int) -> SampledBatch:
+    """One completion per prompt of `limit` tokens at most.
 
     Raises:
         ValueError: the engine does not return what it must.
     """
-    first, *further = [*(end for end in (stages.ends if stages else ()) if end < limit), limit]
-    batch = _checked(engine, engine.start(prompt_ids, sampling, first), len(prompt_ids))
-    for end in further:
-        assert stages is not None
-        rows = stages.go_on(batch)
-        if rows is None:
-            break
-        assert set(rows) <= set(batch.unfinished), "only unfinished completions go on"
-        batch = _checked(engine, engine.extend(batch, rows, end), len(prompt_ids))
-    return batch
+    return _checked(engine, engine.start(prompt_ids, sampling, limit), len(prompt_ids))
+
+
+class StagedBatch:
+    """A batch of prompts that is sampled stage by stage, each by a call of `run`, and asked in between who goes on.
+
+    Args:
+        prompt_ids: token ids of the prompts, (B,).
+        sampling: how to sample.
+        stages: where to pause.
+
+    Attributes:
+        sampled: the completions so far; None before the first stage.
+    """
+
+    def __init__(self, prompt_ids: Sequence[list[int]], sampling: Sampling, stages: Stages) -> None:
+        self._prompt_ids, self._sampling, self._stages = prompt_ids, sampling, stages
+        self._rows: Sequence[int] | None = None  # that go on
+        self._is_last = False  # whether the latest stage is
+        self.sampled: SampledBatch | None = None
+
+    def run(self, engine: Engine, limit: int) -> SampledBatch:
+        """Sample the next stage. Each gets an engine of the same kind, and the limit of the last one.
+
+        Raises:
+            ValueError: the engine does not return what it must.
+        """
+        before = self.sampled.limit if self.sampled else 0
+        end = min((end for end in self._stages.ends if before < end < limit), default=limit)
+        if self.sampled is None:
+            self.sampled = sample(engine, self._prompt_ids, self._sampling, end)
+        else:
+            assert self._rows is not None, "asked between two stages"
+            self.sampled = _checked(engine, engine.extend(self.sampled, self._rows, end), len(self._prompt_ids))
+        self._is_last = end == limit
+        return self.sampled
+
+    def goes_on(self) -> bool:
+        """Whether there is another stage; asks who takes part in it."""
+        if self.sampled is None or self._is_last:
+            return False
+        self._rows = self._stages.go_on(self.sampled)
+        assert set(self._rows or ()) <= set(self.sampled.unfinished), "only unfinished completions go on"
+        return self._rows is not None
 
 
 def _checked(engine: Engine, batch: SampledBatch, rows: int) -> SampledBatch:

@@ -30,7 +30,6 @@ class GroupStages:
 
     def __init__(self, trainer: Any) -> None:
         self._trainer = trainer
-        self._scores: StageScores | None = None  # from the first rollout in stages on
         self._rollout: StagedRollout | None = None  # the latest one, if it has stages
 
     def check(self, policy: WindowPolicy) -> None:
@@ -59,12 +58,10 @@ class GroupStages:
         if not ends:
             yield
             return
-        if self._scores is None:
-            self.check(policy)
-            self._scores = StageScores(self._trainer)
-        self._scores.begin(examples)
-        rollout = self._rollout = StagedRollout(self._trainer, self._scores, policy, examples)
-        with self._trainer.rollouts.in_stages(Stages(ends, rollout.go_on)):
+        self.check(policy)
+        scores = StageScores(self._trainer, examples)
+        rollout = self._rollout = StagedRollout(self._trainer, scores, policy, examples)
+        with scores.in_place(), self._trainer.rollouts.in_stages(Stages(ends, rollout.go_on)):
             yield
 
     def facts(self) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from accelerate.utils import set_seed
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedTokenizerBase, StopStringCriteria
 
+from tinyzero_trl.generation.compacting import Generation
 from tinyzero_trl.generation.engine import Engine, EngineSetup, SampledBatch, Sampling
 from tinyzero_trl.generation.interception import compacting_batches, has_own_generate, must_run_in_step, replaced
 from tinyzero_trl.generation.registry import engine_class
@@ -21,7 +22,7 @@ from tinyzero_trl.generation.sampling import (
     recipe_stop_strings,
     recipe_stop_tokens,
 )
-from tinyzero_trl.generation.stages import Stages, sample
+from tinyzero_trl.generation.stages import AT_ONCE, StagedBatch, Stages
 from tinyzero_trl.generation.vllm_on_cpu import adapt_vllm_to_cpu
 from tinyzero_trl.models.loading import give_end_token, load_generation_config
 from tinyzero_trl.models.varlen import sampling_attention
@@ -35,7 +36,7 @@ from tinyzero_trl.training.trl_internals import forget_rollout, tokenizer_of
 logger = logging.getLogger(__name__)
 
 _Run = Callable[[Engine, int], SampledBatch]
-"""Samples the batch by an engine, up to a limit in tokens."""
+"""Samples the batch by an engine up to a limit in tokens, or up to the end of its next stage."""
 
 
 def prepare_engine(args: AdaptiveGRPOConfig, model: Any, processing_class: Any) -> None:
@@ -58,7 +59,8 @@ class Rollouts:
 
     - `model.generate` lets finished completions leave its batch (`generation.compacting`), as vLLM does by itself;
     - with a registered engine in `args.engine` that one samples, where TRL would call `model.generate`;
-    - within `in_stages` a rollout pauses at some lengths, and somebody decides which completions go on.
+    - within `in_stages` a rollout pauses at some lengths, and somebody decides which completions go on. TRL is called
+      once for each stage, so that in between all is as it was: a reward function may take gradients, and sample.
 
     Args:
         args: of the run.
@@ -103,7 +105,7 @@ class Rollouts:
         self._weights_of_step: int | None = None  # that the registered engine has
         if advice := advice_on_own_sampling(model.generation_config, vars(args)):
             logger.info(advice)
-        self._stages: Stages | None = None
+        self._stages = AT_ONCE  # of the next batch
         self._stops: StopStringCriteria | None = None
         if args.use_vllm:
             given = {name: value for name, value in settings.generation_kwargs.items() if name != "stop_strings"}
@@ -132,18 +134,18 @@ class Rollouts:
 
     @contextmanager
     def in_stages(self, stages: Stages) -> Iterator[None]:
-        """Within it, completions are sampled in stages. `check_stages` says whether that is possible."""
+        """Within it, the next completions are sampled in stages. `check_stages` says whether that is possible."""
         self._stages = stages
         try:
             yield
         finally:
-            self._stages = None
+            self._stages = AT_ONCE
 
     def sample(self, generate: Callable[[], Any], model: Any, prompt_ids: Sequence[list[int]], *, step: int) -> Any:
         """Completions of a batch of prompts.
 
         Args:
-            generate: TRL's own sampling of the batch. It runs `model.generate`, or vLLM.
+            generate: TRL's own sampling of the batch, called for each stage. It runs `model.generate`, or vLLM.
             model: the policy, unwrapped.
             prompt_ids: token ids of the prompts, (B,).
             step: optimizer steps that the policy has taken.
@@ -151,16 +153,15 @@ class Rollouts:
         Returns:
             What `generate` returns: token ids of the completions, and more.
         """
-        sampled: list[SampledBatch] = []
-
-        def run(engine: Engine, limit: int) -> SampledBatch:
-            sampled.append(sample(engine, prompt_ids, self._sampling(len(prompt_ids)), limit, self._stages))
-            return sampled[0]
-
-        with sampling_attention(model), self._replaced_call(model, run, step):
-            completion_ids, *others = generate()
-        if sampled:
-            completion_ids = sampled[0].completion_ids
+        stages, self._stages = self._stages, AT_ONCE  # whoever is asked in between may sample, too
+        batch = StagedBatch(prompt_ids, self._sampling(len(prompt_ids)), stages)
+        goes_on = True
+        while goes_on:
+            with sampling_attention(model), self._replaced_call(model, batch.run, step, staged=stages is not AT_ONCE):
+                completion_ids, *others = generate()
+            goes_on = batch.goes_on()
+        if batch.sampled:
+            completion_ids = batch.sampled.completion_ids
         elif self._stops:
             completion_ids = [self._without_padding(ids) for ids in completion_ids]
         return completion_ids, *others
@@ -191,9 +192,8 @@ class Rollouts:
         return not any(stop in completion_text(completion) for stop in self._stop_strings)
 
     @contextmanager
-    def _replaced_call(self, model: Any, run: _Run, step: int) -> Iterator[None]:
+    def _replaced_call(self, model: Any, run: _Run, step: int, *, staged: bool) -> Iterator[None]:
         """Within it, the call by which TRL samples gives what `run` returns, where that differs from TRL's own."""
-        staged = self._stages is not None
         if self._engine is not None:
             replacement = replaced(model, "generate", partial(self._by_registered_engine, run, model, step))
         elif self._args.use_vllm and staged:
@@ -203,8 +203,9 @@ class Rollouts:
             replacement = replaced(model, "generate_batch", by_batches)
         else:
 
-            def in_stages(generation: Any, limit: int) -> None:
-                run(GenerateEngine(self._setup, generation), limit)
+            def in_stages(generation: Generation, limit: int) -> Tensor:
+                first: Generation = run(GenerateEngine(self._setup, generation), limit).state
+                return first.sequences
 
             replacement = compacting_batches(model, self._stops, in_stages if staged else None)
         with replacement:

@@ -1,7 +1,8 @@
 """The score of a completion at the end of the stage in which it finished, and no second time."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
@@ -13,36 +14,42 @@ _NOT_COLUMNS = ("trainer_state", "log_extra", "log_metric", "environments")
 
 
 class StageScores:
-    """Stands in for a trainer's first reward function, which it asks about each completion of a rollout once.
+    """Stands in for a trainer's first reward function during one rollout, and asks it about each completion once.
 
-    Between `begin` and the call of the trainer, `at_stage_end` scores completions that have finished. The trainer's own
-    call then asks about the others alone, and gets the rewards of all, with what was logged for each. A figure that the
-    function logs at every call (`log_metric`) becomes one mean over all completions.
+    `at_stage_end` scores completions that have finished. The trainer's own call then asks about the others alone, and
+    gets the rewards of all, with what was logged for each. A figure that the function logs at every call (`log_metric`)
+    becomes one mean over all completions.
 
     Args:
-        trainer: a `GRPOTrainer`; its first reward function, plain or asynchronous, is replaced.
+        trainer: a `GRPOTrainer`, whose first reward function may be asynchronous.
+        inputs: the examples of this rank's rows.
 
     Raises:
         ValueError: the function is a model, which scores whole batches.
     """
 
-    def __init__(self, trainer: Any) -> None:
+    def __init__(self, trainer: Any, inputs: Sequence[Mapping[str, Any]]) -> None:
         reward_func: Any = trainer.reward_funcs[0]
         if isinstance(reward_func, nn.Module):
             raise ValueError(
                 "window_strategy: a rollout in stages needs scores at stage ends, and a reward model gives them for "
                 "whole batches; put a reward function first, or choose a strategy without stages, such as fixed"
             )
-        self._trainer, self._func = trainer, reward_func
-        self._inputs: Sequence[Mapping[str, Any]] = ()
+        self._trainer, self._func, self._inputs = trainer, reward_func, inputs
         self._rewards: dict[int, float | None] = {}
         self._extras: dict[str, dict[int, Any]] = {}
         self._figures: dict[str, list[tuple[float, int]]] = {}  # values, and how many completions each is of
-        self._trainer.reward_funcs[0] = self._answer_later if is_async_callable(reward_func) else self._answer
 
-    def begin(self, inputs: Sequence[Mapping[str, Any]]) -> None:
-        """A rollout begins; `inputs` are the examples of this rank's rows."""
-        self._inputs, self._rewards, self._extras, self._figures = inputs, {}, {}, {}
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """Within it, the trainer asks this object in place of its first reward function."""
+        own = self._trainer.reward_funcs  # the user's list, which TRL has kept
+        answer = self._answer_later if is_async_callable(self._func) else self._answer
+        self._trainer.reward_funcs = [answer, *own[1:]]
+        try:
+            yield
+        finally:
+            self._trainer.reward_funcs = own
 
     def at_stage_end(self, rows: Sequence[int], completions: Sequence[Any], ids: Sequence[list[int]]) -> None:
         """Score completions that have finished: `rows` are their places, `completions` texts or conversations."""
@@ -62,11 +69,11 @@ class StageScores:
         """Of a completion that has been scored."""
         return self._rewards[row]
 
-    def _asked(self, columns: Mapping[str, Any]) -> list[float | None]:
+    def _asked(self, columns: Mapping[str, Any]) -> Iterable[float | None]:
         if not is_async_callable(self._func):
-            return list(self._func(**columns))
+            return self._func(**columns)
         loop = trl_internals.loop_of_reward_functions(self._trainer)
-        return list(asyncio.run_coroutine_threadsafe(self._func(**columns), loop).result())
+        return asyncio.run_coroutine_threadsafe(self._func(**columns), loop).result()
 
     def _answer(self, **columns: Any) -> list[float | None]:
         rest, arguments = self._unscored(columns)
@@ -87,27 +94,37 @@ class StageScores:
         return rest, arguments | self._logs_for(rest)
 
     def _all(self, columns: Mapping[str, Any]) -> list[float | None]:
-        """The rewards of all rows; what was logged goes to the trainer, and the rollout is over."""
+        """The rewards of all rows; what was logged goes to the trainer."""
         rows = range(len(columns["completions"]))
-        rewards = [self._rewards[row] for row in rows]
         for name, values in self._extras.items():
             columns["log_extra"](name, [values.get(row) for row in rows])
         for name, weighted in self._figures.items():
             of_all = sum(value * count for value, count in weighted) / sum(count for _, count in weighted)
             columns["log_metric"](name, of_all)
-        self.begin(())
-        return rewards
+        return [self._rewards[row] for row in rows]
 
-    def _remember(self, rows: Sequence[int], rewards: Sequence[float | None]) -> None:
-        self._rewards |= dict(zip(rows, rewards, strict=True))
+    def _remember(self, rows: Sequence[int], rewards: Iterable[float | None]) -> None:
+        name = self._trainer.reward_func_names[0]
+        self._rewards |= _by_row(rows, rewards, f"reward_funcs: {name!r} returned")
 
     def _logs_for(self, rows: Sequence[int]) -> dict[str, Any]:
         """`log_extra` and `log_metric` for a call about `rows`."""
 
-        def log_extra(name: str, values: Sequence[Any]) -> None:
-            self._extras.setdefault(name, {}).update(zip(rows, values, strict=True))
+        def log_extra(name: str, values: Iterable[Any]) -> None:
+            self._extras.setdefault(name, {}).update(_by_row(rows, values, f"log_extra: {name!r} has"))
 
         def log_metric(name: str, value: float) -> None:
             self._figures.setdefault(name, []).append((value, len(rows)))
 
         return {"log_extra": log_extra, "log_metric": log_metric}
+
+
+def _by_row(rows: Sequence[int], values: Iterable[Any], source: str) -> dict[int, Any]:
+    """The values that a call about `rows` has given."""
+    values = list(values)
+    if len(values) != len(rows):
+        raise ValueError(
+            f"{source} {len(values)} values for {len(rows)} completions; give one for each. A rollout in stages asks "
+            "about some of its completions at a time"
+        )
+    return dict(zip(rows, values, strict=True))

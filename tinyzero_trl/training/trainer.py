@@ -169,6 +169,7 @@ class AdaptiveGRPOTrainer(GRPOTrainer):
         return trl_internals.replace_rollout_buffer(self, dealt)
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        trl_internals.forget_logs_of_rewards(self)
         generate = trl_internals.unchanged_checkpointing(self.model)(super()._generate_and_score_completions)
         if not self.model.training:
             output = generate(self.evaluator.without_numbers(inputs))
@@ -184,9 +185,9 @@ class AdaptiveGRPOTrainer(GRPOTrainer):
 
     def _generate_single_turn(self, prompt_ids: list[list[int]], *args: Any, **kwargs: Any) -> Any:
         model = self.accelerator.unwrap_model(self.model_wrapped, keep_torch_compile=False)
-        sample = partial(super()._generate_single_turn, prompt_ids, *args, **kwargs)
-        with trl_internals.unchanged_mode(self.model):
-            return self.rollouts.sample(sample, model, prompt_ids, step=self.state.global_step)
+        generate = trl_internals.unchanged_mode(self.model)(super()._generate_single_turn)
+        sample = partial(generate, prompt_ids, *args, **kwargs)
+        return self.rollouts.sample(sample, model, prompt_ids, step=self.state.global_step)
 
     def _calculate_rewards(
         self, inputs: list[dict[str, Any]], prompts: list, completions: list, completion_ids_list: list[list[int]]

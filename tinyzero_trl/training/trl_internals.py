@@ -83,6 +83,12 @@ def logged_column(trainer: GRPOTrainer, column: str) -> list[Any]:
     return values
 
 
+def forget_logs_of_rewards(trainer: GRPOTrainer) -> None:
+    """Drop what reward functions have logged in a batch that was interrupted; TRL would add it to the next one."""
+    trainer._pending_extra_logs.clear()
+    trainer._pending_metrics.clear()
+
+
 def tokenizer_of(trainer: GRPOTrainer) -> Any:
     """The tokenizer, also where `processing_class` is the processor of a model with images."""
     return trainer._tokenizer
