@@ -32,7 +32,7 @@ def test_rows_are_those_of_all_ranks_and_the_clock_is_that_of_the_first(
     trainer: Any = SimpleNamespace(accelerator=SimpleNamespace(process_index=rank), num_generations=ROWS)
     scores: Any = SimpleNamespace(at_stage_end=lambda *_: None, reward=lambda row: 0.0)
     policy: Any = SimpleNamespace(config=SimpleNamespace(success_threshold=1.0), go_on=lambda states: [True] * 2)
-    monkeypatch.setattr(group_stages.trl_internals, "as_completion", lambda *_: "")
+    monkeypatch.setattr(group_stages.trl_internals, "as_completions", lambda *_: [])
     rollout = StagedRollout(trainer, scores, policy, [{"prompt": "say"}] * ROWS)
     for limit, lengths in ((END, (4, 4, 2, 4)), (2 * END, (6, 4, 2, 8))):  # the second row stays where it is
         ids = [[7] * length for length in lengths]
