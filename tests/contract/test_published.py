@@ -93,13 +93,43 @@ def test_the_table_at_the_top(outcomes: dict[str, Outcome]) -> None:
     ]
 
 
+@cache
+def together_rows(grid: Path, asked_again: Path) -> dict[str, list[str]]:
+    """Seeds, accuracy and points of both measurements together, tokens; points and tokens against `full`."""
+    measured = paired_accuracy.policies(grid, asked_again)
+    tokens = {name: [_tokens_of(grid / name / seed) for seed in runs] for name, runs in measured.items()}
+    rows = {}
+    for name, runs in measured.items():
+        accuracy, points = paired_accuracy.against(runs, measured["full"], "together")
+        rows[name] = [str(len(runs)), f"{accuracy.mean:.1f} %", "", f"{fmean(tokens[name]) / 1e6:.2f} M"]
+        if name != "full":
+            assert runs.keys() == measured["full"].keys()
+            ratio = paired_ratio(tokens[name], tokens["full"])
+            rows[name][2:] = [_with_bounds(points, 1), _with_bounds(ratio, 2, unit=" x")]
+    return rows
+
+
+def _tokens_of(run: Path) -> float:
+    return float(read_run(run).evals[-1]["tokens"])
+
+
 def test_the_table_of_the_readme_says_the_same() -> None:
-    """Both measurements together; the tokens of `full` are those of its twenty seeds."""
-    rows = _rows((ROOT / "README.md").read_text(encoding="utf-8"), "| window, 40 steps")
-    measured, full = per_group_rows(), fmean(read_run(run).evals[-1]["tokens"] for run in GRID.glob("full/*"))
-    for (said, cells), name in zip(rows.items(), ("full", "group-label", "group", "signal", "vanilla"), strict=True):
-        seeds, _, together, points, tokens, _ = measured[name]
-        assert cells == [seeds, together, points, tokens or f"{full / 1e6:.2f} M"], said
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    rows, measured = _rows(readme, "| window, 60 steps"), together_rows(IMPATIENT, IMPATIENT_ASKED_AGAIN)
+    for (said, cells), name in zip(
+        rows.items(), ("full", "group-label", "group", "fixed-256", "fixed-128"), strict=True
+    ):
+        assert cells == measured[name], said
+    first = fmean(read_run(run).evals[0]["eval/acc"] for run in IMPATIENT.glob("full/*"))
+    assert f"{100 * first:.0f} % before training" in readme
+
+
+def test_what_the_readme_says_of_the_earlier_model() -> None:
+    readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    measured = per_group_rows()
+    for name in ("group-label", "signal"):
+        seeds, _, _, points, tokens, _ = measured[name]
+        assert f"{points.split(' (')[0]} points for {tokens.split(' (')[0]} the tokens, {seeds} seeds" in readme
 
 
 def test_the_table_of_every_window(outcomes: dict[str, Outcome]) -> None:
@@ -242,21 +272,21 @@ def test_other_windows_on_the_model_of_the_demo() -> None:
     assert demo[-1]["tokens"] == seed_0[-1]["tokens"], "the demo is seed 0 of group-label"
 
 
-@pytest.mark.parametrize("name", ["fixed-128", "fixed-256"])
-def test_a_group_with_a_label_against_fixed_windows_on_the_model_of_the_demo(name: str) -> None:
+@pytest.mark.parametrize("name", ["group-label", "group"])
+@pytest.mark.parametrize("fixed", ["fixed-256", "fixed-128"])
+def test_groups_against_fixed_windows_on_the_model_of_the_demo(name: str, fixed: str) -> None:
     """Accuracies of both measurements together; both runs of a seed."""
     again = paired_accuracy.policies(IMPATIENT, IMPATIENT_ASKED_AGAIN)
-    seeds = sorted(again["group-label"].keys() & again[name].keys())
-    _, points = paired_accuracy.against(again["group-label"], again[name], "together")
+    seeds = sorted(again[name].keys() & again[fixed].keys())
+    _, points = paired_accuracy.against(again[name], again[fixed], "together")
     assert points is not None
-    tokens = ([read_run(IMPATIENT / run / seed).evals[-1]["tokens"] for seed in seeds] for run in ("group-label", name))
+    tokens = ([_tokens_of(IMPATIENT / run / seed) for seed in seeds] for run in (name, fixed))
     ratio = _with_bounds(paired_ratio(*tokens), 2, unit=" x")
-    assert f"| `{name}` | {len(seeds)} | {_with_bounds(points, 1)} | {ratio} |" in RESULTS
-    if name == "fixed-256":
+    assert f"| `{name}` against `{fixed}` | {len(seeds)} | {_with_bounds(points, 1)} | {ratio} |" in RESULTS
+    if name == "group-label":
         readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
         mean, low, high = points
-        assert f"that guess ({mean:.1f} points, {low:.1f} to {high:.1f}, five seeds)" in readme
-        assert f"for {ratio.split(' (')[0]} its tokens" in readme
+        assert f"{mean:.1f} points ({low:.1f} to {high:.1f}) for {ratio.split(' (')[0]} its tokens" in readme
 
 
 def test_what_the_quickstart_says_of_the_demo() -> None:

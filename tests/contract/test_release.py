@@ -29,7 +29,7 @@ def test_links_and_pictures_of_the_readme_lead_to_the_repository() -> None:
         f"`[i]({ADDRESS}/blob/v1/j)`"
     )
     readme = with_absolute_links((ROOT / "README.md").read_text(encoding="utf-8"), ADDRESS, "v1")
-    assert f"]({ADDRESS}/raw/v1/docs/pictures/accuracy-cost.png)" in readme
+    assert f"]({ADDRESS}/raw/v1/docs/pictures/accuracy-demo.png)" in readme
     assert not re.findall(r"\]\((?!https?:|#)", readme)
     assert set(links(ADDRESS)) == {"Repository", "Documentation", "Changes", "Issues"}
 

@@ -2,8 +2,7 @@
 
 import math
 from collections.abc import Iterable
-
-import numpy as np
+from ctypes import c_float
 
 FULL_REWARD = 1.0
 """Reward of a right answer, and the threshold of a success unless a run sets another."""
@@ -20,10 +19,7 @@ def is_success(reward: float | None, threshold: float = FULL_REWARD) -> bool:
     Both count as 32-bit numbers, as which TRL keeps rewards: a reward of 0.9 reaches a threshold of 0.9 wherever it is
     compared, though the nearest 32-bit number to 0.9 is smaller.
     """
-    if reward is None:
-        return False
-    with np.errstate(over="ignore"):  # beyond 32 bits is infinity
-        return bool(np.float32(reward) >= np.float32(threshold))
+    return reward is not None and c_float(float(reward)).value >= c_float(threshold).value
 
 
 def outcomes(rewards: Iterable[float | None], threshold: float = FULL_REWARD) -> list[bool | None]:
