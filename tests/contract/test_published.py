@@ -317,6 +317,22 @@ def test_the_page_of_the_pretrained_model() -> None:
     assert {line["adaptive_window/current_window"] for line in run.metrics} == {48}
 
 
+def test_windows_on_the_pretrained_model() -> None:
+    page = (ROOT / "docs" / "real_model.md").read_text(encoding="utf-8")
+    grid = ROOT / "results" / "ablation_smollm2"
+    runs = {name: read_run(grid / name / "seed_0") for name in ("full", "group", "fixed-24")}
+    full = runs["full"].evals[-1]
+    rows = _rows(page, "| window, 12 steps")
+    for (said, cells), (name, run) in zip(rows.items(), runs.items(), strict=True):
+        last = run.evals[-1]
+        acc, low, high = (100 * last[f"eval/{each}"] for each in ("acc", "acc_low", "acc_high"))
+        ratio = "" if name == "full" else f"{last['tokens'] / full['tokens']:.2f} x"
+        assert said.startswith(f"{name}`"), said
+        assert cells == [f"{acc:.0f} % ({low:.0f} to {high:.0f})", f"{last['tokens']:,}", ratio]
+    published = read_run(ROOT / "results" / "smollm2_cpu").evals[-1]
+    assert (full["tokens"], full["eval/acc"]) == (published["tokens"], published["eval/acc"]), "token for token"
+
+
 @pytest.mark.parametrize("step", [0, 12])
 def test_the_completions_of_the_pretrained_model(step: int) -> None:
     """All that the run has kept of an evaluation stand on the page, and no others."""
