@@ -288,11 +288,4 @@ class AdaptiveGRPOTrainer(GRPOTrainer):
     ) -> Any:
         """Save, write the card and upload the run's folder; None if the Hub did not take it."""
         push = partial(super().push_to_hub, commit_message, blocking, token, revision, **kwargs)
-        if not self.is_world_process_zero():  # saving is the work of all ranks, pushing that of one
-            return push()
-        if reached_repository(self, token) is None:
-            self.save_model(_internal_call=True)
-        elif (pushed := self.hub.push(push)) is not None:
-            return pushed
-        repository, revision = partial(reached_repository, self, token), revision or self.args.hub_revision
-        return self.hub.push_again(repository, commit_message=commit_message, token=token, revision=revision)
+        return self.hub.push_run(self, push, commit_message=commit_message, token=token, revision=revision)
