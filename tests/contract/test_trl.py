@@ -33,6 +33,7 @@ PINNED = {
     "_issue_warnings_after_load": ["self", "load_result"],
     "train": ["self", "resume_from_checkpoint", "trial", "ignore_keys_for_eval"],
     "evaluate": ["self", "eval_dataset", "ignore_keys", "metric_key_prefix"],
+    "log": ["self", "logs", "start_time"],
     "_get_train_sampler": ["self", "dataset"],
     "_load_best_model": ["self"],
     "create_model_card": ["self", "model_name", "dataset_name", "tags"],
@@ -107,6 +108,11 @@ def test_the_trainer_takes_what_its_parent_takes() -> None:
         (GRPOTrainer._prepare_inputs, ["self.args.steps_per_generation * self.num_iterations", "_buffered_inputs"]),
         # Entries of gradient_checkpointing_kwargs that PyTorch never sees; `preflight/mappings.py` judges them.
         (Trainer.train, ['gc_kwargs.pop("every_n_layers", 1)', 'gc_kwargs.pop("offload", False)']),
+        # Figures that join the log of an evaluation are in what callbacks are shown, and in what is returned.
+        (
+            Trainer.evaluate,
+            ["self.log(output.metrics)", "on_evaluate(self.args, self.state, self.control, output.metrics)"],
+        ),
         # Callback state travels in trainer_state.json.
         (Trainer._save_checkpoint, ["self.state.stateful_callbacks", "ExportableState"]),
         (GRPOTrainer._save_checkpoint, ["self.create_model_card("]),

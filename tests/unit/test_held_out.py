@@ -96,8 +96,9 @@ def test_each_of_several_sets_has_figures_of_its_own_and_all_of_them_together() 
             metrics |= inner
         return metrics
 
-    metrics, evaluation = held_out.measure(evaluate_all, seed=0)
+    metrics, evaluation = held_out.measure(evaluate_all, sets, seed=0)
     assert evaluation is not None and evaluation.figures.items() <= metrics.items()
+    assert next(iter(evaluation.figures)) == "eval/acc", "records name the figures of all sets first"
     assert {name: value for name, value in metrics.items() if name.endswith(("/acc", "/n", "/problems"))} == {
         **{"eval/acc": 0.5, "eval/n": 6, "eval/problems": 3},
         **{"eval_easy/acc": 1.0, "eval_easy/n": 2, "eval_easy/problems": 1},

@@ -229,10 +229,16 @@ class AdaptiveGRPOTrainer(GRPOTrainer):
     ) -> dict[str, float]:
         """Answer the held-out examples at full length; adds `eval/` figures, and `eval_NAME/` ones of several sets."""
         answer = partial(super().evaluate, self.evaluator.numbered(eval_dataset), ignore_keys, metric_key_prefix)
-        metrics, evaluation = self.evaluator.measure(answer, seed=self.rollouts.seed, prefix=metric_key_prefix)
+        given = self.eval_dataset if eval_dataset is None else eval_dataset
+        metrics, evaluation = self.evaluator.measure(answer, given, seed=self.rollouts.seed, prefix=metric_key_prefix)
         if evaluation is not None:
             fire(self, "on_evaluation_end", evaluation=evaluation)
         return metrics
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log as TRL does; our figures of an evaluation join past the trackers, which get them from the records."""
+        super().log(logs, start_time)
+        self.evaluator.join_figures(logs, self.state.log_history[-1:])
 
     def prediction_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> tuple[Any, Any, Any]:
         """Answer one batch of held-out examples. TRL's loss on them is computed only where it is needed."""
