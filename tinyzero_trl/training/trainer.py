@@ -29,6 +29,7 @@ from tinyzero_trl.training.hub import RetriedPushes, reached_repository
 from tinyzero_trl.training.loss.attention import attend_without_padding
 from tinyzero_trl.training.loss.exact_loss import ExactLoss, Scores
 from tinyzero_trl.training.loss.traits import LossTraits
+from tinyzero_trl.training.preflight.full_length import check_full_length
 from tinyzero_trl.training.preflight.problems import check_train_dataset
 from tinyzero_trl.training.preflight.resuming import asked_checkpoint
 from tinyzero_trl.training.preflight.trainable import check_given_optimizer, check_trainable
@@ -129,11 +130,12 @@ class AdaptiveGRPOTrainer(GRPOTrainer):
         `resume_from_checkpoint`: a folder, True for the newest complete one, False for none, None for `args.resume`.
 
         Raises:
-            ValueError: there is no such checkpoint.
+            ValueError: there is no such checkpoint, or the window cannot hold.
         """
         checkpoint = asked_checkpoint(resume_from_checkpoint, self.args)
         self.reference.load(checkpoint)
         self.rollouts.begin(self)
+        check_full_length(self, self.window_callback.policy)
         self.groups.check(self.window_callback.policy)
         with self.evaluator.first_for_new_runs(self.args, is_new=checkpoint is None):
             return super().train(checkpoint, *args, **kwargs)
