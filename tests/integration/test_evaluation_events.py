@@ -16,7 +16,8 @@ EXAMPLES = Dataset.from_dict({"prompt": PROMPTS})
 SETS = {"few": Dataset.from_dict({"prompt": PROMPTS[:2]}), "all": EXAMPLES}
 
 
-def is_even(completions: list[str], **_: Any) -> list[float]:
+def is_even(completions: list[str], log_metric: Any, **_: Any) -> list[float]:
+    log_metric("short", sum(len(text) < 9 for text in completions) / len(completions))
     return [float(len(text) % 2 == 0) for text in completions]
 
 
@@ -82,3 +83,22 @@ def test_of_several_sets_early_stopping_goes_by_all_of_them_or_by_one(best: str,
     line = evaluations(tmp_path)[0]
     assert "eval/acc" not in first and second["eval/acc"] == line["eval/acc"]
     assert run.state.best_metric == line[best]
+
+
+def test_a_figure_that_a_reward_function_logs_chooses_the_best_model(tmp_path: Path) -> None:
+    run = trainer_of(tmp_path, max_steps=1, metric_for_best_model="short", greater_is_better=True)
+    run.train()
+    [line] = [line for line in run.state.log_history if "eval_short" in line]
+    assert run.state.best_metric == line["eval_short"]
+
+
+@pytest.mark.parametrize("on_start", [True, False])
+def test_a_figure_that_nobody_logs_is_told_at_the_first_evaluation(on_start: bool, tmp_path: Path) -> None:
+    run = trainer_of(tmp_path, metric_for_best_model="shrt", eval_on_start=on_start)
+    with pytest.raises(
+        ValueError, match=r"^metric_for_best_model: 'shrt' is no figure of this evaluation; choose one"
+    ) as said:
+        run.train()
+    assert "eval/acc, " in str(said.value) and "eval_short" in str(said.value) and "runtime" not in str(said.value)
+    assert run.state.global_step == (0 if on_start else 1)
+    assert len(evaluations(tmp_path)) == 1, "what was measured is written"

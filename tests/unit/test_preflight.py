@@ -46,12 +46,19 @@ def config(**values: Any) -> AdaptiveGRPOConfig:
         {"save_only_model": True},
         {"max_steps": 0},
         {"metric_for_best_model": "reward_std"},
+        {"metric_for_best_model": "accuracy"},  # a reward function may log it
         {"metric_for_best_model": "eval_completions/mean_length"},
     ],
     ids=str,
 )
 def test_what_trl_accepts_and_can_work_is_accepted(values: dict[str, Any]) -> None:
     config(**values)
+
+
+@pytest.mark.parametrize("name", ["eval/accuracy", "tokens/response_total", "adaptive_window/success_rate"])
+def test_a_figure_that_no_evaluation_has_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=rf"^metric_for_best_model: '{name}' is no figure of an evaluation; choose on"):
+        config(metric_for_best_model=name)
 
 
 def test_no_limit_of_top_k_has_two_spellings() -> None:

@@ -29,10 +29,7 @@ from tinyzero_trl.training.hub import RetriedPushes, reached_repository
 from tinyzero_trl.training.loss.attention import attend_without_padding
 from tinyzero_trl.training.loss.exact_loss import ExactLoss, Scores
 from tinyzero_trl.training.loss.traits import LossTraits
-from tinyzero_trl.training.preflight.full_length import check_full_length
-from tinyzero_trl.training.preflight.problems import check_train_dataset
-from tinyzero_trl.training.preflight.resuming import asked_checkpoint
-from tinyzero_trl.training.preflight.trainable import check_given_optimizer, check_trainable
+from tinyzero_trl.training.preflight import best_figure, full_length, problems, resuming, trainable
 from tinyzero_trl.training.prompt_order import EpochOrder
 from tinyzero_trl.training.rollout import Rollouts, prepare_engine
 from tinyzero_trl.training.scoring import ScoredRows, gather_rollout, score_rows
@@ -93,7 +90,7 @@ class AdaptiveGRPOTrainer(GRPOTrainer):
     ) -> None:
         model = resolve_model(model) if isinstance(model, str) else model
         args = configuration(args, model)
-        check_trainable(model, peft_config)
+        trainable.check_trainable(model, peft_config)
         window_config = args.window_config()
         self.window_callback = AdaptiveWindowCallback(window_config)
         self.records_callback = RecordsCallback(self.window_callback, success_threshold=window_config.success_threshold)
@@ -105,8 +102,8 @@ class AdaptiveGRPOTrainer(GRPOTrainer):
         data = (train_dataset, self.evaluator.numbered(eval_dataset), processing_class, reward_processing_classes)
         others = (optimizers, quantization_config, peft_config, tools, rollout_func, environment_factory)
         super().__init__(model, reward_funcs, args, *data, [*ours, *(callbacks or ())], *others)
-        check_given_optimizer(optimizers[0], self.model)
-        check_train_dataset(train_dataset, trl_internals.tokenizer_of(self), self.model.config, args)
+        trainable.check_given_optimizer(optimizers[0], self.model)
+        problems.check_train_dataset(train_dataset, trl_internals.tokenizer_of(self), self.model.config, args)
         show_rollouts(self)
         self.records_callback.follow(self)
         self.limiter = CompletionLimit(self)
@@ -132,10 +129,10 @@ class AdaptiveGRPOTrainer(GRPOTrainer):
         Raises:
             ValueError: there is no such checkpoint, or the window cannot hold.
         """
-        checkpoint = asked_checkpoint(resume_from_checkpoint, self.args)
+        checkpoint = resuming.asked_checkpoint(resume_from_checkpoint, self.args)
         self.reference.load(checkpoint)
         self.rollouts.begin(self)
-        check_full_length(self, self.window_callback.policy)
+        full_length.check_full_length(self, self.window_callback.policy)
         self.groups.check(self.window_callback.policy)
         with self.evaluator.first_for_new_runs(self.args, is_new=checkpoint is None):
             return super().train(checkpoint, *args, **kwargs)
@@ -235,6 +232,8 @@ class AdaptiveGRPOTrainer(GRPOTrainer):
         metrics, evaluation = self.evaluator.measure(answer, given, seed=self.rollouts.seed, prefix=metric_key_prefix)
         if evaluation is not None:
             fire(self, "on_evaluation_end", evaluation=evaluation)
+        if eval_dataset is None and self.is_in_train:
+            best_figure.check_best_figure_is_there(self.args.metric_for_best_model, metrics)
         return metrics
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:

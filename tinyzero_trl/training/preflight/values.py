@@ -10,9 +10,9 @@ from huggingface_hub.utils import HFValidationError, validate_repo_id
 from transformers.integrations import get_reporting_integration_callbacks
 from transformers.utils import is_liger_kernel_available
 
-from tinyzero_trl.metrics import METRICS, describe
 from tinyzero_trl.runs.redaction import shown
 from tinyzero_trl.training.loss.micro_batches import LOSS_NORMALISERS
+from tinyzero_trl.training.preflight.best_figure import check_best_figure
 from tinyzero_trl.training.shipped import launch_file
 
 _LEAST_COUNTS = {
@@ -118,10 +118,8 @@ def check_choices(config: Any) -> None:
         get_reporting_integration_callbacks(config.report_to)
     except (TypeError, ValueError) as error:
         raise ValueError(f"report_to: {config.report_to!r} cannot be used ({error}); name a tracker or none") from None
-    if (best := config.metric_for_best_model) is not None and not _is_evaluated(best):
-        known = ", ".join(name for name in METRICS if name.startswith("eval/") and "{" not in name)
-        raise ValueError(f"metric_for_best_model: {best!r} is no figure of an evaluation; choose one of {known}")
-    if best is None and config.save_strategy == "best":
+    check_best_figure(config.metric_for_best_model)
+    if config.metric_for_best_model is None and config.save_strategy == "best":
         raise ValueError(
             "save_strategy: 'best' needs a figure to choose by; give metric_for_best_model, such as eval/acc"
         )
@@ -171,15 +169,6 @@ def _check_deepspeed_file(given: Any) -> None:
             f"deepspeed: {given!r} is no file; give the path of a DeepSpeed configuration, or remove it and launch "
             f"with {launch_file('zero2')}"
         ) from None
-
-
-def _is_evaluated(name: str) -> bool:
-    """Whether it is a figure of ours, or may be one of TRL's, which depend on the reward functions."""
-    if name.startswith("eval/"):
-        return describe(name) is not None
-    if name.startswith(("eval_", "rewards/", "completions/")):
-        return True
-    return name in ("loss", "reward", "reward_std", "frac_reward_zero_std")
 
 
 def check_schedule(config: Any) -> None:
