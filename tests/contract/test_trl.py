@@ -35,6 +35,7 @@ PINNED = {
     "evaluate": ["self", "eval_dataset", "ignore_keys", "metric_key_prefix"],
     "log": ["self", "logs", "start_time"],
     "_get_train_sampler": ["self", "dataset"],
+    "_set_signature_columns_if_needed": ["self"],
     "_load_best_model": ["self"],
     "create_model_card": ["self", "model_name", "dataset_name", "tags"],
     "init_hf_repo": ["self", "token"],

@@ -215,6 +215,8 @@ def _check_program_fields(training: AdaptiveGRPOConfig, model: ModelConfig) -> N
         raise ValueError(f"resume_from_checkpoint: {given!r} is not read here; remove it, and give resume: {given}")
     if training.reward_weights is not None:
         raise ValueError(f"reward_weights: {training.reward_weights!r} would be replaced; choose with reward_shaping")
+    if training.remove_unused_columns:
+        raise ValueError("remove_unused_columns: true would remove what the score of a task reads; leave it out")
     check_best_figure(training.metric_for_best_model, is_recipe=True)
     for name in ("load_in_8bit", "load_in_4bit"):
         if getattr(model, name):

@@ -41,8 +41,7 @@ class AdaptiveGRPOTrainer(GRPOTrainer):
 
     Each method wraps its parent's and leaves the work to a collaborator:
 
-    - `limiter`: before each training rollout the engine's completion limit is set to the policy's window. Evaluation
-      has `max_completion_length`, which also stays the normaliser of every loss.
+    - `limiter`: a training rollout has the policy's window as the engine's limit, evaluation `max_completion_length`.
     - `rollouts`: finished completions leave the batch of `generate`; a completion may end with its answer.
     - `groups`: where the window policy decides per group, a rollout is sampled in stages, and groups stop in between.
     - `loss`: the same gradient without padding and without rows that have none.
@@ -51,8 +50,7 @@ class AdaptiveGRPOTrainer(GRPOTrainer):
     - `checkpoints`: written by all ranks or by none, between two rollouts, with the synchronised `reference`.
     - `hub`: pushes that fail are warnings and tried again.
 
-    Besides, the events of `RolloutCallback` are fired; the order of the examples depends on seed and epoch alone, so
-    that a resumed run continues as if nothing had happened; the progress bar shows reward, window and truncation.
+    Besides, the events of `RolloutCallback` are fired; the order of the examples depends on seed and epoch alone.
 
     Args:
         model: as for `trl.GRPOTrainer`, like all that is not named here; `embedded` is the model of this package.
@@ -140,6 +138,11 @@ class AdaptiveGRPOTrainer(GRPOTrainer):
     def _issue_warnings_after_load(self, load_result: Any) -> None:
         super()._issue_warnings_after_load(trl_internals.without_tied(load_result, self.model))
 
+    def _set_signature_columns_if_needed(self) -> None:
+        """With `remove_unused_columns`, what records and the window policy read stays beside what TRL keeps."""
+        super()._set_signature_columns_if_needed()
+        trl_internals.keep_columns(self, "difficulty", self.window_callback.label_column)
+
     def _get_train_sampler(self, dataset: Any = None) -> EpochOrder:
         return EpochOrder(super()._get_train_sampler(dataset), lambda: int(self.state.epoch or 0))
 
@@ -187,9 +190,7 @@ class AdaptiveGRPOTrainer(GRPOTrainer):
         with trl_internals.unchanged_mode(self.model):
             return self.rollouts.sample(sample, model, prompt_ids, step=self.state.global_step)
 
-    def _calculate_rewards(
-        self, inputs: list[dict[str, Any]], prompts: list, completions: list, completion_ids_list: list[list[int]]
-    ) -> torch.Tensor:
+    def _calculate_rewards(self, inputs: list, prompts: list, completions: list, completion_ids_list: list) -> Any:
         """The rewards of all ranks, (B, reward functions)."""
         rewards_per_func = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
         if self.model.training:

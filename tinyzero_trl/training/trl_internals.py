@@ -60,6 +60,12 @@ def forget_rollout(trainer: Any) -> None:
         trainer._last_loaded_step = -1
 
 
+def keep_columns(trainer: GRPOTrainer, *columns: str) -> None:
+    """Let the data loaders keep `columns` as well under `remove_unused_columns`; no name is no column."""
+    kept: Any = trainer._signature_columns  # what Trainer's own method has set
+    trainer._signature_columns = kept + [name for name in columns if name and name not in kept]
+
+
 def training_metrics(trainer: GRPOTrainer) -> dict[str, list[float]]:
     """The lists to which the loss appends its figures, averaged and emptied by `log`."""
     metrics: dict[str, list[float]] = trainer._metrics["train"]
