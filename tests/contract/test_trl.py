@@ -102,9 +102,8 @@ def test_the_trainer_takes_what_its_parent_takes() -> None:
         (GRPOTrainer._compute_loss, ["self.max_completion_length", "self._get_per_token_logps_and_entropies("]),
         # A sampler that draws every order from one generator; ours seeds it anew in each epoch.
         (RepeatSampler, ["self.generator.manual_seed(seed)", "generator=self.generator"]),
-        # Rewards come back gathered over all ranks, reasons wait in _pending_extra_logs.
+        # Rewards come back gathered over all ranks, and reasons go through one method.
         (GRPOTrainer._calculate_rewards, ["rewards_per_func = gather(rewards_per_func)", "self._log_completion_extra"]),
-        (GRPOTrainer._log_completion_extra, ["self._pending_extra_logs[column].extend(values)"]),
         # Which optimizer step a rollout belongs to.
         (GRPOTrainer._prepare_inputs, ["self.args.steps_per_generation * self.num_iterations", "_buffered_inputs"]),
         # Entries of gradient_checkpointing_kwargs that PyTorch never sees; `preflight/mappings.py` judges them.

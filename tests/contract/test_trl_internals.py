@@ -27,7 +27,6 @@ WRAPPED = {"_generate_single_turn", "_generate_and_score_completions", "_calcula
         "self._step = 0",
         "self._tokenizer = processing_class",
         "self._metrics = {",
-        "self._pending_extra_logs = ",
         "self._entropy_bonus_enabled = ",
         "self._last_loaded_step = -1",
     ],

@@ -192,10 +192,11 @@ class AdaptiveGRPOTrainer(GRPOTrainer):
 
     def _calculate_rewards(self, inputs: list, prompts: list, completions: list, completion_ids_list: list) -> Any:
         """The rewards of all ranks, (B, reward functions)."""
-        rewards_per_func = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        with trl_internals.logged_column(self, "reason") as reasons:
+            rewards_per_func = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
         if self.model.training:
             self.guard.watch_rewards(rewards_per_func)
-        self._scored = score_rows(self, rewards_per_func, inputs, prompts, completions, completion_ids_list)
+        self._scored = score_rows(self, rewards_per_func, inputs, prompts, completions, completion_ids_list, reasons)
         return rewards_per_func
 
     # --- an optimizer step ----------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ The methods that `AdaptiveGRPOTrainer` wraps are listed by its own file. What is
 so that an upgrade has one file to look at: `tests/contract/test_trl_internals.py` fails for each name that is gone.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,6 +15,8 @@ from huggingface_hub.utils._http import default_client_factory
 from transformers.utils.hub import hf_api
 from trl import GRPOTrainer
 from trl.data_utils import is_conversational
+
+from tinyzero_trl.generation.interception import replaced
 
 Inputs = dict[str, Any]
 
@@ -82,10 +84,23 @@ def learning_rate(trainer: GRPOTrainer) -> float:
     return trainer._get_learning_rate()
 
 
-def logged_column(trainer: GRPOTrainer, column: str) -> list[Any]:
-    """What the reward functions of the latest batch have given to `log_extra`, in the order of the calls."""
-    values: list[Any] = trainer._pending_extra_logs.get(column, [])
-    return values
+@contextmanager
+def logged_column(trainer: GRPOTrainer, column: str) -> Iterator[list[list[Any]]]:
+    """Within it, what reward functions give to `log_extra` for a column: the values of each call, in their order.
+
+    TRL strings the values of all calls together, whatever their number.
+    """
+    calls: list[list[Any]] = []
+    log = trainer._log_completion_extra
+
+    def noted(name: str, values: Iterable[Any]) -> None:
+        values = list(values)
+        if name == column:
+            calls.append(values)
+        log(name, values)
+
+    with replaced(trainer, "_log_completion_extra", noted):
+        yield calls
 
 
 def tokenizer_of(trainer: GRPOTrainer) -> Any:
