@@ -102,3 +102,12 @@ def test_a_figure_that_nobody_logs_is_told_at_the_first_evaluation(on_start: boo
     assert "eval/acc, " in str(said.value) and "eval_short" in str(said.value) and "runtime" not in str(said.value)
     assert run.state.global_step == (0 if on_start else 1)
     assert len(evaluations(tmp_path)) == 1, "what was measured is written"
+
+
+def test_a_share_of_steps_that_follow_from_the_data_is_judged_when_training_begins(tmp_path: Path) -> None:
+    steps = {"max_steps": -1, "num_train_epochs": 3, "num_iterations": 2, "eval_steps": 0.5, "save_steps": 0.5}
+    best = {"metric_for_best_model": "eval/acc", "load_best_model_at_end": True, "save_strategy": "steps"}
+    run = trainer_of(tmp_path, **steps, **best)
+    with pytest.raises(ValueError, match=r"^eval_steps: 0.5 of 6 steps is 3, which is not a multiple of the 2 opt"):
+        run.train()
+    assert run.state.global_step == 0

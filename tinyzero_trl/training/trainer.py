@@ -28,8 +28,7 @@ from tinyzero_trl.training.held_out import HeldOutEvaluator
 from tinyzero_trl.training.hub import RetriedPushes, reached_repository
 from tinyzero_trl.training.loss.attention import attend_without_padding
 from tinyzero_trl.training.loss.exact_loss import ExactLoss, Scores
-from tinyzero_trl.training.loss.traits import LossTraits
-from tinyzero_trl.training.preflight import best_figure, full_length, problems, resuming, trainable
+from tinyzero_trl.training.preflight import best_figure, full_length, problems, resuming, trainable, values
 from tinyzero_trl.training.prompt_order import EpochOrder
 from tinyzero_trl.training.rollout import Rollouts, prepare_engine
 from tinyzero_trl.training.scoring import ScoredRows, gather_rollout, score_rows
@@ -108,7 +107,7 @@ class AdaptiveGRPOTrainer(GRPOTrainer):
         self.groups = GroupStages(self)
         self.rollouts = Rollouts.of(self)
         attend_without_padding(self, args.padding_free)
-        self.loss = ExactLoss(self.accelerator, LossTraits.of(self))
+        self.loss = ExactLoss.of(self)
         self.guard = FiniteNumbersGuard(self.accelerator, args.max_skipped_steps, str(args.output_dir))
         self.reference = SyncedReference(self.ref_model, self.accelerator, is_synced=args.sync_ref_model)
         self.checkpoints = CheckpointWriter(is_main=self.is_world_process_zero())
@@ -151,6 +150,7 @@ class AdaptiveGRPOTrainer(GRPOTrainer):
     ) -> tuple[int, int]:
         """Epochs trained, and batches of the current epoch: all and none for a run that has taken its `max_steps`."""
         trained = super()._init_training_state(max_steps, num_update_steps_per_epoch, num_train_epochs, *checkpoint)
+        values.check_best_is_saved(self.args, max_steps)
         self.state.compute_steps(self.args, max_steps)  # the checkpoint's own would win over other save_steps
         return (num_train_epochs, 0) if self.state.global_step >= max_steps else trained
 
@@ -225,9 +225,7 @@ class AdaptiveGRPOTrainer(GRPOTrainer):
 
     # --- an evaluation --------------------------------------------------------------------------------------------
 
-    def evaluate(
-        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
-    ) -> dict[str, float]:
+    def evaluate(self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval") -> dict:
         """Answer the held-out examples at full length; adds `eval/` figures, and `eval_NAME/` ones of several sets."""
         answer = partial(super().evaluate, self.evaluator.numbered(eval_dataset), ignore_keys, metric_key_prefix)
         given = self.eval_dataset if eval_dataset is None else eval_dataset

@@ -187,11 +187,29 @@ def check_schedule(config: Any) -> None:
         steps = getattr(config, f"{what}_steps")
         if getattr(config, switch) == "steps" and not 0 < steps < math.inf:
             raise ValueError(f"{what}_steps: {steps!r} is not above 0; change it, or set {switch} to 'no'")
-    per_rollout = config.optimizer_steps_per_rollout
+    check_best_is_saved(config, config.max_steps)
+
+
+def check_best_is_saved(config: Any, max_steps: int) -> None:
+    """Where the best model is kept, each evaluation must come where a checkpoint may be written.
+
+    Args:
+        config: an `AdaptiveGRPOConfig`.
+        max_steps: of the run; 0 or less where they follow from the data. Then `eval_steps` below 1, which is a share of
+            them, is judged once training begins.
+
+    Raises:
+        ValueError: an evaluation would come between two optimizer steps on one rollout.
+    """
     wants_best = config.load_best_model_at_end or config.save_strategy == "best"
-    if wants_best and per_rollout > 1 and config.eval_steps and config.eval_steps % per_rollout:
+    if not wants_best or config.eval_strategy != "steps":
+        return
+    given, per_rollout = config.eval_steps, config.optimizer_steps_per_rollout
+    steps = math.ceil(max(0, max_steps) * given) if given < 1 else given
+    if steps % per_rollout:
+        share = f" of {max_steps} steps is {steps}, which" if given < 1 else ""
         raise ValueError(
-            f"eval_steps: {config.eval_steps!r} is not a multiple of the {per_rollout} optimizer steps per rollout, "
+            f"eval_steps: {given!r}{share} is not a multiple of the {per_rollout} optimizer steps per rollout, "
             "between which nothing is saved, the best model neither; make it one"
         )
 
