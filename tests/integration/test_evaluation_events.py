@@ -111,3 +111,10 @@ def test_a_share_of_steps_that_follow_from_the_data_is_judged_when_training_begi
     with pytest.raises(ValueError, match=r"^eval_steps: 0.5 of 6 steps is 3, which is not a multiple of the 2 opt"):
         run.train()
     assert run.state.global_step == 0
+
+
+def test_a_prediction_is_trls(tmp_path: Path) -> None:
+    run = trainer_of(tmp_path)
+    run.evaluate()
+    assert {"test_loss", "test_runtime"} <= run.predict(EXAMPLES).metrics.keys()
+    assert "eval_loss" not in run.evaluate(), "it costs a forward pass"

@@ -121,13 +121,16 @@ def test_an_evaluation_under_a_name_of_the_users_is_none_of_the_run() -> None:
 
 def test_the_figure_that_chooses_the_best_model_is_found_by_trainer() -> None:
     held_out = evaluator(metric_for_best_model="eval/acc")
-    assert not held_out.needs_loss and evaluator(metric_for_best_model="eval_loss").needs_loss
+    assert held_out.needs_loss, "outside of an evaluation, in `predict`"
 
     def evaluate() -> dict[str, float]:
         held_out.add([{}, {}], scored([1.0, 0.0]))
         return {}
 
     metrics, _ = held_out.measure(evaluate, seed=0)
+    for name, is_needed in (("eval/acc", False), ("eval_loss", True)):
+        other = evaluator(metric_for_best_model=name)
+        assert other.measure(lambda other=other: {"loss": other.needs_loss}, seed=0)[0]["loss"] == is_needed
     assert metrics["eval_eval/acc"] == metrics["eval/acc"] == 0.5
 
 

@@ -46,6 +46,7 @@ def config(**values: Any) -> AdaptiveGRPOConfig:
         {"temperature": 1e-4},
         {"save_only_model": True},
         {"max_steps": 0},
+        {"save_total_limit": 0},
         {"metric_for_best_model": "reward_std"},
         {"metric_for_best_model": "accuracy"},  # a reward function may log it
         {"metric_for_best_model": "eval_completions/mean_length"},

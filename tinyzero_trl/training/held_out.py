@@ -69,8 +69,8 @@ class HeldOutEvaluator:
 
     @property
     def needs_loss(self) -> bool:
-        """Whether TRL's loss on held-out examples is computed: if it is asked for, or chooses the best model."""
-        return self._wants_loss or "loss" in (self._best_metric or "")
+        """Whether TRL's loss is computed: in `predict`, in evaluations if asked for, or to choose the best model."""
+        return self._under_way is None or self._wants_loss or "loss" in (self._best_metric or "")
 
     @contextmanager
     def first_for_new_runs(self, args: AdaptiveGRPOConfig, *, is_new: bool) -> Iterator[None]:

@@ -27,7 +27,7 @@ _LEAST_COUNTS = {
     "generation_batch_size": 1,
     "max_tokens_per_micro_batch": 1,
     "max_skipped_steps": 0,
-    "save_total_limit": 1,
+    "save_total_limit": 0,
     "dataloader_num_workers": 0,
     "top_k": 0,
     "data_seed": 0,
