@@ -1,6 +1,7 @@
 """What SECURITY.md promises of the code: nothing from outside is run, and Transformers keeps its part."""
 
 import ast
+import copy
 import inspect
 import pickle
 from pathlib import Path
@@ -106,3 +107,17 @@ def test_pickled_arguments_hold_no_token(tmp_path: Path) -> None:
     config = AdaptiveGRPOConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False, hub_token=secret)
     assert secret.encode() not in pickle.dumps(config)
     assert config.hub_token == secret, "it is still there to push with"
+
+
+def test_copies_of_arguments_keep_the_token_and_are_pickled_without_it(tmp_path: Path) -> None:
+    secret = "hf_plantedsecret0"
+    config = AdaptiveGRPOConfig(
+        str(tmp_path), use_cpu=True, bf16=False, hub_token=secret, generation_kwargs={"typical_p": 0.5}
+    )
+    for copied in (copy.copy(config), copy.deepcopy(config), copy.deepcopy({"args": config})["args"]):
+        assert copied is not config and (copied.hub_token, copied) == (secret, config)
+        assert secret.encode() not in pickle.dumps(copied)
+        copied.learning_rate = 0.5
+        assert config.learning_rate != 0.5
+    assert copy.copy(config).generation_kwargs is config.generation_kwargs
+    assert copy.deepcopy(config).generation_kwargs is not config.generation_kwargs

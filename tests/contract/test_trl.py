@@ -33,7 +33,9 @@ PINNED = {
     "_issue_warnings_after_load": ["self", "load_result"],
     "train": ["self", "resume_from_checkpoint", "trial", "ignore_keys_for_eval"],
     "evaluate": ["self", "eval_dataset", "ignore_keys", "metric_key_prefix"],
+    "log": ["self", "logs", "start_time"],
     "_get_train_sampler": ["self", "dataset"],
+    "_set_signature_columns_if_needed": ["self"],
     "_load_best_model": ["self"],
     "create_model_card": ["self", "model_name", "dataset_name", "tags"],
     "init_hf_repo": ["self", "token"],
@@ -100,13 +102,17 @@ def test_the_trainer_takes_what_its_parent_takes() -> None:
         (GRPOTrainer._compute_loss, ["self.max_completion_length", "self._get_per_token_logps_and_entropies("]),
         # A sampler that draws every order from one generator; ours seeds it anew in each epoch.
         (RepeatSampler, ["self.generator.manual_seed(seed)", "generator=self.generator"]),
-        # Rewards come back gathered over all ranks, reasons wait in _pending_extra_logs.
+        # Rewards come back gathered over all ranks, and reasons go through one method.
         (GRPOTrainer._calculate_rewards, ["rewards_per_func = gather(rewards_per_func)", "self._log_completion_extra"]),
-        (GRPOTrainer._log_completion_extra, ["self._pending_extra_logs[column].extend(values)"]),
         # Which optimizer step a rollout belongs to.
         (GRPOTrainer._prepare_inputs, ["self.args.steps_per_generation * self.num_iterations", "_buffered_inputs"]),
         # Entries of gradient_checkpointing_kwargs that PyTorch never sees; `preflight/mappings.py` judges them.
         (Trainer.train, ['gc_kwargs.pop("every_n_layers", 1)', 'gc_kwargs.pop("offload", False)']),
+        # Figures that join the log of an evaluation are in what callbacks are shown, and in what is returned.
+        (
+            Trainer.evaluate,
+            ["self.log(output.metrics)", "on_evaluate(self.args, self.state, self.control, output.metrics)"],
+        ),
         # Callback state travels in trainer_state.json.
         (Trainer._save_checkpoint, ["self.state.stateful_callbacks", "ExportableState"]),
         (GRPOTrainer._save_checkpoint, ["self.create_model_card("]),

@@ -97,6 +97,7 @@ def train(fault: str, at: tuple[int, ...] = (), folder: str | None = None, **set
         "per_device_train_batch_size": 8,
         "num_generations": GROUP_SIZE,
         "num_iterations": 2,
+        "window_strategy": "fixed",  # the only one under a rollout_func
         "max_completion_length": LONGEST_COMPLETION,
         "max_tokens_per_micro_batch": 60,
         "max_steps": 4,

@@ -114,6 +114,7 @@ def train(
         "optim": "sgd",
         "lr_scheduler_type": "constant",
         "temperature": 0.9,
+        "window_strategy": "fixed",  # the only one under a rollout_func
         "scale_rewards": "group",
         "save_strategy": "no",
         "report_to": [],

@@ -9,7 +9,7 @@ from datasets import Dataset
 
 from tinyzero_trl.metrics import describe
 from tinyzero_trl.training.held_out import HeldOutEvaluator
-from tinyzero_trl.training.scoring import gather_rollout, score_rows
+from tinyzero_trl.training.scoring import _warn_of_reasons, gather_rollout, score_rows
 
 
 def evaluator(success_threshold: float = 1.0, **settings: Any) -> HeldOutEvaluator:
@@ -28,15 +28,15 @@ def scored(rewards: list[float], source: str = "eval", **options: Any) -> Any:
         accelerator=SimpleNamespace(process_index=0),
         model=SimpleNamespace(training=source == "train"),
         rollouts=SimpleNamespace(is_truncated=lambda ids, text: len(ids) == 2),
-        _pending_extra_logs={"reason": options.get("reasons", [])},
     )
     return score_rows(
         trainer,
-        torch.tensor([[reward, 9.0] for reward in rewards]),
+        torch.tensor([[reward, 9.0][: options.get("functions", 2)] for reward in rewards]),
         options.get("inputs", [{}] * count),
         ["p"] * count,
         [f"c{row}" for row in range(count)],
         [[5] * (row + 1) for row in range(count)],
+        options.get("reasons", ()),
     )
 
 
@@ -131,8 +131,9 @@ def test_each_of_several_sets_has_figures_of_its_own_and_all_of_them_together() 
             metrics |= inner
         return metrics
 
-    metrics, evaluation = held_out.measure(evaluate_all, seed=0)
+    metrics, evaluation = held_out.measure(evaluate_all, sets, seed=0)
     assert evaluation is not None and evaluation.figures.items() <= metrics.items()
+    assert next(iter(evaluation.figures)) == "eval/acc", "records name the figures of all sets first"
     assert {name: value for name, value in metrics.items() if name.endswith(("/acc", "/n", "/problems"))} == {
         **{"eval/acc": 0.5, "eval/n": 6, "eval/problems": 3},
         **{"eval_easy/acc": 1.0, "eval_easy/n": 2, "eval_easy/problems": 1},
@@ -155,23 +156,48 @@ def test_an_evaluation_under_a_name_of_the_users_is_none_of_the_run() -> None:
 
 def test_the_figure_that_chooses_the_best_model_is_found_by_trainer() -> None:
     held_out = evaluator(metric_for_best_model="eval/acc")
-    assert not held_out.needs_loss and evaluator(metric_for_best_model="eval_loss").needs_loss
+    assert held_out.needs_loss, "outside of an evaluation, in `predict`"
 
     def evaluate() -> dict[str, float]:
         held_out.add([{"prompt": "a"}, {"prompt": "b"}], scored([1.0, 0.0]))
         return {}
 
     metrics, _ = held_out.measure(evaluate, seed=0)
+    for name, is_needed in (("eval/acc", False), ("eval_loss", True)):
+        other = evaluator(metric_for_best_model=name)
+        assert other.measure(lambda other=other: {"loss": other.needs_loss}, seed=0)[0]["loss"] == is_needed
     assert metrics["eval_eval/acc"] == metrics["eval/acc"] == 0.5
 
 
 def test_rows_are_scored_by_the_first_function_and_samples_are_of_this_rank() -> None:
     inputs = [{"difficulty": 3}, {"difficulty": " very\nhard"}, {"difficulty": True}]
-    rows = scored([1.0, float("nan"), float("inf")], reasons=["a", "b", "c", "of another function"], inputs=inputs)
+    rows = scored([1.0, float("nan"), float("inf")], reasons=[["a", "b", "c"], ["of another function"]], inputs=inputs)
     assert rows.rewards == [1.0, None, None], "no number, no score"
     assert (rows.lengths, rows.truncated, rows.difficulties) == ([1, 2, 3], [False, True, False], [3, "very hard", 0])
     assert [sample["reason"] for sample in rows.samples] == ["a", "b", "c"]
     assert [sample["reason"] for sample in scored([0.0]).samples] == [""]
+
+
+@pytest.mark.parametrize(
+    ("calls", "functions", "found"),
+    [
+        ([["a", "b"]], 1, ["", "", ""]),
+        ([["a"], ["b", "c"]], 1, ["a", "b", "c"]),
+        ([["a"], ["b", "c"]], 2, ["", "", ""]),
+        ([["a"], ["b", "c", "d"]], 2, ["b", "c", "d"]),
+        ([["a", "b", "c", "d"]], 1, ["", "", ""]),
+    ],
+    ids=str,
+)
+def test_no_reason_is_given_to_a_row_that_it_may_not_be_of(
+    calls: list[list[str]], functions: int, found: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    _warn_of_reasons.cache_clear()
+    for _ in range(2):
+        rows = scored([1.0, 0.0, 0.0], reasons=calls, functions=functions)
+        assert [sample["reason"] for sample in rows.samples] == found
+    assert len(caplog.messages) == (found == ["", "", ""])
+    assert all(text.startswith("log_extra: no reward function gave a reason for each") for text in caplog.messages)
 
 
 def test_a_rollout_is_made_of_groups_in_order() -> None:

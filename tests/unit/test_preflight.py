@@ -4,6 +4,7 @@ import logging
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -45,13 +46,39 @@ def config(**values: Any) -> AdaptiveGRPOConfig:
         {"temperature": 1e-4},
         {"save_only_model": True},
         {"max_steps": 0},
+        {"save_total_limit": 0},
         {"metric_for_best_model": "reward_std"},
+        {"metric_for_best_model": "accuracy"},  # a reward function may log it
         {"metric_for_best_model": "eval_completions/mean_length"},
     ],
     ids=str,
 )
 def test_what_trl_accepts_and_can_work_is_accepted(values: dict[str, Any]) -> None:
     config(**values)
+
+
+@pytest.mark.parametrize("name", ["eval/accuracy", "tokens/response_total", "adaptive_window/success_rate"])
+def test_a_figure_that_no_evaluation_has_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=rf"^metric_for_best_model: '{name}' is no figure of an evaluation; choose on"):
+        config(metric_for_best_model=name)
+
+
+BEST = {"load_best_model_at_end": True, "metric_for_best_model": "eval/acc", "eval_strategy": "steps"}
+
+
+@pytest.mark.parametrize(
+    ("share", "max_steps", "refusal"),
+    [
+        (0.5, 8, None),
+        (0.5, -1, None),  # judged once the steps are known
+        (0.25, 12, "eval_steps: 0.25 of 12 steps is 3, which is not a multiple of the 2 optimizer steps per rollout"),
+        (0.3, 8, "eval_steps: 0.3 of 8 steps is 3, which is not"),  # Transformers rounds up
+    ],
+)
+def test_a_share_of_the_steps_is_judged_as_steps(share: float, max_steps: int, refusal: str | None) -> None:
+    values = {**BEST, "eval_steps": share, "save_steps": share, "max_steps": max_steps, "num_iterations": 2}
+    with nullcontext() if refusal is None else pytest.raises(ValueError, match=f"^{refusal}"):
+        config(**values)
 
 
 def test_no_limit_of_top_k_has_two_spellings() -> None:

@@ -21,6 +21,7 @@ from tinyzero_trl.training.preflight.values import (
     check_schedule,
 )
 from tinyzero_trl.training.renamed import give_new_names, other_name
+from tinyzero_trl.training.token_in_memory import TokenInMemory
 from tinyzero_trl.windows import WindowConfig, declarations, find_policy, strategies
 
 WINDOW_PREFIX = "window_"
@@ -40,7 +41,7 @@ def _window(name: str) -> Any:
 
 
 @dataclass
-class AdaptiveGRPOConfig(GRPOConfig):
+class AdaptiveGRPOConfig(TokenInMemory, GRPOConfig):
     """TRL's `GRPOConfig` with a rollout window (`window_*`) and the savings of the training step.
 
     `max_completion_length` is the largest window (unless `window_max` is lower) and the length of evaluation. The
@@ -183,10 +184,6 @@ class AdaptiveGRPOConfig(GRPOConfig):
         super().__setattr__(name, value)
         if self._is_complete and (other := other_name(self, name)) is not None:
             super().__setattr__(other, value)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """What is pickled into `training_args.bin`, and pushed with a model, holds no token."""
-        return {**self.__dict__, "hub_token": None}
 
     @property
     def optimizer_steps_per_rollout(self) -> int:

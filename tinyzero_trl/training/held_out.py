@@ -4,6 +4,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -17,13 +18,42 @@ from tinyzero_trl.training.prompt_keys import prompt_key
 from tinyzero_trl.training.scoring import SAMPLED_COMPLETIONS, ScoredRows
 
 Example = dict[str, Any]
+Row = dict[str, Any]
+
+
+@dataclass
+class _UnderWay:
+    """An evaluation that is under way, and the rows of the sets that have been answered, over all ranks."""
+
+    prefix: str  # what its figures start with
+    prefixes: Sequence[str]  # the same of each set; of one set alone, `prefix`
+    answered: list[list[Row]] = field(default_factory=list)
+    figures: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def current(self) -> str | None:
+        """The prefix of the set that is being answered; None once all are."""
+        return next(iter(self.prefixes[len(self.answered) :]), None)
+
+    @property
+    def is_of_sets(self) -> bool:
+        """Whether its sets have names, so that Trainer evaluates each by itself."""
+        return self.prefix not in self.prefixes
+
+    @property
+    def rows(self) -> list[Row]:
+        """Of all sets; the problems of two sets are not the same, whatever their numbers."""
+        if not self.is_of_sets:
+            return [row for rows in self.answered for row in rows]
+        return [{**row, "index": (place, row["index"])} for place, rows in enumerate(self.answered) for row in rows]
 
 
 class HeldOutEvaluator:
     """Turns the scored rows of an evaluation into its `eval/` figures.
 
     Sampling has random numbers of its own, so that how often one evaluates changes no training step. Of several
-    evaluation sets, each has figures of its own (`eval_NAME/acc`), and `eval/` figures cover all their examples.
+    evaluation sets, each has figures of its own (`eval_NAME/acc`), and `eval/` figures cover all their examples: they
+    come with those of the last set.
     """
 
     def __init__(self, args: AdaptiveGRPOConfig) -> None:
@@ -35,13 +65,12 @@ class HeldOutEvaluator:
         self._device = args.device
         self._number_columns: dict[str, list[Dataset]] = {}  # the data sets that have numbers under this name
         self._rows: list[dict[str, Any]] = []  # of this rank and of the set being answered
-        self._sets: list[list[dict[str, Any]]] | None = None  # rows of the sets answered so far, over all ranks
-        self._figures_of_sets: dict[str, float] = {}
+        self._under_way: _UnderWay | None = None
 
     @property
     def needs_loss(self) -> bool:
-        """Whether TRL's loss on held-out examples is computed: if it is asked for, or chooses the best model."""
-        return self._wants_loss or "loss" in (self._best_metric or "")
+        """Whether TRL's loss is computed: in `predict`, in evaluations if asked for, or to choose the best model."""
+        return self._under_way is None or self._wants_loss or "loss" in (self._best_metric or "")
 
     @contextmanager
     def first_for_new_runs(self, args: AdaptiveGRPOConfig, *, is_new: bool) -> Iterator[None]:
@@ -87,13 +116,14 @@ class HeldOutEvaluator:
             self._rows.append({**sample, "index": number})
 
     def measure(
-        self, evaluate: Callable[[], dict[str, float]], *, seed: int, prefix: str = "eval"
+        self, evaluate: Callable[[], dict[str, float]], examples: Any = None, *, seed: int, prefix: str = "eval"
     ) -> tuple[dict[str, float], Evaluation | None]:
         """Run an evaluation on every rank.
 
         Args:
-            evaluate: Trainer's own evaluation, during which `add` is called. Given several sets, it calls this method
-                for each of them.
+            evaluate: Trainer's own evaluation, during which `add` and `join_figures` are called. Given several sets,
+                it calls this method for each of them.
+            examples: what is evaluated; several sets are a mapping.
             seed: of this rank's sampling.
             prefix: what Trainer's figures start with; ours have a slash behind it.
 
@@ -101,27 +131,53 @@ class HeldOutEvaluator:
             Trainer's figures with ours, and the evaluation over all ranks; None for one of several sets, and for a
             prefix of the user's own, whose figures are no part of the run's records.
         """
-        sets: list[list[dict[str, Any]]] = []
-        enclosing, self._sets, self._rows = self._sets, sets, []
-        if enclosing is None:
-            self._figures_of_sets = {}
-        started_at = time.perf_counter()
+        self._rows = []
+        enclosing, started_at = self._under_way, time.perf_counter()
+        is_one_of_several = enclosing is not None and enclosing.current == prefix
+        if not is_one_of_several:
+            names = list(examples) if isinstance(examples, dict) else []
+            self._under_way = _UnderWay(prefix, [f"{prefix}_{name}" for name in names] or [prefix])
+        under_way = self._under_way
+        assert under_way is not None
         try:
             with random_numbers_of_its_own(seed, self._device):
-                logged = evaluate()
+                metrics = evaluate()
+                if under_way.current == prefix:  # nothing was logged
+                    metrics = {**metrics, **self._figures_of_set(under_way)}
         finally:
-            self._sets = enclosing
-        rows = [row for each in sets for row in each] if sets else self._each_once(gather_object(self._rows))
-        figures = self._figures(rows, prefix)
-        metrics = {**logged, **figures, **self._best_figure(figures)}
-        if enclosing is not None:
-            enclosing.append([{**row, "index": (len(enclosing), row["index"])} for row in rows])
-            self._figures_of_sets |= figures
+            self._under_way = enclosing
+        if is_one_of_several or not prefix.startswith("eval"):
             return metrics, None
-        if not prefix.startswith("eval"):
-            return metrics, None
-        figures = {**figures, **self._figures_of_sets}
-        return metrics, Evaluation(figures, time.perf_counter() - started_at, rows[:SAMPLED_COMPLETIONS])
+        samples = under_way.rows[:SAMPLED_COMPLETIONS]
+        return metrics, Evaluation(under_way.figures, time.perf_counter() - started_at, samples)
+
+    def join_figures(self, logs: dict[str, float], history: Sequence[dict[str, float]]) -> None:
+        """Add our figures to what Trainer has logged of a set that has been answered; every rank must call it.
+
+        Args:
+            logs: what was logged, which Trainer goes on to show to `on_evaluate`, and returns. Other logs, as those of
+                a step, stay as they are.
+            history: the lines of the log in which it stands.
+        """
+        under_way = self._under_way
+        if under_way is None or f"{under_way.current}_runtime" not in logs:
+            return
+        figures = self._figures_of_set(under_way)
+        for line in (logs, *history):
+            line.update(figures)
+
+    def _figures_of_set(self, under_way: _UnderWay) -> dict[str, float]:
+        """Of the set that has been answered now, over all ranks; with the last of several sets, of all their examples.
+
+        With the figure that chooses the best model under the name by which Trainer looks for it, too.
+        """
+        prefix, rows = str(under_way.current), self._each_once(gather_object(self._rows))
+        under_way.answered.append(rows)
+        figures, of_all = self._figures(rows, prefix), {}
+        if under_way.is_of_sets and under_way.current is None:
+            of_all = self._figures(under_way.rows, under_way.prefix)
+        under_way.figures = {**of_all, **under_way.figures, **figures}
+        return {**figures, **of_all, **self._best_figure({**figures, **of_all})}
 
     def _figures(self, rows: Sequence[Mapping[str, Any]], prefix: str) -> dict[str, float]:
         figures = evaluation_metrics(
@@ -137,7 +193,9 @@ class HeldOutEvaluator:
     def _best_figure(self, figures: Mapping[str, float]) -> dict[str, float]:
         """The figure that chooses the best model, under the name by which Trainer looks for it."""
         best = self._best_metric
-        return {f"eval_{best}": figures[best]} if best is not None and best in figures else {}
+        if best is None or best not in figures or best.startswith("eval_"):
+            return {}
+        return {f"eval_{best}": figures[best]}
 
     def _column(self, example: Example) -> str | None:
         """Where the example has its number. A name of ours that the user has too is the shorter of the two."""

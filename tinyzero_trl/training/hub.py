@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -54,6 +55,23 @@ class RetriedPushes:
     def push(self, push: Callable[[], Result]) -> Result | None:
         """Push for the first time; None if it failed."""
         return self._attempt(push, "the push failed", "trying again")
+
+    def push_run(self, trainer: Trainer, push: Callable[[], Result], **options: Any) -> Any:
+        """Save the model and upload the run's folder; None if the Hub did not take it. Every rank must call it.
+
+        Args:
+            trainer: asked for its repository, and to save its model where the Hub is not reached.
+            push: Trainer's own, which does both.
+            **options: what else `push_again` takes; a revision of None is `args.hub_revision`.
+        """
+        if not trainer.is_world_process_zero():  # saving is the work of all ranks, pushing that of one
+            return push()
+        if reached_repository(trainer, options["token"]) is None:
+            trainer.save_model(_internal_call=True)
+        elif (pushed := self.push(push)) is not None:
+            return pushed
+        options["revision"] = options["revision"] or self._args.hub_revision
+        return self.push_again(partial(reached_repository, trainer, options["token"]), **options)
 
     def push_again(
         self,

@@ -18,6 +18,7 @@ from tinyzero_trl.tasks.registry import option_defaults
 from tinyzero_trl.training.config import AdaptiveGRPOConfig
 from tinyzero_trl.training.field_names import advice_for_unknown
 from tinyzero_trl.training.policy_fields import add_policy_fields, for_strategy, gather_policy_fields, given_strategy
+from tinyzero_trl.training.preflight.best_figure import check_best_figure
 from tinyzero_trl.training.shipped import advice_for_recipe, find_recipe
 
 _TYPES: dict[str, tuple[tuple[type, ...], str]] = {
@@ -214,6 +215,9 @@ def _check_program_fields(training: AdaptiveGRPOConfig, model: ModelConfig) -> N
         raise ValueError(f"resume_from_checkpoint: {given!r} is not read here; remove it, and give resume: {given}")
     if training.reward_weights is not None:
         raise ValueError(f"reward_weights: {training.reward_weights!r} would be replaced; choose with reward_shaping")
+    if training.remove_unused_columns:
+        raise ValueError("remove_unused_columns: true would remove what the score of a task reads; leave it out")
+    check_best_figure(training.metric_for_best_model, is_recipe=True)
     for name in ("load_in_8bit", "load_in_4bit"):
         if getattr(model, name):
             raise ValueError(f"{name}: true has no effect, policies are trained in {model.dtype}; remove it")

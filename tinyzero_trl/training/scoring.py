@@ -1,8 +1,10 @@
 """How the rows of a batch were scored, on this rank and over all ranks."""
 
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -13,8 +15,9 @@ from tinyzero_trl.metrics import Label, as_label
 from tinyzero_trl.tasks.rewards import completion_text
 from tinyzero_trl.training.callbacks.events import Rollout
 from tinyzero_trl.training.config import optimizer_steps_per_rollout
-from tinyzero_trl.training.trl_internals import logged_column
 from tinyzero_trl.windows import RolloutObservation
+
+logger = logging.getLogger(__name__)
 
 SAMPLED_COMPLETIONS = 8
 
@@ -40,22 +43,22 @@ def score_rows(
     prompts: Sequence[Any],
     completions: Sequence[Any],
     completion_ids: Sequence[list[int]],
+    reasons: Sequence[Sequence[Any]] = (),
 ) -> ScoredRows:
     """What is known of each row once TRL has called the reward functions.
 
     Args:
-        trainer: an `AdaptiveGRPOTrainer`, asked for its rank, its mode, where completions end, and logged reasons.
+        trainer: an `AdaptiveGRPOTrainer`, asked for its rank, its mode and where completions end.
         rewards_per_func: (B of all ranks, reward functions); the first is the score. What is not finite is no score:
             NaN in the result, which counts as neither success nor failure.
         inputs: the examples of this rank's N rows.
         prompts: N texts or conversations.
         completions: N texts or conversations.
         completion_ids: N lists of tokens.
+        reasons: what reward functions have logged as `reason`, call by call.
     """
     first = trainer.accelerator.process_index * len(prompts)
     local = slice(first, first + len(prompts))
-    # Several functions may log reasons: those of the first come first.
-    reasons = logged_column(trainer, "reason")[: len(prompts)]
     is_truncated = trainer.rollouts.is_truncated
     rewards = scores(rewards_per_func)
     lengths = [len(ids) for ids in completion_ids]
@@ -66,13 +69,36 @@ def score_rows(
         "prompt": [completion_text(prompt) for prompt in prompts],
         "completion": [completion_text(completion) for completion in completions],
         "reward": rewards[local],
-        "reason": reasons or [""] * len(prompts),
+        "reason": _reason_of_each_row(reasons, len(prompts), functions=rewards_per_func.size(1)),
         "length": lengths,
         "truncated": truncated,
         "difficulty": difficulties,
     }
     samples = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
     return ScoredRows(lengths, truncated, difficulties, rewards, samples)
+
+
+def _reason_of_each_row(calls: Sequence[Sequence[Any]], rows: int, *, functions: int) -> Sequence[Any]:
+    """Reasons of the first function that gave one for each row; empty where nothing says of which rows they are.
+
+    One function alone may give them in several calls.
+    """
+    one_by_one = [[reason for values in calls for reason in values]] if functions == 1 else []
+    for values in (*calls, *one_by_one):
+        if len(values) == rows:
+            return values
+    if calls:
+        _warn_of_reasons()
+    return [""] * rows
+
+
+@cache
+def _warn_of_reasons() -> None:
+    """Once in a process."""
+    logger.warning(
+        "log_extra: no reward function gave a reason for each completion, so that samples of these completions have "
+        "none; give as many values as there are completions"
+    )
 
 
 def scores(rewards_per_func: Tensor) -> list[float | None]:

@@ -28,10 +28,7 @@ from tinyzero_trl.training.held_out import HeldOutEvaluator
 from tinyzero_trl.training.hub import RetriedPushes, reached_repository
 from tinyzero_trl.training.loss.attention import attend_without_padding
 from tinyzero_trl.training.loss.exact_loss import ExactLoss, Scores
-from tinyzero_trl.training.loss.traits import LossTraits
-from tinyzero_trl.training.preflight.problems import check_train_dataset
-from tinyzero_trl.training.preflight.resuming import asked_checkpoint
-from tinyzero_trl.training.preflight.trainable import check_given_optimizer, check_trainable
+from tinyzero_trl.training.preflight import best_figure, full_length, problems, resuming, trainable, values
 from tinyzero_trl.training.prompt_order import EpochOrder
 from tinyzero_trl.training.rollout import Rollouts, prepare_engine
 from tinyzero_trl.training.scoring import ScoredRows, gather_rollout, score_rows
@@ -43,8 +40,7 @@ class AdaptiveGRPOTrainer(GRPOTrainer):
 
     Each method wraps its parent's and leaves the work to a collaborator:
 
-    - `limiter`: before each training rollout the engine's completion limit is set to the policy's window. Evaluation
-      has `max_completion_length`, which also stays the normaliser of every loss.
+    - `limiter`: a training rollout has the policy's window as the engine's limit, evaluation `max_completion_length`.
     - `rollouts`: finished completions leave the batch of `generate`; a completion may end with its answer.
     - `groups`: where the window policy decides per group, a rollout is sampled in stages, and groups stop in between.
     - `loss`: the same gradient without padding and without rows that have none.
@@ -53,8 +49,7 @@ class AdaptiveGRPOTrainer(GRPOTrainer):
     - `checkpoints`: written by all ranks or by none, between two rollouts, with the synchronised `reference`.
     - `hub`: pushes that fail are warnings and tried again.
 
-    Besides, the events of `RolloutCallback` are fired; the order of the examples depends on seed and epoch alone, so
-    that a resumed run continues as if nothing had happened; the progress bar shows reward, window and truncation.
+    Besides, the events of `RolloutCallback` are fired; the order of the examples depends on seed and epoch alone.
 
     Args:
         model: as for `trl.GRPOTrainer`, like all that is not named here; `embedded` is the model of this package.
@@ -92,7 +87,7 @@ class AdaptiveGRPOTrainer(GRPOTrainer):
     ) -> None:
         model = resolve_model(model) if isinstance(model, str) else model
         args = configuration(args, model)
-        check_trainable(model, peft_config)
+        trainable.check_trainable(model, peft_config)
         window_config = args.window_config()
         self.window_callback = AdaptiveWindowCallback(window_config)
         self.records_callback = RecordsCallback(self.window_callback, success_threshold=window_config.success_threshold)
@@ -104,15 +99,15 @@ class AdaptiveGRPOTrainer(GRPOTrainer):
         data = (train_dataset, self.evaluator.numbered(eval_dataset), processing_class, reward_processing_classes)
         others = (optimizers, quantization_config, peft_config, tools, rollout_func, environment_factory)
         super().__init__(model, reward_funcs, args, *data, [*ours, *(callbacks or ())], *others)
-        check_given_optimizer(optimizers[0], self.model)
-        check_train_dataset(train_dataset, trl_internals.tokenizer_of(self), self.model.config, args)
+        trainable.check_given_optimizer(optimizers[0], self.model)
+        problems.check_train_dataset(train_dataset, trl_internals.tokenizer_of(self), self.model.config, args)
         show_rollouts(self)
         self.records_callback.follow(self)
         self.limiter = CompletionLimit(self)
         self.groups = GroupStages(self)
         self.rollouts = Rollouts.of(self)
         attend_without_padding(self, args.padding_free)
-        self.loss = ExactLoss(self.accelerator, LossTraits.of(self))
+        self.loss = ExactLoss.of(self)
         self.guard = FiniteNumbersGuard(self.accelerator, args.max_skipped_steps, str(args.output_dir))
         self.reference = SyncedReference(self.ref_model, self.accelerator, is_synced=args.sync_ref_model)
         self.checkpoints = CheckpointWriter(is_main=self.is_world_process_zero())
@@ -129,17 +124,23 @@ class AdaptiveGRPOTrainer(GRPOTrainer):
         `resume_from_checkpoint`: a folder, True for the newest complete one, False for none, None for `args.resume`.
 
         Raises:
-            ValueError: there is no such checkpoint.
+            ValueError: there is no such checkpoint, or the window cannot hold.
         """
-        checkpoint = asked_checkpoint(resume_from_checkpoint, self.args)
+        checkpoint = resuming.asked_checkpoint(resume_from_checkpoint, self.args)
         self.reference.load(checkpoint)
         self.rollouts.begin(self)
+        full_length.check_full_length(self, self.window_callback.policy)
         self.groups.check(self.window_callback.policy)
         with self.evaluator.first_for_new_runs(self.args, is_new=checkpoint is None):
             return super().train(checkpoint, *args, **kwargs)
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
         super()._issue_warnings_after_load(trl_internals.without_tied(load_result, self.model))
+
+    def _set_signature_columns_if_needed(self) -> None:
+        """With `remove_unused_columns`, what records and the window policy read stays beside what TRL keeps."""
+        super()._set_signature_columns_if_needed()
+        trl_internals.keep_columns(self, "difficulty", self.window_callback.label_column)
 
     def _get_train_sampler(self, dataset: Any = None) -> EpochOrder:
         return EpochOrder(super()._get_train_sampler(dataset), lambda: int(self.state.epoch or 0))
@@ -149,6 +150,7 @@ class AdaptiveGRPOTrainer(GRPOTrainer):
     ) -> tuple[int, int]:
         """Epochs trained, and batches of the current epoch: all and none for a run that has taken its `max_steps`."""
         trained = super()._init_training_state(max_steps, num_update_steps_per_epoch, num_train_epochs, *checkpoint)
+        values.check_best_is_saved(self.args, max_steps)
         self.state.compute_steps(self.args, max_steps)  # the checkpoint's own would win over other save_steps
         return (num_train_epochs, 0) if self.state.global_step >= max_steps else trained
 
@@ -189,14 +191,13 @@ class AdaptiveGRPOTrainer(GRPOTrainer):
         sample = partial(generate, prompt_ids, *args, **kwargs)
         return self.rollouts.sample(sample, model, prompt_ids, step=self.state.global_step)
 
-    def _calculate_rewards(
-        self, inputs: list[dict[str, Any]], prompts: list, completions: list, completion_ids_list: list[list[int]]
-    ) -> torch.Tensor:
+    def _calculate_rewards(self, inputs: list, prompts: list, completions: list, completion_ids_list: list) -> Any:
         """The rewards of all ranks, (B, reward functions)."""
-        rewards_per_func = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        with trl_internals.logged_column(self, "reason") as reasons:
+            rewards_per_func = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
         if self.model.training:
             self.guard.watch_rewards(rewards_per_func)
-        self._scored = score_rows(self, rewards_per_func, inputs, prompts, completions, completion_ids_list)
+        self._scored = score_rows(self, rewards_per_func, inputs, prompts, completions, completion_ids_list, reasons)
         return rewards_per_func
 
     # --- an optimizer step ----------------------------------------------------------------------------------------
@@ -225,15 +226,21 @@ class AdaptiveGRPOTrainer(GRPOTrainer):
 
     # --- an evaluation --------------------------------------------------------------------------------------------
 
-    def evaluate(
-        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
-    ) -> dict[str, float]:
+    def evaluate(self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval") -> dict:
         """Answer the held-out examples at full length; adds `eval/` figures, and `eval_NAME/` ones of several sets."""
         answer = partial(super().evaluate, self.evaluator.numbered(eval_dataset), ignore_keys, metric_key_prefix)
-        metrics, evaluation = self.evaluator.measure(answer, seed=self.rollouts.seed, prefix=metric_key_prefix)
+        given = self.eval_dataset if eval_dataset is None else eval_dataset
+        metrics, evaluation = self.evaluator.measure(answer, given, seed=self.rollouts.seed, prefix=metric_key_prefix)
         if evaluation is not None:
             fire(self, "on_evaluation_end", evaluation=evaluation)
+        if eval_dataset is None and self.is_in_train:
+            best_figure.check_best_figure_is_there(self.args.metric_for_best_model, metrics)
         return metrics
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log as TRL does; our figures of an evaluation join past the trackers, which get them from the records."""
+        super().log(logs, start_time)
+        self.evaluator.join_figures(logs, self.state.log_history[-1:])
 
     def prediction_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> tuple[Any, Any, Any]:
         """Answer one batch of held-out examples. TRL's loss on them is computed only where it is needed."""
@@ -289,11 +296,4 @@ class AdaptiveGRPOTrainer(GRPOTrainer):
     ) -> Any:
         """Save, write the card and upload the run's folder; None if the Hub did not take it."""
         push = partial(super().push_to_hub, commit_message, blocking, token, revision, **kwargs)
-        if not self.is_world_process_zero():  # saving is the work of all ranks, pushing that of one
-            return push()
-        if reached_repository(self, token) is None:
-            self.save_model(_internal_call=True)
-        elif (pushed := self.hub.push(push)) is not None:
-            return pushed
-        repository, revision = partial(reached_repository, self, token), revision or self.args.hub_revision
-        return self.hub.push_again(repository, commit_message=commit_message, token=token, revision=revision)
+        return self.hub.push_run(self, push, commit_message=commit_message, token=token, revision=revision)

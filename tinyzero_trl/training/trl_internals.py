@@ -4,7 +4,7 @@ The methods that `AdaptiveGRPOTrainer` wraps are listed by its own file. What is
 so that an upgrade has one file to look at: `tests/contract/test_trl_internals.py` fails for each name that is gone.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,6 +16,8 @@ from transformers.utils.hub import hf_api
 from trl import GRPOTrainer
 from trl.chat_template_utils import parse_response
 from trl.data_utils import is_conversational
+
+from tinyzero_trl.generation.interception import replaced
 
 Inputs = dict[str, Any]
 
@@ -61,6 +63,12 @@ def forget_rollout(trainer: Any) -> None:
         trainer._last_loaded_step = -1
 
 
+def keep_columns(trainer: GRPOTrainer, *columns: str) -> None:
+    """Let the data loaders keep `columns` as well under `remove_unused_columns`; no name is no column."""
+    kept: Any = trainer._signature_columns  # what Trainer's own method has set
+    trainer._signature_columns = kept + [name for name in columns if name and name not in kept]
+
+
 def training_metrics(trainer: GRPOTrainer) -> dict[str, list[float]]:
     """The lists to which the loss appends its figures, averaged and emptied by `log`."""
     metrics: dict[str, list[float]] = trainer._metrics["train"]
@@ -77,10 +85,23 @@ def learning_rate(trainer: GRPOTrainer) -> float:
     return trainer._get_learning_rate()
 
 
-def logged_column(trainer: GRPOTrainer, column: str) -> list[Any]:
-    """What the reward functions of the latest batch have given to `log_extra`, in the order of the calls."""
-    values: list[Any] = trainer._pending_extra_logs.get(column, [])
-    return values
+@contextmanager
+def logged_column(trainer: GRPOTrainer, column: str) -> Iterator[list[list[Any]]]:
+    """Within it, what reward functions give to `log_extra` for a column: the values of each call, in their order.
+
+    TRL strings the values of all calls together, whatever their number.
+    """
+    calls: list[list[Any]] = []
+    log = trainer._log_completion_extra
+
+    def noted(name: str, values: Iterable[Any]) -> None:
+        values = list(values)
+        if name == column:
+            calls.append(values)
+        log(name, values)
+
+    with replaced(trainer, "_log_completion_extra", noted):
+        yield calls
 
 
 def forget_logs_of_rewards(trainer: GRPOTrainer) -> None:

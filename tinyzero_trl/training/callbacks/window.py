@@ -60,6 +60,11 @@ class AdaptiveWindowCallback(SavedInCheckpoints):
         """Completion tokens that the next rollout may use."""
         return self._check(self.policy.window)
 
+    @property
+    def label_column(self) -> str:
+        """The column by which the policy in use tells prompts apart; empty where it does not."""
+        return getattr(self.policy.config, "label_column", "")
+
     def metrics(self) -> dict[str, float]:
         """The figures of the policy in use."""
         return self.policy.metrics()

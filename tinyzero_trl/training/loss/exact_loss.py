@@ -1,7 +1,7 @@
 """TRL's loss from less work: the same gradient without padding and without rows that have none."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import torch
 from accelerate import Accelerator
@@ -59,6 +59,11 @@ class ExactLoss:
         self.figures = StepFigures()
         self._log_probs: Tensor | None = None  # of the policy, from the latest forward pass with gradient
         self._rollout_step = -1
+
+    @classmethod
+    def of(cls, trainer: Any) -> Self:
+        """That of a trainer whose `__init__` has run."""
+        return cls(trainer.accelerator, LossTraits.of(trainer))
 
     # -- the rows of an optimizer step ----------------------------------------------------------------------
 

@@ -2,11 +2,13 @@
 
     values.py      ranges and choices of single fields, and what must fit together
     mappings.py    mappings inside a field: generation, schedule, gradient checkpointing
+    best_figure.py whether evaluations have the figure that chooses the best model
     explained.py   what TRL and Transformers refuse, told with field, value and remedy
     optimizer.py   whether the optimizer can be built
     model.py       keyword arguments of the model, and its adapter
     trainable.py   whether training can change the model at all
     problems.py    enough problems for a rollout, and room for prompt and completion
+    full_length.py whether something else than the window decides how long completions are
     trackers.py    what `report_to` names
     resuming.py    the checkpoint that a run continues from
     continuing.py  what may change when a run is continued

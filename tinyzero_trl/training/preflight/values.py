@@ -10,9 +10,9 @@ from huggingface_hub.utils import HFValidationError, validate_repo_id
 from transformers.integrations import get_reporting_integration_callbacks
 from transformers.utils import is_liger_kernel_available
 
-from tinyzero_trl.metrics import METRICS, describe
 from tinyzero_trl.runs.redaction import shown
 from tinyzero_trl.training.loss.micro_batches import LOSS_NORMALISERS
+from tinyzero_trl.training.preflight.best_figure import check_best_figure
 from tinyzero_trl.training.shipped import launch_file
 
 _LEAST_COUNTS = {
@@ -27,7 +27,7 @@ _LEAST_COUNTS = {
     "generation_batch_size": 1,
     "max_tokens_per_micro_batch": 1,
     "max_skipped_steps": 0,
-    "save_total_limit": 1,
+    "save_total_limit": 0,
     "dataloader_num_workers": 0,
     "top_k": 0,
     "data_seed": 0,
@@ -118,10 +118,8 @@ def check_choices(config: Any) -> None:
         get_reporting_integration_callbacks(config.report_to)
     except (TypeError, ValueError) as error:
         raise ValueError(f"report_to: {config.report_to!r} cannot be used ({error}); name a tracker or none") from None
-    if (best := config.metric_for_best_model) is not None and not _is_evaluated(best):
-        known = ", ".join(name for name in METRICS if name.startswith("eval/") and "{" not in name)
-        raise ValueError(f"metric_for_best_model: {best!r} is no figure of an evaluation; choose one of {known}")
-    if best is None and config.save_strategy == "best":
+    check_best_figure(config.metric_for_best_model)
+    if config.metric_for_best_model is None and config.save_strategy == "best":
         raise ValueError(
             "save_strategy: 'best' needs a figure to choose by; give metric_for_best_model, such as eval/acc"
         )
@@ -173,15 +171,6 @@ def _check_deepspeed_file(given: Any) -> None:
         ) from None
 
 
-def _is_evaluated(name: str) -> bool:
-    """Whether it is a figure of ours, or may be one of TRL's, which depend on the reward functions."""
-    if name.startswith("eval/"):
-        return describe(name) is not None
-    if name.startswith(("eval_", "rewards/", "completions/")):
-        return True
-    return name in ("loss", "reward", "reward_std", "frac_reward_zero_std")
-
-
 def check_schedule(config: Any) -> None:
     """What must fit together once TRL has filled in what was left open.
 
@@ -198,11 +187,29 @@ def check_schedule(config: Any) -> None:
         steps = getattr(config, f"{what}_steps")
         if getattr(config, switch) == "steps" and not 0 < steps < math.inf:
             raise ValueError(f"{what}_steps: {steps!r} is not above 0; change it, or set {switch} to 'no'")
-    per_rollout = config.optimizer_steps_per_rollout
+    check_best_is_saved(config, config.max_steps)
+
+
+def check_best_is_saved(config: Any, max_steps: int) -> None:
+    """Where the best model is kept, each evaluation must come where a checkpoint may be written.
+
+    Args:
+        config: an `AdaptiveGRPOConfig`.
+        max_steps: of the run; 0 or less where they follow from the data. Then `eval_steps` below 1, which is a share of
+            them, is judged once training begins.
+
+    Raises:
+        ValueError: an evaluation would come between two optimizer steps on one rollout.
+    """
     wants_best = config.load_best_model_at_end or config.save_strategy == "best"
-    if wants_best and per_rollout > 1 and config.eval_steps and config.eval_steps % per_rollout:
+    if not wants_best or config.eval_strategy != "steps":
+        return
+    given, per_rollout = config.eval_steps, config.optimizer_steps_per_rollout
+    steps = math.ceil(max(0, max_steps) * given) if given < 1 else given
+    if steps % per_rollout:
+        share = f" of {max_steps} steps is {steps}, which" if given < 1 else ""
         raise ValueError(
-            f"eval_steps: {config.eval_steps!r} is not a multiple of the {per_rollout} optimizer steps per rollout, "
+            f"eval_steps: {given!r}{share} is not a multiple of the {per_rollout} optimizer steps per rollout, "
             "between which nothing is saved, the best model neither; make it one"
         )
 

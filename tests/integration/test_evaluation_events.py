@@ -1,0 +1,120 @@
+"""Who sees the figures of an evaluation while a run goes on: callbacks, early stopping, the log; and trackers, once."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from datasets import Dataset
+from transformers import EarlyStoppingCallback, TrainerCallback
+
+from tests.support.tiny_models import build_model, build_tokenizer
+from tinyzero_trl import AdaptiveGRPOConfig, AdaptiveGRPOTrainer
+
+PROMPTS = ["1 2 3", "4 4 4 4", "9 8", "7"]
+EXAMPLES = Dataset.from_dict({"prompt": PROMPTS})
+SETS = {"few": Dataset.from_dict({"prompt": PROMPTS[:2]}), "all": EXAMPLES}
+
+
+def is_even(completions: list[str], log_metric: Any, **_: Any) -> list[float]:
+    log_metric("short", sum(len(text) < 9 for text in completions) / len(completions))
+    return [float(len(text) % 2 == 0) for text in completions]
+
+
+class Watcher(TrainerCallback):
+    def __init__(self) -> None:
+        self.evaluated: list[dict[str, float]] = []
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any) -> None:
+        self.evaluated.append(dict(metrics))
+
+
+def trainer_of(folder: Path, *callbacks: TrainerCallback, evaluated: Any = EXAMPLES, **options: Any) -> Any:
+    """One that does not learn: each evaluation finds what the first has found."""
+    settings: dict[str, Any] = {"max_completion_length": 12, "num_generations": 4, "per_device_train_batch_size": 16}
+    settings |= {"max_steps": 4, "save_strategy": "no", "logging_steps": 1, "per_device_eval_batch_size": 8}
+    settings |= {"eval_strategy": "steps", "eval_steps": 1, "num_generations_eval": 1, "learning_rate": 0.0}
+    settings |= {"gradient_checkpointing": False, "bf16": False, "use_cpu": True, "report_to": "none"}
+    tokenizer = build_tokenizer()
+    return AdaptiveGRPOTrainer(
+        build_model(tokenizer),
+        is_even,
+        AdaptiveGRPOConfig(str(folder), **settings | options),
+        train_dataset=EXAMPLES,
+        eval_dataset=evaluated,
+        processing_class=tokenizer,
+        callbacks=list(callbacks),
+    )
+
+
+def evaluations(folder: Path) -> list[dict[str, float]]:
+    lines = [json.loads(line) for line in (folder / "eval.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name.startswith("eval")} for line in lines]
+
+
+def test_early_stopping_callbacks_and_the_log_see_our_figures_and_trackers_see_them_once(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    watcher, stops = Watcher(), EarlyStoppingCallback(1)
+    run = trainer_of(tmp_path, watcher, stops, metric_for_best_model="eval/acc", report_to="tensorboard")
+    run.train()
+    assert run.state.global_step == 2, "the second evaluation is no better than the first"
+    written = evaluations(tmp_path)
+    assert len(written) == 2 and 0 < written[0]["eval/acc"] == run.state.best_metric < 1
+    logged = [line for line in run.state.log_history if "eval_runtime" in line]
+    for line, seen, lines in zip(written, watcher.evaluated, logged, strict=True):
+        assert seen["eval_eval/acc"] == line["eval/acc"], "as Transformers looks for it"
+        assert line.items() <= seen.items() <= lines.items()
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    names = [name for name in events.Tags()["scalars"] if "acc" in name]
+    assert sorted(names) == ["eval/acc", "eval/acc_high", "eval/acc_low"]
+    assert [event.step for event in events.Scalars("eval/acc")] == [1, 2]
+
+
+@pytest.mark.parametrize("best", ["eval/acc", "eval_all/acc"])
+def test_of_several_sets_early_stopping_goes_by_all_of_them_or_by_one(best: str, tmp_path: Path) -> None:
+    watcher, stops = Watcher(), EarlyStoppingCallback(1)
+    run = trainer_of(tmp_path, watcher, stops, evaluated=SETS, metric_for_best_model=best)
+    run.train()
+    first, second, *_ = watcher.evaluated
+    assert (run.state.global_step, len(watcher.evaluated)) == (2, 4), "one call for each set"
+    assert "eval_few/acc" in first and "eval_all/acc" in second
+    line = evaluations(tmp_path)[0]
+    assert "eval/acc" not in first and second["eval/acc"] == line["eval/acc"]
+    assert run.state.best_metric == line[best]
+
+
+def test_a_figure_that_a_reward_function_logs_chooses_the_best_model(tmp_path: Path) -> None:
+    run = trainer_of(tmp_path, max_steps=1, metric_for_best_model="short", greater_is_better=True)
+    run.train()
+    [line] = [line for line in run.state.log_history if "eval_short" in line]
+    assert run.state.best_metric == line["eval_short"]
+
+
+@pytest.mark.parametrize("on_start", [True, False])
+def test_a_figure_that_nobody_logs_is_told_at_the_first_evaluation(on_start: bool, tmp_path: Path) -> None:
+    run = trainer_of(tmp_path, metric_for_best_model="shrt", eval_on_start=on_start)
+    with pytest.raises(
+        ValueError, match=r"^metric_for_best_model: 'shrt' is no figure of this evaluation; choose one"
+    ) as said:
+        run.train()
+    assert "eval/acc, " in str(said.value) and "eval_short" in str(said.value) and "runtime" not in str(said.value)
+    assert run.state.global_step == (0 if on_start else 1)
+    assert len(evaluations(tmp_path)) == 1, "what was measured is written"
+
+
+def test_a_share_of_steps_that_follow_from_the_data_is_judged_when_training_begins(tmp_path: Path) -> None:
+    steps = {"max_steps": -1, "num_train_epochs": 3, "num_iterations": 2, "eval_steps": 0.5, "save_steps": 0.5}
+    best = {"metric_for_best_model": "eval/acc", "load_best_model_at_end": True, "save_strategy": "steps"}
+    run = trainer_of(tmp_path, **steps, **best)
+    with pytest.raises(ValueError, match=r"^eval_steps: 0.5 of 6 steps is 3, which is not a multiple of the 2 opt"):
+        run.train()
+    assert run.state.global_step == 0
+
+
+def test_a_prediction_is_trls(tmp_path: Path) -> None:
+    run = trainer_of(tmp_path)
+    run.evaluate()
+    assert {"test_loss", "test_runtime"} <= run.predict(EXAMPLES).metrics.keys()
+    assert "eval_loss" not in run.evaluate(), "it costs a forward pass"
