@@ -14,6 +14,7 @@ from tinyzero_trl.training.preflight.problems import check_label_column
 from tinyzero_trl.training.prompt_keys import prompt_key
 from tinyzero_trl.training.stage_scores import StageScores
 from tinyzero_trl.windows import GroupState, WindowPolicy
+from tinyzero_trl.windows.config import label_column_of
 from tinyzero_trl.windows.outcomes import is_success
 
 _UNFINISHED, _SUCCESS, _FAILURE = 0, 1, 2
@@ -74,7 +75,7 @@ class StagedRollout:
 
     def __init__(self, trainer: Any, scores: StageScores, policy: WindowPolicy, examples: Sequence[Any]) -> None:
         self._trainer, self._scores, self._policy, self._examples = trainer, scores, policy, examples
-        column = getattr(policy.config, "label_column", "")
+        column = label_column_of(policy.config)
         known = gather_object([(_label(example, column), prompt_key(example["prompt"])) for example in examples])
         self._labels, self._prompt_keys = [label for label, _ in known], [key for _, key in known]  # of all ranks
         self._outcomes = [_UNFINISHED] * len(examples)  # of this rank's rows, and so is the next

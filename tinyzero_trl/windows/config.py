@@ -112,6 +112,11 @@ class AdaptiveConfig(WindowConfig):
     )
 
 
+def label_column_of(config: WindowConfig) -> str:
+    """The column by which a policy tells prompts apart; empty where it does not, as one of your own may not."""
+    return str(getattr(config, "label_column", ""))
+
+
 def _foreign(name: str, value: Any, strategy: str, own: list[str]) -> str:
     """Why a field is refused that the strategy does not have."""
     if others := readers(name):

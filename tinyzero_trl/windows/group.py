@@ -145,31 +145,25 @@ class GroupWindow(WindowPolicy[GroupConfig]):
         stages = {end: stage for stage, end in enumerate(self._ends)}
         asked = [(self._rule_for(state), stages[state.stage_end], state.successes, state.failures) for state in states]
         pays = [rule.goes_on(*state) for rule, *state in asked]
-        if self.config.group_price == "seconds" and not self._are_worth_the_steps(states, asked, pays):
-            return [False] * len(states)
-        return pays
+        return pays if self.config.group_price == "tokens" else self._with_steps_paid(states, asked, pays)
 
-    def _are_worth_the_steps(
-        self, states: Sequence[GroupState], asked: Sequence[tuple[Rule, int, int, int]], pays: Sequence[bool]
-    ) -> bool:
-        """Whether the groups that go on pay for the steps of the next stage, or too much would be lost without them."""
-        if not states:
-            return True
-        margin = to_come = 0.0
-        is_explored = False
-        for state, (rule, *place), paid in zip(states, asked, pays, strict=True):
-            if self._is_drawn(state.group):
-                is_explored = True
-            elif paid:
-                to_come += rule.successes_to_come(*place)
-            else:
-                self._successes_lost += rule.successes_to_come(*place)
-            margin += rule.margin(*place) if paid else 0.0
-        is_too_much = self._successes_lost + to_come > self.config.slack * self._successes_expected
-        if is_explored or is_too_much or margin >= self._cost_of_steps(states[0].stage_end):
-            return True
-        self._successes_lost += to_come
-        return False
+    def _with_steps_paid(
+        self, states: Sequence[GroupState], asked: Sequence[tuple[Rule, int, int, int]], pays: list[bool]
+    ) -> list[bool]:
+        """The same answers, or a stop of all groups that are not worth the steps of the next stage.
+
+        They go on nevertheless where too many successes would be lost, or where a group that explores takes the steps.
+        """
+        drawn = [self._is_drawn(state.group) for state in states]
+        to_come = [rule.successes_to_come(*place) for rule, *place in asked]
+        is_bearable = self._successes_lost + sum(to_come) <= self.config.slack * self._successes_expected
+        if states and is_bearable and not any(drawn):
+            margin = sum(rule.margin(*place) for (rule, *place), paid in zip(asked, pays, strict=True) if paid)
+            if margin < self._cost_of_steps(states[0].stage_end):
+                pays = [False] * len(states)
+        decided = zip(to_come, pays, drawn, strict=True)
+        self._successes_lost += sum(late for late, paid, explores in decided if not paid and not explores)
+        return pays
 
     def _cost_of_steps(self, end: int) -> float:
         """What the groups that go on must be worth together, because the next stage's steps themselves take time.

@@ -8,6 +8,7 @@ from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from tinyzero_trl.training.callbacks.events import Rollout, SavedInCheckpoints
 from tinyzero_trl.windows import RolloutObservation, WindowConfig, WindowPolicy, make_policy
+from tinyzero_trl.windows.config import label_column_of
 from tinyzero_trl.windows.outcomes import is_success
 
 logger = logging.getLogger(__name__)
@@ -63,7 +64,7 @@ class AdaptiveWindowCallback(SavedInCheckpoints):
     @property
     def label_column(self) -> str:
         """The column by which the policy in use tells prompts apart; empty where it does not."""
-        return getattr(self.policy.config, "label_column", "")
+        return label_column_of(self.policy.config)
 
     def metrics(self) -> dict[str, float]:
         """The figures of the policy in use."""

@@ -14,6 +14,7 @@ from tinyzero_trl.models.loading import check_room
 from tinyzero_trl.runs.files import shortened
 from tinyzero_trl.training.config import AdaptiveGRPOConfig
 from tinyzero_trl.windows import WindowConfig
+from tinyzero_trl.windows.config import label_column_of
 
 logger = get_logger(__name__)
 
@@ -46,7 +47,7 @@ def check_label_column(columns: Sequence[str] | None, window: WindowConfig) -> N
     Raises:
         ValueError: there is no such column.
     """
-    column = getattr(window, "label_column", "")
+    column = label_column_of(window)
     if column and columns is not None and column not in columns:
         raise ValueError(
             f"window_label_column: {column!r} is not a column of the training data; name one of {', '.join(columns)}, "
