@@ -44,7 +44,7 @@ def test_a_micro_batch_is_taken_from_the_buffer_by_the_step() -> None:
 
 
 def test_completions_are_made_as_stages_make_them() -> None:
-    """`as_completions` repeats these lines."""
+    """`as_completions` and `as_turns` repeat these lines."""
     source = inspect.getsource(GRPOTrainer._generate)
     for line in (
         'if is_conversational({"prompt": prompts[0]}):',

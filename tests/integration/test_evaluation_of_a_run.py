@@ -7,13 +7,18 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from tokenizers import AddedToken
+from transformers import AutoTokenizer
 
-from tests.support.tiny_models import PROBLEMS, save_tiny_model, write_problems
+from tests.support.tiny_models import PROBLEMS, THINKING, build_model, save_tiny_model, write_problems
 from tinyzero_trl.commands.main import main
 from tinyzero_trl.evaluation import EvaluationSettings, evaluate
 from tinyzero_trl.evaluation import run as run_module
 from tinyzero_trl.generation.completions import Completion
 from tinyzero_trl.generation.engine import Sampling
+from tinyzero_trl.tasks import Score
+from tinyzero_trl.tasks.arithmetic.countdown import Countdown
+from tinyzero_trl.tasks.config import TaskConfig
 
 TEMPLATE = (
     "{% if not enable_thinking %}0 0 0 {% endif %}"
@@ -62,6 +67,60 @@ def test_every_setting_that_shapes_a_completion_is_the_runs(
     assert {name: getattr(sampling, name) for name in of_run} == of_run
     assert (limit, sampling.stop_strings) == (9, ("7 8", "</answer>"))
     assert result["settings"].items() >= {**of_run, "max_completion_length": 9, "stop_at_answer": True}.items()
+
+
+def test_a_run_with_vllm_hands_on_its_end_tokens(run: Path, tmp_path: Path, asked: list[tuple[Sampling, int]]) -> None:
+    configure(run, max_completion_length=9, generation_kwargs={"stop_token_ids": [7, 8], "stop": ["7 8"]})
+    result = evaluate(settings(run, tmp_path), tmp_path / "out")
+    [[sampling, _]] = asked
+    assert sampling.end_token_ids[-2:] == (7, 8) and len(sampling.end_token_ids) > 2
+    assert result["settings"]["end_token_ids"] == list(sampling.end_token_ids)
+    assert (sampling.stop_strings, result["notes"]) == (("7 8",), [])
+
+
+def test_what_else_the_run_sampled_with_is_said(run: Path, tmp_path: Path, asked: list[tuple[Sampling, int]]) -> None:
+    configure(run, max_completion_length=9, generation_kwargs={"no_repeat_ngram_size": 3, "use_cache": True})
+    [note] = evaluate(settings(run, tmp_path), tmp_path / "out")["notes"]
+    assert note == "the run sampled with no_repeat_ngram_size of its generation_kwargs; this evaluation does not"
+
+
+@pytest.mark.parametrize("template", ["chat", "base"])
+def test_a_turn_is_scored_as_in_training(
+    template: str, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A response template takes reasoning and content apart; training scores the content alone."""
+    tokenizer = AutoTokenizer.from_pretrained(run)
+    tokenizer.add_tokens([AddedToken(text, normalized=False) for text in ("<think>", "</think>")])
+    tokenizer.chat_template, tokenizer.response_template = TEMPLATE, THINKING
+    tokenizer.save_pretrained(run)
+    build_model(tokenizer).save_pretrained(run)
+    text = "<think>\n<answer> (1 + 2) * 3 </answer>\n</think>\n\n<answer> 1 + 2 + 3 </answer>"
+    ids = tuple(tokenizer(text)["input_ids"])
+
+    def complete(engine: Any, prompt_ids: list[list[int]], *_: Any) -> list[Completion]:
+        return [Completion(ids, text, truncated=False)] * len(prompt_ids)
+
+    scored: list[str] = []
+
+    class Watched(Countdown):
+        def score(self, completion: str, example: Any) -> Score:
+            scored.append(completion)
+            return super().score(completion, example)
+
+    monkeypatch.setattr(run_module, "complete", complete)
+    monkeypatch.setattr(TaskConfig, "learned", lambda self: Watched())
+    configure(run, prompt_template=template, max_completion_length=4)
+    evaluate(settings(run, tmp_path, limit=1), tmp_path / "out")
+    assert ("<think>" in scored[-1]) == (template == "base")
+    assert "1 + 2 + 3" in scored[-1]
+    assert rows(tmp_path / "out")[0]["completion"] == text
+
+
+@pytest.mark.parametrize("kwargs", [{"stop": 3}, {"stop_strings": [3]}, {"stop_token_ids": ["</s>"]}])
+def test_a_stop_of_a_wrong_type_is_one_line(run: Path, tmp_path: Path, kwargs: dict[str, Any]) -> None:
+    configure(run, max_completion_length=9, generation_kwargs=kwargs)
+    with pytest.raises(ValueError, match=r"config.yaml: generation_kwargs = .* does not fit; correct it there"):
+        evaluate(settings(run, tmp_path), tmp_path / "out")
 
 
 def test_the_command_line_wins_and_says_so(

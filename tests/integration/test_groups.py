@@ -6,12 +6,11 @@ from typing import Any
 import pytest
 from datasets import Dataset
 from tokenizers import AddedToken
-from trl.chat_template_utils import qwen3_template
 
 from tests.support import groups_by_ranks
 from tests.support.groups_by_ranks import GLOBAL_BATCH, LONGEST, STEPS
 from tests.support.ranks import run_on_ranks
-from tests.support.tiny_models import build_model, build_tokenizer
+from tests.support.tiny_models import THINKING, build_model, build_tokenizer
 from tests.support.training import LONGEST as LONGEST_OF_RECIPE
 from tests.support.training import train, write_recipe
 from tinyzero_trl import AdaptiveGRPOConfig, AdaptiveGRPOTrainer
@@ -87,9 +86,6 @@ def test_the_recipe_program_samples_in_stages_and_evaluates_at_full_length(tmp_p
         fates = [line[f"group_window/{fate}_frac"] for fate in ("stopped", "continued", "explored")]
         assert sum(fates) == pytest.approx(1)
         assert (line["group_window/stopped_frac"] > 0) == (line["group_window/tokens_saved_frac"] > 0)
-
-
-THINKING = {**qwen3_template, "start_anchor": "<|assistant|>"}
 
 
 @pytest.mark.parametrize("is_chat", [True, False])

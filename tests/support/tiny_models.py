@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+from trl.chat_template_utils import qwen3_template
 
 PROBLEMS = [
     ((1, 2, 3), 9),
@@ -21,6 +22,9 @@ PROBLEMS = [
     ((2, 1, 3), 9),
 ]
 _ANSWERS = ("(1 + 2) * 3", "1 + 2 + 3 + 4", "(4 + 5) * 2", "7 * 8 + 9", "9 * 9 - 1", "1 + 2 + 3")
+THINKING = {**qwen3_template, "start_anchor": "<|assistant|>"}
+"""A response template: takes a turn apart into reasoning, between <think> and </think>, and content."""
+
 _CHAT = "{% for m in messages %}<|{{ m.role }}|> {{ m.content }} {% endfor %}<|assistant|>"
 
 

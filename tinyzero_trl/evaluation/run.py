@@ -20,6 +20,7 @@ from tinyzero_trl.generation.completions import batched, complete
 from tinyzero_trl.generation.engine import ANSWER_END, Engine, EngineSetup, Sampling, derive_seed
 from tinyzero_trl.generation.registry import engine_class
 from tinyzero_trl.generation.sampling import RECIPE_FIELDS, end_token_ids, padding_token_id
+from tinyzero_trl.generation.turns import as_turns
 from tinyzero_trl.metrics import as_label
 from tinyzero_trl.models.loading import check_model, load_generation_config, load_model_config, load_tokenizer
 from tinyzero_trl.models.names import resolve_model
@@ -27,6 +28,7 @@ from tinyzero_trl.runs.earlier import new_folder
 from tinyzero_trl.runs.json_lines import read_object
 from tinyzero_trl.runs.records import counted, write_atomically
 from tinyzero_trl.tasks.datasets import to_columns
+from tinyzero_trl.tasks.rewards import completion_text
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +59,10 @@ def evaluate(settings: EvaluationSettings, out: Path) -> dict[str, Any]:
     exam = prepare_exam(settings, run, model_config, tokenizer)
     check_model(model_path, model_config, tokenizer)
     sampling = _sampling(settings, run, model_path, tokenizer)
-    identity = identify(settings, exam, model_path, model_config) | {"stop_strings": list(sampling.stop_strings)}
+    identity = identify(settings, exam, model_path, model_config) | {
+        "stop_strings": list(sampling.stop_strings),
+        "end_token_ids": list(sampling.end_token_ids),
+    }
     out.mkdir(parents=True, exist_ok=True)
     work = WorkFile(out / WORK, identity)
     _set_other_evaluation_aside(out, identity)
@@ -111,10 +116,11 @@ def _by_prompt_length(exam: Exam, n: int) -> list[Sample]:
 def _sampling(settings: EvaluationSettings, run: TrainedBy, model_path: str, tokenizer: Any) -> Sampling:
     """How completions are sampled; the seeds follow for each batch."""
     ends = end_token_ids(tokenizer, load_generation_config(model_path))
-    stops = (*run.stop_strings(), *((ANSWER_END,) if settings.stop_at_answer else ()))
+    texts, tokens = run.stops()
+    stops = (*texts, *((ANSWER_END,) if settings.stop_at_answer else ()))
     return Sampling(
         **{name: getattr(settings, name) for name in RECIPE_FIELDS},
-        end_token_ids=ends,
+        end_token_ids=tuple(dict.fromkeys((*ends, *tokens))),
         pad_token_id=padding_token_id(tokenizer, ends),
         stop_strings=tuple(dict.fromkeys(stops)),
     )
@@ -139,10 +145,14 @@ def _answer(
             f"batch_size: {len(batch)} rows do not fit the device's memory; run the same command "
             "with a smaller --batch-size, it goes on where this one stopped"
         ) from error
+    answers = [completion.text for completion in completions]
+    if exam.is_chat:
+        turns = as_turns(engine.setup.tokenizer, prompt_ids, [list(each.token_ids) for each in completions])
+        answers = [completion_text([turn]) for turn in turns]
     rows = []
     for place, ((index, sample), completion) in enumerate(zip(batch, completions, strict=True)):
         example = exam.examples[index]
-        score = task.score(completion.text, example)
+        score = task.score(answers[place], example)
         rows.append(
             {
                 "prompt": exam.texts[index],

@@ -80,6 +80,7 @@ class Exam:
     max_completion_length: int
     notes: list[str]
     success_threshold: float  # of the run that trained the model
+    is_chat: bool
 
     @property
     def longest_prompt_tokens(self) -> int:
@@ -125,7 +126,8 @@ def prepare_exam(settings: EvaluationSettings, run: TrainedBy, model_config: Any
         for prompt, ids in zip(prompts, prompt_ids, strict=True)
     ]
     assert settings.max_completion_length is not None, "it is resolved"
-    exam = Exam(task, examples, texts, prompt_ids, settings.max_completion_length, notes, run.success_threshold)
+    limit, is_chat = settings.max_completion_length, not isinstance(prompts[0], str)
+    exam = Exam(task, examples, texts, prompt_ids, limit, notes, run.success_threshold, is_chat)
     check_room(model_config, exam.longest_prompt_tokens, exam.max_completion_length)
     return exam
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
+from tinyzero_trl.generation.sampling import other_sampling, recipe_stop_strings, recipe_stop_tokens
 from tinyzero_trl.runs.files import read_mapping, shortened
 from tinyzero_trl.runs.records import CONFIG, success_threshold_of
 from tinyzero_trl.tasks import Example
@@ -72,16 +73,21 @@ class TrainedBy:
             chosen[name] = run if given[name] is None else given[name]
             if self.file is not None and chosen[name] != run:
                 notes.append(f"{name} {chosen[name]!r} is given; the run has {run!r}")
+        if others := other_sampling(self._generation_kwargs()):
+            notes.append(f"the run sampled with {', '.join(others)} of its generation_kwargs; this evaluation does not")
         return chosen, notes
 
-    def stop_strings(self) -> tuple[str, ...]:
-        """What ends a completion of the run besides its end tokens and its answer."""
-        kwargs = self._checked("generation_kwargs", (dict,), {})
-        listed = [kwargs.get(name) or [] for name in ("stop_strings", "stop")]
-        texts = [text for each in listed for text in ([each] if isinstance(each, str) else each)]
-        if not all(isinstance(text, str) for text in texts):
+    def stops(self) -> tuple[tuple[str, ...], tuple[int, ...]]:
+        """Texts and tokens that end a completion of the run besides the model's end tokens and its answer."""
+        kwargs = self._generation_kwargs()
+        try:
+            texts, tokens = recipe_stop_strings({"generation_kwargs": kwargs}), recipe_stop_tokens(self.config)
+            fit = all(type(text) is str for text in texts) and all(type(token) is int for token in tokens)
+        except TypeError:
+            fit = False
+        if not fit:
             raise ValueError(f"{self.file}: generation_kwargs = {shortened(kwargs)} does not fit; correct it there")
-        return tuple(dict.fromkeys(texts))
+        return texts, tokens
 
     def without_trained(
         self, examples: Sequence[Example], task: TaskConfig, given_task: str | None
@@ -106,6 +112,9 @@ class TrainedBy:
                 f"data: the run was trained on all {len(examples)} examples; give --include-trained, or other data"
             )
         return kept, [f"{left_out} are left out, because the run was trained on them (--include-trained keeps them)"]
+
+    def _generation_kwargs(self) -> dict[str, Any]:
+        return self._checked("generation_kwargs", (dict,), {})
 
     def _checked(self, name: str, kinds: tuple[type, ...], default: Any) -> Any:
         value = self.config.get(name)

@@ -68,6 +68,8 @@ def recipe_stop_tokens(recipe: Mapping[str, Any]) -> tuple[int, ...]:
 RECIPE_FIELDS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 """Settings that a recipe has a field for; any other stands in its `generation_kwargs`."""
 
+_STOPS = ("stop_strings", "stop", "stop_token_ids")
+
 _SHAPE_NOTHING = {
     *("eos_token_id", "pad_token_id", "bos_token_id", "max_length", "max_new_tokens", "do_sample", "use_cache"),
     *("cache_implementation", "disable_compile", "transformers_version"),
@@ -99,6 +101,12 @@ def advice_on_own_sampling(generation_config: GenerationConfig, recipe: Mapping[
 def _value_of(used: Mapping[str, Any], name: str) -> Any:
     value = used.get(name)
     return _NEUTRAL.get(name) if value is None else value
+
+
+def other_sampling(kwargs: Mapping[str, Any]) -> list[str]:
+    """Names in `generation_kwargs` that shape completions and that `Sampling` has no field for."""
+    known = {*RECIPE_FIELDS, *_STOPS, *_SHAPE_NOTHING} - {"eos_token_id"}
+    return [name for name, value in kwargs.items() if name not in known and value is not None]
 
 
 def generation_settings(sampling: Sampling) -> GenerationConfig:

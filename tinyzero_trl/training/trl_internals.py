@@ -14,10 +14,10 @@ from huggingface_hub import HfApi
 from huggingface_hub.utils._http import default_client_factory
 from transformers.utils.hub import hf_api
 from trl import GRPOTrainer
-from trl.chat_template_utils import parse_response
 from trl.data_utils import is_conversational
 
 from tinyzero_trl.generation.interception import replaced
+from tinyzero_trl.generation.turns import as_turns
 
 Inputs = dict[str, Any]
 
@@ -186,20 +186,13 @@ def hub_api() -> HfApi:
 def as_completions(
     trainer: Any, prompt_ids: list[list[int]], completion_ids: list[list[int]], examples: Sequence[Mapping[str, Any]]
 ) -> list[Any]:
-    """Completions as TRL will hand them to the reward functions: texts, or turns where the prompts are conversations.
-
-    Where the tokenizer says how a turn is taken apart, as into reasoning and content, TRL does so. It needs the prompt
-    for that, since a chat template may begin the turn.
-    """
+    """Completions as TRL will hand them to the reward functions: texts, or turns where the prompts are chats."""
     if not completion_ids:
         return []
-    tokenizer, is_chat = tokenizer_of(trainer), is_conversational({"prompt": examples[0]["prompt"]})
-    templates = ("response_template", "response_schema")
-    if is_chat and any(getattr(tokenizer, name, None) is not None for name in templates):
-        turns = zip(prompt_ids, completion_ids, strict=True)
-        return [[parse_response(tokenizer, ids, prefix=prompt, tools=trainer.tools)] for prompt, ids in turns]
-    texts: list[Any] = trainer.processing_class.batch_decode(completion_ids, skip_special_tokens=True)
-    return [[{"role": "assistant", "content": text}] for text in texts] if is_chat else texts
+    if is_conversational({"prompt": examples[0]["prompt"]}):
+        turns = as_turns(tokenizer_of(trainer), prompt_ids, completion_ids, trainer.tools)
+        return [[turn] for turn in turns]
+    return trainer.processing_class.batch_decode(completion_ids, skip_special_tokens=True)
 
 
 def loop_of_reward_functions(trainer: GRPOTrainer) -> Any:
