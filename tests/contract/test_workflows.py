@@ -25,3 +25,10 @@ def test_every_supported_python_is_tested() -> None:
     oldest = re.search(r'requires-python = ">=3\.(\d+)"', project)
     versions = yaml.safe_load((ROOT / ".github/workflows/tests.yml").read_text())["jobs"]["quick"]["strategy"]["matrix"]
     assert oldest and versions["python"][0] == f"3.{oldest[1]}"
+
+
+@pytest.mark.parametrize("workflow", WORKFLOWS, ids=lambda file: file.stem)
+def test_no_step_after_the_checkout_has_the_repositorys_token(workflow: Path) -> None:
+    jobs = yaml.safe_load(workflow.read_text())["jobs"]
+    checkouts = [step for job in jobs.values() for step in job["steps"] if "checkout" in step.get("uses", "")]
+    assert all(step["with"]["persist-credentials"] is False for step in checkouts)

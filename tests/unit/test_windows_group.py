@@ -1,5 +1,6 @@
 """The policy that decides per group: when groups stop, what it remembers, and that it can be resumed."""
 
+import itertools
 import json
 import random
 from collections.abc import Callable
@@ -307,6 +308,17 @@ def test_with_a_price_in_seconds_a_few_groups_do_not_take_dear_steps_alone() -> 
             groups.follow([seen], labels=True, clock=clock)
         masks[price, step] = seen.go_on([GroupState(0, 256, 0, 0, 4, "late")])
     assert masks == {("tokens", 100.0): [True], ("seconds", 0.1): [True], ("seconds", 100.0): [False]}
+
+
+def test_with_a_price_in_seconds_a_stage_is_as_dear_as_it_is_long() -> None:
+    seen, groups, clock = policy(group_price="seconds", stage_growth=1.5), Groups(prompts=12), Clock(step=10.0)
+    for _ in range(8):
+        groups.follow([seen], labels=True, clock=clock)
+    ends = seen.stages
+    costs = [seen._cost_of_steps(end) for end in ends[:-1]]  # type: ignore[attr-defined]
+    steps = [after - end for end, after in itertools.pairwise(ends)]
+    assert costs[0] > 0 and len(set(steps)) > 2
+    assert [cost / costs[0] for cost in costs] == pytest.approx([each / steps[0] for each in steps])
 
 
 def test_with_a_price_in_seconds_groups_explore_in_the_same_rollouts() -> None:
