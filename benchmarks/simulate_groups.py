@@ -36,12 +36,21 @@ class Settings:
     seeds: int = 3
     slack: float = 0.02
     gain: str = "sequences"
+    first_stage: int = 32
+    stage_growth: float = 1.5
 
 
 def config_of(scenario: Scenario, settings: Settings, seed: int) -> WindowConfig:
     """The policy with its defaults."""
     return WindowConfig(
-        strategy="group", max=MAXIMUM, slack=settings.slack, seed=seed, group_gain=settings.gain, scale_rewards="group"
+        strategy="group",
+        max=MAXIMUM,
+        slack=settings.slack,
+        seed=seed,
+        group_gain=settings.gain,
+        scale_rewards="group",
+        first_stage=settings.first_stage,
+        stage_growth=settings.stage_growth,
     )
 
 

@@ -8,7 +8,8 @@ from datasets import Dataset
 from trl.trainer import grpo_trainer
 
 from tests.support.tiny_models import build_model, build_tokenizer
-from tinyzero_trl import AdaptiveGRPOConfig, AdaptiveGRPOTrainer
+from tinyzero_trl import AdaptiveGRPOConfig, AdaptiveGRPOTrainer, WindowConfig
+from tinyzero_trl.windows import make_policy
 
 LONGEST = 24
 PROMPTS = ["1 2 3", "4 4 4 4", "9 8", "7"]
@@ -99,3 +100,12 @@ def test_a_window_that_would_not_hold_is_refused(
 def test_the_full_length_holds(window: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert trained(tmp_path / "func", monkeypatch, {"rollout_func": at_the_limit}, **window) == [LONGEST] * 16
     assert max(trained(tmp_path / "tools", monkeypatch, {"tools": [ask]}, **window)) == LONGEST
+
+
+def test_a_policy_assigned_between_rollouts_is_asked_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def assigns(prompts: list[Any], trainer: Any) -> Any:
+        trainer.window_callback.policy = make_policy(WindowConfig(strategy="fixed", max=8))
+        return at_the_limit(prompts, trainer)
+
+    with pytest.raises(ValueError, match=r"^rollout_func: it decides by itself how long .* 'fixed' does not hold; le"):
+        trained(tmp_path, monkeypatch, {"rollout_func": assigns}, window_strategy="fixed", max_steps=2)

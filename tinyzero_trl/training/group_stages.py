@@ -10,6 +10,7 @@ from accelerate.utils import gather_object
 from tinyzero_trl.generation.engine import SampledBatch
 from tinyzero_trl.generation.stages import Stages
 from tinyzero_trl.training import trl_internals
+from tinyzero_trl.training.preflight.full_length import check_full_length
 from tinyzero_trl.training.preflight.problems import check_label_column
 from tinyzero_trl.training.prompt_keys import prompt_key
 from tinyzero_trl.training.stage_scores import StageScores
@@ -37,8 +38,10 @@ class GroupStages:
         """Whether the trainer can sample the rollouts of `policy`, asked before the first.
 
         Raises:
-            ValueError: the policy has several stages and the trainer cannot sample in them, or there are no labels.
+            ValueError: the window does not limit what the trainer samples; the policy has several stages and the
+                trainer cannot sample in them; or there are no labels.
         """
+        check_full_length(self._trainer, policy)
         check_label_column(self._trainer.train_dataset.column_names, policy.config)
         if policy.samples_in_stages:
             check_stages(self._trainer)
@@ -55,11 +58,11 @@ class GroupStages:
             ValueError: as `check`; a policy may be assigned while training runs.
         """
         self._rollout = None
+        self.check(policy)
         *ends, _ = policy.stages
         if not ends:
             yield
             return
-        self.check(policy)
         scores = StageScores(self._trainer, examples)
         rollout = self._rollout = StagedRollout(self._trainer, scores, policy, examples)
         with scores.in_place(), self._trainer.rollouts.in_stages(Stages(ends, rollout.go_on)):

@@ -28,7 +28,7 @@ from tinyzero_trl.training.held_out import HeldOutEvaluator
 from tinyzero_trl.training.hub import RetriedPushes, reached_repository
 from tinyzero_trl.training.loss.attention import attend_without_padding
 from tinyzero_trl.training.loss.exact_loss import ExactLoss, Scores
-from tinyzero_trl.training.preflight import best_figure, full_length, problems, resuming, trainable, values
+from tinyzero_trl.training.preflight import best_figure, problems, resuming, trainable, values
 from tinyzero_trl.training.prompt_order import EpochOrder
 from tinyzero_trl.training.rollout import Rollouts, prepare_engine
 from tinyzero_trl.training.scoring import ScoredRows, gather_rollout, score_rows
@@ -129,7 +129,6 @@ class AdaptiveGRPOTrainer(GRPOTrainer):
         checkpoint = resuming.asked_checkpoint(resume_from_checkpoint, self.args)
         self.reference.load(checkpoint)
         self.rollouts.begin(self)
-        full_length.check_full_length(self, self.window_callback.policy)
         self.groups.check(self.window_callback.policy)
         with self.evaluator.first_for_new_runs(self.args, is_new=checkpoint is None):
             return super().train(checkpoint, *args, **kwargs)
