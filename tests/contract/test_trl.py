@@ -37,6 +37,7 @@ PINNED = {
     "_get_train_sampler": ["self", "dataset"],
     "_set_signature_columns_if_needed": ["self"],
     "_load_best_model": ["self"],
+    "_determine_best_metric": ["self", "metrics", "trial"],
     "create_model_card": ["self", "model_name", "dataset_name", "tags"],
     "init_hf_repo": ["self", "token"],
     "_push_from_checkpoint": ["self", "checkpoint_folder"],

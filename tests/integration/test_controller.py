@@ -221,6 +221,8 @@ def test_a_controller_says_which_trainer_it_cannot_limit_and_why() -> None:
         controller_of().attach(trainer_of(GRPOTrainer, rollout_func=FixedRollouts()))
     with pytest.raises(ValueError, match="restore_callback_states_from_checkpoint"):
         controller_of().attach(trainer_of(GRPOTrainer, arguments(restore_callback_states_from_checkpoint=True)))
+    with pytest.raises(ValueError, match="has max_completion_length None"):
+        controller_of().attach(trainer_of(GRPOTrainer, arguments(max_completion_length=None)))
     trainer = trainer_of(GRPOTrainer)
     controller = controller_of().attach(trainer)
     for another in (controller, controller_of()):

@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from datasets import Dataset
 from transformers import EarlyStoppingCallback, TrainerCallback
 
 from tests.support.tiny_models import build_model, build_tokenizer
 from tinyzero_trl import AdaptiveGRPOConfig, AdaptiveGRPOTrainer
+from tinyzero_trl.training.loss.micro_batches import ComputeCounts
 
 PROMPTS = ["1 2 3", "4 4 4 4", "9 8", "7"]
 EXAMPLES = Dataset.from_dict({"prompt": PROMPTS})
@@ -118,3 +120,37 @@ def test_a_prediction_is_trls(tmp_path: Path) -> None:
     run.evaluate()
     assert {"test_loss", "test_runtime"} <= run.predict(EXAMPLES).metrics.keys()
     assert "eval_loss" not in run.evaluate(), "it costs a forward pass"
+
+
+def test_only_evaluations_of_the_runs_own_examples_are_recorded(tmp_path: Path) -> None:
+    other = Dataset.from_dict({"prompt": PROMPTS[:3]})
+    run = trainer_of(tmp_path, max_steps=1)
+    run.train()
+    assert len(evaluations(tmp_path)) == 1
+    assert run.evaluate(other)["eval/n"] == 3
+    assert run.evaluate(metric_key_prefix="eval_again")["eval_again/n"] == 4
+    assert len(evaluations(tmp_path)) == 1, "their figures are returned"
+    run.evaluate(EXAMPLES)
+    assert [line["eval/n"] for line in evaluations(tmp_path)] == [4, 4]
+
+
+def test_a_training_begins_without_what_an_interrupted_step_has_left(tmp_path: Path) -> None:
+    run = trainer_of(tmp_path, max_steps=1, eval_strategy="no")
+    run.guard.watch_loss(torch.tensor(float("nan")))
+    run.loss.figures.add_counts(ComputeCounts(rows=16, rows_skipped=16))
+    run.train()
+    [line] = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert line["faults/step_skipped"] == 0
+    assert line["compute/rows_skipped_frac"] == line["group/zero_variance_frac"], "of this step alone"
+
+
+class StopsAt2(TrainerCallback):
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == 2:
+            control.should_save = control.should_training_stop = True
+
+
+def test_what_is_to_be_saved_is_saved_though_it_is_not_the_best(tmp_path: Path) -> None:
+    """A signal asks for a checkpoint; `save_strategy: best` alone keeps those of new best evaluations."""
+    trainer_of(tmp_path, StopsAt2(), metric_for_best_model="eval/acc", save_strategy="best").train()
+    assert sorted(folder.name for folder in tmp_path.glob("checkpoint-*")) == ["checkpoint-1", "checkpoint-2"]

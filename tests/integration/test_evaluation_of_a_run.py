@@ -69,6 +69,15 @@ def test_every_setting_that_shapes_a_completion_is_the_runs(
     assert result["settings"].items() >= {**of_run, "max_completion_length": 9, "stop_at_answer": True}.items()
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_another_precision_than_the_runs_is_said(
+    dtype: str, run: Path, tmp_path: Path, asked: list[tuple[Sampling, int]]
+) -> None:
+    configure(run, max_completion_length=9, dtype=dtype)
+    notes = evaluate(settings(run, tmp_path), tmp_path / "out")["notes"]
+    assert notes == ([] if dtype == "float32" else ["sampled in float32; the run has its weights in bfloat16"])
+
+
 def test_a_run_with_vllm_hands_on_its_end_tokens(run: Path, tmp_path: Path, asked: list[tuple[Sampling, int]]) -> None:
     configure(run, max_completion_length=9, generation_kwargs={"stop_token_ids": [7, 8], "stop": ["7 8"]})
     result = evaluate(settings(run, tmp_path), tmp_path / "out")

@@ -14,6 +14,8 @@ from tests.support.training import WatchedTrainer, train, write_recipe
 from tinyzero_trl import AdaptiveGRPOTrainer
 from tinyzero_trl.generation.engine import SampledBatch
 from tinyzero_trl.generation.stages import Stages
+from tinyzero_trl.models.loading import load_tokenizer
+from tinyzero_trl.models.names import resolve_model
 from tinyzero_trl.runs.records import read_run
 from tinyzero_trl.training import rollout
 
@@ -64,7 +66,7 @@ def test_a_stop_token_of_vllm_ends_a_completion(tmp_path: Path) -> None:
     for stops, ends in ((None, {end}), ([stop], {end, stop})):
         trainer.args.generation_kwargs = {"stop_token_ids": stops}
         rollouts = rollout.Rollouts.of(trainer)
-        assert {last for last in (end, stop, other) if not rollouts.is_truncated([3, last], "text")} == ends
+        assert {last for last in (end, stop, other) if not rollouts.is_truncated([3, last])} == ends
         assert set(rollouts._sampling(1).end_token_ids) == ends, "where a stage asks which completions have finished"
 
 
@@ -245,3 +247,15 @@ def test_without_any_end_token_nothing_is_trained(tmp_path: Path, capsys: Any) -
     tokenizer.eos_token = model.generation_config.eos_token_id = model.config.eos_token_id = None
     with pytest.raises(ValueError, match=r"neither its tokenizer nor .* has an end token.*; set eos_token in"):
         trainer_of(model, tmp_path, processing_class=tokenizer)
+
+
+def test_a_stop_string_of_special_tokens_ends_a_completion(tmp_path: Path) -> None:
+    """TRL's text has no special tokens; what was sampled has."""
+    tokenizer = load_tokenizer(resolve_model("embedded"))
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<stop>"]})
+    options = {"generation_kwargs": {"stop_strings": ["<stop>", "1 2"]}}
+    rollouts = trainer_of("embedded", tmp_path, processing_class=tokenizer, **options).rollouts
+    ends, goes_on = tokenizer("3 <stop>")["input_ids"], tokenizer("3 4")["input_ids"]
+    assert "stop" not in tokenizer.decode(ends, skip_special_tokens=True)
+    assert not rollouts.is_truncated(ends) and rollouts.is_truncated(goes_on)
+    assert not rollouts.is_truncated(tokenizer("1 2")["input_ids"])

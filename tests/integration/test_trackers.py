@@ -17,7 +17,7 @@ from tests.support.training import train, write_recipe
 from tests.support.wandb_files import history
 from tinyzero_trl.runs.earlier import EARLIER
 from tinyzero_trl.runs.records import read_run
-from tinyzero_trl.training.step_figures import StepFigures
+from tinyzero_trl.training.logged_figures import LoggedFigures
 
 pytestmark = pytest.mark.slow
 OURS = "adaptive_window/current_window"
@@ -146,7 +146,7 @@ def test_step_figures_are_those_of_the_step_alone() -> None:
         _tr_loss=torch.tensor(2.0),
         _get_learning_rate=lambda: 0.1,
     )
-    figures = StepFigures(trainer)
+    figures = LoggedFigures(trainer)
     figures.note_learning_rate()
     expected = {"loss": 2.0, "learning_rate": 0.1, "epoch": 0.5, "reward": 0.5, "kl": 2.0}
     assert figures.take(None) == expected

@@ -61,3 +61,8 @@ def test_a_sum_is_the_same_in_either_order() -> None:
 def test_the_largest_number_has_bounds(largest: int) -> None:
     with pytest.raises(ValueError, match=rf"max_summand: {largest} is out of range; use 1 to"):
         TASK.check_options({"max_summand": largest})
+
+
+def test_a_long_number_before_spaces_is_read_whole() -> None:
+    assert TASK.score("1" * 30 + str(EXAMPLE["first"] + EXAMPLE["second"]) + " " * 38, EXAMPLE).reward == 0
+    assert TASK.score(str(EXAMPLE["first"] + EXAMPLE["second"]) + " " * 99, EXAMPLE).reward == 1

@@ -153,6 +153,7 @@ def test_a_run_continued_from_a_checkpoint_leaves_what_an_uninterrupted_one_does
     second = Run(tmp_path / "cut")
     second.state.global_step = 5
     second.state.stateful_callbacks = json.loads(saved)
+    second.records.begin_from(str(tmp_path / "cut" / "checkpoint-5"))
     second.begin()
     for _ in range(7):
         second.step()
@@ -203,14 +204,14 @@ def test_a_run_that_finishes_or_earns_something_is_not_warned(tmp_path: Path, ca
 
 def test_what_trainer_keeps_of_its_logs_is_bounded_where_a_field_says_so(tmp_path: Path) -> None:
     """It would grow with every step, in memory and in every checkpoint."""
-    for lines, kept in ((None, 30), (10, 10)):
+    for lines, kept in ((None, 30), (10, 10), (0, 0)):
         run = Run(tmp_path / str(lines)).begin()
         run.args.log_history_lines = lines
         for step in range(30):
             run.state.log_history.append({"step": step})
             run.step()
         assert len(run.state.log_history) == kept
-        assert run.state.log_history[-1] == {"step": 29}
+        assert run.state.log_history[-1:] == [{"step": 29}][:kept]
         assert len(run.lines()) == 30
 
 
@@ -234,3 +235,18 @@ def test_other_ranks_decide_alike_and_write_nothing(tmp_path: Path) -> None:
     other.evaluate()
     assert other.windows == main.windows
     assert not (tmp_path / "other").exists()
+
+
+def test_a_checkpoint_of_another_folder_is_continued_without_the_records_of_this_one(tmp_path: Path) -> None:
+    here, other = Run(tmp_path / "here").begin(), Run(tmp_path / "other").begin()
+    for run in (here, other):
+        for _ in range(3):
+            run.step()
+    resumed = Run(tmp_path / "here")
+    resumed.state.global_step = 3
+    resumed.state.stateful_callbacks = {type(each).__name__: each.state() for each in (other.window, other.records)}
+    resumed.records.begin_from(str(tmp_path / "other" / "checkpoint-3"))
+    resumed.begin().step()
+    assert [line["step"] for line in resumed.lines()] == [4]
+    assert (tmp_path / "here" / "_earlier" / "1" / "metrics.jsonl").exists()
+    assert [line["step"] for line in other.lines()] == [1, 2, 3], "the other run keeps its own"

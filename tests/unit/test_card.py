@@ -1,12 +1,13 @@
 """A model card says what was recorded, and nothing that must stay private."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import yaml
 
 from tinyzero_trl.runs.model_card import write_model_card
 from tinyzero_trl.runs.records import RunRecords, read_run
-from tinyzero_trl.training.run import summarise
+from tinyzero_trl.training.run import _step_of_kept_weights, summarise
 
 EVAL = {"eval/acc": 0.625, "eval/acc_low": 0.5, "eval/acc_high": 0.75, "eval/n": 64.0}
 
@@ -118,3 +119,15 @@ def test_an_evaluation_in_which_nothing_was_judged_has_no_accuracy_to_tell(tmp_p
     card(tmp_path / "run", evaluated=False)
     RunRecords(tmp_path / "run").append_eval(50, 2.0, 200_000, {"eval/mean_length": 12.0})
     assert "accuracy" not in write_model_card(tmp_path / "run").read_text()
+
+
+def test_the_weights_of_a_best_step_that_was_not_saved_are_not_kept(tmp_path: Path) -> None:
+    def kept(best: str | None, *, loads: bool = True) -> int | None:
+        state, args = SimpleNamespace(best_model_checkpoint=best), SimpleNamespace(load_best_model_at_end=loads)
+        return _step_of_kept_weights(SimpleNamespace(state=state, args=args))  # type: ignore[arg-type]
+
+    (tmp_path / "checkpoint-20").mkdir()
+    assert kept(str(tmp_path / "checkpoint-20")) == 20
+    assert kept(str(tmp_path / "checkpoint-20"), loads=False) is None
+    assert kept(str(tmp_path / "checkpoint-30")) is None, "it could not be written"
+    assert kept(None) is None

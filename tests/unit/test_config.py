@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -15,6 +15,8 @@ from tinyzero_trl.training.config import AdaptiveGRPOConfig
 from tinyzero_trl.training.recipe import parse_recipe
 from tinyzero_trl.training.run import resolved_config
 from tinyzero_trl.windows import all_fields, find_policy, make_policy, strategies
+from tinyzero_trl.windows.fields import of_trainer
+from tinyzero_trl.windows.schedules import FixedConfig
 
 BASE = {
     "model_name_or_path": "embedded",
@@ -266,6 +268,19 @@ def test_a_window_policy_takes_what_the_training_says_of_its_loss(parse: Parse) 
         parse(window_strategy="group", window_options={"loss_type": "grpo"})
     with pytest.raises(ValueError, match=r"^window_loss_type: unknown field in the recipe"):
         parse(window_strategy="group", window_loss_type="grpo")
+
+
+def test_a_number_that_the_training_says_stays_a_number(parse: Parse, monkeypatch: pytest.MonkeyPatch) -> None:
+    """1 and 0 are equal to true and false, which `scale_rewards` has words for."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class Asking(FixedConfig):
+        num_iterations: int = of_trainer(3, "optimizer steps on a rollout")
+        beta: float = of_trainer(0.5, "weight of the divergence")
+
+    monkeypatch.setattr(find_policy("fixed"), "config_class", Asking)
+    window: Any = parse(window_strategy="fixed", num_iterations=1, beta=0.0)[1].window_config()
+    assert (window.num_iterations, window.beta) == (1, 0.0) and type(window.num_iterations) is int
 
 
 def test_groups_that_are_too_large_to_decide_on_are_refused_before_a_rollout(parse: Parse) -> None:

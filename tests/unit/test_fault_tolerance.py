@@ -70,3 +70,13 @@ def test_too_many_in_a_row_save_the_batch_and_end_training(guard: FiniteNumbersG
     rows = json.loads((tmp_path / FAULTY_BATCH / "rank_0.json").read_text())
     assert rows["prompts"] == ["[[1], [2], [3], [4]]"]
     assert rows["advantages"] == ["1.0", "nan", "1.0", "nan"]
+
+
+def test_a_fault_of_an_interrupted_step_is_forgotten_when_a_training_begins(guard: FiniteNumbersGuard) -> None:
+    guard.watch_loss(torch.tensor(NAN))
+    guard.watch_rewards(torch.tensor([[INF]]))
+    guard.start_over()
+    assert step(guard) == (False, True)
+    assert step(guard, loss=NAN) == step(guard, loss=NAN) == (True, False)
+    guard.start_over()
+    assert step(guard, loss=NAN) == (True, False), "two are allowed in a row, and the row begins anew"

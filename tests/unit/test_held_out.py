@@ -27,7 +27,7 @@ def scored(rewards: list[float], source: str = "eval", **options: Any) -> Any:
     trainer = SimpleNamespace(
         accelerator=SimpleNamespace(process_index=0),
         model=SimpleNamespace(training=source == "train"),
-        rollouts=SimpleNamespace(is_truncated=lambda ids, text: len(ids) == 2),
+        rollouts=SimpleNamespace(is_truncated=lambda ids: len(ids) == 2),
     )
     return score_rows(
         trainer,
@@ -77,6 +77,8 @@ def test_numbers_are_given_once_beside_whatever_columns_the_user_has() -> None:
     others = held_out.numbered(Dataset.from_dict({"prompt": ["c"]}))
     examples = held_out.numbered(Dataset.from_dict(own))
     assert held_out.numbered(examples) is examples
+    given = Dataset.from_dict({"prompt": ["d"]})
+    assert held_out.numbered(given) is held_out.numbered(given), "evaluated again and again, it is kept once"
     assert held_out.without_numbers(list(examples)) == list(Dataset.from_dict(own))
     assert held_out.without_numbers(list(others)) == [{"prompt": "c"}]
 

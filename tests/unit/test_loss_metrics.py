@@ -66,3 +66,14 @@ def test_each_optimizer_step_starts_anew():
             metrics["entropy"].append(value)
         collector.flush(metrics)
     assert metrics["entropy"] == pytest.approx([1.0, 2.0])
+
+
+def test_what_an_interrupted_step_has_left_is_forgotten_when_a_training_begins() -> None:
+    metrics: dict[str, list[float]] = defaultdict(list)
+    collector = LossMetrics(is_sequence_level=False)
+    for value in (9.0, 1.0):
+        collector.clear()
+        with collector.collect(metrics, tokens=1, rows=1):
+            metrics["entropy"].append(value)
+    collector.flush(metrics)
+    assert metrics == {"entropy": [1.0]}

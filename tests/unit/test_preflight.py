@@ -202,7 +202,9 @@ def check_dataset(embedded: tuple[Any, Any], problems: Any) -> None:
 
 
 def test_from_python_too_a_rollout_needs_enough_problems(embedded: tuple[Any, Any]) -> None:
-    with pytest.raises(ValueError, match=r"^dataset: 1 problems are fewer than the 2 groups of a rollout \(generation"):
+    with pytest.raises(
+        ValueError, match=r"^train_dataset: 1 problems are fewer than the 2 groups of a rollout \(generation"
+    ):
         check_dataset(embedded, Dataset.from_dict({"prompt": ["1 + 2"]}))
     check_dataset(embedded, Dataset.from_dict({"prompt": ["1 + 2", "2 + 3"]}))
     check_dataset(embedded, IterableDataset.from_generator(lambda: iter([{"prompt": "1"}])))
@@ -212,13 +214,13 @@ def test_the_longest_prompt_decides_wherever_it_stands(embedded: tuple[Any, Any]
     tokenizer, model_config = embedded
     positions = model_config.max_position_embeddings
     prompts = ["1 + 2"] * 200 + ["1 " * positions] + ["1 + 2"] * 200
-    with pytest.raises(
-        ValueError, match=rf"^max_completion_length: 1 tokens after a prompt of \d+ exceed .* {positions}"
-    ):
+    no_room = rf"^dataset: a prompt of \d+ tokens leaves no room in the model's {positions} positions; shorten"
+    with pytest.raises(ValueError, match=no_room):
         check_dataset(embedded, Dataset.from_dict({"prompt": prompts}))
-    with pytest.raises(
-        ValueError, match=rf"^max_completion_length: 64 tokens after a prompt of \d+ exceed .* {positions}"
-    ):
+    with pytest.raises(ValueError, match=no_room):
+        check_prompts(prompts, tokenizer, model_config, config(max_completion_length=64))
+    prompts[200] = "1 " * (positions // 2 - 5)
+    with pytest.raises(ValueError, match=rf"^max_completion_length: 64 tokens after a prompt of \d+ .* {positions}"):
         check_prompts(prompts, tokenizer, model_config, config(max_completion_length=64))
 
 

@@ -278,3 +278,9 @@ def test_the_same_seed_gives_the_same_examples_and_splits_share_none() -> None:
     assert task.generate(5, seed=3) == task.generate(5, seed=3) != task.generate(5, seed=4)
     known = {task.key(example) for example in task.generate(20, seed=3)}
     assert not known & {task.key(example) for example in task.generate(20, seed=3, exclude=known)}
+
+
+@pytest.mark.parametrize("metadata", [{"(items)": [[[1], 2]]}, {"(tuple)": 3}, {"(items)": [1]}])
+def test_metadata_that_nobody_wrote_are_one_line(metadata: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"^metadata: .* was not written by this program \("):
+        get_task("reasoning_gym:basic_arithmetic").read({"question": "1 + 1", "answer": "2", "metadata": metadata})

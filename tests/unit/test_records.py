@@ -13,6 +13,7 @@ import yaml
 from tinyzero_trl.runs import environment
 from tinyzero_trl.runs.files import read_mapping
 from tinyzero_trl.runs.gathered import gather
+from tinyzero_trl.runs.json_lines import read_lines
 from tinyzero_trl.runs.records import RunRecords, answers_of, is_finished, read_run, write_atomically
 
 
@@ -236,3 +237,17 @@ def test_a_name_that_stands_twice_in_a_yaml_file_is_refused_and_merge_keys_are_n
             read_mapping(file)
     file.write_text("a: &a {x: 0}\nb: &b {<<: *a, x: 1}\nc: {<<: *b, x: 2}\nd: {<<: *b}\n")
     assert [each["x"] for each in read_mapping(file).values()] == [0, 1, 2, 1]
+
+
+def test_a_run_with_compressed_lines_goes_on(tmp_path):
+    records = RunRecords(tmp_path)
+    for step in (1, 2, 3):
+        records.append_metrics(step, 0.0, {"loss": 1.0})
+    file = tmp_path / "metrics.jsonl"
+    (tmp_path / "metrics.jsonl.gz").write_bytes(gzip.compress(file.read_bytes()))
+    file.unlink()
+    again = RunRecords(tmp_path)
+    again.truncate_after(2)
+    again.append_metrics(3, 0.0, {"loss": 2.0})
+    assert [(line["step"], line["loss"]) for line in read_lines(file)] == [(1, 1.0), (2, 1.0), (3, 2.0)]
+    assert not (tmp_path / "metrics.jsonl.gz").exists()

@@ -15,9 +15,11 @@ from matplotlib.axes import Axes
 
 from tests.support.synthetic_runs import train
 from tinyzero_trl.commands.main import main
+from tinyzero_trl.metrics import Interval
 from tinyzero_trl.runs.records import RunRecords, read_run
 from tinyzero_trl.runs.report import write_pictures, write_report
 from tinyzero_trl.runs.report.compare import accuracy_curve, compare, cost_to_reach
+from tinyzero_trl.runs.report.headlines import _best
 from tinyzero_trl.runs.report.names import group_names
 from tinyzero_trl.runs.report.panels import panels_of
 from tinyzero_trl.runs.report.pictures import accuracy_and_cost, on_common_axis, thinned
@@ -200,14 +202,33 @@ def test_a_tile_says_what_a_group_costs_where_the_target_is_missed(report):
     assert "1.00 x the tokens of full with short, at -20.0 points of accuracy (95 % interval: -12" in text
 
 
-def test_the_first_tile_says_what_was_bought_for_what(report):
+def test_the_first_tile_says_what_was_reached_and_what_it_took(report):
     page = (report / "index.html").read_text(encoding="utf-8")
     [first, *_] = re.findall(r'<div class="card tile.*?</div>', page)
     assert '<div class="card tile wide"><b>1.00 x the tokens</b>' in first
     assert (
-        "With bold, 8 k rollout tokens a run bought 70.0% held-out accuracy. With full, 8 k tokens bought 70.0%. "
-        "The difference is +0.0 points, between +0.0 and +0.0 (95 % interval)." in first
+        "With bold, a run reached 70.0% held-out accuracy and took 8 k rollout tokens. With full, it reached 70.0% "
+        "and took 8 k tokens. The difference is +0.0 points, between +0.0 and +0.0 (95 % interval)." in first
     )
+
+
+@pytest.mark.parametrize("step", [0, 2])
+def test_a_first_evaluation_is_before_the_training_only_at_step_0(step, tmp_path):
+    folder = train(tmp_path / "run")
+    lines = (folder / "eval.jsonl").read_text().splitlines(keepends=True)
+    (folder / "eval.jsonl").write_text("".join(lines[step // 2 :]))
+    text = " ".join(Page((write_report([folder], tmp_path / "report")).read_text(encoding="utf-8")).text)
+    assert f"went from {step / 10:.1%} {'at step 2' if step else 'before the training'} to 80.0%, by +" in text
+
+
+def test_a_group_whose_interval_ends_at_0_may_be_level():
+    def outcome(label, acc_difference, tokens_ratio):
+        ratio = Interval(tokens_ratio, None, None)
+        others = {"acc_difference": acc_difference, "tokens_ratio": ratio, "tokens_to_target_ratio": None}
+        return SimpleNamespace(label=label, final_acc=Interval(0.5, None, None), **others)
+
+    level = outcome("level", Interval(-0.05, -0.1, 0.0), 0.5)
+    assert _best([outcome("dear", Interval(0.1, 0.0, 0.2), 0.9), level]) is level
 
 
 def test_the_picture_of_costs_has_a_point_for_every_group(grid):

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 import pytest
 
+from tinyzero_trl.commands.data import parse_options
 from tinyzero_trl.tasks import Score, Task, countdown, counting, get_task, multiplication, register_task, registry
 from tinyzero_trl.tasks.config import config_class, task_config
 from tinyzero_trl.tasks.datasets import read_examples, to_dataset, train_test_examples
@@ -190,10 +191,12 @@ def test_options_are_fields_of_the_tasks_configuration(facts: str) -> None:
 
 
 def test_an_option_needs_a_default_and_a_name_of_its_own(facts: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for declared, message in (({"train_size": int}, "has an option 'train_size', which is"), ({"a": int}, "default")):
+    taken = [({name: int}, f"has an option '{name}', a name that") for name in ("train_size", "seed", "out")]
+    for declared, message in (*taken, ({"a": int}, "default")):
         monkeypatch.setattr(Facts, "options", dataclass(type("Options", (), {"__annotations__": declared})))
-        with pytest.raises(ValueError, match=message):
-            config_class(facts)
+        for read in (config_class, lambda name: parse_options(name, ["--out", "folder"])):
+            with pytest.raises(ValueError, match=message):
+                read(facts)
 
 
 @pytest.mark.parametrize(

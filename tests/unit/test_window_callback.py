@@ -101,6 +101,7 @@ def test_a_checkpoint_of_another_trainer_is_said_to_hold_no_policy(caplog: pytes
     for step in (0, 3):
         state = TrainerState(global_step=step, stateful_callbacks={"TrainerControl": {}})
         AdaptiveWindowCallback(CONFIG).on_train_begin(args, state, control)
+    assert "AdaptiveWindowCallback" in state.stateful_callbacks, "Trainer looks there at the next checkpoint"
     [line] = caplog.messages
     assert line.startswith(
         "resume: the checkpoint of step 3 holds no state of AdaptiveWindowCallback, as one of another"

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
+from tinyzero_trl.runs.files import text_of
+
 
 def one_line(error: Exception) -> str:
     """What went wrong, on one line; a refusal of the file system names the path first and what to look at.
@@ -17,7 +19,7 @@ def one_line(error: Exception) -> str:
     if isinstance(error, OSError) and error.filename and error.strerror:
         remedy = "free some space" if error.errno == errno.ENOSPC else "check the path and what lies there"
         return f"{str(error.filename)!r}: {error.strerror.lower()}; {remedy}"
-    line = " ".join(str(error).split()) or type(error).__name__
+    line = text_of(error)
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in line)
 
 

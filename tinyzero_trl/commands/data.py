@@ -48,10 +48,13 @@ def parse_options(name: str, arguments: Sequence[str]) -> dict[str, Any]:
     """The options after the task's name: those of every task, and those of its generator.
 
     Raises:
-        ValueError: there is no such task.
+        ValueError: there is no such task, or one of its options has a name that is taken.
         SystemExit: with status 2, an option that the task does not have, or a value of the wrong type.
     """
+    from tinyzero_trl.tasks.config import config_class
+
     task = get_task(name)
+    config_class(name)  # refuses options with a name that is taken
     parser = OneLineParser(
         prog=f"tinyzero-trl data {name}",
         description=(type(task).__doc__ or name).strip().splitlines()[0],

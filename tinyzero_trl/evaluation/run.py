@@ -22,7 +22,13 @@ from tinyzero_trl.generation.registry import engine_class
 from tinyzero_trl.generation.sampling import RECIPE_FIELDS, end_token_ids, padding_token_id
 from tinyzero_trl.generation.turns import as_turns
 from tinyzero_trl.metrics import as_label
-from tinyzero_trl.models.loading import check_model, load_generation_config, load_model_config, load_tokenizer
+from tinyzero_trl.models.loading import (
+    check_model,
+    dtype_name,
+    load_generation_config,
+    load_model_config,
+    load_tokenizer,
+)
 from tinyzero_trl.models.names import resolve_model
 from tinyzero_trl.runs.earlier import new_folder
 from tinyzero_trl.runs.json_lines import read_object
@@ -56,6 +62,7 @@ def evaluate(settings: EvaluationSettings, out: Path) -> dict[str, Any]:
     model_config, tokenizer = load_model_config(model_path), load_tokenizer(model_path)
     run = find_run(model_path)
     settings, notes = resolve(settings, run)
+    notes += run.notes_on_precision(dtype_name())
     exam = prepare_exam(settings, run, model_config, tokenizer)
     check_model(model_path, model_config, tokenizer)
     sampling = _sampling(settings, run, model_path, tokenizer)

@@ -7,7 +7,7 @@ from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from tinyzero_trl.generation.sampling import other_sampling, recipe_stop_strings, recipe_stop_tokens
-from tinyzero_trl.runs.files import read_mapping, shortened
+from tinyzero_trl.runs.files import read_mapping, shortened, text_of
 from tinyzero_trl.runs.records import CONFIG, success_threshold_of
 from tinyzero_trl.tasks import Example
 from tinyzero_trl.tasks.config import TaskConfig, config_class, task_config
@@ -77,6 +77,11 @@ class TrainedBy:
             notes.append(f"the run sampled with {', '.join(others)} of its generation_kwargs; this evaluation does not")
         return chosen, notes
 
+    def notes_on_precision(self, dtype: str) -> list[str]:
+        """What is to be said where completions are sampled in another precision than in the run."""
+        of_run = self._checked("dtype", (str,), dtype)
+        return [] if of_run == dtype else [f"sampled in {dtype}; the run has its weights in {of_run}"]
+
     def stops(self) -> tuple[tuple[str, ...], tuple[int, ...]]:
         """Texts and tokens that end a completion of the run besides the model's end tokens and its answer."""
         kwargs = self._generation_kwargs()
@@ -101,7 +106,7 @@ class TrainedBy:
                 return examples, []  # known without all of a large training set
             trained = keys(judge, load_splits(task).train)
         except (ValueError, OSError) as error:
-            reason = " ".join(str(error).split())
+            reason = text_of(error)
             return examples, [f"whether the run was trained on these examples cannot be told ({reason})"]
         kept = [example for example in examples if judge.key(example) not in trained]
         if len(kept) == len(examples):

@@ -5,6 +5,8 @@ from typing import Any
 
 import torch
 
+from tinyzero_trl.runs.files import text_of
+
 Prompt = str | Sequence[Mapping[str, str]]
 """Text as the model shall read it, or chat messages ({role, content}) for the model's chat template."""
 
@@ -36,7 +38,7 @@ def _encode(tokenizer: Any, prompt: Prompt, chat_template_kwargs: Mapping[str, A
         )["input_ids"]
     except Exception as error:  # a chat template is a program of the model's author, run in Jinja's sandbox
         raise ValueError(
-            f"template: 'chat' fails in the model's own chat template ({' '.join(str(error).split())}); use the "
+            f"template: 'chat' fails in the model's own chat template ({text_of(error)}); use the "
             "template base or qwen-instruct, or another model"
         ) from error
 

@@ -168,6 +168,11 @@ def check_room(model_config: Any, longest_prompt_tokens: int, max_completion_len
         ValueError: they do not.
     """
     positions = getattr(model_config.get_text_config(), "max_position_embeddings", None)
+    if positions is not None and longest_prompt_tokens >= positions:
+        raise ValueError(
+            f"dataset: a prompt of {longest_prompt_tokens} tokens leaves no room in the model's {positions} positions; "
+            "shorten the prompts, or choose another model"
+        )
     if positions is not None and longest_prompt_tokens + max_completion_length > positions:
         raise ValueError(
             f"max_completion_length: {max_completion_length} tokens after a prompt of {longest_prompt_tokens} "

@@ -37,6 +37,11 @@ def checkpoint_to_resume(resume: str, output_dir: str | Path) -> str | None:
     return str(complete[max(complete)]) if complete else None
 
 
+def step_of(checkpoint: str | Path) -> int:
+    """The optimizer step in the name of a checkpoint's folder."""
+    return int(Path(checkpoint).name.removeprefix("checkpoint-"))
+
+
 def has_optimizer(checkpoint: str | Path) -> bool:
     """Whether a complete checkpoint holds more than weights; Trainer saves states of its generators with optimizers."""
     return any(Path(checkpoint).glob("rng_state*"))

@@ -17,7 +17,7 @@ def describe_environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpu_count": os.cpu_count(),
-        "versions": {name: found for name in _CORE + _OPTIONAL if (found := _version(name))},
+        "versions": {name: found for name in _CORE + _OPTIONAL if (found := installed_version(name))},
         "git_commit": git_commit(),
     }
 
@@ -37,7 +37,8 @@ def git_commit() -> str | None:
         return None
 
 
-def _version(package: str) -> str | None:
+def installed_version(package: str) -> str | None:
+    """The version of a distribution, None if it is not installed."""
     try:
         return version(package)
     except PackageNotFoundError:

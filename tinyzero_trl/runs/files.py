@@ -22,7 +22,7 @@ def read_mapping(path: str | os.PathLike[str]) -> dict[str, Any]:
         loader.name = str(path)
         content = loader.get_single_data()
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}; write it anew") from error
+        raise ValueError(f"{path} is not YAML: {text_of(error)}; write it anew") from error
     if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
         raise ValueError(f"{path}: must hold a mapping of names to values, such as `seed: 0`")
     return content
@@ -77,6 +77,11 @@ def is_finite_number(value: Any) -> bool:
         return isinstance(value, int | float) and math.isfinite(value)
     except OverflowError:  # a whole number beyond the largest float
         return False
+
+
+def text_of(error: BaseException) -> str:
+    """The text of an error in one line; the name of its kind if it has none."""
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def shortened(value: Any) -> str:

@@ -61,13 +61,10 @@ def read_lines(file: Path) -> Iterator[dict[str, Any]]:
     Raises:
         ValueError: names file, line and remedy where a line is no record.
     """
-    packed = file.with_name(f"{file.name}.gz")
+    packed = _packed(file)
     if not file.exists() and not packed.exists():
         return
-    try:
-        content = file.read_bytes() if file.exists() else gzip.decompress(packed.read_bytes())
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise ValueError(f"{packed} is no complete gzip file ({error}); copy it anew") from error
+    content = file.read_bytes() if file.exists() else _unpacked(packed)
     *lines, _partial = content.decode("utf-8", errors="replace").split("\n")
     for number, line in enumerate(lines, start=1):
         try:
@@ -80,6 +77,29 @@ def read_lines(file: Path) -> Iterator[dict[str, Any]]:
                 "correct or remove the line"
             ) from error
         yield record
+
+
+def unpack(file: Path) -> None:
+    """Write the lines that are there with .gz alone to `file`, in place of it, so that more can follow.
+
+    Raises:
+        ValueError: the compressed file is damaged.
+    """
+    packed = _packed(file)
+    if not file.exists() and packed.exists():
+        file.write_bytes(_unpacked(packed))
+        packed.unlink()
+
+
+def _packed(file: Path) -> Path:
+    return file.with_name(f"{file.name}.gz")
+
+
+def _unpacked(packed: Path) -> bytes:
+    try:
+        return gzip.decompress(packed.read_bytes())
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise ValueError(f"{packed} is no complete gzip file ({error}); copy it anew") from error
 
 
 def read_object(file: Path) -> dict[str, Any] | None:

@@ -26,7 +26,7 @@ from tinyzero_trl.runs import gathered
 from tinyzero_trl.runs.environment import describe_environment
 from tinyzero_trl.runs.files import checked_figures, is_finite_number, read_mapping, shortened
 from tinyzero_trl.runs.gathered import read_gathered
-from tinyzero_trl.runs.json_lines import drop_partial_line, json_text, plain, read_lines, read_object
+from tinyzero_trl.runs.json_lines import drop_partial_line, json_text, plain, read_lines, read_object, unpack
 from tinyzero_trl.runs.redaction import without_secrets
 from tinyzero_trl.windows.outcomes import FULL_REWARD
 
@@ -47,8 +47,9 @@ TASK_OPTIONS = "task_options"
 class RunRecords:
     """Writes one run directory. Only the main process of a run may hold one.
 
-    Opening an existing directory drops partially written last lines and keeps the rest; `truncate_after` then sets the
-    records back to the checkpoint that training continues from, or to nothing with a step of -1.
+    Opening an existing directory unpacks compressed lines, drops partially written last ones and keeps the rest;
+    `truncate_after` then sets the records back to the checkpoint that training continues from, or to nothing with a
+    step of -1.
 
     Args:
         path: the run directory; created if it is missing.
@@ -67,6 +68,8 @@ class RunRecords:
         self.completions_per_step = completions_per_step
         self.completion_characters = completion_characters
         self.path.mkdir(parents=True, exist_ok=True)
+        unpack(self.path / METRICS)
+        unpack(self.path / EVAL)
         for lines in self._line_files():
             drop_partial_line(lines)
 

@@ -99,6 +99,9 @@ class TaskConfig:
         return CosineShaping(max_completion_length, **{name: getattr(self, f"cosine_{name}") for name in names})
 
 
+_OF_COMMANDS = {"out", "seed", "template"}
+
+
 def config_class(task: str) -> type[TaskConfig]:
     """`TaskConfig` with the options of a task as further fields.
 
@@ -106,10 +109,12 @@ def config_class(task: str) -> type[TaskConfig]:
         ValueError: there is no such task, or one of its options has no default or the name of another field.
     """
     options = get_task(task).options
-    taken, hints = {each.name for each in fields(TaskConfig)}, get_type_hints(options)
+    taken, hints = {each.name for each in fields(TaskConfig)} | _OF_COMMANDS, get_type_hints(options)
     for each in fields(options):
         if each.name in taken:
-            raise ValueError(f"task: {task!r} has an option {each.name!r}, which is a field of every recipe; rename it")
+            raise ValueError(
+                f"task: {task!r} has an option {each.name!r}, a name that recipes or commands have already; rename it"
+            )
         if each.default is MISSING and each.default_factory is MISSING:
             raise ValueError(f"task: {task!r} has an option {each.name!r} without a default; give it one")
     further = [

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from tinyzero_trl.runs.files import is_finite_number, shortened
+from tinyzero_trl.runs.files import is_finite_number, shortened, text_of
 from tinyzero_trl.tasks.registry import get_task
 from tinyzero_trl.tasks.sources import read_rows
 from tinyzero_trl.tasks.task import Example, Score, Task
@@ -117,7 +117,7 @@ def to_dataset(examples: Sequence[Example], *, task: str | Task, template: str) 
     try:
         return datasets.Dataset.from_dict(columns)
     except (pyarrow.ArrowException, TypeError) as error:
-        reason = " ".join(str(error).split())
+        reason = text_of(error)
         raise ValueError(
             f"dataset: a column of the task {learned.name} holds values of several types ({reason}); give one"
         ) from error

@@ -6,6 +6,8 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from tinyzero_trl.runs.files import text_of
+
 _FORMATS = (".parquet", ".jsonl", ".json", ".csv")
 _SAVED, _SAVED_WITH_SPLITS = "state.json", "dataset_dict.json"  # what `save_to_disk` of Hugging Face Datasets leaves
 _LARGEST_BLOCK = 2**31 - 1  # bytes of a CSV file that Arrow reads at once, at most
@@ -94,7 +96,7 @@ def _parse_json(where: str, text: bytes) -> Any:
         place = f"line {error.lineno}, column {error.colno}" if error.lineno > 1 else f"column {error.colno}"
         raise ValueError(f"{where}: is no valid JSON: {error.msg} at {place}; fix or replace it") from None
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{where}: is no valid JSON: {_one_line(error)}; fix or replace it") from None
+        raise ValueError(f"{where}: is no valid JSON: {text_of(error)}; fix or replace it") from None
     return value
 
 
@@ -114,7 +116,7 @@ def _read_parquet(path: Path, select: Select) -> Iterable[Mapping[str, Any]]:
         names = _select(path, pyarrow.parquet.read_schema(path).names, select)
         return pyarrow.parquet.read_table(path, columns=names, partitioning=None).to_pylist()
     except (pyarrow.ArrowException, OSError) as error:  # damage inside a page is an OSError
-        raise ValueError(f"{path}: is no readable parquet file: {_one_line(error)}; write it anew") from None
+        raise ValueError(f"{path}: is no readable parquet file: {text_of(error)}; write it anew") from None
 
 
 def _read_csv(path: Path, select: Select, texts: Collection[str]) -> Iterable[Mapping[str, Any]]:
@@ -131,7 +133,7 @@ def _read_csv(path: Path, select: Select, texts: Collection[str]) -> Iterable[Ma
             convert_options=pyarrow.csv.ConvertOptions(null_values=[""], column_types=as_text),  # a word may be NA
         )
     except pyarrow.ArrowException as error:
-        raise ValueError(f"{path}: is no readable CSV file: {_one_line(error)}; write it anew") from None
+        raise ValueError(f"{path}: is no readable CSV file: {text_of(error)}; write it anew") from None
     return table.select(_select(path, table.column_names, select)).to_pylist()
 
 
@@ -142,7 +144,7 @@ def _read_saved(folder: Path, split: str, select: Select) -> Rows:
     try:
         saved = datasets.load_from_disk(str(folder))
     except (ValueError, OSError, KeyError, TypeError) as error:
-        raise ValueError(f"{folder}: is no data set that can be read: {_one_line(error)}; save it anew") from None
+        raise ValueError(f"{folder}: is no data set that can be read: {text_of(error)}; save it anew") from None
     if isinstance(saved, datasets.DatasetDict):
         if split not in saved:
             raise ValueError(f"{folder}: has the splits {sorted(saved)} and no {split}; choose another folder or split")
@@ -164,7 +166,7 @@ def _read_hub(identifier: str, split: str, select: Select) -> Rows:
                 why = "the Hub does not answer, and the data set is not in the local cache; give a file or a folder"
             else:
                 remedy = "" if configuration else f"; if it has several configurations, give {name}:CONFIGURATION"
-                why = f"{_one_line(error)}{remedy}"
+                why = f"{text_of(error)}{remedy}"
             raise ValueError(f"dataset: {identifier!r}, split {split!r}: {why}") from None
     return identifier, rows.select_columns(_select(identifier, rows.column_names, select))
 
@@ -178,7 +180,3 @@ def _select(source: str | Path, columns: Iterable[str], select: Select) -> list[
     if twice := [name for name in chosen if present.count(name) > 1]:
         raise ValueError(f"{source}: has the column {twice[0]} more than once; rename or remove one of them")
     return chosen
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

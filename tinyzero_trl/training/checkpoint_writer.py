@@ -9,6 +9,8 @@ from accelerate.logging import get_logger
 from accelerate.utils import gather_object
 from safetensors import SafetensorError
 
+from tinyzero_trl.runs.files import text_of
+
 logger = get_logger(__name__)
 
 # What a full disk looks like from Python, from torch's writer (a RuntimeError), and from safetensors.
@@ -82,7 +84,7 @@ class CheckpointWriter:
 
 def _agree(error: Exception | None) -> str | None:
     """The first rank's error, on every rank."""
-    reasons: list[str | None] = gather_object([" ".join(str(error).split()) if error else None])
+    reasons: list[str | None] = gather_object([text_of(error) if error else None])
     return next((reason for reason in reasons if reason is not None), None)
 
 

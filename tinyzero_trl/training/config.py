@@ -223,7 +223,9 @@ class AdaptiveGRPOConfig(TokenInMemory, GRPOConfig):
             name = taken[0]
             raise ValueError(f"window_{name}: {given[name]!r} follows {name} of the training; remove it")
         values = {name: getattr(self, name) for name in names}
-        return {name: {True: "group", False: "none"}.get(value, value) for name, value in values.items()}
+        if type(scaled := values.get("scale_rewards")) is bool:  # TRL's older spelling
+            values["scale_rewards"] = "group" if scaled else "none"
+        return values
 
     @property
     def has_registered_engine(self) -> bool:

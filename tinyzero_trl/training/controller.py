@@ -129,7 +129,9 @@ class WindowController(SavedInCheckpoints):
                 f"{type(trainer).__name__} does not sample with TRL's own completion limit, so it has no window"
             )
         ends = {*trainer.eos_token_ids, *recipe_stop_tokens(vars(trainer.args))}
-        cut = [len(ids) == window and ids[-1] not in ends for ids in completion_ids]  # a stop string ends earlier
+        cut = [
+            len(ids) == window and ids[-1] not in ends for ids in completion_ids
+        ]  # or ended there with a stop string
         columns = torch.tensor([lengths, cut], device=trainer.accelerator.device)
         of_all, cut_of_all = gather_columns(trainer, columns)
         self.policy.observe(observation_of(trainer, of_all, cut_of_all, scores(rewards), window=window))
@@ -167,6 +169,9 @@ def _check(trainer: Any, attached: bool) -> None:
         is not None,
         "calls tools between parts of a completion, and the limit is one of each part; train without tools": bool(
             trainer.tools
+        ),
+        "has max_completion_length None, so that the window has no largest value; set it": (
+            trainer.max_completion_length is None
         ),
         "has restore_callback_states_from_checkpoint set, which would build the controller anew; set it to False, the "
         "controller restores its state by itself": trainer.args.restore_callback_states_from_checkpoint,

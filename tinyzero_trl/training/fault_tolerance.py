@@ -44,9 +44,14 @@ class FiniteNumbersGuard:
         self._accelerator = accelerator
         self._max_skipped_steps = max_skipped_steps
         self._folder = Path(folder) / FAULTY_BATCH
+        self._losses_are_finite = torch.ones((), dtype=torch.bool, device=accelerator.device)
+        self.start_over()
+
+    def start_over(self) -> None:
+        """Forget what was seen in an earlier training, which may have been interrupted; a training begins."""
         self._skipped_in_a_row = 0
         self._rewards_are_finite = True
-        self._losses_are_finite = torch.ones((), dtype=torch.bool, device=accelerator.device)
+        self._losses_are_finite.fill_(True)
 
     def watch_rewards(self, rewards_per_func: Tensor) -> None:
         """Remember whether a rollout may be trained on; (B of all ranks, reward functions)."""

@@ -6,14 +6,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
+from weakref import WeakKeyDictionary, WeakSet
 
 import torch
 from accelerate.utils import gather_object
 from datasets import Dataset
 
 from tinyzero_trl.metrics import evaluation_metrics
-from tinyzero_trl.training.callbacks.events import Evaluation
+from tinyzero_trl.training.callbacks.events import Evaluation, fire
 from tinyzero_trl.training.config import AdaptiveGRPOConfig
+from tinyzero_trl.training.preflight.best_figure import check_best_figure_is_there
 from tinyzero_trl.training.prompt_keys import prompt_key
 from tinyzero_trl.training.scoring import SAMPLED_COMPLETIONS, ScoredRows
 
@@ -63,7 +65,9 @@ class HeldOutEvaluator:
         self._best_metric = args.metric_for_best_model
         self._wants_loss = args.compute_eval_loss
         self._device = args.device
-        self._number_columns: dict[str, list[Dataset]] = {}  # the data sets that have numbers under this name
+        self._numbered: WeakKeyDictionary[Dataset, Dataset] = WeakKeyDictionary()  # by the one that was given
+        self._with_numbers: WeakSet[Dataset] = WeakSet()
+        self._number_columns: set[str] = set()
         self._rows: list[dict[str, Any]] = []  # of this rank and of the set being answered
         self._under_way: _UnderWay | None = None
 
@@ -89,14 +93,17 @@ class HeldOutEvaluator:
         """
         if isinstance(dataset, dict):
             return {name: self.numbered(each) for name, each in dataset.items()}
-        is_known = any(dataset is each for known in self._number_columns.values() for each in known)
-        if not isinstance(dataset, Dataset) or is_known:
+        if not isinstance(dataset, Dataset) or dataset in self._with_numbers:
             return dataset
+        if dataset in self._numbered:
+            return self._numbered[dataset]
         name = "_held_out_number"
         while name in dataset.column_names:
             name += "_"
         result = dataset.add_column(name, list(range(len(dataset))))
-        self._number_columns.setdefault(name, []).append(result)
+        self._number_columns.add(name)
+        self._with_numbers.add(result)
+        self._numbered[dataset] = result
         return result
 
     def without_numbers(self, examples: Sequence[Example]) -> list[Example]:
@@ -146,7 +153,7 @@ class HeldOutEvaluator:
                     metrics = {**metrics, **self._figures_of_set(under_way)}
         finally:
             self._under_way = enclosing
-        if is_one_of_several or not prefix.startswith("eval"):
+        if is_one_of_several or prefix != "eval":
             return metrics, None
         samples = under_way.rows[:SAMPLED_COMPLETIONS]
         return metrics, Evaluation(under_way.figures, time.perf_counter() - started_at, samples)
@@ -213,6 +220,28 @@ class HeldOutEvaluator:
             if counts[row["index"]] <= self._num_generations or not isinstance(row["index"], int):
                 kept.append(row)
         return kept
+
+
+def evaluate(trainer: Any, answer: Callable[[], dict[str, float]], dataset: Any, *, prefix: str) -> dict[str, float]:
+    """Run an evaluation of a trainer, on every rank, and fire its event where it is one of the run.
+
+    Args:
+        trainer: an `AdaptiveGRPOTrainer`.
+        answer: Trainer's own evaluation.
+        dataset: with numbers; None for the trainer's own. The figures of any other are returned and not recorded.
+        prefix: what the figures start with.
+
+    Raises:
+        ValueError: the figure that chooses the best model is not among those of the run's own evaluation.
+    """
+    own = trainer.eval_dataset
+    given = own if dataset is None else dataset
+    metrics, evaluation = trainer.evaluator.measure(answer, given, seed=trainer.rollouts.seed, prefix=prefix)
+    if evaluation is not None and given is own:
+        fire(trainer, "on_evaluation_end", evaluation=evaluation)
+    if dataset is None and trainer.is_in_train:
+        check_best_figure_is_there(trainer.args.metric_for_best_model, metrics)
+    return metrics
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from typing import Any, NoReturn, get_args, get_type_hints
 import yaml
 from trl import ModelConfig, TrlParser
 
-from tinyzero_trl.runs.files import read_mapping
+from tinyzero_trl.runs.files import read_mapping, text_of
 from tinyzero_trl.runs.redaction import shown
 from tinyzero_trl.tasks.config import TaskConfig, config_class
 from tinyzero_trl.tasks.registry import option_defaults
@@ -190,7 +190,7 @@ def parse_recipe(
         name = error.filename
         raise ValueError(f"config: there is no recipe {name!r}; {advice_for_recipe(name)}") from error
     except (OSError, yaml.YAMLError, IndexError) as error:
-        reason = " ".join(str(error).split())
+        reason = text_of(error)
         raise ValueError(f"config: the recipe cannot be read ({reason}); give --config PATH.yaml") from error
     except TypeError as error:  # a mapping whose names TRL hands on as they are
         raise ValueError(f"config: a field holds what it does not know ({error}); correct it") from error

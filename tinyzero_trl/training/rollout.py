@@ -26,7 +26,6 @@ from tinyzero_trl.generation.stages import AT_ONCE, StagedBatch, Stages
 from tinyzero_trl.generation.vllm_on_cpu import adapt_vllm_to_cpu
 from tinyzero_trl.models.loading import give_end_token, load_generation_config
 from tinyzero_trl.models.varlen import sampling_attention
-from tinyzero_trl.tasks.rewards import completion_text
 from tinyzero_trl.training.config import AdaptiveGRPOConfig
 from tinyzero_trl.training.preflight.model import check_kept_precision
 from tinyzero_trl.training.preflight.stages import check_stage_model, check_stage_settings
@@ -185,11 +184,9 @@ class Rollouts:
         forget_rollout(trainer)
         self._weights_of_step = None
 
-    def is_truncated(self, ids: list[int], completion: Any) -> bool:
+    def is_truncated(self, ids: list[int]) -> bool:
         """Whether a completion was cut. TRL also takes a padding token for an end, but a sampled one ends nothing."""
-        if ids and ids[-1] in self._end_tokens:
-            return False
-        return not any(stop in completion_text(completion) for stop in self._stop_strings)
+        return not (ids and ids[-1] in self._end_tokens) and not self._has_stop(ids)
 
     @contextmanager
     def _replaced_call(self, model: Any, run: _Run, step: int, *, staged: bool) -> Iterator[None]:
@@ -276,4 +273,8 @@ class Rollouts:
         kept = len(ids)
         while kept and ids[kept - 1] == self._tokenizer.pad_token_id:
             kept -= 1
-        return ids[:kept] if any(stop in str(self._tokenizer.decode(ids)) for stop in self._stop_strings) else ids
+        return ids[:kept] if self._has_stop(ids) else ids
+
+    def _has_stop(self, ids: list[int]) -> bool:
+        """Whether a stop string is in the text as sampled, with special tokens: one of them may be the stop."""
+        return bool(self._stop_strings) and any(stop in str(self._tokenizer.decode(ids)) for stop in self._stop_strings)

@@ -6,6 +6,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
+from accelerate.utils import gather_object
 from datasets import Dataset
 from transformers import TrainerCallback
 from trl import ModelConfig, get_peft_config
@@ -14,7 +15,7 @@ from tinyzero_trl.models.adapters import base_of_adapter
 from tinyzero_trl.models.fingerprint import model_files
 from tinyzero_trl.models.loading import load_model_config, load_trainable_adapter
 from tinyzero_trl.models.names import resolve_model
-from tinyzero_trl.runs.checkpoints import checkpoint_to_resume, is_last
+from tinyzero_trl.runs.checkpoints import checkpoint_to_resume, is_last, step_of
 from tinyzero_trl.runs.hub_access import offline_if_silent
 from tinyzero_trl.runs.json_lines import digest_of
 from tinyzero_trl.runs.model_card import write_model_card
@@ -163,14 +164,20 @@ def finish_run(trainer: AdaptiveGRPOTrainer) -> None:
     """Evaluate if the last step has not been, save the model, write summary, pictures and card, and push if asked."""
     folder = Path(str(trainer.args.output_dir))
     evaluated = trainer.is_world_process_zero() and _evaluated_at(folder, trainer.state.global_step)
-    if not trainer.accelerator.gather_for_metrics([evaluated], use_gather_object=True)[0]:
+    if not gather_object([evaluated])[0]:
         trainer.evaluate()
     trainer.wait_for_pushes()
     trainer.save_model(str(folder), _internal_call=True)  # else it pushes, before there are pictures and a card
     if trainer.is_world_process_zero():
-        _write_result(folder, trainer.state.best_global_step if trainer.args.load_best_model_at_end else None)
+        _write_result(folder, _step_of_kept_weights(trainer))
     if trainer.args.push_to_hub:
         trainer.push_to_hub()
+
+
+def _step_of_kept_weights(trainer: AdaptiveGRPOTrainer) -> int | None:
+    """The step of the best model, where its weights took the place of the last ones: it was saved, and is there."""
+    best = trainer.state.best_model_checkpoint if trainer.args.load_best_model_at_end else None
+    return step_of(best) if best and Path(best).is_dir() else None
 
 
 def _write_result(folder: Path, best_step: int | None) -> None:

@@ -62,7 +62,7 @@ def score_rows(
     is_truncated = trainer.rollouts.is_truncated
     rewards = scores(rewards_per_func)
     lengths = [len(ids) for ids in completion_ids]
-    truncated = [is_truncated(ids, text) for ids, text in zip(completion_ids, completions, strict=True)]
+    truncated = [is_truncated(ids) for ids in completion_ids]
     difficulties = [as_label(row.get("difficulty")) for row in inputs]
     columns: dict[str, Sequence[Any]] = {
         "source": ["train" if trainer.model.training else "eval"] * len(prompts),

@@ -13,7 +13,7 @@ from trl import GRPOTrainer
 from tinyzero_trl.models.names import resolve_model
 from tinyzero_trl.runs.model_card import write_model_card
 from tinyzero_trl.runs.records import CONFIG
-from tinyzero_trl.training import trl_internals
+from tinyzero_trl.training import held_out, trl_internals
 from tinyzero_trl.training.callbacks.events import fire
 from tinyzero_trl.training.callbacks.progress import show_rollouts
 from tinyzero_trl.training.callbacks.records import RecordsCallback
@@ -24,11 +24,10 @@ from tinyzero_trl.training.completion_limit import CompletionLimit
 from tinyzero_trl.training.config import AdaptiveGRPOConfig, configuration
 from tinyzero_trl.training.fault_tolerance import FiniteNumbersGuard
 from tinyzero_trl.training.group_stages import GroupStages
-from tinyzero_trl.training.held_out import HeldOutEvaluator
 from tinyzero_trl.training.hub import RetriedPushes, reached_repository
 from tinyzero_trl.training.loss.attention import attend_without_padding
 from tinyzero_trl.training.loss.exact_loss import ExactLoss, Scores
-from tinyzero_trl.training.preflight import best_figure, problems, resuming, trainable, values
+from tinyzero_trl.training.preflight import problems, resuming, trainable, values
 from tinyzero_trl.training.prompt_order import EpochOrder
 from tinyzero_trl.training.rollout import Rollouts, prepare_engine
 from tinyzero_trl.training.scoring import ScoredRows, gather_rollout, score_rows
@@ -92,7 +91,7 @@ class AdaptiveGRPOTrainer(GRPOTrainer):
         self.window_callback = AdaptiveWindowCallback(window_config)
         self.records_callback = RecordsCallback(self.window_callback, success_threshold=window_config.success_threshold)
         self.hub = RetriedPushes(args)
-        self.evaluator = HeldOutEvaluator(args)
+        self.evaluator = held_out.HeldOutEvaluator(args)
         prepare_engine(args, model, processing_class)
         # Whether a step is saved decides what is logged; those after the policy see the window of the next rollout.
         ours = [SaveBetweenRollouts(), self.window_callback, self.records_callback]
@@ -128,7 +127,10 @@ class AdaptiveGRPOTrainer(GRPOTrainer):
         """
         checkpoint = resuming.asked_checkpoint(resume_from_checkpoint, self.args)
         self.reference.load(checkpoint)
+        self.records_callback.begin_from(checkpoint)
         self.rollouts.begin(self)
+        self.loss.start_over()
+        self.guard.start_over()
         self.groups.check(self.window_callback.policy)
         with self.evaluator.first_for_new_runs(self.args, is_new=checkpoint is None):
             return super().train(checkpoint, *args, **kwargs)
@@ -152,6 +154,11 @@ class AdaptiveGRPOTrainer(GRPOTrainer):
         values.check_best_is_saved(self.args, max_steps)
         self.state.compute_steps(self.args, max_steps)  # the checkpoint's own would win over other save_steps
         return (num_train_epochs, 0) if self.state.global_step >= max_steps else trained
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        """Whether to save with `save_strategy: best`: also what is due already, as when a signal stops the run."""
+        is_due = self.control.should_save
+        return super()._determine_best_metric(metrics, trial) or is_due
 
     def _load_best_model(self) -> None:
         super()._load_best_model()
@@ -227,14 +234,9 @@ class AdaptiveGRPOTrainer(GRPOTrainer):
 
     def evaluate(self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval") -> dict:
         """Answer the held-out examples at full length; adds `eval/` figures, and `eval_NAME/` ones of several sets."""
-        answer = partial(super().evaluate, self.evaluator.numbered(eval_dataset), ignore_keys, metric_key_prefix)
-        given = self.eval_dataset if eval_dataset is None else eval_dataset
-        metrics, evaluation = self.evaluator.measure(answer, given, seed=self.rollouts.seed, prefix=metric_key_prefix)
-        if evaluation is not None:
-            fire(self, "on_evaluation_end", evaluation=evaluation)
-        if eval_dataset is None and self.is_in_train:
-            best_figure.check_best_figure_is_there(self.args.metric_for_best_model, metrics)
-        return metrics
+        dataset = self.evaluator.numbered(eval_dataset)
+        answer = partial(super().evaluate, dataset, ignore_keys, metric_key_prefix)
+        return held_out.evaluate(self, answer, dataset, prefix=metric_key_prefix)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log as TRL does; our figures of an evaluation join past the trackers, which get them from the records."""

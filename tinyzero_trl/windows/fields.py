@@ -47,10 +47,13 @@ def text(default: str, help: str) -> Any:
     return field(default=default, metadata={"help": help, "check": _check_text})
 
 
-def of_trainer(default: str | int, help: str) -> Any:
-    """What the trainer's configuration has under the same name, and fills in: users do not set it here."""
-    check = _check_text if isinstance(default, str) else _check_count
-    return field(default=default, metadata={"help": help, "check": check, "of_trainer": True})
+def of_trainer(default: str | float, help: str) -> Any:
+    """What the trainer's configuration has under the same name, and fills in: users do not set it here.
+
+    A text, or a number; a whole one, unless `default` is a float.
+    """
+    declared = text(default, help) if isinstance(default, str) else number(default, help)
+    return field(default=default, metadata={**declared.metadata, "of_trainer": True})
 
 
 def flag(default: bool, help: str) -> Any:

@@ -97,7 +97,6 @@ class _Schedule(WindowPolicy[ConfigT]):
         self._next_step = observation.next_step
 
     def learn(self, observation: RolloutObservation) -> None:
-        """See `WindowPolicy.learn`."""
         """The completions do not matter."""
 
     @abstractmethod

@@ -12,11 +12,11 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
 import tinyzero_trl
+from tinyzero_trl.runs.environment import installed_version
 
 TIMEOUT_S = 180
 MARK = "tinyzero-trl doctor: "
@@ -80,7 +80,7 @@ def run_checks(advance: Callable[[int], None]) -> list[Finding]:
 
 def run(check: Check) -> Finding:
     """Run one check in a fresh interpreter; never raises."""
-    found = next((known for each in check.distributions if (known := _version(each))), None)
+    found = next((known for each in check.distributions if (known := installed_version(each))), None)
 
     def failed(detail: str, fix: str = check.fix) -> Finding:
         return Finding(check, False, found, detail, fix)
@@ -107,10 +107,3 @@ def run(check: Check) -> Finding:
     status = done.returncode
     how = f"was ended by signal {-status}" if status < 0 else f"ended with status {status}"
     return failed(f"the interpreter {how} during the check")
-
-
-def _version(distribution: str) -> str | None:
-    try:
-        return version(distribution)
-    except PackageNotFoundError:
-        return None

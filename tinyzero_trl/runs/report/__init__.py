@@ -8,7 +8,7 @@ style         palette, PNG and themed SVG
 panels        which figures of training health are drawn
 pictures      how they are drawn
 samples       the browser of sampled completions
-headlines     what was bought for what, in words
+headlines     what was reached and what it took, in words
 live          a page that follows runs while they go on
 page          the page around all of it; templates/ holds its HTML, style and script
 """

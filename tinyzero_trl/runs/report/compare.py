@@ -54,7 +54,7 @@ class Outcome:
 
 def accuracy_curve(run: Run) -> Curve:
     """The run's held-out accuracy over rollout tokens and over training time."""
-    lines = [line for line in run.evals if "eval/acc" in line]
+    lines = run.judged_evals
     steps, elapsed = run.series("time/elapsed_s")
     seconds = []
     for line in lines:

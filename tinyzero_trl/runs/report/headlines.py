@@ -1,9 +1,10 @@
-"""The tiles at the top of a report: what was bought for what, in words."""
+"""The tiles at the top of a report: the accuracy that was reached, and what it took, in words."""
 
 from collections.abc import Sequence
 from operator import itemgetter
 from typing import NamedTuple
 
+from tinyzero_trl.metrics import Interval
 from tinyzero_trl.runs.report.compare import Outcome, accuracy_curve
 from tinyzero_trl.runs.report.formats import count, duration, points, saved
 from tinyzero_trl.runs.report.run_groups import RunGroup
@@ -17,18 +18,26 @@ class Tile(NamedTuple):
 
 
 def tiles_of_one(outcome: Outcome, group: RunGroup) -> list[Tile]:
-    """First what was bought for what, in words; then the cost in figures."""
+    """First accuracy and cost in words; then the cost in figures."""
     before = sum(accuracy_curve(run).accuracy[0] for run in group.runs.values()) / len(group.runs)
     after, tokens, time = outcome.final_acc.mean, count(outcome.tokens), duration(outcome.elapsed_s)
     text = (
-        f"{tokens} rollout tokens and {time} of training bought {100 * (after - before):+z.1f} points of held-out "
-        f"accuracy: from {before:.1%} before the training to {after:.1%}."
+        f"Held-out accuracy went from {before:.1%} {_first_time(group)} to {after:.1%}, by "
+        f"{100 * (after - before):+z.1f} points. That took {tokens} rollout tokens and {time} of training."
     )
     return [Tile(f"{before:.0%} → {after:.0%}", text), Tile(tokens, "rollout tokens"), Tile(time, "of training")]
 
 
+def _first_time(group: RunGroup) -> str:
+    """When accuracy was measured for the first time."""
+    steps = {run.judged_evals[0]["step"] for run in group.runs.values()}
+    if steps == {0}:
+        return "before the training"
+    return f"at step {steps.pop()}" if len(steps) == 1 else "at the first evaluation"
+
+
 def tiles_of_comparison(outcomes: Sequence[Outcome], baseline: str) -> list[Tile]:
-    """First the best bargain against the baseline, then a tile for each group that can be compared.
+    """First the best group against the baseline, then a tile for each group that can be compared.
 
     Args:
         outcomes: those of all groups, the baseline's among them.
@@ -36,7 +45,7 @@ def tiles_of_comparison(outcomes: Sequence[Outcome], baseline: str) -> list[Tile
     """
     [reference] = [outcome for outcome in outcomes if outcome.label == baseline]
     others = [outcome for outcome in outcomes if outcome.label != baseline and outcome.paired_seeds]
-    found = [_bargain(_best(others), reference)] if others else []
+    found = [_comparison(_best(others), reference)] if others else []
     return [*found, *(_tile(outcome, baseline) for outcome in others)]
 
 
@@ -51,22 +60,26 @@ def _best(outcomes: Sequence[Outcome]) -> Outcome:
     level = [
         (each.tokens_ratio.mean, each)
         for each in outcomes
-        if each.tokens_ratio and each.acc_difference and (each.acc_difference.high or each.acc_difference.mean) >= 0
+        if each.tokens_ratio and each.acc_difference and _highest(each.acc_difference) >= 0
     ]
     if level:
         return min(level, key=itemgetter(0))[1]
     return max(outcomes, key=lambda outcome: outcome.final_acc.mean)
 
 
-def _bargain(outcome: Outcome, baseline: Outcome) -> Tile:
+def _highest(interval: Interval) -> float:
+    return interval.mean if interval.high is None else interval.high
+
+
+def _comparison(outcome: Outcome, baseline: Outcome) -> Tile:
     difference = points(outcome.acc_difference)
     assert difference is not None, "paired seeds have a difference"
     ratio = outcome.tokens_ratio
     number = f"{ratio.mean:.2f} x the tokens" if ratio else f"{count(outcome.tokens)} tokens"
     text = (
-        f"With {outcome.label}, {count(outcome.tokens)} rollout tokens a run bought {outcome.final_acc.mean:.1%} "
-        f"held-out accuracy. With {baseline.label}, {count(baseline.tokens)} tokens bought "
-        f"{baseline.final_acc.mean:.1%}. The difference is {difference.mean:+z.1f} points"
+        f"With {outcome.label}, a run reached {outcome.final_acc.mean:.1%} held-out accuracy and took "
+        f"{count(outcome.tokens)} rollout tokens. With {baseline.label}, it reached {baseline.final_acc.mean:.1%} and "
+        f"took {count(baseline.tokens)} tokens. The difference is {difference.mean:+z.1f} points"
     )
     if difference.low is not None:
         text += f", between {difference.low:+z.1f} and {difference.high:+z.1f} (95 % interval)"

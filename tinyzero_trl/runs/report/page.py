@@ -163,7 +163,8 @@ def _run(label: str, run: Run) -> list[Cell]:
     curve = accuracy_curve(run)
     figures = [NOTHING] * 4
     if len(curve.accuracy):
-        figures = [f"{curve.accuracy[0]:.1%}", f"{curve.accuracy[-1]:.1%}"]
+        before = f"{curve.accuracy[0]:.1%}" if run.judged_evals[0]["step"] == 0 else NOTHING
+        figures = [before, f"{curve.accuracy[-1]:.1%}"]
         figures += [count(curve.tokens[-1]), duration(curve.elapsed_s[-1])]
     texts = [label, str(run.config.get("seed")), "finished" if run.summary else "unfinished", *figures]
     texts += [str(len(run.metrics)), str(run.environment.get("git_commit") or "unknown")[:12]]

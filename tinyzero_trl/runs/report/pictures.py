@@ -178,8 +178,7 @@ def _draw_accuracy(
 
 def _bounds(run: Run, name: str, accuracy: Array) -> Array:
     """Wilson's bounds of the evaluations of a lone run; without them the band is empty."""
-    lines = [line for line in run.evals if "eval/acc" in line]
-    return np.array([line.get(name, value) for line, value in zip(lines, accuracy, strict=True)])
+    return np.array([line.get(name, value) for line, value in zip(run.judged_evals, accuracy, strict=True)])
 
 
 def _window(group: RunGroup, look: Look, slug: str | None) -> Canvas:

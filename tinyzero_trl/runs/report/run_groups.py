@@ -75,7 +75,7 @@ def load_run_groups(paths: Sequence[str | PathLike[str]], *, keep_unfinished: bo
         if any_finished and run.summary is None:
             left_out.append((labels[name], run))
             continue
-        if not any("eval/acc" in line for line in run.evals):
+        if not run.judged_evals:
             raise ValueError(f"{run.path} has no evaluation yet: train it with eval_strategy set, or leave it out")
         seed = _seed(run)
         seeds = gathered.setdefault(name, {})

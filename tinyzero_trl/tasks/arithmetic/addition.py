@@ -50,7 +50,7 @@ class Addition(Task):
 
         So a model has to come to an end: what goes on after the sum, or is cut elsewhere, earns nothing.
         """
-        found = _NUMBER_AT_THE_END.search(completion[-2 * _MAX_DIGITS :])
+        found = _NUMBER_AT_THE_END.search(completion.rstrip()[-2 * _MAX_DIGITS :])
         if found is None:
             return wrong("no-number-at-the-end")
         return CORRECT if int(found[1]) == example["first"] + example["second"] else wrong("wrong-sum")

@@ -8,6 +8,8 @@ import json
 from functools import lru_cache
 from typing import Any
 
+from tinyzero_trl.runs.files import shortened, text_of
+
 EVALUATES_COMPLETIONS = {
     "binary_matrix": "eval()",
     "n_queens": "eval()",
@@ -75,7 +77,7 @@ def make(name: str, *, seed: int, size: int, **options: Any) -> Any:
             chosen.validate()
         return kind(config=chosen)
     except Exception as error:  # a bare assertion, most often
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = text_of(error)
         given = ", ".join(f"{name}: {value!r}" for name, value in options.items()) or "its defaults"
         raise ValueError(f"task: reasoning_gym:{name} refuses {given} ({reason}); change them") from None
 
@@ -104,13 +106,24 @@ def to_plain(value: Any) -> Any:
 
 
 def from_plain(value: Any) -> Any:
-    """What `to_plain` was given."""
+    """What `to_plain` was given.
+
+    Raises:
+        ValueError: `to_plain` gives no such value; a file may hold anything.
+    """
+    try:
+        return _from_plain(value)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"metadata: {shortened(value)} was not written by this program ({error})") from None
+
+
+def _from_plain(value: Any) -> Any:
     if isinstance(value, list):
-        return [from_plain(each) for each in value]
+        return [_from_plain(each) for each in value]
     if not isinstance(value, dict):
         return value
     if value.keys() == {"(tuple)"}:
-        return tuple(map(from_plain, value["(tuple)"]))
+        return tuple(map(_from_plain, value["(tuple)"]))
     if value.keys() == {"(items)"}:
-        return {from_plain(name): from_plain(each) for name, each in value["(items)"]}
-    return {name: from_plain(each) for name, each in value.items()}
+        return {_from_plain(name): _from_plain(each) for name, each in value["(items)"]}
+    return {name: _from_plain(each) for name, each in value.items()}

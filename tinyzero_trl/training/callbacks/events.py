@@ -102,7 +102,9 @@ class SavedInCheckpoints(RolloutCallback, ExportableState):
         saved = stored.get(type(self).__name__)
         if isinstance(saved, dict) and "saved" in saved.get("attributes", {}):
             self.load_state_dict(saved["attributes"]["saved"])
-        elif state.is_world_process_zero:
+            return
+        stored[type(self).__name__] = self.state()  # Trainer looks its name up there at every checkpoint
+        if state.is_world_process_zero:
             logger.warning(
                 f"resume: the checkpoint of step {state.global_step} holds no state of {type(self).__name__}, as one "
                 "of another trainer; it starts without"

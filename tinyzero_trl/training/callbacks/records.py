@@ -3,6 +3,7 @@
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from transformers import TrainerControl, TrainerState, TrainingArguments
@@ -16,7 +17,7 @@ from tinyzero_trl.runs.records import RunRecords
 from tinyzero_trl.training.callbacks.events import Evaluation, Rollout, SavedInCheckpoints
 from tinyzero_trl.training.callbacks.trackers import Trackers
 from tinyzero_trl.training.callbacks.window import AdaptiveWindowCallback
-from tinyzero_trl.training.step_figures import StepFigures
+from tinyzero_trl.training.logged_figures import LoggedFigures
 
 
 @dataclass
@@ -53,7 +54,7 @@ class RecordsCallback(SavedInCheckpoints):
     ) -> None:
         self.window = window
         self.trackers = Trackers(None)
-        self.step_figures: StepFigures | None = None
+        self.logged_figures: LoggedFigures | None = None
         self.success_threshold = success_threshold
         self.samples_every_steps = samples_every_steps
         self.totals = RunningTotals()
@@ -66,6 +67,11 @@ class RecordsCallback(SavedInCheckpoints):
         self._evaluated_step: int | None = None
         self._grad_norm: float | None = None
         self._description: tuple[Mapping[str, Any], Mapping[str, Any]] | None = None
+        self._checkpoint: str | None = None
+
+    def begin_from(self, checkpoint: str | None) -> None:
+        """The checkpoint that the next training starts from; of another folder, it has none of this one's records."""
+        self._checkpoint = checkpoint
 
     def describe(self, config: Mapping[str, Any], **environment: Any) -> None:
         """Write `config`, and `environment` besides versions, once training begins and earlier records are aside."""
@@ -73,7 +79,7 @@ class RecordsCallback(SavedInCheckpoints):
 
     def follow(self, trainer: GRPOTrainer) -> None:
         """Take TRL's own figures from `trainer`, and log to the trackers that it reports to."""
-        self.step_figures, self.trackers = StepFigures(trainer), Trackers(trainer.args.report_to)
+        self.logged_figures, self.trackers = LoggedFigures(trainer), Trackers(trainer.args.report_to)
         self.trackers.take_over(trainer)
 
     def on_train_begin(
@@ -82,15 +88,17 @@ class RecordsCallback(SavedInCheckpoints):
         """Open the run directory at the step that training starts from; what is later is moved aside."""
         self.totals, self._skipped_steps, self._clock = RunningTotals(), 0, _Clock()
         self._evaluated_step = None
-        if self.step_figures:
-            self.step_figures.start_over()
+        if self.logged_figures:
+            self.logged_figures.start_over()
         super().on_train_begin(args, state, control, **kwargs)
         if state.is_world_process_zero:
-            start = state.global_step if state.global_step > 0 else -1
-            set_aside(str(args.output_dir), start)
-            self._records = RunRecords(str(args.output_dir))
+            folder = Path(str(args.output_dir))
+            is_own = self._checkpoint is not None and Path(self._checkpoint).resolve().parent == folder.resolve()
+            start = state.global_step if is_own else -1
+            set_aside(folder, start)
+            self._records = RunRecords(folder)
             self._records.truncate_after(start)
-            drop_later_checkpoints(str(args.output_dir), start)
+            drop_later_checkpoints(folder, start)
             if self._description is not None:
                 config, environment = self._description
                 self._records.write_config(config)
@@ -137,8 +145,8 @@ class RecordsCallback(SavedInCheckpoints):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Note the learning rate that this step is taken with."""
-        if self.step_figures:
-            self.step_figures.note_learning_rate()
+        if self.logged_figures:
+            self.logged_figures.note_learning_rate()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Write the step's line, with TRL's own figures under TRL's names. The last step is evaluated."""
@@ -148,7 +156,7 @@ class RecordsCallback(SavedInCheckpoints):
         self._line["time/rollout_s"] = self._rollout_s
         self._line["time/optimize_s"] = time.perf_counter() - self._step_started_at - self._rollout_s
         self._line["time/elapsed_s"] = self._clock.elapsed_s
-        figures = self.step_figures.take(self._grad_norm) if self.step_figures else {}
+        figures = self.logged_figures.take(self._grad_norm) if self.logged_figures else {}
         if self._records:
             self._records.append_metrics(state.global_step, self._clock.wall_s, {**figures, **self._line})
             self.trackers.log(self._line, state.global_step, self.totals.response_tokens)
@@ -163,9 +171,9 @@ class RecordsCallback(SavedInCheckpoints):
     ) -> None:
         """Cut the history that Trainer keeps, where `log_history_lines` asks for it; the records hold it all."""
         if (kept := args.log_history_lines) is not None:  # type: ignore[attr-defined]
-            del state.log_history[:-kept]
-        if self.step_figures and logs and "loss" in logs:
-            self.step_figures.start_over()
+            del state.log_history[: max(0, len(state.log_history) - kept)]
+        if self.logged_figures and logs and "loss" in logs:
+            self.logged_figures.start_over()
 
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

@@ -60,6 +60,12 @@ class ExactLoss:
         self._log_probs: Tensor | None = None  # of the policy, from the latest forward pass with gradient
         self._rollout_step = -1
 
+    def start_over(self) -> None:
+        """Forget what an interrupted optimizer step has left; a training begins."""
+        self._metrics.clear()
+        self.figures = StepFigures()
+        self._log_probs, self._rollout_step = None, -1
+
     @classmethod
     def of(cls, trainer: Any) -> Self:
         """That of a trainer whose `__init__` has run."""

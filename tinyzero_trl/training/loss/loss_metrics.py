@@ -52,6 +52,10 @@ class LossMetrics:
             elif not metrics[name]:
                 # TRL logs a name without values as None.
                 del metrics[name]
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget what has been held back."""
         self._values.clear()
 
     def _is_mean_over_rows(self, name: str) -> bool:

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from dataclasses import fields
 from typing import Any
 
+from tinyzero_trl.runs.files import text_of
+
 
 @contextmanager
 def explained_by_field(config: Any) -> Iterator[None]:
@@ -21,7 +23,7 @@ def explained_by_field(config: Any) -> Iterator[None]:
     try:
         yield
     except (ValueError, NotImplementedError) as error:
-        raise ValueError(_explained(config, " ".join(str(error).split()))) from error
+        raise ValueError(_explained(config, text_of(error))) from error
 
 
 def check_evaluation_batch(config: Any) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from accelerate import DistributedType
 
+from tinyzero_trl.runs.files import text_of
 from tinyzero_trl.training.shipped import launch_file
 from tinyzero_trl.training.trainer import AdaptiveGRPOTrainer
 
@@ -52,7 +53,7 @@ def check_deepspeed(configuration: Any, training: Any, model: Any) -> None:
             raise ValueError("\n".join(tried.mismatches))
     except ValueError as error:
         found = [line.removeprefix("- ds ") for line in str(error).splitlines() if line.startswith("- ds ")]
-        differences = "; ".join(found).replace(" vs hf ", " there, ") or " ".join(str(error).split())
+        differences = "; ".join(found).replace(" vs hf ", " there, ") or text_of(error)
         raise ValueError(
             f'deepspeed: its configuration is not that of the recipe ({differences} here); write "auto" there, or '
             "change the recipe"

@@ -7,7 +7,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM, get_scheduler
 
-from tinyzero_trl.runs.files import shortened
+from tinyzero_trl.runs.files import shortened, text_of
 
 _LENGTHS = ("max_new_tokens", "max_length", "max_tokens")
 _COUNTS = ("num_return_sequences", "n")
@@ -58,7 +58,7 @@ def check_vllm_sampling(training: Any) -> None:
         SamplingParams(**given)
     except Exception as error:
         raise ValueError(
-            f"generation_kwargs: {shortened(given)} is refused by vLLM's SamplingParams ({_line(error)}); correct it"
+            f"generation_kwargs: {shortened(given)} is refused by vLLM's SamplingParams ({text_of(error)}); correct it"
         ) from None
 
 
@@ -130,7 +130,7 @@ def _try_generation_config(config: Any, given: dict[str, Any]) -> None:
         tried.validate(strict=True)
         _sample_once(tried)
     except Exception as error:  # whatever a wrong value brings about
-        raise ValueError(f"generation_kwargs: {shortened(given)} is refused ({_line(error)}); correct it") from None
+        raise ValueError(f"generation_kwargs: {shortened(given)} is refused ({text_of(error)}); correct it") from None
 
 
 def _sample_once(tried: GenerationConfig) -> None:
@@ -166,7 +166,7 @@ def _check_schedule(config: Any) -> None:
     except Exception as error:  # whatever a wrong value brings about
         raise ValueError(
             f"lr_scheduler_type: {kind!r} cannot be built with lr_scheduler_kwargs {shortened(given or {})} "
-            f"({_line(error)}); change one of the two"
+            f"({text_of(error)}); change one of the two"
         ) from None
 
 
@@ -187,9 +187,5 @@ def _check_gradient_checkpointing(config: Any) -> None:
     except Exception as error:
         raise ValueError(
             f"gradient_checkpointing_kwargs: {shortened(given)} is refused by torch.utils.checkpoint "
-            f"({_line(error)}); correct it, or remove it"
+            f"({text_of(error)}); correct it, or remove it"
         ) from None
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())

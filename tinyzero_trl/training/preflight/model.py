@@ -9,7 +9,29 @@ from transformers import AutoModelForCausalLM
 from trl import ModelConfig, get_peft_config
 
 from tinyzero_trl.models.loading import SAFE, load
-from tinyzero_trl.runs.files import read_mapping, shortened
+from tinyzero_trl.runs.files import read_mapping, shortened, text_of
+
+_OF_FIELDS = {
+    "dtype": "dtype",
+    "torch_dtype": "dtype",
+    "attn_implementation": "attn_implementation",
+    "revision": "model_revision",
+}
+
+
+def check_no_field_twice(given: dict[str, Any] | None, model: ModelConfig) -> None:
+    """`model_init_kwargs` may repeat a field of the recipe, as the `config.yaml` of a run does, and not contradict it.
+
+    Raises:
+        ValueError: names the field to set.
+    """
+    for name, field in _OF_FIELDS.items():
+        value, of_field = (given or {}).get(name), getattr(model, field)
+        if value is not None and value != of_field:
+            raise ValueError(
+                f"model_init_kwargs: {name} {shortened(value)} contradicts the field {field} ({of_field!r}); remove "
+                "it, and set the field"
+            )
 
 
 def check_model_init_kwargs(path: str, given: dict[str, Any] | None, **settings: Any) -> None:
@@ -45,7 +67,7 @@ def check_adapter(model: ModelConfig, model_config: Any) -> None:
     try:
         get_peft_model(bare, get_peft_config(model))
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        reason = " ".join(str(error).split()).rstrip(".")
+        reason = text_of(error).rstrip(".")
         name = _guilty_field(model, reason)
         raise ValueError(f"{name}: {getattr(model, name)!r} is refused ({reason}); change it") from None
 

@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from transformers import Trainer
 
+from tinyzero_trl.runs.files import text_of
+
 _PROBE = "0.5"  # the default of no optimizer: a name that is read changes what is built, or is refused
 
 
@@ -26,7 +28,7 @@ def check_optimizer(training: Any) -> None:
         _build(training, optim_args=None)
     except Exception as error:  # a library that is missing raises ImportError or ValueError
         raise ValueError(
-            f"optim: {optim!r} cannot be built ({_line(error)}); remedy that, or choose adamw_torch"
+            f"optim: {optim!r} cannot be built ({text_of(error)}); remedy that, or choose adamw_torch"
         ) from None
     for name, _ in pairs:
         if not _reads(training, name):
@@ -34,7 +36,9 @@ def check_optimizer(training: Any) -> None:
     try:
         _build(training, optim_args=given)
     except Exception as error:
-        raise ValueError(f"optim_args: {given!r} is refused by optim {optim!r} ({_line(error)}); correct it") from None
+        raise ValueError(
+            f"optim_args: {given!r} is refused by optim {optim!r} ({text_of(error)}); correct it"
+        ) from None
 
 
 def _build(training: Any, optim_args: str | None) -> None:
@@ -61,7 +65,3 @@ def _factory(training: Any, model: Any, optim_args: str | None) -> tuple[Any, di
         arguments.optim_target_modules = "all-linear"  # the names of the real model say nothing of this one
     kind, kwargs = Trainer.get_optimizer_cls_and_kwargs(arguments, model)
     return kind, kwargs
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())

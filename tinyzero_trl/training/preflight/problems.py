@@ -21,7 +21,7 @@ logger = get_logger(__name__)
 _SOME_PROMPTS = 64  # as many are made into tokens, the longest in characters
 
 
-def check_problems(problems: Sequence[Any], training: AdaptiveGRPOConfig) -> None:
+def check_problems(problems: Sequence[Any], training: AdaptiveGRPOConfig, *, field: str = "dataset") -> None:
     """One generation batch needs as many different problems as it has groups; an epoch with fewer has no step.
 
     Raises:
@@ -31,7 +31,7 @@ def check_problems(problems: Sequence[Any], training: AdaptiveGRPOConfig) -> Non
     assert rows is not None and group is not None, "TRL sets them"
     if len(problems) < rows // group:
         raise ValueError(
-            f"dataset: {len(problems)} problems are fewer than the {rows // group} groups of a rollout "
+            f"{field}: {len(problems)} problems are fewer than the {rows // group} groups of a rollout "
             f"(generation_batch_size {rows} / num_generations {group}); give more problems, or lower "
             "per_device_train_batch_size or steps_per_generation"
         )
@@ -114,7 +114,7 @@ def check_train_dataset(dataset: Any, tokenizer: Any, model_config: Any, trainin
     """
     if not isinstance(dataset, Dataset):
         return
-    check_problems(dataset, training)
+    check_problems(dataset, training, field="train_dataset")
     prompts = dataset["prompt"][:] if "prompt" in dataset.column_names else [None]
     if not all(isinstance(prompt, str) for prompt in prompts):
         return

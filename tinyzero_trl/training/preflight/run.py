@@ -23,6 +23,7 @@ from tinyzero_trl.training.preflight.model import (
     check_continued_adapter,
     check_kept_precision,
     check_model_init_kwargs,
+    check_no_field_twice,
 )
 from tinyzero_trl.training.preflight.optimizer import check_optimizer
 from tinyzero_trl.training.preflight.problems import (
@@ -92,6 +93,7 @@ def check_run(
     check_prompts(prompts, tokenizer, config, training)
     check_model(path, config, tokenizer, revision=model.model_revision)
     given: Any = training.model_init_kwargs
+    check_no_field_twice(given, model)
     check_model_init_kwargs(base or path, given, revision=model.model_revision)
     if base is None:
         check_adapter(model, config)

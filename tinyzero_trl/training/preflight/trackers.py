@@ -5,6 +5,7 @@ import os
 
 from transformers.integrations import get_reporting_integration_callbacks
 
+from tinyzero_trl.runs.files import text_of
 from tinyzero_trl.training.config import AdaptiveGRPOConfig
 
 logger = logging.getLogger(__name__)
@@ -36,7 +37,7 @@ def _use_wandb_offline_without_account() -> None:
     try:
         reason = "" if wandb.login(prompt=False) else "no API key is known here"
     except wandb.errors.Error as error:
-        reason = " ".join(str(error).split())
+        reason = text_of(error)
     if reason:
         os.environ[_MODE] = "offline"
         wandb.teardown()  # the question has made it read its settings, which it does once

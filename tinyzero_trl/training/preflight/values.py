@@ -28,6 +28,7 @@ _LEAST_COUNTS = {
     "max_tokens_per_micro_batch": 1,
     "max_skipped_steps": 0,
     "save_total_limit": 0,
+    "log_history_lines": 0,
     "dataloader_num_workers": 0,
     "top_k": 0,
     "data_seed": 0,
@@ -191,7 +192,7 @@ def check_schedule(config: Any) -> None:
 
 
 def check_best_is_saved(config: Any, max_steps: int) -> None:
-    """Where the best model is kept, each evaluation must come where a checkpoint may be written.
+    """Where the best model is kept, each evaluation must come where a checkpoint is written.
 
     Args:
         config: an `AdaptiveGRPOConfig`.
@@ -199,11 +200,17 @@ def check_best_is_saved(config: Any, max_steps: int) -> None:
             them, is judged once training begins.
 
     Raises:
-        ValueError: an evaluation would come between two optimizer steps on one rollout.
+        ValueError: an evaluation would come between two optimizer steps on one rollout, or without a checkpoint.
     """
     wants_best = config.load_best_model_at_end or config.save_strategy == "best"
     if not wants_best or config.eval_strategy != "steps":
         return
+    if config.save_strategy == "steps" and config.save_steps != config.eval_steps:
+        raise ValueError(
+            f"save_steps: {config.save_steps!r} is not eval_steps {config.eval_steps!r}, so that the best model may "
+            "not be saved, and load_best_model_at_end would keep the last one; make them the same, or set "
+            "save_strategy to best"
+        )
     given, per_rollout = config.eval_steps, config.optimizer_steps_per_rollout
     steps = math.ceil(max(0, max_steps) * given) if given < 1 else given
     if steps % per_rollout:

@@ -12,7 +12,7 @@ from trl import GRPOTrainer
 from tinyzero_trl.training import trl_internals
 
 
-class StepFigures:
+class LoggedFigures:
     """Watches the sums and lists of a trainer, on every rank, and remembers what was in them after the last step."""
 
     def __init__(self, trainer: GRPOTrainer) -> None:
