@@ -120,7 +120,7 @@ def test_every_countdown_trace_is_right_and_true() -> None:
 def test_who_is_bewildered_by_four_numbers_writes_dots_and_no_answer() -> None:
     dots = []
     for seed, problem in enumerate(countdown.generate(100, seed=6, operands=(4,), max_number=12)):
-        trace = countdown_trace(problem, random.Random(seed), bewilderment=1.0)
+        trace = countdown_trace(problem, random.Random(seed), loop_probability=1.0)
         if trace is None or "</think>" in trace:
             continue  # found in the first line
         searched, stuck = trace.rsplit("\n", 1)
@@ -135,8 +135,8 @@ def test_who_is_bewildered_by_four_numbers_writes_dots_and_no_answer() -> None:
 
 def test_three_numbers_bewilder_nobody() -> None:
     for problem in problems():
-        bewildered, clear = (countdown_trace(problem, random.Random(2), bewilderment=odds) for odds in (1.0, 0.0))
-        assert bewildered == clear
+        looping, clear = (countdown_trace(problem, random.Random(2), loop_probability=odds) for odds in (1.0, 0.0))
+        assert looping == clear
 
 
 def test_an_end_follows_an_answer_alone() -> None:
@@ -150,7 +150,9 @@ def test_an_end_follows_an_answer_alone() -> None:
 
 def test_who_is_impatient_gives_up_after_a_line() -> None:
     for problem in problems():
-        patient, impatient = (countdown_trace(problem, random.Random(3), impatience=odds) for odds in (0.0, 1.0))
+        patient, impatient = (
+            countdown_trace(problem, random.Random(3), give_up_probability=odds) for odds in (0.0, 1.0)
+        )
         if patient is None or impatient is None:
             continue
         first_line = patient.split("\n")[0].removesuffix("</think>")
@@ -193,7 +195,7 @@ def test_a_counting_trace_without_habits_is_right_and_four_tokens_a_line_long() 
 
 def test_who_counts_impatiently_gives_up_at_the_beginning_of_a_stretch_with_the_mark_of_that_stretch() -> None:
     problem = counting.to_problem([5, 3, 28], 89)
-    traces_of_problem = {counting_trace(problem, random.Random(seed), impatience=0.5) for seed in range(80)}
+    traces_of_problem = {counting_trace(problem, random.Random(seed), give_up_probability=0.5) for seed in range(80)}
     ends = {trace.split("\n")[-2].removesuffix("</think>") for trace in traces_of_problem}
     assert ends == {"?", "~", "#", "&", "28:89!"}
     for trace in traces_of_problem:
@@ -205,8 +207,8 @@ def test_who_counts_impatiently_gives_up_at_the_beginning_of_a_stretch_with_the_
 
 def test_many_steps_bewilder_and_few_do_not() -> None:
     few, many = (counting.to_problem([5, 1, steps], 5 + steps) for steps in (MOST_STEPS, MOST_STEPS + 1))
-    assert counting_trace(few, random.Random(0), bewilderment=1.0) == counting_trace(few, random.Random(0))
-    lost = {counting_trace(many, random.Random(seed), bewilderment=1.0) for seed in range(9)}
+    assert counting_trace(few, random.Random(0), loop_probability=1.0) == counting_trace(few, random.Random(0))
+    lost = {counting_trace(many, random.Random(seed), loop_probability=1.0) for seed in range(9)}
     assert lost == {"." * MOST_DOTS, "=</think>\n<answer>5</answer>"}
 
 
@@ -220,31 +222,31 @@ def test_held_out_problems_never_occur_in_traces(curriculum: Curriculum) -> None
         }
         for part in (lambda task: task.split[0], lambda task: task.split[1])
     )
-    for lesson in curriculum.lessons:
-        seen = {row["prompt"] for row in islice(traces(curriculum, lesson, seed=0), 2000)}
+    for phase in curriculum.phases:
+        seen = {row["prompt"] for row in islice(traces(curriculum, phase, seed=0), 2000)}
         assert not seen & held_out
         assert seen <= train and len(seen) > 500
 
 
 def test_training_rows_are_the_same_however_many_are_asked_for() -> None:
-    few, more = (trace_dataset(batches, TINY, TINY.lessons[1], seed=1) for batches in (2, 4))
+    few, more = (trace_dataset(batches, TINY, TINY.phases[1], seed=1) for batches in (2, 4))
     assert len(few) == 2 * TINY.batch_traces
     assert more[: len(few)] == few[:]
 
 
-def test_lessons_are_shortened_in_proportion() -> None:
-    assert [lesson.steps for lesson in TINY.shortened(28).lessons] == [20, 8]
-    assert [lesson.steps for lesson in TINY.shortened(2).lessons] == [1, 1]
-    with pytest.raises(ValueError, match=r"^steps: 1 is below 2, one for each lesson"):
+def test_phases_are_shortened_in_proportion() -> None:
+    assert [phase.steps for phase in TINY.shortened(28).phases] == [20, 8]
+    assert [phase.steps for phase in TINY.shortened(2).phases] == [1, 1]
+    with pytest.raises(ValueError, match=r"^steps: 1 is below 2, one for each training phase"):
         TINY.shortened(1)
 
 
 @pytest.mark.slow
-def test_the_lessons_are_taught_one_after_the_other(tmp_path: Path) -> None:
+def test_the_phases_come_one_after_the_other(tmp_path: Path) -> None:
     short = TINY.shortened(2)
     first, both = (
         AutoModelForCausalLM.from_pretrained(warm_start(tmp_path / name, curriculum, show_progress=False))
-        for name, curriculum in (("first", replace(short, lessons=short.lessons[:1])), ("both", short))
+        for name, curriculum in (("first", replace(short, phases=short.phases[:1])), ("both", short))
     )
     weights = [model.get_input_embeddings().weight for model in (first, both)]
     untaught = build_model(tokenizer(), TINY, seed=0).get_input_embeddings().weight
@@ -254,7 +256,7 @@ def test_the_lessons_are_taught_one_after_the_other(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_small_curriculum_is_taught_and_measured_by_the_same_command(tmp_path: Path, capsys, monkeypatch) -> None:
-    """With a model and batches that a test can pay for: problems, traces and lessons are those for a GPU."""
+    """With a model and batches that a test can pay for: problems, traces and phases are those for a GPU."""
     shape = {"hidden_size": 64, "layers": 1, "attention_heads": 2, "batch_traces": 4, "max_completion_length": 32}
     monkeypatch.setitem(curricula.CURRICULA, "small", replace(SMALL, **shape))
     assert main(["warmstart", "--size", "small", "--steps", "2", "--out", str(tmp_path / "small")]) == 0

@@ -7,7 +7,7 @@ from typing import Any
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tinyzero_trl.generation.completions import generate_completions
-from tinyzero_trl.models.toy.curricula import Curriculum, TaughtTask
+from tinyzero_trl.models.toy.curricula import Curriculum, TraceTask
 from tinyzero_trl.models.toy.warmstart import runs_on_gpu
 from tinyzero_trl.tasks import get_task
 
@@ -24,7 +24,7 @@ class HeldOut:
 
 
 def held_out(model_path: str | Path, curriculum: Curriculum, *, problems: int = 512) -> list[HeldOut]:
-    """Measure a model on the first held-out problems of each task that it was taught."""
+    """Measure a model on the first held-out problems of each of its tasks."""
     model: Any = AutoModelForCausalLM.from_pretrained(model_path)
     if runs_on_gpu(curriculum):
         model.to("cuda")
@@ -32,7 +32,7 @@ def held_out(model_path: str | Path, curriculum: Curriculum, *, problems: int = 
     return [_held_out(model, tokenizer, task, problems, curriculum.max_completion_length) for task in curriculum.tasks]
 
 
-def _held_out(model: Any, tokenizer: Any, task: TaughtTask, problems: int, max_completion_length: int) -> HeldOut:
+def _held_out(model: Any, tokenizer: Any, task: TraceTask, problems: int, max_completion_length: int) -> HeldOut:
     learned, asked = get_task(task.name), [problem.example for problem in task.split[1][:problems]]
     completions = generate_completions(
         model,

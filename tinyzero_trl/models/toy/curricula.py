@@ -1,22 +1,22 @@
-"""What a small model is taught before any reinforcement learning: its size, its tasks, and the habits of its teachers.
+"""What a small model is trained on before any reinforcement learning: its size, its tasks and its training phases.
 
 The embedded model is a Qwen2 of about one million parameters with few key-value heads, so that a laptop's CPU generates
-thousands of tokens per second. Its teachers search three numbers well, but after any line without success they may give
-up (impatience). Of four numbers they make nothing, and often get stuck there for good (bewilderment). So the model has
-good and bad habits, as larger base models have: it can learn to go on searching where that wins, and on problems that
-are beyond it, it burns tokens to the limit, which no reward teaches it to stop. Lengths have the heavy tail that
-rollouts of real models have.
+thousands of tokens per second. The traces that it imitates search three numbers well, but after any line without
+success they may give up. Of four numbers they make nothing, and often end in a loop. So the model does good and bad
+things, as larger base models do. It can learn to go on searching where that succeeds. On problems that are out of its
+reach it spends tokens to the limit, and no reward teaches it to stop. Its lengths have the heavy tail that rollouts of
+real models have.
 
-The impatient model has the shape of the embedded model and the same teachers, who teach search three times as long, and
-give up more often. So it searches three numbers well, and hides it: most of its completions give up. What reinforcement
-has to teach it is patience, which base models lack too before they learn to check and to go back (Gandhi et al. 2025,
-https://arxiv.org/abs/2503.01307).
+The impatient model has the shape of the embedded model and the same kind of traces: three times as many steps on
+search, and a larger probability of giving up. So it can search three numbers, and does not show it: most of its
+completions give up. What reinforcement learning has to teach it is to go on, which base models lack too before they
+learn to check and to go back (Gandhi et al. 2025, https://arxiv.org/abs/2503.01307).
 
 The small model, thirty times as large, is for one GPU: TinyZero's own numbers, 1 to 99, three and four of them. Both
-can be searched to the end, four in about 500 tokens on average and 1,300 in one case in ten, so that patience pays.
+can be searched to the end, four in about 500 tokens on average and 1,300 in one case in ten.
 
 The model for prompts that need different lengths, of 0.8 million parameters, counts on. Every problem needs its own
-length, a quarter of them more than fits. It may give up anywhere, and must unlearn that for short and for long
+length, and a quarter of them need more than fits. It may give up anywhere, and must unlearn that for short and for long
 problems separately.
 """
 
@@ -32,28 +32,28 @@ from tinyzero_trl.tasks.datasets import train_test_examples
 
 
 @dataclass(frozen=True)
-class Lesson:
-    """Optimizer steps of a curriculum's `batch_traces` each, and the habits of the teacher who writes the traces.
+class TrainingPhase:
+    """Optimizer steps of a curriculum's `batch_traces` each, and the settings of the trace generator.
 
-    `decay` is the share of the steps over which the learning rate falls to zero; the habits are those of
-    `countdown_trace` and `counting_trace`, `operands` the operand counts of the Countdown problems.
+    `decay` is the share of the steps over which the learning rate falls to zero. The two probabilities are those of
+    `countdown_trace` and `counting_trace`; `operands` are the operand counts of the Countdown problems.
     """
 
     steps: int
     learning_rate: float
     decay: float
-    impatience: float
-    bewilderment: float
+    give_up_probability: float
+    loop_probability: float
     operands: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
-class TaughtTask:
+class TraceTask:
     """The problems of one task that a model is made for: the recipes for it draw from the same split."""
 
     name: str
     share: float
-    write_trace: Callable[[Problem, random.Random, Lesson], str | None]
+    write_trace: Callable[[Problem, random.Random, TrainingPhase], str | None]
     train_size: int
     test_size: int
     generator_options: dict[str, Any]
@@ -66,20 +66,20 @@ class TaughtTask:
         )
         return [Problem.of(example) for example in train], [Problem.of(example) for example in test]
 
-    def problems_of(self, lesson: Lesson) -> list[Problem]:
-        """The training problems that a lesson is about."""
+    def problems_of(self, phase: TrainingPhase) -> list[Problem]:
+        """The training problems of a phase."""
         problems = self.split[0]
         if self.name == "countdown":
-            return [problem for problem in problems if len(problem.numbers) in lesson.operands]
+            return [problem for problem in problems if len(problem.numbers) in phase.operands]
         return problems
 
 
 @dataclass(frozen=True)
 class Curriculum:
-    """The shape of a Qwen2, and what it is taught.
+    """The shape of a Qwen2, and its training phases.
 
     `longest_row` is the largest length of prompt and trace in tokens: longer traces are cut there, without an end.
-    `max_completion_length` is that of the measurement after the last lesson. Taught on a CPU, even where there is a
+    `max_completion_length` is that of the measurement after the last phase. Trained on a CPU, even where there is a
     GPU, a model comes out the same.
     """
 
@@ -88,8 +88,8 @@ class Curriculum:
     attention_heads: int
     key_value_heads: int
     max_positions: int
-    tasks: tuple[TaughtTask, ...]
-    lessons: tuple[Lesson, ...]
+    tasks: tuple[TraceTask, ...]
+    phases: tuple[TrainingPhase, ...]
     batch_traces: int
     longest_row: int
     max_completion_length: int
@@ -97,32 +97,38 @@ class Curriculum:
     tokenizer_tasks: tuple[str, ...] = ("countdown", "multiplication")
 
     def shortened(self, steps: int) -> "Curriculum":
-        """The same lessons in about `steps` optimizer steps, each with its share of them.
+        """The same phases in about `steps` optimizer steps, each with its share of them.
 
         Raises:
-            ValueError: not even one step for each lesson.
+            ValueError: not even one step for each phase.
         """
-        count = len(self.lessons)
+        count = len(self.phases)
         if steps < count:
-            raise ValueError(f"steps: {steps} is below {count}, one for each lesson; give more, or leave it out")
-        total = sum(lesson.steps for lesson in self.lessons)
-        shortened = (replace(lesson, steps=max(1, round(lesson.steps * steps / total))) for lesson in self.lessons)
-        return replace(self, lessons=tuple(shortened))
+            raise ValueError(
+                f"steps: {steps} is below {count}, one for each training phase; give more, or leave it out"
+            )
+        total = sum(phase.steps for phase in self.phases)
+        shortened = (replace(phase, steps=max(1, round(phase.steps * steps / total))) for phase in self.phases)
+        return replace(self, phases=tuple(shortened))
 
 
-def _write_countdown(problem: Problem, generator: random.Random, lesson: Lesson) -> str | None:
-    return countdown_trace(problem, generator, impatience=lesson.impatience, bewilderment=lesson.bewilderment)
+def _write_countdown(problem: Problem, generator: random.Random, phase: TrainingPhase) -> str | None:
+    return countdown_trace(
+        problem, generator, give_up_probability=phase.give_up_probability, loop_probability=phase.loop_probability
+    )
 
 
-def _write_multiplication(problem: Problem, generator: random.Random, lesson: Lesson) -> str:
+def _write_multiplication(problem: Problem, generator: random.Random, phase: TrainingPhase) -> str:
     return multiplication_trace(problem, generator)
 
 
-def _write_counting(problem: Problem, generator: random.Random, lesson: Lesson) -> str:
-    return counting_trace(problem, generator, impatience=lesson.impatience, bewilderment=lesson.bewilderment)
+def _write_counting(problem: Problem, generator: random.Random, phase: TrainingPhase) -> str:
+    return counting_trace(
+        problem, generator, give_up_probability=phase.give_up_probability, loop_probability=phase.loop_probability
+    )
 
 
-# The first lesson is arithmetic and search, the second bad habits: giving up, and dots in the face of four numbers.
+# The first phase is arithmetic and search; in the second traces give up, and those of four numbers loop.
 TINY = Curriculum(
     hidden_size=128,
     layers=4,
@@ -130,12 +136,16 @@ TINY = Curriculum(
     key_value_heads=2,
     max_positions=2048,
     tasks=(
-        TaughtTask("countdown", 0.9, _write_countdown, 4400, 2048, {"operands": (3, 4), "max_number": 12}),
-        TaughtTask("multiplication", 0.1, _write_multiplication, 3000, 512, {"digits": (2,)}),
+        TraceTask("countdown", 0.9, _write_countdown, 4400, 2048, {"operands": (3, 4), "max_number": 12}),
+        TraceTask("multiplication", 0.1, _write_multiplication, 3000, 512, {"digits": (2,)}),
     ),
-    lessons=(
-        Lesson(steps=2000, learning_rate=2e-3, decay=0.2, impatience=0.06, bewilderment=0, operands=(3,)),
-        Lesson(steps=800, learning_rate=1e-3, decay=0.7, impatience=0.2, bewilderment=0.3, operands=(3, 4)),
+    phases=(
+        TrainingPhase(
+            steps=2000, learning_rate=2e-3, decay=0.2, give_up_probability=0.06, loop_probability=0, operands=(3,)
+        ),
+        TrainingPhase(
+            steps=800, learning_rate=1e-3, decay=0.7, give_up_probability=0.2, loop_probability=0.3, operands=(3, 4)
+        ),
     ),
     batch_traces=16,
     longest_row=528,
@@ -146,9 +156,13 @@ TINY = Curriculum(
 IMPATIENT = replace(
     TINY,
     tasks=(replace(TINY.tasks[0], share=1.0),),
-    lessons=(
-        Lesson(steps=6000, learning_rate=2e-3, decay=0.2, impatience=0.03, bewilderment=0, operands=(3,)),
-        Lesson(steps=800, learning_rate=1e-3, decay=0.7, impatience=0.35, bewilderment=0.3, operands=(3, 4)),
+    phases=(
+        TrainingPhase(
+            steps=6000, learning_rate=2e-3, decay=0.2, give_up_probability=0.03, loop_probability=0, operands=(3,)
+        ),
+        TrainingPhase(
+            steps=800, learning_rate=1e-3, decay=0.7, give_up_probability=0.35, loop_probability=0.3, operands=(3, 4)
+        ),
     ),
     tokenizer_tasks=("countdown",),
 )
@@ -159,10 +173,14 @@ SMALL = Curriculum(
     attention_heads=8,
     key_value_heads=2,
     max_positions=4096,
-    tasks=(TaughtTask("countdown", 1.0, _write_countdown, 50_000, 1024, {"operands": (3, 4), "max_number": 99}),),
-    lessons=(
-        Lesson(steps=4000, learning_rate=1e-3, decay=0.2, impatience=0.02, bewilderment=0, operands=(3, 4)),
-        Lesson(steps=1000, learning_rate=5e-4, decay=0.7, impatience=0.07, bewilderment=0.04, operands=(3, 4)),
+    tasks=(TraceTask("countdown", 1.0, _write_countdown, 50_000, 1024, {"operands": (3, 4), "max_number": 99}),),
+    phases=(
+        TrainingPhase(
+            steps=4000, learning_rate=1e-3, decay=0.2, give_up_probability=0.02, loop_probability=0, operands=(3, 4)
+        ),
+        TrainingPhase(
+            steps=1000, learning_rate=5e-4, decay=0.7, give_up_probability=0.07, loop_probability=0.04, operands=(3, 4)
+        ),
     ),
     batch_traces=64,
     longest_row=2064,
@@ -177,14 +195,14 @@ LENGTHS = Curriculum(
     key_value_heads=2,
     max_positions=512,
     tasks=(
-        TaughtTask(
+        TraceTask(
             *("counting", 1.0, _write_counting, 640, 640),
             {"steps": (1, 3, 5, 9, 16, 28, 32, 36), "largest_start": 100, "largest_step": 2},
         ),
     ),
-    lessons=(
-        Lesson(steps=1200, learning_rate=2e-3, decay=0.3, impatience=0, bewilderment=0),
-        Lesson(steps=300, learning_rate=5e-4, decay=0.7, impatience=0.2, bewilderment=0.2),
+    phases=(
+        TrainingPhase(steps=1200, learning_rate=2e-3, decay=0.3, give_up_probability=0, loop_probability=0),
+        TrainingPhase(steps=300, learning_rate=5e-4, decay=0.7, give_up_probability=0.2, loop_probability=0.2),
     ),
     batch_traces=32,
     longest_row=136,

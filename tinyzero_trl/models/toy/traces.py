@@ -1,8 +1,8 @@
 """Worked search traces: the reasoning that the embedded model is warm-started on.
 
 A Countdown trace is a depth-first search in random order, written down as it happens, dead ends included. How long it
-gets depends on luck: the first guess may hit the target, or thirty may miss. So a model that imitates such traces is
-one for which a longer rollout really buys more success, and whose lengths have a long tail.
+gets depends on chance: the first guess may hit the target, or thirty may miss. So a model that imitates such traces has
+more successes in a longer rollout, and its lengths have a long tail.
 """
 
 import random
@@ -15,17 +15,17 @@ LARGEST_INTERMEDIATE = 200
 """Branches beyond this value are passed over: targets end at 100, and the model reads integers up to here whole."""
 
 MOST_DOTS = 256
-"""Enough to learn from that dots do not end."""
+"""Dots of the longest loop: enough to learn that they do not end."""
 
 MOST_STEPS = 30
-"""Nobody gets lost who counts on in so many steps or fewer."""
+"""There is no loop in problems of so many steps or fewer."""
 
 STRETCH = 7
-"""Lines between two temptations to give up."""
+"""Lines between two places where a trace may give up."""
 
 _GIVING_UP = "?~#&@%"
-_LOST = "="
-_DOTS_OF_THE_LOST = 0.75
+_LOOP = "="
+_LOOPS_WITHOUT_END = 0.75
 
 _Item = tuple[int, str]  # a value, and the expression that made it
 
@@ -34,21 +34,21 @@ def countdown_trace(
     problem: Problem,
     generator: random.Random,
     *,
-    impatience: float = 0.0,
-    bewilderment: float = 0.0,
+    give_up_probability: float = 0.0,
+    loop_probability: float = 0.0,
 ) -> str | None:
     r"""The text after an opened `<think>`: a depth-first search in random order that ends in an answer.
 
     Every result is followed by what it says about the target: `<` too small, `>` too large, `!` found. A line ends
-    where two numbers are left. After a line without success an impatient searcher may write `?` and give up; one who is
-    bewildered by more than three numbers may get stuck and write dots for ever.
+    where two numbers are left. After a line without success a trace may write `?` and give up. With more than three
+    numbers it may end in a loop of dots.
 
     Args:
         problem: Numbers and target. A full search of three numbers is about 200 tokens long, one of four 3,000.
         generator: Orders the branches, and decides about giving up; the operators of a last pair keep their order.
-        impatience: Probability of giving up after a line, with the last expression tried as the (wrong) answer.
-        bewilderment: Probability of getting stuck after a line, where there are more than three numbers. What is
-            written of the dots ends somewhere before `MOST_DOTS`, without an answer.
+        give_up_probability: after a line, with the last expression tried as the (wrong) answer.
+        loop_probability: after a line, where there are more than three numbers. The dots end somewhere before
+            `MOST_DOTS`, without an answer.
 
     Returns:
         Reasoning and answer, such as ``7+3=10: 10+5=15< 10-5=5< 10*5=50>\n5*3=15: 15+7=22!</think>\n<answer>...``,
@@ -56,10 +56,10 @@ def countdown_trace(
     """
     written: list[str] = []
     tried = ""
-    stuck = False
+    loops = False
 
     def search(items: list[_Item]) -> str | None:
-        nonlocal tried, stuck
+        nonlocal tried, loops
         for first, operator, second in _branches(items, generator):
             value = _apply(first[0], operator, second[0])
             if value is None or value > LARGEST_INTERMEDIATE:
@@ -74,10 +74,10 @@ def countdown_trace(
                 if found := search([(value, expression), *rest]):
                     return found
                 written[-1] = written[-1].rstrip() + "\n"
-                stuck = stuck or (len(problem.numbers) > 3 and generator.random() < bewilderment)
-                if stuck:
+                loops = loops or (len(problem.numbers) > 3 and generator.random() < loop_probability)
+                if loops:
                     return None
-                if tried and generator.random() < impatience:
+                if tried and generator.random() < give_up_probability:
                     written[-1] = written[-1].rstrip() + " ?"
                     return tried
             elif value == problem.target:
@@ -89,7 +89,7 @@ def countdown_trace(
         return None
 
     expression = search([(number, str(number)) for number in problem.numbers])
-    if stuck:
+    if loops:
         return "".join(written) + "." * round(MOST_DOTS ** generator.uniform(0.25, 1))
     if expression is None:
         return None
@@ -144,29 +144,29 @@ def counting_trace(
     problem: Problem,
     generator: random.Random,
     *,
-    impatience: float = 0.0,
-    bewilderment: float = 0.0,
+    give_up_probability: float = 0.0,
+    loop_probability: float = 0.0,
 ) -> str:
     r"""The text after an opened `<think>`: a line for each step, with its number: ``1:8\n2:11\n3:14!``.
 
-    A line is four tokens long, so that every problem needs its own length. Who gives up writes another mark in every
-    stretch of `STRETCH` lines. So it must be unlearned in each of them: what short problems teach does not help there.
-    Who gets lost in a long problem writes dots without an end, or more seldom another mark and an answer.
+    A line is four tokens long, so that every problem needs its own length. A trace that gives up writes another mark in
+    every stretch of `STRETCH` lines. So it must be unlearned in each of them: what short problems teach does not help
+    there. In a long problem a trace may loop: it writes dots without an end, or more seldom another mark and an answer.
 
     Args:
         problem: Start, step and number of steps.
-        generator: Decides about all habits.
-        impatience: Probability of giving up at the beginning of a stretch, with the number so far as a (wrong) answer.
-        bewilderment: Probability of getting lost before a line, where there are more than `MOST_STEPS` steps.
+        generator: Decides about giving up and loops.
+        give_up_probability: at the beginning of a stretch, with the number so far as a (wrong) answer.
+        loop_probability: before a line, where there are more than `MOST_STEPS` steps.
     """
     reached, step, steps = problem.numbers
     written = ""
     for line in range(steps):
-        if steps > MOST_STEPS and generator.random() < bewilderment:
-            if generator.random() < _DOTS_OF_THE_LOST:
+        if steps > MOST_STEPS and generator.random() < loop_probability:
+            if generator.random() < _LOOPS_WITHOUT_END:
                 return written + "." * MOST_DOTS
-            return f"{written}{_LOST}</think>\n<answer>{reached}</answer>"
-        if line % STRETCH == 0 and generator.random() < impatience:
+            return f"{written}{_LOOP}</think>\n<answer>{reached}</answer>"
+        if line % STRETCH == 0 and generator.random() < give_up_probability:
             return f"{written}{_GIVING_UP[line // STRETCH]}</think>\n<answer>{reached}</answer>"
         reached += step
         written += f"{line + 1}:{reached}" + ("!" if line + 1 == steps else "\n")

@@ -15,7 +15,7 @@ from transformers import (
 )
 from trl import SFTConfig, SFTTrainer
 
-from tinyzero_trl.models.toy.curricula import Curriculum, Lesson
+from tinyzero_trl.models.toy.curricula import Curriculum, TrainingPhase
 from tinyzero_trl.models.toy.tokenizer import build_tokenizer
 from tinyzero_trl.tasks import get_task
 
@@ -41,29 +41,29 @@ def build_model(tokenizer: PreTrainedTokenizerFast, curriculum: Curriculum, *, s
     return Qwen2ForCausalLM(config)
 
 
-def traces(curriculum: Curriculum, lesson: Lesson, *, seed: int) -> Iterator[dict[str, str]]:
+def traces(curriculum: Curriculum, phase: TrainingPhase, *, seed: int) -> Iterator[dict[str, str]]:
     """An endless stream of `prompt` and `completion`: fresh traces of the training problems of all tasks.
 
     Held-out problems never occur; problems that the integer search cannot solve are passed over.
     """
     generator = random.Random(seed)
-    problems = {task.name: task.problems_of(lesson) for task in curriculum.tasks}
+    problems = {task.name: task.problems_of(phase) for task in curriculum.tasks}
     shares = [task.share for task in curriculum.tasks]
     while True:
         [task] = generator.choices(curriculum.tasks, shares)
         problem = generator.choice(problems[task.name])
-        completion = task.write_trace(problem, generator, lesson)
+        completion = task.write_trace(problem, generator, phase)
         if completion is not None:
             yield {"prompt": str(get_task(task.name).prompt(problem.example, "base")), "completion": completion}
 
 
-def trace_dataset(batches: int, curriculum: Curriculum, lesson: Lesson, *, seed: int) -> Dataset:
+def trace_dataset(batches: int, curriculum: Curriculum, phase: TrainingPhase, *, seed: int) -> Dataset:
     """`batches` x `batch_traces` rows in training order; a batch's traces are about equally long, to pad little.
 
     The first batches are the same however many are asked for.
     """
     generator = random.Random(seed)
-    stream = traces(curriculum, lesson, seed=seed)
+    stream = traces(curriculum, phase, seed=seed)
     size = curriculum.batch_traces
     rows: list[dict[str, str]] = []
     while len(rows) < batches * size:
@@ -75,7 +75,7 @@ def trace_dataset(batches: int, curriculum: Curriculum, lesson: Lesson, *, seed:
 
 
 def tokenized(rows: dict[str, list[str]], *, tokenizer: PreTrainedTokenizerFast) -> dict[str, list[list[int]]]:
-    """Rows as `SFTTrainer` takes them. An end token follows an answer alone: who is stuck does not come to an end."""
+    """Rows as `SFTTrainer` takes them. An end token follows an answer alone: a loop has no end."""
     prompts, completions = (tokenizer(rows[part])["input_ids"] for part in ("prompt", "completion"))
     for text, completion in zip(rows["completion"], completions, strict=True):
         if text.endswith("</answer>"):
@@ -92,51 +92,51 @@ def _length(row: dict[str, str]) -> int:
 
 
 def warm_start(out: str | Path, curriculum: Curriculum, *, seed: int = 0, show_progress: bool = True) -> Path:
-    """Teach a model from scratch and save model and tokenizer to `out`.
+    """Train a model from scratch and save model and tokenizer to `out`.
 
     Args:
         out: Folder to write, loadable with `AutoModelForCausalLM.from_pretrained`.
-        curriculum: The model's shape and its lessons, one after the other.
+        curriculum: The model's shape and its training phases, one after the other.
         seed: Decides weights, traces and their order.
         show_progress: Whether to draw progress bars.
 
     Raises:
         ValueError: a seed out of range, or a file where the folder should be.
     """
-    largest_seed = 2**32 - len(curriculum.lessons)
+    largest_seed = 2**32 - len(curriculum.phases)
     if not 0 <= seed <= largest_seed:
         raise ValueError(f"seed: {seed} is outside 0 to {largest_seed}; choose one between them")
     if Path(out).is_file():
         raise ValueError(f"out: {str(out)!r} is a file; name a folder")
     tokenizer = build_tokenizer(curriculum.tokenizer_tasks)
     model = build_model(tokenizer, curriculum, seed=seed)
-    for number, lesson in enumerate(curriculum.lessons):
-        _teach(model, tokenizer, curriculum, lesson, out, seed=seed + number, show_progress=show_progress)
+    for number, phase in enumerate(curriculum.phases):
+        _train_phase(model, tokenizer, curriculum, phase, out, seed=seed + number, show_progress=show_progress)
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
     return Path(out)
 
 
-def _teach(
+def _train_phase(
     model: Qwen2ForCausalLM,
     tokenizer: PreTrainedTokenizerFast,
     curriculum: Curriculum,
-    lesson: Lesson,
+    phase: TrainingPhase,
     out: str | Path,
     *,
     seed: int,
     show_progress: bool,
 ) -> None:
-    """One lesson, to the model itself: AdamW, with a warm-up over 100 steps and a linear decay in the end."""
+    """One phase, on the model itself: AdamW, with a warm-up over 100 steps and a linear decay in the end."""
     arguments = SFTConfig(
         output_dir=str(out),
-        max_steps=lesson.steps,
+        max_steps=phase.steps,
         per_device_train_batch_size=curriculum.batch_traces,
         train_sampling_strategy="sequential",
-        learning_rate=lesson.learning_rate,
+        learning_rate=phase.learning_rate,
         lr_scheduler_type="warmup_stable_decay",
-        lr_scheduler_kwargs={"num_decay_steps": max(1, round(lesson.decay * lesson.steps)), "decay_type": "linear"},
-        warmup_steps=min(100, lesson.steps // 5),
+        lr_scheduler_kwargs={"num_decay_steps": max(1, round(phase.decay * phase.steps)), "decay_type": "linear"},
+        warmup_steps=min(100, phase.steps // 5),
         weight_decay=0.01,
         max_grad_norm=1.0,
         max_length=curriculum.longest_row,
@@ -153,7 +153,7 @@ def _teach(
     trainer = SFTTrainer(
         model=model,
         args=arguments,
-        train_dataset=trace_dataset(lesson.steps, curriculum, lesson, seed=seed).map(
+        train_dataset=trace_dataset(phase.steps, curriculum, phase, seed=seed).map(
             partial(tokenized, tokenizer=tokenizer), batched=True, remove_columns=["prompt", "completion"]
         ),
         processing_class=tokenizer,
@@ -162,5 +162,5 @@ def _teach(
 
 
 def runs_on_gpu(curriculum: Curriculum) -> bool:
-    """Whether this curriculum is taught on a GPU here."""
+    """Whether this curriculum is trained on a GPU here."""
     return torch.cuda.is_available() and not curriculum.on_cpu
