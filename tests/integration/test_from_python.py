@@ -177,13 +177,11 @@ def test_what_cannot_be_trained_is_refused_before_the_first_rollout(tmp_path: Pa
 def test_too_few_examples_and_too_little_room_are_found_as_in_recipes(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with pytest.raises(ValueError, match=r"^dataset: 4 problems are fewer than the 8 groups of a rollout"):
+    with pytest.raises(ValueError, match=r"^train_dataset: 4 problems are fewer than the 8 groups of a rollout"):
         trainer(tmp_path, per_device_train_batch_size=32)
     trainer(tmp_path, max_completion_length=1_000_000)
     assert "max_completion_length: 1000000 tokens after a prompt of" in caplog.text, "TRL samples such completions"
-    with pytest.raises(
-        ValueError, match=r"^max_completion_length: 1 tokens after a prompt of \d+ exceed the model's 512"
-    ):
+    with pytest.raises(ValueError, match=r"^prompts: one of \d+ tokens leaves no room in the model's 512 positions"):
         trainer(tmp_path, {"prompt": [" ".join(["1"] * 600)] * 4})
 
 

@@ -214,7 +214,7 @@ def test_the_longest_prompt_decides_wherever_it_stands(embedded: tuple[Any, Any]
     tokenizer, model_config = embedded
     positions = model_config.max_position_embeddings
     prompts = ["1 + 2"] * 200 + ["1 " * positions] + ["1 + 2"] * 200
-    no_room = rf"^dataset: a prompt of \d+ tokens leaves no room in the model's {positions} positions; shorten"
+    no_room = rf"^prompts: one of \d+ tokens leaves no room in the model's {positions} positions; shorten it"
     with pytest.raises(ValueError, match=no_room):
         check_dataset(embedded, Dataset.from_dict({"prompt": prompts}))
     with pytest.raises(ValueError, match=no_room):

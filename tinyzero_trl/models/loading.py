@@ -170,8 +170,8 @@ def check_room(model_config: Any, longest_prompt_tokens: int, max_completion_len
     positions = getattr(model_config.get_text_config(), "max_position_embeddings", None)
     if positions is not None and longest_prompt_tokens >= positions:
         raise ValueError(
-            f"dataset: a prompt of {longest_prompt_tokens} tokens leaves no room in the model's {positions} positions; "
-            "shorten the prompts, or choose another model"
+            f"prompts: one of {longest_prompt_tokens} tokens leaves no room in the model's {positions} positions; "
+            "shorten it, or choose another model"
         )
     if positions is not None and longest_prompt_tokens + max_completion_length > positions:
         raise ValueError(
