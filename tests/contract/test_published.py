@@ -316,16 +316,30 @@ def test_the_page_of_the_pretrained_model() -> None:
 def test_windows_on_the_pretrained_model() -> None:
     page = (ROOT / "docs" / "real_model.md").read_text(encoding="utf-8")
     grid = ROOT / "results" / "ablation_smollm2"
-    runs = {name: read_run(grid / name / "seed_0") for name in ("full", "group", "fixed-24")}
-    full = runs["full"].evals[-1]
+    ends = {
+        name: [read_run(run).evals[-1] for run in sorted((grid / name).glob("seed_*"))]
+        for name in ("full", "group", "fixed-24")
+    }
+    accuracy = {name: [100 * line["eval/acc"] for line in lines] for name, lines in ends.items()}
+    tokens = {name: [line["tokens"] for line in lines] for name, lines in ends.items()}
     rows = _rows(page, "| window, 12 steps")
-    for (said, cells), (name, run) in zip(rows.items(), runs.items(), strict=True):
-        last = run.evals[-1]
-        acc, low, high = (100 * last[f"eval/{each}"] for each in ("acc", "acc_low", "acc_high"))
-        ratio = "" if name == "full" else f"{last['tokens'] / full['tokens']:.2f} x"
+    for (said, cells), (name, lines) in zip(rows.items(), ends.items(), strict=True):
         assert said.startswith(f"{name}`"), said
-        assert cells == [f"{acc:.0f} % ({low:.0f} to {high:.0f})", f"{last['tokens']:,}", ratio]
-    published = read_run(ROOT / "results" / "smollm2_cpu").evals[-1]
+        expected = [str(len(lines)), f"{fmean(accuracy[name]):.0f} %", "", f"{fmean(tokens[name]):,.0f} tokens"]
+        if name != "full":
+            expected[2] = _with_bounds(paired_difference(accuracy[name], accuracy["full"]), 0)
+            expected[3] = _with_bounds(paired_ratio(tokens[name], tokens["full"]), 2, unit=" x")
+        assert cells == expected
+    gains = [
+        line["eval/acc"] - read_run(run).evals[0]["eval/acc"]
+        for name, lines in ends.items()
+        for line, run in zip(lines, sorted((grid / name).glob("seed_*")), strict=True)
+    ]
+    said = f"of the nine runs gains {100 * min(gains):.0f} to {100 * max(gains):.0f} points"
+    assert len(gains) == 9 and said in page
+    assert f"two others end at {accuracy['full'][1]:.0f} % and {accuracy['full'][2]:.0f} %" in page
+    assert all(short > full for short, full in zip(accuracy["fixed-24"], accuracy["full"], strict=True))
+    full, published = ends["full"][0], read_run(ROOT / "results" / "smollm2_cpu").evals[-1]
     assert (full["tokens"], full["eval/acc"]) == (published["tokens"], published["eval/acc"]), "token for token"
 
 
