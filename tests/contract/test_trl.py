@@ -35,6 +35,10 @@ PINNED = {
     "evaluate": ["self", "eval_dataset", "ignore_keys", "metric_key_prefix"],
     "log": ["self", "logs", "start_time"],
     "_get_train_sampler": ["self", "dataset"],
+    "_get_dataloader": [
+        *("self", "dataset", "description", "batch_size", "sampler_fn"),
+        *("is_training", "dataloader_key"),
+    ],
     "_set_signature_columns_if_needed": ["self"],
     "_load_best_model": ["self"],
     "_determine_best_metric": ["self", "metrics", "trial"],

@@ -139,3 +139,17 @@ def test_only_plain_sampling_is_taken_apart(model: Any, option: dict[str, Any]) 
     model.generation_config = GenerationConfig(do_sample=True, **option)
     left_open = {name: value for name, value in plain.items() if name not in option}
     assert "max_new_tokens" in option or not can_compact(model, GenerationConfig(**left_open))
+
+
+def test_a_generate_of_the_models_class_is_called_as_it_is(model: Any, inputs: Any) -> None:
+    """It need not know the arguments by which rows leave."""
+
+    class Own(type(model)):  # type: ignore[misc]
+        def generate(self, input_ids: Any, attention_mask: Any, generation_config: Any) -> Any:
+            return super().generate(input_ids, attention_mask=attention_mask, generation_config=generation_config)
+
+    assert not interception.has_own_generate(model)
+    config, model.__class__ = settings(model, inputs), Own
+    assert interception.has_own_generate(model)
+    with compacting_batches(model):
+        model.generate(**inputs, generation_config=config)

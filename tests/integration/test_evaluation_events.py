@@ -154,3 +154,17 @@ def test_what_is_to_be_saved_is_saved_though_it_is_not_the_best(tmp_path: Path) 
     """A signal asks for a checkpoint; `save_strategy: best` alone keeps those of new best evaluations."""
     trainer_of(tmp_path, StopsAt2(), metric_for_best_model="eval/acc", save_strategy="best").train()
     assert sorted(folder.name for folder in tmp_path.glob("checkpoint-*")) == ["checkpoint-1", "checkpoint-2"]
+
+
+def test_the_evaluation_data_stay_the_users(tmp_path: Path) -> None:
+    run = trainer_of(tmp_path)
+    assert run.eval_dataset is EXAMPLES and run.eval_dataset.column_names == ["prompt"]
+    seen: list[str] = []
+
+    def score(completions: list[str], **columns: Any) -> list[float]:
+        seen.extend(columns)
+        return [1.0] * len(completions)
+
+    run.reward_funcs = [score]
+    assert run.evaluate(run.eval_dataset.select(range(2)))["eval/n"] == 2
+    assert "prompts" in seen and not [name for name in seen if "number" in name]

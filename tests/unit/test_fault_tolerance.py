@@ -45,7 +45,7 @@ def guard(tmp_path: Path) -> FiniteNumbersGuard:
     "faulty",
     [
         *({"loss": NAN}, {"loss": INF}, {"grad_norm": torch.tensor(INF)}, {"grad_norm": NAN}),
-        *({"rewards": [[INF], [0.0]]}, {"rewards": [[NAN], [NAN]]}),
+        {"rewards": [[INF], [0.0]]},
     ],
 )
 def test_a_number_that_is_not_finite_costs_the_gradient_of_its_step_alone(guard: FiniteNumbersGuard, faulty) -> None:
@@ -54,7 +54,7 @@ def test_a_number_that_is_not_finite_costs_the_gradient_of_its_step_alone(guard:
     assert step(guard) == (False, True)
 
 
-@pytest.mark.parametrize("fine", [{"grad_norm": None}, {"rewards": [[NAN], [0.0]]}])
+@pytest.mark.parametrize("fine", [{"grad_norm": None}, {"rewards": [[NAN], [0.0]]}, {"rewards": [[NAN], [NAN]]}])
 def test_a_norm_that_is_not_measured_and_a_row_without_score_are_no_faults(guard: FiniteNumbersGuard, fine) -> None:
     assert step(guard, **fine) == (False, True)
 

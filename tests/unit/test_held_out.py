@@ -76,7 +76,6 @@ def test_numbers_are_given_once_beside_whatever_columns_the_user_has() -> None:
     own = {"prompt": ["a", "b"], "_held_out_number": [7, 7], "held_out_number": [7, 7]}
     others = held_out.numbered(Dataset.from_dict({"prompt": ["c"]}))
     examples = held_out.numbered(Dataset.from_dict(own))
-    assert held_out.numbered(examples) is examples
     given = Dataset.from_dict({"prompt": ["d"]})
     assert held_out.numbered(given) is held_out.numbered(given), "evaluated again and again, it is kept once"
     assert held_out.without_numbers(list(examples)) == list(Dataset.from_dict(own))

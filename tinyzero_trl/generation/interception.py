@@ -5,11 +5,12 @@ from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor
-from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
+from transformers import GenerationConfig, GenerationMixin, StoppingCriteria, StoppingCriteriaList
 from transformers.integrations import is_deepspeed_zero3_enabled, is_fsdp_managed_module
 
 from tinyzero_trl.generation.compacting import Generation, compacting_generate
 
+_GENERATE = GenerationMixin.generate
 _COMPACTING_ARGUMENTS = {"input_ids", "attention_mask", "generation_config"}
 
 
@@ -38,8 +39,9 @@ def compacting_batches(
 
 
 def has_own_generate(model: Any) -> bool:
-    """Whether somebody has set `generate` on this model, in place of its class's."""
-    return any("generate" in vars(each) for each in (model, _inner(model)))
+    """Whether this model, or its class, has another `generate` than that of Transformers."""
+    inner = _inner(model)
+    return any("generate" in vars(each) for each in (model, inner)) or type(inner).generate is not _GENERATE
 
 
 def must_run_in_step(model: Any) -> bool:

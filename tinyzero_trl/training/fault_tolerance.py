@@ -36,8 +36,7 @@ class FiniteNumbersGuard:
     Weights and moments stay and the schedule goes on. After more than `max_skipped_steps` such steps in a row the
     batch is saved in `folder` and `NonFiniteError` raised.
 
-    A reward that is NaN (or None) is no score to TRL, which leaves the row out. So only an infinite reward is a fault,
-    or a batch without any score.
+    A reward that is NaN (or None) is no score to TRL, which leaves the row out. So only an infinite reward is a fault.
     """
 
     def __init__(self, accelerator: Accelerator, max_skipped_steps: int, folder: str | Path) -> None:
@@ -55,7 +54,7 @@ class FiniteNumbersGuard:
 
     def watch_rewards(self, rewards_per_func: Tensor) -> None:
         """Remember whether a rollout may be trained on; (B of all ranks, reward functions)."""
-        self._rewards_are_finite = not (rewards_per_func.isinf().any() or rewards_per_func.isnan().all())
+        self._rewards_are_finite = not rewards_per_func.isinf().any()
 
     def watch_loss(self, loss: Tensor) -> None:
         """Remember whether a loss of the current optimizer step is finite; without waiting for the device."""

@@ -5,8 +5,9 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
-from weakref import WeakKeyDictionary, WeakSet
+from weakref import WeakKeyDictionary
 
 import torch
 from accelerate.utils import gather_object
@@ -66,7 +67,6 @@ class HeldOutEvaluator:
         self._wants_loss = args.compute_eval_loss
         self._device = args.device
         self._numbered: WeakKeyDictionary[Dataset, Dataset] = WeakKeyDictionary()  # by the one that was given
-        self._with_numbers: WeakSet[Dataset] = WeakSet()
         self._number_columns: set[str] = set()
         self._rows: list[dict[str, Any]] = []  # of this rank and of the set being answered
         self._under_way: _UnderWay | None = None
@@ -91,9 +91,7 @@ class HeldOutEvaluator:
 
         The column has a name that is not the user's. Streams stay as they are.
         """
-        if isinstance(dataset, dict):
-            return {name: self.numbered(each) for name, each in dataset.items()}
-        if not isinstance(dataset, Dataset) or dataset in self._with_numbers:
+        if not isinstance(dataset, Dataset):
             return dataset
         if dataset in self._numbered:
             return self._numbered[dataset]
@@ -102,7 +100,6 @@ class HeldOutEvaluator:
             name += "_"
         result = dataset.add_column(name, list(range(len(dataset))))
         self._number_columns.add(name)
-        self._with_numbers.add(result)
         self._numbered[dataset] = result
         return result
 
@@ -222,13 +219,16 @@ class HeldOutEvaluator:
         return kept
 
 
-def evaluate(trainer: Any, answer: Callable[[], dict[str, float]], dataset: Any, *, prefix: str) -> dict[str, float]:
+def evaluate(
+    trainer: Any, answer: Callable[..., dict[str, float]], dataset: Any, ignore_keys: Any, prefix: str
+) -> dict[str, float]:
     """Run an evaluation of a trainer, on every rank, and fire its event where it is one of the run.
 
     Args:
         trainer: an `AdaptiveGRPOTrainer`.
-        answer: Trainer's own evaluation.
-        dataset: with numbers; None for the trainer's own. The figures of any other are returned and not recorded.
+        answer: Trainer's own `evaluate`, for the arguments that follow.
+        dataset: None for the trainer's own. The figures of any other are returned and not recorded.
+        ignore_keys: as for Trainer.
         prefix: what the figures start with.
 
     Raises:
@@ -236,7 +236,8 @@ def evaluate(trainer: Any, answer: Callable[[], dict[str, float]], dataset: Any,
     """
     own = trainer.eval_dataset
     given = own if dataset is None else dataset
-    metrics, evaluation = trainer.evaluator.measure(answer, given, seed=trainer.rollouts.seed, prefix=prefix)
+    answers = partial(answer, dataset, ignore_keys, prefix)
+    metrics, evaluation = trainer.evaluator.measure(answers, given, seed=trainer.rollouts.seed, prefix=prefix)
     if evaluation is not None and given is own:
         fire(trainer, "on_evaluation_end", evaluation=evaluation)
     if dataset is None and trainer.is_in_train:

@@ -95,7 +95,7 @@ class AdaptiveGRPOTrainer(GRPOTrainer):
         prepare_engine(args, model, processing_class)
         # Whether a step is saved decides what is logged; those after the policy see the window of the next rollout.
         ours = [SaveBetweenRollouts(), self.window_callback, self.records_callback]
-        data = (train_dataset, self.evaluator.numbered(eval_dataset), processing_class, reward_processing_classes)
+        data = (train_dataset, eval_dataset, processing_class, reward_processing_classes)
         others = (optimizers, quantization_config, peft_config, tools, rollout_func, environment_factory)
         super().__init__(model, reward_funcs, args, *data, [*ours, *(callbacks or ())], *others)
         trainable.check_given_optimizer(optimizers[0], self.model)
@@ -129,8 +129,8 @@ class AdaptiveGRPOTrainer(GRPOTrainer):
         self.reference.load(checkpoint)
         self.records_callback.begin_from(checkpoint)
         self.rollouts.begin(self)
-        self.loss.start_over()
-        self.guard.start_over()
+        for each in (self.loss, self.guard):
+            each.start_over()
         self.groups.check(self.window_callback.policy)
         with self.evaluator.first_for_new_runs(self.args, is_new=checkpoint is None):
             return super().train(checkpoint, *args, **kwargs)
@@ -142,6 +142,11 @@ class AdaptiveGRPOTrainer(GRPOTrainer):
         """With `remove_unused_columns`, what records and the window policy read stays beside what TRL keeps."""
         super()._set_signature_columns_if_needed()
         trl_internals.keep_columns(self, "difficulty", self.window_callback.label_column)
+
+    def _get_dataloader(self, dataset: Any, description: str, *args: Any, **kwargs: Any) -> Any:
+        """Held-out examples have their numbers here alone; `eval_dataset` stays the user's."""
+        given = self.evaluator.numbered(dataset) if description == "Evaluation" else dataset
+        return super()._get_dataloader(given, description, *args, **kwargs)
 
     def _get_train_sampler(self, dataset: Any = None) -> EpochOrder:
         return EpochOrder(super()._get_train_sampler(dataset), lambda: int(self.state.epoch or 0))
@@ -157,8 +162,7 @@ class AdaptiveGRPOTrainer(GRPOTrainer):
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
         """Whether to save with `save_strategy: best`: also what is due already, as when a signal stops the run."""
-        is_due = self.control.should_save
-        return super()._determine_best_metric(metrics, trial) or is_due
+        return self.control.should_save | super()._determine_best_metric(metrics, trial)
 
     def _load_best_model(self) -> None:
         super()._load_best_model()
@@ -234,9 +238,7 @@ class AdaptiveGRPOTrainer(GRPOTrainer):
 
     def evaluate(self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval") -> dict:
         """Answer the held-out examples at full length; adds `eval/` figures, and `eval_NAME/` ones of several sets."""
-        dataset = self.evaluator.numbered(eval_dataset)
-        answer = partial(super().evaluate, dataset, ignore_keys, metric_key_prefix)
-        return held_out.evaluate(self, answer, dataset, prefix=metric_key_prefix)
+        return held_out.evaluate(self, super().evaluate, eval_dataset, ignore_keys, metric_key_prefix)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log as TRL does; our figures of an evaluation join past the trackers, which get them from the records."""
@@ -250,7 +252,7 @@ class AdaptiveGRPOTrainer(GRPOTrainer):
         self._prepare_inputs(inputs)
         return None, None, None
 
-    # --- a checkpoint ---------------------------------------------------------------------------------------------
+    # --- checkpoints, and pushes to the Hub -----------------------------------------------------------------------
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
         folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
@@ -271,8 +273,6 @@ class AdaptiveGRPOTrainer(GRPOTrainer):
             super().create_model_card(*args, **kwargs)
         elif self.is_world_process_zero():
             write_model_card(str(self.args.output_dir))
-
-    # --- pushes to the Hub ----------------------------------------------------------------------------------------
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         if self.is_world_process_zero() and reached_repository(self) is not None:

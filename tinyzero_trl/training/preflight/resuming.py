@@ -112,7 +112,7 @@ def check_same_examples(start: str, train: Any, held_out: Any) -> None:
 def example_digests(train: Any, held_out: Any) -> dict[str, str]:
     """A digest of the examples of each kind; nothing of streams, and of several evaluation sets.
 
-    Columns that only held-out examples have do not count: the trainer numbers these.
+    Columns that only held-out examples have do not count.
     """
     if not isinstance(train, Dataset) or not isinstance(held_out, Dataset):
         return {}
