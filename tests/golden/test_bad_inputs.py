@@ -109,7 +109,7 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "problems" / "test.jsonl").write_text("\n".join(others))
     for name, text in {"file": "a file", "tiny.yaml": "seed: 0", "text.parquet": "PAR1 or not"}.items():
         (folder / name).write_text(text)
-    (folder / "unfinished" / "generations.partial.jsonl").write_text('{"model": "another"}\n')
+    (folder / "unfinished" / "generations.partial.jsonl").write_text('{"model": "another"}\n[{}]\n')
     (folder / "recipe.yaml").write_text(yaml.safe_dump(GOOD_RECIPE))
     (folder / "grid.yaml").write_text(yaml.safe_dump(GOOD_GRID))
     _write_parquet_files(folder)

@@ -172,21 +172,31 @@ def test_what_a_users_engine_cannot_obey_is_refused(replay: Any, field: str, val
 class Miscounting(Engine):
     """Returns one completion too few, or one without a token."""
 
-    lengths: tuple[int, ...] = ()
+    lengths: tuple[int, ...] | None = ()
+    beyond = 0  # what it adds to the limit that it is given
 
     def start(self, prompt_ids: Any, sampling: Sampling, limit: int) -> SampledBatch:
+        if self.lengths is None:
+            return None  # type: ignore[return-value]
         rows = [[1] * length for length in self.lengths]
-        return SampledBatch(list(prompt_ids), rows, [True] * len(rows), limit, sampling)
+        return SampledBatch(list(prompt_ids), rows, [True] * len(rows), limit + self.beyond, sampling)
 
 
 @pytest.mark.parametrize(
-    ("lengths", "message"), [((2,), "1 completions for 11"), ((0,) * 11, "completions of 0 to 0 tokens for a")]
+    ("lengths", "beyond", "message"),
+    [
+        ((2,), 0, "1 completions for 11"),
+        ((0,) * 11, 0, "completions of 0 to 0 tokens for a limit of 12"),
+        ((13,) * 11, 0, "completions of 13 to 13 tokens for a limit of 12"),
+        ((13,) * 11, 5, "a batch with limit 17 for 12; pass the limit on"),
+        (None, 0, "None; return a SampledBatch"),
+    ],
 )
 def test_an_engine_that_returns_something_else_is_named(
-    lengths: Any, message: str, tmp_path: Path, capsys: Any
+    lengths: Any, beyond: int, message: str, tmp_path: Path, capsys: Any
 ) -> None:
     register_engine("miscounting")(Miscounting)
-    Miscounting.lengths = lengths
+    Miscounting.lengths, Miscounting.beyond = lengths, beyond
     model, data = save_tiny_model(tmp_path / "model"), write_problems(tmp_path / "problems.jsonl")
     command = ["eval", "--model", str(model), "--data", str(data), "--max-completion-length", "12"]
     assert main([*command, "--engine", "miscounting", "--out", str(tmp_path / "out")]) == 2

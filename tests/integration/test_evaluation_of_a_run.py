@@ -219,3 +219,26 @@ def test_a_setting_of_a_wrong_type_is_one_line(run: Path, tmp_path: Path, field:
         ValueError, match=rf"config.yaml: {name} = .* does not fit; correct it there, or remove the file"
     ):
         evaluate(settings(run, tmp_path), tmp_path / "out")
+
+
+@pytest.mark.parametrize("data", ["generate", "problems.jsonl"])
+def test_a_split_that_means_nothing_is_refused(data: str, run: Path, tmp_path: Path) -> None:
+    configure(run, max_completion_length=4)
+    write_problems(tmp_path / "problems.jsonl")
+    source = data if data == "generate" else str(tmp_path / data)
+    asked = EvaluationSettings(model=str(run), data=source, split="train")
+    with pytest.raises(ValueError, match=r"^split: 'train' means nothing for .*, which has none; leave it out"):
+        evaluate(asked, tmp_path / "out")
+
+
+def test_a_score_that_fails_says_whose_it_is(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def score(self: Any, completion: str, example: Any) -> Score:
+        if completion:
+            raise ValueError("invalid literal")
+        return Score(0.0, "empty")
+
+    monkeypatch.setattr(Countdown, "score", score)
+    configure(run, max_completion_length=4)
+    with pytest.raises(RuntimeError, match=r"task: countdown did not score the completion '.+'") as said:
+        evaluate(settings(run, tmp_path), tmp_path / "out")
+    assert isinstance(said.value.__cause__, ValueError)

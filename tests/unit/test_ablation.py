@@ -21,6 +21,8 @@ records.write_config({"recipe": options["--recipe"], "seed": int(options["--seed
 with open(options["--output_dir"] + "/starts", "a") as starts:
     starts.write("x")
 if options.get("--fail") == options["--seed"]:
+    print("error: fail: 1 was asked for; leave it out")
+    print("a launcher's own words")
     sys.exit(3)
 if options.get("--forget") != "true":
     records.write_summary({"seed": int(options["--seed"])})
@@ -126,6 +128,7 @@ def test_a_failed_run_stops_no_other_and_is_named_at_the_end(grid, capsys):
     output = capsys.readouterr()
     assert output.err == "failed: full, seed 1; bold, seed 1\n"
     assert "[3/4] full, seed 1: failed with exit status 3" in output.out
+    assert "[3/4] full, seed 1: error: fail: 1 was asked for; leave it out\n" in output.out
     runs = read_grid(path)
     assert [is_finished(run.folder) for run in runs] == [True, True, False, False]
     assert main(["ablate", str(path)]) == 1

@@ -169,18 +169,18 @@ def test_the_prompt_may_stay_as_it_is() -> None:
     ("row", "message"),
     [
         ({"prompt": "p"}, r"needs the columns prompt and answer; has \['prompt'\]"),
-        ({"prompt": 7, "answer": "a"}, "row 0: prompt: 7 must be text or a list of messages"),
-        ({"prompt": ["p"], "answer": "a"}, "row 0: prompt: 'p' must be a message, with a role"),
+        ({"prompt": 7, "answer": "a"}, "row 1: prompt: 7 must be text or a list of messages"),
+        ({"prompt": ["p"], "answer": "a"}, "row 1: prompt: 'p' must be a message, with a role"),
         (
             {"prompt": [{"role": "narrator", "content": "p"}], "answer": "a"},
             "must be a message, with a role .system, us",
         ),
         ({"prompt": [{"role": "user", "content": [{}]}], "answer": "a"}, "and a content that is text"),
-        ({"prompt": [], "answer": "a"}, "row 0: prompt: a list of messages must end with one of the user's"),
+        ({"prompt": [], "answer": "a"}, "row 1: prompt: a list of messages must end with one of the user's"),
         ({"prompt": [{"role": "assistant", "content": "p"}], "answer": "a"}, "must end with one of the user's; leave"),
-        ({"prompt": "p", "answer": None}, "row 0: answer: None must be text or a number"),
-        ({"prompt": "p", "answer": True}, "row 0: answer: True must be text or a number"),
-        ({"prompt": "p", "answer": "  "}, "row 0: answer: '  ' is empty"),
+        ({"prompt": "p", "answer": None}, "row 1: answer: None must be text or a number"),
+        ({"prompt": "p", "answer": True}, "row 1: answer: True must be text or a number"),
+        ({"prompt": "p", "answer": "  "}, "row 1: answer: '  ' is empty"),
     ],
 )
 def test_rows_that_do_not_fit_are_named(row: dict[str, Any], message: str, tmp_path: Path) -> None:
@@ -243,10 +243,10 @@ def test_gsm8k_is_read_and_scored(tmp_path: Path) -> None:
     assert task.difficulty(example) == "2 steps"
     assert str(task.prompt(example, "base")).count("How many eggs?\n\nReason step by step") == 1
     write(tmp_path / "gsm8k.jsonl", [{"question": "?", "answer": "12"}])
-    with pytest.raises(ValueError, match="row 0: answer: '12' does not end in #### and a number"):
+    with pytest.raises(ValueError, match="row 1: answer: '12' does not end in #### and a number"):
         read_examples(path, task="gsm8k")
     write(tmp_path / "gsm8k.jsonl", [{"question": " ", "answer": "#### 12"}])
-    with pytest.raises(ValueError, match="row 0: question: ' ' is empty; write one, or remove the row"):
+    with pytest.raises(ValueError, match="row 1: question: ' ' is empty; write one, or remove the row"):
         read_examples(path, task="gsm8k")
     with pytest.raises(ValueError, match="dataset: 'generate', but the task gsm8k brings no generator"):
         load_splits(task_config(task="gsm8k"))

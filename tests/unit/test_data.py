@@ -168,7 +168,7 @@ GOOD = {"nums": [3, 7, 5], "target": 22}
 def test_a_bad_row_is_named_with_file_row_and_field(tmp_path, row, field):
     path = tmp_path / "bad.jsonl"
     path.write_text("\n".join(map(json.dumps, [GOOD, row, GOOD])))
-    with pytest.raises(ValueError, match=rf"^{path}: row 1: {field}"):
+    with pytest.raises(ValueError, match=rf"^{path}: row 2: {field}"):
         read_problems(str(path), task="countdown")
 
 
@@ -230,7 +230,7 @@ def test_a_limit_is_positive(tmp_path):
 def test_products_are_checked(tmp_path):
     path = tmp_path / "train.json"
     path.write_text(json.dumps([{"nums": [3, 4], "target": 13}]))
-    with pytest.raises(ValueError, match=r"row 0: target: 13 must be the product of \[3, 4\]"):
+    with pytest.raises(ValueError, match=r"row 1: target: 13 must be the product of \[3, 4\]"):
         read_problems(str(path), task="multiplication")
 
 
@@ -320,3 +320,16 @@ def test_a_seed_gives_the_examples_that_published_runs_were_trained_on():
     task = get_task("countdown")
     assert test == task.generate(2, seed=8)
     assert train == task.generate(3, seed=9, exclude={task.key(example) for example in test})
+
+
+def test_other_files_of_the_same_names_are_moved_aside(tmp_path, caplog):
+    def write(problems):
+        examples = [problem.example for problem in problems]
+        return dataset_files.write_splits(tmp_path, {"train": examples}, task="countdown", template="base")
+
+    first = write(PROBLEMS)[0].read_bytes()
+    write(PROBLEMS)
+    assert not (tmp_path / "_earlier").exists() and not caplog.messages, "the same again"
+    write(PROBLEMS[:1])
+    assert (tmp_path / "_earlier" / "1" / "train.parquet").read_bytes() == first
+    assert "they lie in" in caplog.text

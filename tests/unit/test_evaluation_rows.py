@@ -160,7 +160,8 @@ def test_work_file_keeps_whole_lines(tmp_path: Path) -> None:
 
 def test_work_file_refuses_what_is_not_its_own(tmp_path: Path) -> None:
     path = tmp_path / "work.jsonl"
-    WorkFile(path, {"seed": 0, "n": 1})
+    WorkFile(path, {"seed": 7, "n": 1})
+    WorkFile(path, {"seed": 0, "n": 1}).append([])  # the first failed before its first answer, and gives way
     with pytest.raises(ValueError, match=r"work.jsonl is the unfinished part of another evaluation \(seed: 0 there"):
         WorkFile(path, {"seed": 1, "n": 1})
     path.write_text(json.dumps({"seed": 0}) + "\n{not json\n")

@@ -221,6 +221,22 @@ def test_a_first_evaluation_is_before_the_training_only_at_step_0(step, tmp_path
     assert f"went from {step / 10:.1%} {'at step 2' if step else 'before the training'} to 80.0%, by +" in text
 
 
+def test_what_is_reached_before_the_first_step_took_no_time(tmp_path):
+    runs = []
+    for seed in range(3):
+        runs += [train(tmp_path / f"a{seed}", seed=seed, best=0.0), train(tmp_path / f"b{seed}", seed=seed, recipe="b")]
+    groups = load_run_groups(runs).groups
+    [other] = [outcome for outcome in compare(groups, groups[0]) if outcome.label != groups[0].label]
+    assert (other.tokens_to_target_ratio, other.time_to_target_ratio) == (None, None)
+    assert (other.tokens_to_target, other.time_to_target_s) == (0.0, 0.0)
+
+
+def test_an_interval_of_an_accuracy_is_within_0_and_1(tmp_path):
+    runs = [train(tmp_path / str(seed), seed=seed, best=best) for seed, best in enumerate((0.0, 0.9, 0.9))]
+    [outcome] = compare(groups := load_run_groups(runs).groups, groups[0])
+    assert (outcome.final_acc.low, outcome.final_acc.high) == (0.0, 1.0)
+
+
 def test_a_group_whose_interval_ends_at_0_may_be_level():
     def outcome(label, acc_difference, tokens_ratio):
         ratio = Interval(tokens_ratio, None, None)

@@ -49,6 +49,9 @@ class Facts(Task):
         return {"prompt": "p", "reward": number, "weight": 0.5, "tags": ["a"], "meta": {str(number): [number]}}
 
 
+GOOD_FACT: dict[str, Any] = {"prompt": "p", "reward": 1, "weight": 0.5, "tags": ["a"], "meta": {"1": [1]}}
+
+
 @pytest.fixture
 def facts(monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setattr(registry, "_TASKS", dict(registry._TASKS))
@@ -214,3 +217,24 @@ def test_a_task_without_a_generator_asks_for_data(facts: str, monkeypatch: pytes
     monkeypatch.setattr(Facts, "draw", Task.draw)
     with pytest.raises(ValueError, match="dataset: 'generate', but the task facts brings no generator; give a file"):
         train_test_examples(facts, train_size=1, test_size=1, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("drawn", "message"),
+    [
+        (None, "task: facts draws None; return a mapping with the columns prompt, reward, weight, tags, meta"),
+        ({"prompt": "p"}, r"task: facts draws \{'prompt': 'p'\}; return a mapping"),
+        (GOOD_FACT | {"reward": "1"}, "task: facts draws a value of another type: reward: '1' must be"),
+    ],
+)
+def test_what_a_task_draws_is_checked(drawn: Any, message: str, facts: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Facts, "draw", lambda self, generator, options: drawn)
+    with pytest.raises(ValueError, match=f"^{message}"):
+        train_test_examples(facts, train_size=1, test_size=1, seed=0)
+
+
+@pytest.mark.parametrize("label", [1.5, -1, None, True])
+def test_a_difficulty_of_another_kind_is_refused(label: Any, facts: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Facts, "difficulty", lambda self, example: label)
+    with pytest.raises(ValueError, match=rf"^task: facts gives the difficulty {label}; return a positive whole"):
+        to_dataset([GOOD_FACT], task=facts, template="base")

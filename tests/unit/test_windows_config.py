@@ -1,6 +1,7 @@
 """Every value that a window policy cannot work with is refused by name, with what to do about it."""
 
 import copy
+import math
 import pickle
 from dataclasses import replace
 from typing import Any
@@ -202,3 +203,11 @@ def test_each_stage_ends_after_the_one_before(rule: str, first: int, growth: flo
         assert ends[0] == config.initial and len(ends) <= 2
     elif first * growth < largest:
         assert ends[0] == first
+
+
+@pytest.mark.parametrize("chosen", [None, "64", math.nan, math.inf, True, [64]])
+def test_a_policy_that_chooses_no_number_is_named(chosen: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = make_policy(WindowConfig(strategy="fixed", max=100))
+    monkeypatch.setattr(type(policy), "choose_window", lambda self: chosen)
+    with pytest.raises(ValueError, match=r"^window_strategy: 'fixed' chose .* for a window; let choose_window return"):
+        _ = policy.window

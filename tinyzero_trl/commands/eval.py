@@ -23,7 +23,7 @@ def register(commands: Any) -> None:
         metavar="FILE|DIR|HUB_ID",
         help="a parquet, JSON or CSV file, a folder, a Hub id, or 'generate' for the held-out ones of the model's run",
     )
-    add("--split", default="test", help="split of a folder or Hub data set")
+    add("--split", help="split of a folder or Hub data set; left out, test")
     add("--limit", type=int, metavar="N", help="only the first N problems")
     add("--n", type=int, default=1, help="samples per problem; above 1 gives pass@k")
     shape = parser.add_argument_group(

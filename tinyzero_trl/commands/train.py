@@ -9,6 +9,7 @@ trains the baselines: give `--window_strategy fixed`.
 """
 
 import sys
+import traceback
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -82,6 +83,9 @@ def _train(arguments: Sequence[str]) -> int:
                 run.finish_run(trainer)
         except (NonFiniteError, OSError, SafetensorError) as error:
             return _say_error(error, status=1)
+        except ValueError:  # too late for bad input; whose code it comes from is seen in the trace
+            traceback.print_exc()
+            return 1
         leave_process_group()
         if stop.was_stopped:
             return 1 if trainer.checkpoints.error else EXIT_STOPPED_BY_SIGNAL

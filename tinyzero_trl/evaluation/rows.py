@@ -59,6 +59,9 @@ class WorkFile:
                 raise ValueError("it holds other lines than a work file")
         except ValueError as error:
             raise ValueError(f"{path} is damaged ({error}); delete it to start over") from error
+        if not calls:  # it failed before its first answer, and may give way to any other
+            path.write_text(json.dumps(identity) + "\n", encoding="utf-8")
+            return
         _check_identity(path, found, json.loads(json.dumps(identity)))
         self.rows = [row for call in calls for row in call]
         with path.open("r+b") as stream:

@@ -31,6 +31,7 @@ from tinyzero_trl.models.loading import (
 )
 from tinyzero_trl.models.names import resolve_model
 from tinyzero_trl.runs.earlier import new_folder
+from tinyzero_trl.runs.files import shortened
 from tinyzero_trl.runs.json_lines import read_object
 from tinyzero_trl.runs.records import counted, write_atomically
 from tinyzero_trl.tasks.datasets import to_columns
@@ -159,7 +160,10 @@ def _answer(
     rows = []
     for place, ((index, sample), completion) in enumerate(zip(batch, completions, strict=True)):
         example = exam.examples[index]
-        score = task.score(answers[place], example)
+        try:
+            score = task.score(answers[place], example)
+        except Exception as error:
+            raise RuntimeError(f"task: {task.name} did not score the completion {shortened(answers[place])}") from error
         rows.append(
             {
                 "prompt": exam.texts[index],

@@ -14,6 +14,7 @@ from tinyzero_trl.runs.json_lines import digest_of
 from tinyzero_trl.tasks import Example
 from tinyzero_trl.tasks.config import TaskConfig
 from tinyzero_trl.tasks.datasets import check_score, read_examples
+from tinyzero_trl.tasks.sources import has_splits
 from tinyzero_trl.tasks.splits import GENERATE, generated_held_out
 
 _RANGES = (("top_p", 1e-6, 1), ("top_k", 0, 10**9), ("min_p", 0, 1), ("repetition_penalty", 1e-6, 1e6))
@@ -23,8 +24,8 @@ _RANGES = (("top_p", 1e-6, 1), ("top_k", 0, 10**9), ("min_p", 0, 1), ("repetitio
 class EvaluationSettings:
     """What is evaluated on what, and how.
 
-    `model` is a folder, a Hub id or `embedded`; `data` a file, folder or Hub id with a `split`, or `generate`
-    for the held-out problems of the model's own run. `limit` takes the first problems, `n` samples each.
+    `model` is a folder, a Hub id or `embedded`; `data` a file, a folder or Hub id with a `split` (None is `test`), or
+    `generate` for the held-out problems of the model's own run. `limit` takes the first problems, `n` samples each.
     Where the task, the template and what shapes a completion (`trained_by.SAMPLING`) are None, the run that trained the
     model decides. For any other model they are `countdown`, the task's first template, and greedy completions of at
     most 4096 tokens. Examples that the run was trained on are left out, unless `include_trained` is set.
@@ -36,7 +37,7 @@ class EvaluationSettings:
 
     model: str
     data: str
-    split: str = "test"
+    split: str | None = None
     limit: int | None = None
     n: int = 1
     temperature: float | None = None
@@ -153,10 +154,13 @@ def identify(settings: EvaluationSettings, exam: Exam, model_path: str, model_co
 
 def _examples(settings: EvaluationSettings, task: TaskConfig, run: TrainedBy) -> tuple[Sequence[Example], list[str]]:
     """The examples, at most `limit`, and what is to be said of them."""
+    if settings.split is not None and (settings.data == GENERATE or not has_splits(settings.data)):
+        raise ValueError(f"split: {settings.split!r} means nothing for {settings.data!r}, which has none; leave it out")
+    split = settings.split or "test"
     if settings.data == GENERATE:
         return generated_held_out(task)[: settings.limit], []
     if settings.include_trained or run.file is None:
-        return read_examples(settings.data, task=task.learned(), split=settings.split, limit=settings.limit), []
-    examples = read_examples(settings.data, task=task.learned(), split=settings.split)
+        return read_examples(settings.data, task=task.learned(), split=split, limit=settings.limit), []
+    examples = read_examples(settings.data, task=task.learned(), split=split)
     kept, notes = run.without_trained(examples, task, settings.task)
     return kept[: settings.limit], notes

@@ -2,8 +2,10 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from tinyzero_trl.generation.engine import Engine, SampledBatch, Sampling
+from tinyzero_trl.runs.files import shortened
 
 GoOn = Callable[[SampledBatch], Sequence[int] | None]
 """The rows of a batch that go on, ascending and all of them unfinished; None where no row of any process goes on."""
@@ -32,7 +34,7 @@ def sample(engine: Engine, prompt_ids: Sequence[list[int]], sampling: Sampling, 
     Raises:
         ValueError: the engine does not return what it must.
     """
-    return _checked(engine, engine.start(prompt_ids, sampling, limit), len(prompt_ids))
+    return _checked(engine, engine.start(prompt_ids, sampling, limit), len(prompt_ids), limit)
 
 
 class StagedBatch:
@@ -65,7 +67,7 @@ class StagedBatch:
             self.sampled = sample(engine, self._prompt_ids, self._sampling, end)
         else:
             assert self._rows is not None, "asked between two stages"
-            self.sampled = _checked(engine, engine.extend(self.sampled, self._rows, end), len(self._prompt_ids))
+            self.sampled = _checked(engine, engine.extend(self.sampled, self._rows, end), len(self._prompt_ids), end)
         self._is_last = end == limit
         return self.sampled
 
@@ -78,14 +80,19 @@ class StagedBatch:
         return self._rows is not None
 
 
-def _checked(engine: Engine, batch: SampledBatch, rows: int) -> SampledBatch:
+def _checked(engine: Engine, batch: Any, rows: int, limit: int) -> SampledBatch:
     """What an engine has returned, if there is one completion per prompt, of one token or more within the limit."""
-    name, lengths = type(engine).__name__, [len(ids) for ids in batch.completion_ids]
+    name = type(engine).__name__
+    if not isinstance(batch, SampledBatch):
+        raise ValueError(f"engine: {name} returned {shortened(batch)}; return a SampledBatch")
+    if batch.limit != limit:
+        raise ValueError(f"engine: {name} returned a batch with limit {batch.limit} for {limit}; pass the limit on")
+    lengths = [len(ids) for ids in batch.completion_ids]
     if (len(lengths), len(batch.finished)) != (rows, rows):
         raise ValueError(f"engine: {name} returned {len(lengths)} completions for {rows} prompts; return one for each")
-    if not 0 < min(lengths, default=1) <= max(lengths, default=1) <= batch.limit:
+    if not 0 < min(lengths, default=1) <= max(lengths, default=1) <= limit:
         raise ValueError(
             f"engine: {name} returned completions of {min(lengths)} to {max(lengths)} tokens for a limit of "
-            f"{batch.limit}; return 1 token or more, and no more than the limit"
+            f"{limit}; return 1 token or more, and no more than the limit"
         )
     return batch

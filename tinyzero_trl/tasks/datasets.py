@@ -78,7 +78,7 @@ def read_examples(
 
     Raises:
         ValueError: if the source is none of these, has no such split or column, or no row, or a row is not an
-            example of the task: then the message names file, row (counted from 0) and field.
+            example of the task: then the message names file, row (counted from 1) and field.
         OSError: if a file cannot be read.
     """
     reader = get_task(task)
@@ -87,11 +87,11 @@ def read_examples(
     examples: list[dict[str, Any]] = []
     texts = {name for name, kind in reader.columns.items() if kind is str}
     for name, rows in read_rows(source, split, reader.source_columns, texts):
-        for index, row in enumerate(rows):
+        for number, row in enumerate(rows, start=1):
             try:
                 examples.append(reader.read(row))
             except ValueError as error:
-                raise ValueError(f"{name}: row {index}: {error}") from None
+                raise ValueError(f"{name}: row {number}: {error}") from None
             if len(examples) == limit:
                 return examples
     if not examples:
@@ -124,7 +124,16 @@ def to_dataset(examples: Sequence[Example], *, task: str | Task, template: str) 
 
 
 def check_score(task: Task, example: Example) -> None:
-    """Raise ValueError unless a task scores an empty completion, so that its author learns it before a model loads."""
+    """Raise ValueError unless a task scores an empty completion, and labels an example, as `Task` says.
+
+    So its author learns it before a model loads.
+    """
+    label = task.difficulty(example)
+    if not isinstance(label, str) and (type(label) is not int or label < 0):
+        raise ValueError(
+            f"task: {task.name} gives the difficulty {shortened(label)}; return a positive whole number or a text, or "
+            "0 for none"
+        )
     score = task.score("", example)
     if not isinstance(score, Score) or not is_finite_number(score.reward) or not isinstance(score.reason, str):
         raise ValueError(

@@ -1,14 +1,19 @@
 """Examples to the parquet files that `tinyzero-trl data` writes."""
 
+import filecmp
+import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from tinyzero_trl.runs.earlier import new_folder
 from tinyzero_trl.runs.files import made_folder
 from tinyzero_trl.tasks.registry import get_task
 from tinyzero_trl.tasks.task import Example, Task
+
+logger = logging.getLogger(__name__)
 
 _ROWS_PER_BATCH = 16_384
 
@@ -22,6 +27,8 @@ def write_splits(
     progress: Callable[[int], object] | None = None,
 ) -> list[Path]:
     """Write `folder/<split>.parquet` for every split; all of them appear at the end, or none.
+
+    Other files of these names are moved to `_earlier/1`, `_earlier/2`, ... in the folder.
 
     The task chooses the columns. Those of countdown and multiplication are TinyZero's: `target`, `nums`,
     `data_source` (the task), `prompt` ([{role, content}]), `ability`, `reward_model` ({style, ground_truth:
@@ -39,9 +46,21 @@ def write_splits(
         partial_paths = [partial_files.enter_context(_partial(path)) for path in paths]
         for partial_path, (split, examples) in zip(partial_paths, splits.items(), strict=True):
             _write_parquet(partial_path, examples, split, get_task(task), template, progress)
+        _set_others_aside(folder, partial_paths, paths)
         for partial_path, path in zip(partial_paths, paths, strict=True):
             os.replace(partial_path, path)
     return paths
+
+
+def _set_others_aside(folder: Path, new: Sequence[Path], paths: Sequence[Path]) -> None:
+    """Move the files that would be replaced by others out of the way."""
+    pairs = zip(new, paths, strict=True)
+    if not any(path.exists() and not filecmp.cmp(partial_path, path, shallow=False) for partial_path, path in pairs):
+        return
+    aside = new_folder(folder)
+    for path in filter(Path.exists, paths):
+        path.rename(aside / path.name)
+    logger.warning("out: other examples were in %s; they lie in %s now", folder, aside)
 
 
 def _write_parquet(

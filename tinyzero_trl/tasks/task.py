@@ -210,6 +210,8 @@ class Task(ABC):
         examples = self.drawn(random.Random(seed), chosen)
         while len(found) < count:
             example = next(examples)
+            if not found and not fruitless:
+                self._check_drawn(example)
             if not is_told and (spent_s := time.monotonic() - began_at) > _SOON_S:
                 is_told = True
                 _say_if_long(self.name, count, len(found), spent_s)
@@ -227,6 +229,18 @@ class Task(ABC):
             if progress:
                 progress(1)
         return found
+
+    def _check_drawn(self, example: Any) -> None:
+        """Raise ValueError unless what `draw` has returned is an example."""
+        if not isinstance(example, Mapping) or example.keys() != self.columns.keys():
+            raise ValueError(
+                f"task: {self.name} draws {reprlib.repr(example)}; return a mapping with the columns "
+                f"{', '.join(self.columns)}"
+            )
+        try:
+            Task.read(self, example)
+        except ValueError as error:
+            raise ValueError(f"task: {self.name} draws a value of another type: {error}") from None
 
     @property
     def can_generate(self) -> bool:

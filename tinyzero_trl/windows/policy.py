@@ -5,10 +5,12 @@ generator alone. The same configuration and the same observations therefore give
 rank and after every resume.
 """
 
+import math
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from numbers import Real
 from typing import Any, ClassVar, Generic, TypeVar
 
 from tinyzero_trl.windows.config import WindowConfig
@@ -228,8 +230,13 @@ class WindowPolicy(ABC, Generic[ConfigT]):
         for name in names:
             setattr(self, name, state[name.lstrip("_")])
 
-    def _clip(self, window: float) -> int:
-        return max(self._smallest, min(round(window), self._largest))
+    def _clip(self, window: Any) -> int:
+        if isinstance(window, bool) or not isinstance(window, Real) or not math.isfinite(window):
+            raise ValueError(
+                f"window_strategy: {self.config.strategy!r} chose {window!r} for a window; let choose_window return a "
+                "finite number of tokens"
+            )
+        return max(self._smallest, min(round(float(window)), self._largest))
 
     @abstractmethod
     def choose_window(self) -> float:

@@ -65,6 +65,8 @@ def run_grid(runs: Sequence[PlannedRun], say: Callable[[str], None]) -> list[Pla
             failed.append(run)
         ending = "finished" if done else f"failed with exit status {status}" if status else "failed: left no summary"
         say(f"{place}: {ending} after {time.monotonic() - started:.0f} s")
+        if not done and (reason := _last_error(run.folder / LOG)):
+            say(f"{place}: {reason}")
     return failed
 
 
@@ -89,6 +91,12 @@ def _train(run: PlannedRun) -> int:
         except OSError as error:
             log.write(f"{error}\n".encode())
             return 127
+
+
+def _last_error(log: Path) -> str | None:
+    """The last line in which the training program says what is wrong."""
+    lines = log.read_bytes().decode("utf-8", errors="replace").splitlines()
+    return next((line for line in reversed(lines) if line.startswith(("error: ", "tinyzero-trl train: "))), None)
 
 
 def _check_same_settings(run: PlannedRun) -> None:

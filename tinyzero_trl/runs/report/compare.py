@@ -98,12 +98,12 @@ def _outcome(group: RunGroup, reference: Mapping[int, Curve], differences: tuple
         name=group.name,
         label=group.label,
         seeds=len(curves),
-        final_acc=mean_interval([float(curve.accuracy[-1]) for curve in curves.values()]),
+        final_acc=_within_0_and_1(mean_interval([float(curve.accuracy[-1]) for curve in curves.values()])),
         acc_difference=paired_difference(ours, targets) if pairs else None,
         tokens_ratio=_ratio([(float(curve.tokens[-1]), float(other.tokens[-1])) for curve, other in pairs]),
         time_ratio=_ratio([(float(curve.elapsed_s[-1]), float(other.elapsed_s[-1])) for curve, other in pairs]),
         tokens_to_target_ratio=_ratio(tokens),
-        time_to_target_ratio=_ratio(elapsed),
+        time_to_target_ratio=_ratio(elapsed) if _ratio(tokens) else None,  # reached before the first step, it took none
         tokens_to_target=_mean_if_all(tokens),
         time_to_target_s=_mean_if_all(elapsed),
         paired_seeds=len(pairs),
@@ -112,6 +112,12 @@ def _outcome(group: RunGroup, reference: Mapping[int, Curve], differences: tuple
         elapsed_s=float(np.mean([curve.elapsed_s[-1] for curve in curves.values()])),
         not_compared=differences,
     )
+
+
+def _within_0_and_1(accuracy: Interval) -> Interval:
+    if accuracy.low is None or accuracy.high is None:
+        return accuracy
+    return accuracy._replace(low=max(0.0, accuracy.low), high=min(1.0, accuracy.high))
 
 
 def _costs(
