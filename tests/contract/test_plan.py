@@ -153,3 +153,11 @@ def test_contradictions_and_lost_steps_are_said(models: dict[str, str]) -> None:
     ways = {name: Machines(4, launch=path).ways()[0] for name, path in launches.items()}
     assert ways.pop("cpu") == "single_gpu" and ways.pop("multi_node_zero3") == "zero3"
     assert all(name == way for name, way in ways.items())
+
+
+def test_a_row_beyond_the_models_positions_contradicts(capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["plan", "--config", "countdown_tiny", "--gpus", "1", "--max_completion_length"]
+    said = "max_completion_length: {} tokens after a prompt of 256 exceed the model's 2048 positions; lower it"
+    for length, contradicts in ((1792, False), (1793, True)):
+        assert main([*command, str(length)]) == 0
+        assert (said.format(length) in " ".join(capsys.readouterr().out.split())) == contradicts

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from datasets import Dataset
 from tokenizers import AddedToken
 
@@ -140,3 +141,23 @@ def test_a_probe_in_stages_is_refused_where_a_rollout_cannot_pause(tmp_path: Pat
     with pytest.raises(ValueError, match=message):
         fields: dict[str, Any] = {"window_probe_group_every": 2, "generation_kwargs": {"num_beams": 2}}
         train(write_recipe(tmp_path, window_strategy="signal", **fields))
+
+
+def test_a_reward_model_in_front_is_refused_before_the_first_rollout(tmp_path: Path) -> None:
+    """It scores whole batches, and a stage end asks about some completions."""
+    tokenizer = build_tokenizer()
+    settings: dict[str, Any] = {"num_generations": 4, "per_device_train_batch_size": 16, "max_steps": 1}
+    settings |= {"bf16": False, "use_cpu": True, "report_to": "none", "save_strategy": "no"}
+    trainer = AdaptiveGRPOTrainer(
+        build_model(tokenizer),
+        lambda completions, **_: [0.0] * len(completions),
+        AdaptiveGRPOConfig(
+            str(tmp_path), window_strategy="group", window_first_stage=8, max_completion_length=24, **settings
+        ),
+        train_dataset=Dataset.from_dict({"prompt": ["1", "2", "3", "4"]}),
+        processing_class=tokenizer,
+    )
+    trainer.reward_funcs = [torch.nn.Linear(1, 1)]
+    with pytest.raises(ValueError, match=r"^window_strategy: a rollout in stages needs scores at stage ends"):
+        trainer.train()
+    assert not (tmp_path / "metrics.jsonl").exists()

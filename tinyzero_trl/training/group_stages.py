@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from accelerate.utils import gather_object
+from torch import nn
 
 from tinyzero_trl.generation.engine import SampledBatch
 from tinyzero_trl.generation.stages import Stages
@@ -150,6 +151,11 @@ def check_stages(trainer: Any) -> None:
         raise ValueError(
             f"{used}: completions of several turns are not sampled in stages; leave it out, or choose another "
             "window_strategy"
+        )
+    if isinstance(trainer.reward_funcs[0], nn.Module):
+        raise ValueError(
+            "window_strategy: a rollout in stages needs scores at stage ends, and a reward model gives them for whole "
+            "batches; put a reward function first, or choose a strategy without stages, such as fixed"
         )
     trainer.rollouts.check_stages(trainer.accelerator.unwrap_model(trainer.model_wrapped))
 

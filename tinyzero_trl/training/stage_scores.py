@@ -5,7 +5,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from torch import nn
 from trl.trainer.utils import is_async_callable
 
 from tinyzero_trl.training import trl_internals
@@ -23,18 +22,10 @@ class StageScores:
     Args:
         trainer: a `GRPOTrainer`, whose first reward function may be asynchronous.
         inputs: the examples of this rank's rows.
-
-    Raises:
-        ValueError: the function is a model, which scores whole batches.
     """
 
     def __init__(self, trainer: Any, inputs: Sequence[Mapping[str, Any]]) -> None:
         reward_func: Any = trainer.reward_funcs[0]
-        if isinstance(reward_func, nn.Module):
-            raise ValueError(
-                "window_strategy: a rollout in stages needs scores at stage ends, and a reward model gives them for "
-                "whole batches; put a reward function first, or choose a strategy without stages, such as fixed"
-            )
         self._trainer, self._func, self._inputs = trainer, reward_func, inputs
         self._rewards: dict[int, float | None] = {}
         self._extras: dict[str, dict[int, Any]] = {}

@@ -179,6 +179,11 @@ def _warnings(training: AdaptiveGRPOConfig, work: Sequence[Workload]) -> list[st
 def _complaints(training: AdaptiveGRPOConfig, shape: ModelShape, machines: Machines, prompt_tokens: int) -> list[str]:
     found = []
     row = prompt_tokens + (training.max_completion_length or 0)
+    if shape.positions is not None and row > shape.positions:
+        found.append(
+            f"max_completion_length: {training.max_completion_length} tokens after a prompt of {prompt_tokens} exceed "
+            f"the model's {shape.positions} positions; lower it"
+        )
     if training.use_vllm and training.vllm_mode == "colocate":
         parts, per_node = training.vllm_tensor_parallel_size, machines.gpus // machines.nodes
         if per_node % parts:

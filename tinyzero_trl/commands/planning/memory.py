@@ -49,6 +49,7 @@ class ModelShape:
     kv_heads: int
     head_dim: int
     vocabulary: int
+    positions: int | None = None  # tokens of prompt and completion together, where the architecture bounds them
 
     @property
     def frozen_parameters(self) -> int:

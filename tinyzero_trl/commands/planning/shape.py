@@ -52,6 +52,7 @@ def model_shape(model: ModelConfig) -> ModelShape:
         kv_heads=kv_heads,
         head_dim=getattr(text, "head_dim", None) or text.hidden_size // heads,
         vocabulary=text.vocab_size,
+        positions=getattr(text, "max_position_embeddings", None),
     )
 
 
