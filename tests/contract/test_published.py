@@ -400,3 +400,18 @@ def test_the_comparison_of_countdown_scorers() -> None:
     listed = [int(number) for number in re.findall(r"(?m)\| ([0-9]+) \|$", page)]
     assert sorted(listed) == sorted(kind["times"] for kind in found["differ"].values())
     assert sum(listed) == found["expressions"] - right - wrong
+
+
+def test_what_more_or_fewer_stages_cost() -> None:
+    page = (ROOT / "docs" / "windows.md").read_text(encoding="utf-8")
+
+    def tokens(name: str) -> list[float]:
+        simulated = json.loads((ROOT / "results" / "group_simulator" / name).read_text(encoding="utf-8"))
+        return [each["tokens_over_full"] for each in simulated["results"]]
+
+    base, rows = tokens("simulation.json"), _rows(page, "| growth | tokens")
+    for growth, cells in rows.items():
+        ratios = [one / other for one, other in zip(tokens(f"growth_{float(growth)}.json"), base, strict=True)]
+        assert len(ratios) == 11
+        assert cells == [f"{fmean(ratios):.2f} x", f"{min(ratios):.2f} to {max(ratios):.2f}"]
+    assert [*rows] == ["1.25", "2", "3"]
