@@ -154,7 +154,7 @@ def test_the_seed_decides_the_samples(settings: EvaluationSettings, tmp_path: Pa
 
 def test_an_unfinished_evaluation_with_other_settings_is_kept(settings: EvaluationSettings, tmp_path: Path) -> None:
     work = tmp_path / "generations.partial.jsonl"
-    left = json.dumps({"temperature": 0.5}) + "\n"
+    left = json.dumps({"temperature": 0.5}) + "\n[{}]\n"
     work.write_text(left)
     with pytest.raises(ValueError, match=r"temperature: 0.5 there, 1.0 here.*delete the file, or give another --out"):
         evaluate(settings, tmp_path)
