@@ -277,4 +277,7 @@ class Rollouts:
 
     def _has_stop(self, ids: list[int]) -> bool:
         """Whether a stop string is in the text as sampled, with special tokens: one of them may be the stop."""
-        return bool(self._stop_strings) and any(stop in str(self._tokenizer.decode(ids)) for stop in self._stop_strings)
+        if not self._stop_strings:
+            return False
+        text = str(self._tokenizer.decode(ids))
+        return any(stop in text for stop in self._stop_strings)

@@ -94,6 +94,7 @@ def _outcome(group: RunGroup, reference: Mapping[int, Curve], differences: tuple
     targets = [float(baseline.accuracy[-1]) for _, baseline in pairs]
     tokens = _costs(pairs, lambda curve: curve.tokens)
     elapsed = _costs(pairs, lambda curve: curve.elapsed_s)
+    tokens_to_target_ratio = _ratio(tokens)
     return Outcome(
         name=group.name,
         label=group.label,
@@ -102,8 +103,8 @@ def _outcome(group: RunGroup, reference: Mapping[int, Curve], differences: tuple
         acc_difference=paired_difference(ours, targets) if pairs else None,
         tokens_ratio=_ratio([(float(curve.tokens[-1]), float(other.tokens[-1])) for curve, other in pairs]),
         time_ratio=_ratio([(float(curve.elapsed_s[-1]), float(other.elapsed_s[-1])) for curve, other in pairs]),
-        tokens_to_target_ratio=_ratio(tokens),
-        time_to_target_ratio=_ratio(elapsed) if _ratio(tokens) else None,  # reached before the first step, it took none
+        tokens_to_target_ratio=tokens_to_target_ratio,
+        time_to_target_ratio=_ratio(elapsed) if tokens_to_target_ratio else None,  # at step 0 it took no time
         tokens_to_target=_mean_if_all(tokens),
         time_to_target_s=_mean_if_all(elapsed),
         paired_seeds=len(pairs),

@@ -56,15 +56,14 @@ class ExactLoss:
         self._accelerator = accelerator
         self._traits = traits
         self._metrics = LossMetrics(is_sequence_level=traits.is_sequence_level)
-        self.figures = StepFigures()
-        self._log_probs: Tensor | None = None  # of the policy, from the latest forward pass with gradient
-        self._rollout_step = -1
+        self.start_over()
 
     def start_over(self) -> None:
         """Forget what an interrupted optimizer step has left; a training begins."""
         self._metrics.clear()
         self.figures = StepFigures()
-        self._log_probs, self._rollout_step = None, -1
+        self._log_probs: Tensor | None = None  # of the policy, from the latest forward pass with gradient
+        self._rollout_step = -1
 
     @classmethod
     def of(cls, trainer: Any) -> Self:
