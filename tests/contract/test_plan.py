@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import peft
 import pytest
 from transformers import LlamaConfig, MambaConfig, Qwen2Config
 
@@ -106,6 +107,21 @@ def test_a_model_without_attention_is_no_traceback(tmp_path: Path, capsys: pytes
     assert "is a mamba without one number of attention heads" in capsys.readouterr().err
 
 
+def test_an_adapters_folder_is_planned_as_its_base_model_of_which_the_adapter_trains(tmp_path: Path) -> None:
+    model = build_model(build_tokenizer(), SMALL, seed=0)
+    model.save_pretrained(tmp_path / "base")
+    model.name_or_path = str(tmp_path / "base")
+    adapted = peft.get_peft_model(model, peft.LoraConfig(r=4, target_modules=["q_proj"]))
+    adapted.save_pretrained(tmp_path / "adapter")
+    recipe = ["--config", "countdown_tiny", "--model_name_or_path", str(tmp_path / "adapter")]
+    shape = plan_recipe(recipe, Machines(1)).shape
+    trained, in_all = adapted.get_nb_trainable_parameters()
+    assert (shape.trained_parameters, shape.parameters) == (trained, in_all - trained)
+    (tmp_path / "base").rename(tmp_path / "elsewhere")
+    with pytest.raises(ValueError, match=r"is an adapter of .*base', which has moved"):
+        plan_recipe(recipe, Machines(1))
+
+
 def test_a_recipe_may_have_any_name(capsys: pytest.CaptureFixture[str]) -> None:
     recipe = str(ROOT / "recipes" / "countdown_tiny.yaml")
     assert main(["plan", "--config", recipe, "--gpus", "1", "--recipe", "a [/red] b"]) == 0
@@ -157,7 +173,7 @@ def test_contradictions_and_lost_steps_are_said(models: dict[str, str]) -> None:
 
 def test_a_row_beyond_the_models_positions_contradicts(capsys: pytest.CaptureFixture[str]) -> None:
     command = ["plan", "--config", "countdown_tiny", "--gpus", "1", "--max_completion_length"]
-    said = "max_completion_length: {} tokens after a prompt of 256 exceed the model's 2048 positions; lower it"
+    said = "max_completion_length: {} tokens after a prompt of 256 exceed the model's 2048 positions; use at most 1792"
     for length, contradicts in ((1792, False), (1793, True)):
         assert main([*command, str(length)]) == 0
         assert (said.format(length) in " ".join(capsys.readouterr().out.split())) == contradicts

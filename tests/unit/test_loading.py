@@ -17,9 +17,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_prompt_and_completion_may_fill_every_position(model: Path) -> None:
     config = AutoConfig.from_pretrained(model)
     positions = config.max_position_embeddings
-    check_room(config, 10, positions - 10)
+    check_room(positions, 10, positions - 10)
     with pytest.raises(ValueError, match=rf"^max_completion_length: .* use at most {positions - 10}$"):
-        check_room(config, 10, positions - 9)
+        check_room(positions, 10, positions - 9)
 
 
 def test_the_last_token_may_have_the_last_embedding(model: Path) -> None:

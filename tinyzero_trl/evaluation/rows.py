@@ -50,16 +50,13 @@ class WorkFile:
         self.rows: list[Row] = []
         content = path.read_bytes() if path.exists() else b""
         whole = content[: content.rfind(b"\n") + 1]
-        if not whole:
-            path.write_text(json.dumps(identity) + "\n", encoding="utf-8")
-            return
         try:
-            found, *calls = map(json.loads, whole.splitlines())
+            found, *calls = map(json.loads, whole.splitlines() or [b"{}"])
             if not isinstance(found, dict) or not all(isinstance(call, list) for call in calls):
                 raise ValueError("it holds other lines than a work file")
         except ValueError as error:
             raise ValueError(f"{path} is damaged ({error}); delete it to start over") from error
-        if not calls:  # it failed before its first answer, and may give way to any other
+        if not calls:  # it is new, or failed before its first answer and may give way to any other
             path.write_text(json.dumps(identity) + "\n", encoding="utf-8")
             return
         _check_identity(path, found, json.loads(json.dumps(identity)))

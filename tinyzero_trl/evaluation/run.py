@@ -30,7 +30,7 @@ from tinyzero_trl.models.loading import (
     load_tokenizer,
 )
 from tinyzero_trl.models.names import resolve_model
-from tinyzero_trl.runs.earlier import new_folder
+from tinyzero_trl.runs.earlier import move_aside
 from tinyzero_trl.runs.files import shortened
 from tinyzero_trl.runs.json_lines import read_object
 from tinyzero_trl.runs.records import counted, write_atomically
@@ -102,10 +102,7 @@ def _set_other_evaluation_aside(out: Path, identity: Mapping[str, Any]) -> None:
     found = read_object(out / RESULT)
     if found is None or found.get("settings") == json.loads(json.dumps(identity)):
         return
-    aside = new_folder(out)
-    for name in (RESULT, GENERATIONS):
-        if (out / name).exists():
-            (out / name).rename(aside / name)
+    aside = move_aside(out, (RESULT, GENERATIONS))
     logger.warning(f"out: an evaluation with other settings was in {out}; it lies in {aside} now")
 
 

@@ -9,7 +9,7 @@ from tinyzero_trl.evaluation.trained_by import SAMPLING, TrainedBy
 from tinyzero_trl.generation.prompts import encode_prompts
 from tinyzero_trl.generation.registry import choose_engine
 from tinyzero_trl.models.fingerprint import model_files
-from tinyzero_trl.models.loading import check_room, default_device, dtype_name
+from tinyzero_trl.models.loading import check_room, default_device, dtype_name, positions_of
 from tinyzero_trl.runs.json_lines import digest_of
 from tinyzero_trl.tasks import Example
 from tinyzero_trl.tasks.config import TaskConfig
@@ -129,7 +129,7 @@ def prepare_exam(settings: EvaluationSettings, run: TrainedBy, model_config: Any
     assert settings.max_completion_length is not None, "it is resolved"
     limit, is_chat = settings.max_completion_length, not isinstance(prompts[0], str)
     exam = Exam(task, examples, texts, prompt_ids, limit, notes, run.success_threshold, is_chat)
-    check_room(model_config, exam.longest_prompt_tokens, exam.max_completion_length)
+    check_room(positions_of(model_config), exam.longest_prompt_tokens, exam.max_completion_length)
     return exam
 
 

@@ -161,13 +161,17 @@ def check_model(path: str, config: Any, tokenizer: Any, **settings: Any) -> None
             )
 
 
-def check_room(model_config: Any, longest_prompt_tokens: int, max_completion_length: int) -> None:
+def positions_of(model_config: Any) -> int | None:
+    """How many positions a model knows; None where its configuration sets no limit."""
+    return getattr(model_config.get_text_config(), "max_position_embeddings", None)
+
+
+def check_room(positions: int | None, longest_prompt_tokens: int, max_completion_length: int) -> None:
     """Prompt and completion must fit the positions that the model knows.
 
     Raises:
         ValueError: they do not.
     """
-    positions = getattr(model_config.get_text_config(), "max_position_embeddings", None)
     if positions is not None and longest_prompt_tokens >= positions:
         raise ValueError(
             f"prompts: one of {longest_prompt_tokens} tokens leaves no room in the model's {positions} positions; "

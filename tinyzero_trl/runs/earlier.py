@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 from tinyzero_trl.runs.checkpoints import complete_checkpoints
@@ -33,7 +34,7 @@ def set_aside(output_dir: str | os.PathLike[str], step: int = -1) -> Path | None
     records = [folder / name for name in _RECORDS if (folder / name).exists()]
     if not later and (step >= 0 or not (records or results)):
         return None
-    aside = new_folder(folder)
+    aside = _new_folder(folder)
     settings = [folder / name for name in _SETTINGS if (folder / name).exists()]
     shared = settings if step < 0 else settings + records  # what the next run starts with, too
     for path in shared:
@@ -44,8 +45,16 @@ def set_aside(output_dir: str | os.PathLike[str], step: int = -1) -> Path | None
     return aside
 
 
-def new_folder(folder: Path) -> Path:
-    """Make the next one of `_earlier/1`, `_earlier/2`, ... in a folder."""
+def move_aside(folder: Path, names: Iterable[str]) -> Path:
+    """Move the files of these names that are in the folder to the next one of `_earlier/1`, `_earlier/2`, ..."""
+    aside = _new_folder(folder)
+    for path in (folder / name for name in names):
+        if path.exists():
+            path.rename(aside / path.name)
+    return aside
+
+
+def _new_folder(folder: Path) -> Path:
     number = 1 + max((int(each.name) for each in (folder / EARLIER).glob("*") if each.name.isdigit()), default=0)
     aside = folder / EARLIER / str(number)
     aside.mkdir(parents=True)

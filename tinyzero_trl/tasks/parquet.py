@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from tinyzero_trl.runs.earlier import new_folder
+from tinyzero_trl.runs.earlier import move_aside
 from tinyzero_trl.runs.files import made_folder
 from tinyzero_trl.tasks.registry import get_task
 from tinyzero_trl.tasks.task import Example, Task
@@ -57,9 +57,7 @@ def _set_others_aside(folder: Path, new: Sequence[Path], paths: Sequence[Path]) 
     pairs = zip(new, paths, strict=True)
     if not any(path.exists() and not filecmp.cmp(partial_path, path, shallow=False) for partial_path, path in pairs):
         return
-    aside = new_folder(folder)
-    for path in filter(Path.exists, paths):
-        path.rename(aside / path.name)
+    aside = move_aside(folder, [path.name for path in paths])
     logger.warning("out: other examples were in %s; they lie in %s now", folder, aside)
 
 

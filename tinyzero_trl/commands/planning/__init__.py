@@ -25,6 +25,7 @@ from tinyzero_trl.commands.planning.memory import (
 )
 from tinyzero_trl.commands.planning.remedies import with_remedies
 from tinyzero_trl.commands.planning.shape import model_shape
+from tinyzero_trl.models.loading import check_room
 from tinyzero_trl.training.config import AdaptiveGRPOConfig
 from tinyzero_trl.training.model_kwargs import LOST_LEARNING_RATE
 from tinyzero_trl.training.recipe import parse_recipe
@@ -178,12 +179,12 @@ def _warnings(training: AdaptiveGRPOConfig, work: Sequence[Workload]) -> list[st
 
 def _complaints(training: AdaptiveGRPOConfig, shape: ModelShape, machines: Machines, prompt_tokens: int) -> list[str]:
     found = []
-    row = prompt_tokens + (training.max_completion_length or 0)
-    if shape.positions is not None and row > shape.positions:
-        found.append(
-            f"max_completion_length: {training.max_completion_length} tokens after a prompt of {prompt_tokens} exceed "
-            f"the model's {shape.positions} positions; lower it"
-        )
+    assert training.max_completion_length is not None, "AdaptiveGRPOConfig checks it"
+    row = prompt_tokens + training.max_completion_length
+    try:
+        check_room(shape.positions, prompt_tokens, training.max_completion_length)
+    except ValueError as error:
+        found.append(str(error))
     if training.use_vllm and training.vllm_mode == "colocate":
         parts, per_node = training.vllm_tensor_parallel_size, machines.gpus // machines.nodes
         if per_node % parts:

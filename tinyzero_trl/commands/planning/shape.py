@@ -7,22 +7,27 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from trl import ModelConfig, get_peft_config
 
 from tinyzero_trl.commands.planning.memory import ModelShape
+from tinyzero_trl.models.adapters import base_of_adapter
+from tinyzero_trl.models.loading import positions_of
 from tinyzero_trl.models.names import resolve_model
 from tinyzero_trl.runs.hub_access import offline_if_silent
 
 
 def model_shape(model: ModelConfig) -> ModelShape:
-    """The shape of a recipe's model, counted as Transformers counts; with `use_peft`, the adapter trains alone.
+    """The shape of a recipe's model, counted as Transformers counts.
 
-    The configuration comes from a local folder, the local cache of the Hub, or the Hub.
+    The configuration comes from a local folder, the local cache of the Hub, or the Hub. With `use_peft`, or where the
+    model is the folder of an adapter, the adapter trains alone.
 
     Raises:
         ValueError: no configuration of a causal language model can be had, the model has no attention or another number
-            of heads in each layer, or peft is asked for and missing.
+            of heads in each layer, an adapter's base is not where it was, or peft is needed and missing.
     """
     name = str(model.model_name_or_path)
+    path = resolve_model(name)
+    base = base_of_adapter(path)
     try:
-        config = _configuration(resolve_model(name), model.model_revision)
+        config = _configuration(base or path, model.model_revision)
         with torch.device("meta"):
             built: Any = AutoModelForCausalLM.from_config(config)
     except (OSError, ValueError) as error:
@@ -43,7 +48,7 @@ def model_shape(model: ModelConfig) -> ModelShape:
         )
     return ModelShape(
         parameters=parameters,
-        trained_parameters=_adapter_parameters(built, model) if model.use_peft else parameters,
+        trained_parameters=_trained_parameters(built, model, path if base else None),
         outside_layers=sum(each.numel() for each in embeddings.values()),
         layers=text.num_hidden_layers,
         hidden=text.hidden_size,
@@ -52,7 +57,7 @@ def model_shape(model: ModelConfig) -> ModelShape:
         kv_heads=kv_heads,
         head_dim=getattr(text, "head_dim", None) or text.hidden_size // heads,
         vocabulary=text.vocab_size,
-        positions=getattr(text, "max_position_embeddings", None),
+        positions=positions_of(config),
     )
 
 
@@ -61,14 +66,19 @@ def _configuration(name: str, revision: str) -> Any:
         return AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
 
 
-def _adapter_parameters(built: Any, model: ModelConfig) -> int:
+def _trained_parameters(built: Any, model: ModelConfig, adapter_folder: str | None) -> int:
+    """All of the model's, or those of the adapter that the recipe asks for or goes on with."""
+    if not model.use_peft and adapter_folder is None:
+        return int(built.num_parameters())
     try:
-        adapter = get_peft_config(model)
-        from peft import get_peft_model
+        from peft import PeftConfig, get_peft_model
+
+        adapter = get_peft_config(model) if adapter_folder is None else PeftConfig.from_pretrained(adapter_folder)
     except (ImportError, ValueError) as error:
         raise ValueError(
             f"use_peft: peft cannot be used ({_first_line(error)}); pip install 'tinyzero-trl[peft]'"
         ) from None
+    adapter.inference_mode = False  # as saved, it would train nothing
     with torch.device("meta"):
         adapted: Any = get_peft_model(built, adapter)
     return int(adapted.num_parameters(only_trainable=True))

@@ -10,7 +10,7 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from tinyzero_trl.generation.prompts import encode_prompts
-from tinyzero_trl.models.loading import check_room
+from tinyzero_trl.models.loading import check_room, positions_of
 from tinyzero_trl.runs.files import shortened
 from tinyzero_trl.training.config import AdaptiveGRPOConfig
 from tinyzero_trl.windows import WindowConfig
@@ -71,7 +71,7 @@ def check_prompts(
     """
     assert training.max_completion_length is not None, "AdaptiveGRPOConfig checks it"
     longest = _longest(prompts, tokenizer, training)
-    check_room(model_config, longest, training.max_completion_length)
+    check_room(positions_of(model_config), longest, training.max_completion_length)
     room = training.vllm_max_model_length if training.use_vllm else None
     if room is not None and longest + training.max_completion_length > room:
         raise ValueError(
@@ -119,9 +119,9 @@ def check_train_dataset(dataset: Any, tokenizer: Any, model_config: Any, trainin
     if not all(isinstance(prompt, str) for prompt in prompts):
         return
     longest = _longest(prompts, tokenizer, training)
-    check_room(model_config, longest, 1)
+    check_room(positions_of(model_config), longest, 1)
     try:
-        check_room(model_config, longest, training.max_completion_length or 1)
+        check_room(positions_of(model_config), longest, training.max_completion_length or 1)
     except ValueError as error:
         logger.warning(str(error))
 
