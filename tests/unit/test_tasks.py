@@ -16,6 +16,7 @@ from tinyzero_trl.tasks.config import config_class, task_config
 from tinyzero_trl.tasks.datasets import read_examples, to_dataset, train_test_examples
 from tinyzero_trl.tasks.parquet import write_splits
 from tinyzero_trl.tasks.rewards import reward_functions
+from tinyzero_trl.training.recipe import parse_recipe
 
 
 @dataclass
@@ -200,6 +201,15 @@ def test_an_option_needs_a_default_and_a_name_of_its_own(facts: str, monkeypatch
         for read in (config_class, lambda name: parse_options(name, ["--out", "folder"])):
             with pytest.raises(ValueError, match=message):
                 read(facts)
+
+
+@pytest.mark.parametrize("name", ["learning_rate", "beta", "lora_r"])
+def test_an_option_with_the_name_of_a_field_of_the_training_is_refused(
+    name: str, facts: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Facts, "options", dataclass(type("Options", (), {"__annotations__": {name: int}, name: 1})))
+    with pytest.raises(ValueError, match=f"^task: 'facts' has an option '{name}', a name that .* already; rename it$"):
+        parse_recipe(["--task", facts, "--output_dir", "run"])
 
 
 @pytest.mark.parametrize(

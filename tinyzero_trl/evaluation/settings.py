@@ -1,6 +1,7 @@
 """What an evaluation is asked to do: its settings, the examples with their prompts, and its identity."""
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -112,7 +113,10 @@ def prepare_exam(settings: EvaluationSettings, run: TrainedBy, model_config: Any
             template, or prompts and completions beyond the model's positions.
     """
     task = run.task_config(settings.task, settings.template)
-    examples, notes = _examples(settings, task, run)
+    try:
+        examples, notes = _examples(settings, task, run)
+    except ValueError as error:  # what a recipe calls dataset is data here
+        raise ValueError(re.sub("^dataset:", "data:", str(error))) from error
     learned = task.learned()
     check_score(learned, examples[0])
     prompts = [learned.prompt(example, task.prompt_template) for example in examples]

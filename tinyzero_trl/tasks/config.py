@@ -1,6 +1,7 @@
 """What a recipe says of its task: the examples, their prompts, and what a completion earns."""
 
 import math
+from collections.abc import Collection
 from dataclasses import MISSING, dataclass, field, fields, make_dataclass
 from typing import Any, get_type_hints
 
@@ -102,14 +103,19 @@ class TaskConfig:
 _OF_COMMANDS = {"out", "seed", "template"}
 
 
-def config_class(task: str) -> type[TaskConfig]:
+def config_class(task: str, others: Collection[str] = ()) -> type[TaskConfig]:
     """`TaskConfig` with the options of a task as further fields.
+
+    Args:
+        task: the name of the task.
+        others: names of the fields that stand beside these, such as those of the training.
 
     Raises:
         ValueError: there is no such task, or one of its options has no default or the name of another field.
     """
     options = get_task(task).options
-    taken, hints = {each.name for each in fields(TaskConfig)} | _OF_COMMANDS, get_type_hints(options)
+    hints = get_type_hints(options)
+    taken = {each.name for each in fields(TaskConfig)} | _OF_COMMANDS | set(others)
     for each in fields(options):
         if each.name in taken:
             raise ValueError(

@@ -4,6 +4,7 @@ import argparse
 import re
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn, get_args, get_type_hints
@@ -147,7 +148,8 @@ def _parser(arguments: Sequence[str], recipe: Mapping[str, Any]) -> RecipeParser
     given = [value for name, value in pairwise(arguments) if name == "--task"]
     given += [text.removeprefix("--task=") for text in arguments if text.startswith("--task=")]
     named = given[-1] if given else recipe.get("task")
-    task = config_class(named if isinstance(named, str) else TaskConfig.task)
+    others = {each.name for kind in (AdaptiveGRPOConfig, ModelConfig) for each in fields(kind)}
+    task = config_class(named if isinstance(named, str) else TaskConfig.task, others)
     parser = RecipeParser(task, AdaptiveGRPOConfig, ModelConfig, strategy=given_strategy(arguments))
     parser.set_defaults(**DEFAULTS)
     return parser
@@ -160,9 +162,9 @@ def check_fields(recipe: str, options: Sequence[str]) -> None:
         ValueError: an unreadable recipe, an unknown field, or a wrong type.
         OSError: the recipe cannot be read.
     """
-    fields = read_mapping(find_recipe(recipe))
-    parser = _parser(options, fields)
-    parser.set_defaults_with_config(**fields)
+    given = read_mapping(find_recipe(recipe))
+    parser = _parser(options, given)
+    parser.set_defaults_with_config(**given)
     parser.refuse(parser.parse_known_args(list(options))[1])
 
 
