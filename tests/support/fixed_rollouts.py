@@ -12,6 +12,7 @@ from statistics import median
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from datasets import Dataset
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast, Qwen2ForCausalLM
@@ -86,6 +87,13 @@ def half_of_the_groups_flat(completion_ids: list[list[int]], **_: Any) -> list[f
     return [1.0 if place // GROUP_SIZE % 2 == 0 else float(sum(ids) % 11) for place, ids in enumerate(completion_ids)]
 
 
+def only_the_first_of_two_ranks_learns(completion_ids: list[list[int]], **_: Any) -> list[float]:
+    """The same reward for all rows of the second rank, which are the second half where one process has them all."""
+    state, rows = PartialState(), len(completion_ids)
+    learned = rows // 2 if state.num_processes == 1 else rows * (state.process_index == 0)
+    return [float(sum(ids) % 11) for ids in completion_ids[:learned]] + [1.0] * (rows - learned)
+
+
 def nothing_to_learn(prompts: list[str], **_: Any) -> list[float]:
     return [1.0] * len(prompts)
 
@@ -93,7 +101,7 @@ def nothing_to_learn(prompts: list[str], **_: Any) -> list[float]:
 def train(
     trainer_class: type[GRPOTrainer],
     *,
-    reward: Callable[..., list[float]] = half_of_the_groups_flat,
+    reward: Callable[..., list[float]] | str = half_of_the_groups_flat,
     with_tools: bool = False,
     optimizer_steps: int = 3,
     peft_config: Any = None,
@@ -101,7 +109,10 @@ def train(
     as_ranks: int = 1,
     **settings: Any,
 ) -> GRPOTrainer:
-    """Train on placed rollouts; the tiny model, unless the folder of another is given."""
+    """Train on placed rollouts; the tiny model, unless the folder of another is given.
+
+    `reward` may be the name of a function of this module.
+    """
     defaults: dict[str, Any] = {
         "output_dir": tempfile.mkdtemp(),
         "per_device_train_batch_size": 8,
@@ -131,7 +142,7 @@ def train(
         config = GRPOConfig(**{name: value for name, value in (defaults | settings).items() if name in known})
     trainer = trainer_class(
         model=model or tiny_model_path(),
-        reward_funcs=reward,
+        reward_funcs=globals()[reward] if isinstance(reward, str) else reward,
         args=config,
         train_dataset=Dataset.from_dict({"prompt": PROMPTS * 8}),
         processing_class=AutoTokenizer.from_pretrained(model, padding_side="left") if model else tiny_tokenizer(),
@@ -174,8 +185,6 @@ def compare(**settings: Any) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    from accelerate import PartialState
-
     results = [compare(**settings) for settings in json.loads(sys.argv[1])]
     if PartialState().is_main_process:
         print(json.dumps({"ranks": PartialState().num_processes, "results": results}))

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -27,33 +28,39 @@ def summed_over_ranks(accelerator: Accelerator, rows: Sequence[tuple[float, ...]
 
 
 @contextlib.contextmanager
-def gathering_unequal_rows(accelerator: Accelerator, length: int, *, as_missing: bool) -> Iterator[None]:
-    """Inside the context, `accelerator.gather` takes vectors of different lengths, up to `length`.
+def figures_of_unequal_rows(accelerator: Accelerator, length: int, *, is_dummy: bool) -> Iterator[None]:
+    """Inside the context, the figures of TRL's loss are right where ranks have different numbers of rows, or none.
 
-    A gather needs equal shapes on all ranks, and TRL's loss gathers one figure per row for the smallest and the
-    largest clip ratio. What a rank lacks becomes NaN, which TRL's `nanmin` and `nanmax` pass over.
+    - `accelerator.gather` takes vectors of different lengths, up to `length`. It needs equal shapes on all ranks, and
+      TRL gathers one figure per row for the smallest and the largest clip ratio. What a rank lacks becomes NaN, which
+      TRL's `nanmin` and `nanmax` pass over.
+    - The figures of a dummy are no part of the result: NaN in `gather`, and 0 in the sums and counts of
+      `accelerator.reduce`, which TRL divides by each other.
 
     Args:
-        accelerator: the trainer's own, whose `gather` is wrapped for the time being.
+        accelerator: the trainer's own, whose `gather` and `reduce` are wrapped for the time being.
         length: the longest vector that any rank can have.
-        as_missing: whether this rank's figures belong to no row of the batch, so that all become NaN.
+        is_dummy: whether this rank's figures belong to no row of the batch.
     """
     if accelerator.num_processes == 1:
         yield
         return
-    gather = accelerator.gather
+    gather, reduce = accelerator.gather, accelerator.reduce
 
     def gather_padded(tensor: Tensor) -> Tensor:
         if tensor.dim() == 1:
-            tensor = torch.full_like(tensor, torch.nan) if as_missing else tensor
+            tensor = torch.full_like(tensor, torch.nan) if is_dummy else tensor
             tensor = nn.functional.pad(tensor, (0, length - len(tensor)), value=torch.nan)
         return gather(tensor)
 
-    accelerator.gather = gather_padded
+    def reduce_without_dummies(tensor: Tensor, *args: Any, **options: Any) -> Any:
+        return reduce(torch.zeros_like(tensor) if is_dummy else tensor, *args, **options)
+
+    accelerator.gather, accelerator.reduce = gather_padded, reduce_without_dummies
     try:
         yield
     finally:
-        del accelerator.gather
+        del accelerator.gather, accelerator.reduce
 
 
 @contextlib.contextmanager

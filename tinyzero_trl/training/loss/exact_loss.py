@@ -157,7 +157,7 @@ class ExactLoss:
         tokens_on_all_ranks, rows_on_all_ranks = sizes
         with (
             self._metrics.collect(call.metrics, tokens=tokens_on_all_ranks, rows=rows_on_all_ranks),
-            collectives.gathering_unequal_rows(self._accelerator, len(call.rows), as_missing=micro_batch.is_dummy),
+            collectives.figures_of_unequal_rows(self._accelerator, len(call.rows), is_dummy=micro_batch.is_dummy),
         ):
             loss = call.compute_loss(call.model, taken)
         log_probs, self._log_probs = self._log_probs, None
