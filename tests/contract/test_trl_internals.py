@@ -31,6 +31,8 @@ WRAPPED = {"_generate_single_turn", "_generate_and_score_completions", "_calcula
         "self._pending_metrics = ",
         "self._entropy_bonus_enabled = ",
         "self._last_loaded_step = -1",
+        "self._current_train_step_time = 0.0",
+        "self._entropy_window_stats = None",
     ],
 )
 def test_the_trainer_of_trl_sets_the_attribute(assignment: str) -> None:

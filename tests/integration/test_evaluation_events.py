@@ -2,15 +2,18 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from datasets import Dataset
-from transformers import EarlyStoppingCallback, TrainerCallback
+from transformers import EarlyStoppingCallback, ProgressCallback, TrainerCallback
+from transformers.integrations import TensorBoardCallback
 
 from tests.support.tiny_models import build_model, build_tokenizer
 from tinyzero_trl import AdaptiveGRPOConfig, AdaptiveGRPOTrainer
+from tinyzero_trl.training.callbacks.progress import RolloutProgressCallback
 from tinyzero_trl.training.loss.micro_batches import ComputeCounts
 
 PROMPTS = ["1 2 3", "4 4 4 4", "9 8", "7"]
@@ -142,6 +145,45 @@ def test_a_training_begins_without_what_an_interrupted_step_has_left(tmp_path: P
     [line] = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert line["faults/step_skipped"] == 0
     assert line["compute/rows_skipped_frac"] == line["group/zero_variance_frac"], "of this step alone"
+
+
+class BarsOfTheUser(ProgressCallback):
+    pass
+
+
+@pytest.mark.parametrize("report_to", ["tensorboard", "none"])
+def test_callbacks_of_the_user_stay_and_those_of_trainer_are_replaced(report_to: str, tmp_path: Path) -> None:
+    given = [BarsOfTheUser(), TensorBoardCallback(tb_writer=SimpleNamespace())]
+    run = trainer_of(tmp_path, *given, report_to=report_to)
+    callbacks = run.callback_handler.callbacks
+    assert [each for each in callbacks if each in given] == given
+    bars = [type(each) for each in callbacks if isinstance(each, ProgressCallback)]
+    assert bars == [BarsOfTheUser, RolloutProgressCallback]
+    others = [each for each in callbacks if isinstance(each, TensorBoardCallback) and each not in given]
+    assert len(others) == (report_to == "tensorboard") and TensorBoardCallback not in map(type, others)
+
+
+class InterruptedAt3(TrainerCallback):
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == 3:
+            raise KeyboardInterrupt
+
+
+def test_a_training_after_an_interrupted_one_has_figures_and_saves_of_its_own(tmp_path: Path) -> None:
+    """Two steps learn from a rollout, so the save that is due after the third step waits for the fourth."""
+    schedule: dict[str, Any] = {"num_iterations": 2, "save_strategy": "steps", "save_steps": 3, "logging_steps": 10}
+    run = trainer_of(tmp_path, InterruptedAt3(), eval_strategy="no", **schedule)
+    run.reward_funcs = [lambda completions, **_: [100.0] * len(completions)]
+    with pytest.raises(KeyboardInterrupt):
+        run.train()
+    run.remove_callback(InterruptedAt3)
+    run.reward_funcs = [lambda completions, **_: [0.0] * len(completions)]
+    run.args.save_steps = 1000
+    run.train()
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["reward"] for line in lines if "reward" in line] == [0.0, 0.0]
+    assert run.state.log_history[0]["reward"] == 0.0
+    assert [folder.name for folder in tmp_path.glob("checkpoint-*")] == ["checkpoint-4"]
 
 
 class StopsAt2(TrainerCallback):

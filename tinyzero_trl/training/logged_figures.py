@@ -19,6 +19,11 @@ class LoggedFigures:
         self._trainer = trainer
         self.start_over()
 
+    def begin(self) -> None:
+        """A training begins, without the figures of one that was interrupted."""
+        trl_internals.forget_unlogged_figures(self._trainer)
+        self.start_over()
+
     def start_over(self) -> None:
         """Trainer has begun to train, or has logged: its sum of the loss and TRL's lists are empty."""
         self._learning_rate: float | None = None

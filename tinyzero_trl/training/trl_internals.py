@@ -75,6 +75,12 @@ def training_metrics(trainer: GRPOTrainer) -> dict[str, list[float]]:
     return metrics
 
 
+def forget_unlogged_figures(trainer: GRPOTrainer) -> None:
+    """Drop what an interrupted training has not logged; TRL would count it as figures of the next one."""
+    training_metrics(trainer).clear()
+    trainer._current_train_step_time, trainer._entropy_window_stats = 0.0, None
+
+
 def loss_since_the_last_log(trainer: GRPOTrainer) -> torch.Tensor:
     """The loss of this rank, summed over the optimizer steps since Trainer's last log line; a scalar."""
     return trainer._tr_loss

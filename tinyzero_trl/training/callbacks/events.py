@@ -72,6 +72,21 @@ def fire(trainer: Trainer, event: str, **facts: Any) -> None:
             hook(trainer.args, trainer.state, trainer.control, **facts)
 
 
+def pop_default_callback(trainer: Trainer, kind: type[TrainerCallback], given: Sequence[Any]) -> bool:
+    """Remove the callback of a kind that Trainer has made by itself, and say whether there was one.
+
+    Args:
+        trainer: any whose `__init__` has run.
+        kind: the class itself; an instance of a subclass is the user's.
+        given: the callbacks that the user has given, which stay.
+    """
+    for callback in trainer.callback_handler.callbacks:
+        if type(callback) is kind and not any(callback is each for each in given):
+            trainer.remove_callback(callback)
+            return True
+    return False
+
+
 class SavedInCheckpoints(RolloutCallback, ExportableState):
     """State that travels in a checkpoint's `trainer_state.json`, and comes back when training starts from it.
 

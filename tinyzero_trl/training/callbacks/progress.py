@@ -3,6 +3,7 @@
 import logging
 import os
 import sys
+from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
 
@@ -10,7 +11,7 @@ import datasets
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerControl, TrainerState, TrainingArguments
 from transformers.utils import logging as transformers_logging
 
-from tinyzero_trl.training.callbacks.events import Evaluation, Rollout, RolloutCallback
+from tinyzero_trl.training.callbacks.events import Evaluation, Rollout, RolloutCallback, pop_default_callback
 
 LINES_WITHOUT_TERMINAL = 20
 _BAR = "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} {elapsed}<{remaining}{postfix}"  # with its figures in 80 columns
@@ -128,10 +129,10 @@ class RolloutProgressCallback(RolloutCallback, ProgressCallback):
             print(line, file=sys.stderr, flush=True)
 
 
-def show_rollouts(trainer: Trainer) -> None:
-    """Put the bars with a rollout's figures in place of the trainer's own."""
-    trainer.remove_callback(ProgressCallback)
-    trainer.remove_callback(PrinterCallback)
+def show_rollouts(trainer: Trainer, given: Sequence[Any] = ()) -> None:
+    """Put the bars with a rollout's figures in place of the trainer's own; those that the user has given stay."""
+    for kind in (ProgressCallback, PrinterCallback):
+        pop_default_callback(trainer, kind, given)
     trainer.add_callback(RolloutProgressCallback())
 
 

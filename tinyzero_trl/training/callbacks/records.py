@@ -1,7 +1,7 @@
 """From rollout events to the run directory and to whatever `report_to` names."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -77,10 +77,13 @@ class RecordsCallback(SavedInCheckpoints):
         """Write `config`, and `environment` besides versions, once training begins and earlier records are aside."""
         self._description = config, environment
 
-    def follow(self, trainer: GRPOTrainer) -> None:
-        """Take TRL's own figures from `trainer`, and log to the trackers that it reports to."""
+    def follow(self, trainer: GRPOTrainer, callbacks: Sequence[Any] = ()) -> None:
+        """Take TRL's own figures from `trainer`, and log to the trackers that it reports to.
+
+        `callbacks` are those that the user has given to the trainer.
+        """
         self.logged_figures, self.trackers = LoggedFigures(trainer), Trackers(trainer.args.report_to)
-        self.trackers.take_over(trainer)
+        self.trackers.take_over(trainer, callbacks)
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -89,7 +92,7 @@ class RecordsCallback(SavedInCheckpoints):
         self.totals, self._skipped_steps, self._clock = RunningTotals(), 0, _Clock()
         self._evaluated_step = None
         if self.logged_figures:
-            self.logged_figures.start_over()
+            self.logged_figures.begin()
         super().on_train_begin(args, state, control, **kwargs)
         if state.is_world_process_zero:
             folder = Path(str(args.output_dir))

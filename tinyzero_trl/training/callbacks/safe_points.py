@@ -49,6 +49,13 @@ class SaveBetweenRollouts(_BetweenRollouts):
         super().__init__()
         self._is_due = False
 
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Forget what was due in an interrupted training."""
+        super().on_train_begin(args, state, control, **kwargs)
+        self._is_due = False
+
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Hold back what is due in the middle of a rollout, and let it go at its end."""
         self._is_due |= control.should_save

@@ -18,6 +18,8 @@ from typing import Any
 from transformers import Trainer, TrainerControl, TrainerState, TrainingArguments
 from transformers.integrations import TensorBoardCallback, TrackioCallback
 
+from tinyzero_trl.training.callbacks.events import pop_default_callback
+
 TENSORBOARD_FOLDER = "tensorboard"
 _STEP = "train/global_step"
 _TOKENS = "tokens/response_cumulative"
@@ -37,12 +39,12 @@ class Trackers:
         self._tensorboard: _TensorBoardOfRun | None = None
         self._charted: set[tuple[str, str]] = set()  # W&B's id of a run, and a figure whose chart the run knows
 
-    def take_over(self, trainer: Trainer) -> None:
-        """Put callbacks that forget in place of those of Transformers, where the trainer has these."""
-        if trainer.pop_callback(TensorBoardCallback) is not None:
+    def take_over(self, trainer: Trainer, given: Sequence[Any]) -> None:
+        """Put callbacks that forget in place of those that Trainer has made; those that the user has given stay."""
+        if pop_default_callback(trainer, TensorBoardCallback, given):
             self._tensorboard = _TensorBoardOfRun()
             trainer.add_callback(self._tensorboard)
-        if trainer.pop_callback(TrackioCallback) is not None:
+        if pop_default_callback(trainer, TrackioCallback, given):
             trainer.add_callback(_TrackioRunPerStart())
 
     def log(self, figures: Mapping[str, float], step: int, tokens: int) -> None:
