@@ -58,6 +58,15 @@ def test_every_figure_the_loss_appends_is_known():
     assert appended == per_batch | means | clips
 
 
+def test_ratios_are_clipped_as_the_share_of_tokens_outside_says():
+    """`traits.clip_range` repeats these lines."""
+    for line in (
+        "coef_2 = torch.clamp(coef_1, 1 - self.epsilon_low, 1 + self.epsilon_high)",
+        "clamped_ratios = torch.clamp(coef_1, max=self.epsilon_high).detach()",
+    ):
+        assert line in LOSS
+
+
 def test_rotary_models_say_so_in_their_configuration():
     from transformers import GPT2Config
 

@@ -1,6 +1,7 @@
 """The same parameters as stock TRL after three optimizer steps, from fewer and shorter rows."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -35,7 +36,7 @@ def _quiet(monkeypatch):
 @pytest.fixture
 def kept_figures(monkeypatch):
     """The trainer takes the figures of each optimizer step; here they stay where they were collected."""
-    monkeypatch.setattr(StepFigures, "pop", lambda self, accelerator, **clips: {})
+    monkeypatch.setattr(StepFigures, "pop", lambda self, accelerator, clip_range: {})
 
 
 def assert_same(*, tolerance: float = TOLERANCE, **settings) -> None:
@@ -210,8 +211,40 @@ def test_metrics_of_all_rows_are_means_over_tokens():
 
 @pytest.mark.parametrize(("settings", "culprit"), [({"beta": 0.1}, "beta"), ({"entropy_coef": 0.1}, "entropy bonus")])
 def test_says_why_rows_with_zero_advantage_stay(settings, culprit, caplog, kept_figures):
+    caplog.set_level("INFO", logger="tinyzero_trl")
     trainer = train(AdaptiveGRPOTrainer, loss_type="dapo", optimizer_steps=1, **settings)
     messages = [record.message for record in caplog.records if "skip_zero_advantage_rows" in record.message]
     assert len(messages) == 1
     assert culprit in messages[0]
     assert trainer.loss.figures.pop_counts().rows_skipped == 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"loss_type": "dapo", "epsilon": 0.1, "epsilon_high": 0.28}, (0.9, 1.28)),
+        ({"loss_type": "cispo", "epsilon_high": 1.28}, (0.0, 1.28)),
+        ({"loss_type": "sapo"}, None),
+        ({"loss_type": "grpo", "importance_sampling_level": "sequence"}, None),
+    ],
+    ids=["dapo", "cispo", "sapo", "sequence"],
+)
+def test_tokens_outside_the_clip_range_are_counted_as_the_loss_clips(settings, expected):
+    trainer = train(AdaptiveGRPOTrainer, num_iterations=3, **settings)
+    assert trainer.loss._traits.clip_range == expected
+    text = (Path(trainer.args.output_dir) / "metrics.jsonl").read_text(encoding="utf-8")
+    lines = [json.loads(line) for line in text.splitlines()]
+    counted = [line.get("actor/is_clip/outside_frac") for line in lines]
+    if expected is None:
+        assert counted == [None] * 3
+    else:
+        assert counted[0] == 0 < counted[2] < 1
+    if "cispo_clip_ratio" in lines[2]:
+        assert 0 < lines[2]["cispo_clip_ratio"] <= counted[2], "TRL counts those with a positive advantage"
+
+
+@pytest.mark.parametrize(("settings", "is_told"), [({"beta": 0.1}, False), ({"entropy_coef": 0.1}, True)])
+def test_a_budget_that_a_loss_cannot_keep_is_a_warning(settings, is_told, caplog):
+    train(AdaptiveGRPOTrainer, loss_type="dapo", optimizer_steps=1, max_tokens_per_micro_batch=60, **settings)
+    told = [record.levelname for record in caplog.records if "max_tokens_per_micro_batch" in record.message]
+    assert told == ["WARNING"] * is_told

@@ -133,7 +133,7 @@ def test_ratio_figures_are_those_of_the_tokens_that_count():
     log_ratios = np.array([[0.0, math.log(1.1), math.log(1.3)], [math.log(0.7), math.log(1.25), 9.0]])
     mask = np.array([[1, 1, 1], [1, 1, 0]])
     ratios, logs = [1.0, 1.1, 1.3, 0.7, 1.25], [0.0, math.log(1.1), math.log(1.3), math.log(0.7), math.log(1.25)]
-    assert ratio_metrics(log_ratios, mask=mask, clip_low=0.2, clip_high=0.28) == pytest.approx(
+    assert ratio_metrics(log_ratios, mask=mask, clip_range=(0.8, 1.28)) == pytest.approx(
         {
             "actor/is_ratio/mean": mean(ratios),
             "actor/is_ratio/std": statistics.pstdev(ratios),
@@ -143,11 +143,12 @@ def test_ratio_figures_are_those_of_the_tokens_that_count():
             "actor/is_clip/outside_frac": 2 / 5,  # 0.7 and 1.3; 1.25 lies within 1 + 0.28
         }
     )
-    assert ratio_metrics(log_ratios, mask=0 * mask, clip_low=0.2, clip_high=0.2) == {}
+    assert ratio_metrics(log_ratios, mask=0 * mask, clip_range=(0.8, 1.2)) == {}
+    assert "actor/is_clip/outside_frac" not in ratio_metrics(log_ratios, clip_range=None)
 
 
 def test_float16_log_ratios_are_summed_in_double_precision():
-    figures = ratio_metrics(np.full(5000, 0.001, dtype=np.float16), clip_low=0.2, clip_high=0.2)
+    figures = ratio_metrics(np.full(5000, 0.001, dtype=np.float16), clip_range=(0.8, 1.2))
     assert figures["actor/is_log_ratio/mean"] == pytest.approx(float(np.float16(0.001)), rel=1e-12)
 
 
@@ -270,7 +271,7 @@ def test_every_computed_name_is_registered_with_unit_formula_and_meaning():
     names = {
         *rollout_metrics(batch, prompt_lengths=[1, 1], difficulties=[3, 4]),
         *totals.metrics(),
-        *ratio_metrics(np.zeros(3), clip_low=0.2, clip_high=0.2),
+        *ratio_metrics(np.zeros(3), clip_range=(0.8, 1.2)),
     }
     assert not [name for name in names if describe(name) is None]
     assert all(all(entry) for entry in METRICS.values())

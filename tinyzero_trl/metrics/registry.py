@@ -145,7 +145,7 @@ METRICS: dict[str, Metric] = {
     "actor/is_log_ratio/std": Metric("nats", "population standard deviation of log r", "Spread of the log ratio"),
     "actor/is_clip/outside_frac": Metric(
         "fraction",
-        "tokens with r < 1 - clip_low or r > 1 + clip_high / tokens",
+        "tokens with r outside the clip range / tokens (where the loss clips the ratios of tokens)",
         "Tokens outside the trust region, whether or not the clip acts on them",
     ),
     "tokens/prompt_total": Metric(
@@ -162,7 +162,9 @@ METRICS: dict[str, Metric] = {
         "fraction", "completions cut by the window, without end token / completions", "Completions that the window cut"
     ),
     "completion/finished_frac": Metric(
-        "fraction", "completions with an end token / completions", "Completions that ended by themselves"
+        "fraction",
+        "completions that end with an end token or a stop string / all",
+        "Completions that ended by themselves",
     ),
     "completion/truncated_correct_frac": Metric(
         "fraction",
@@ -201,7 +203,7 @@ METRICS: dict[str, Metric] = {
     ),
     "compute/rows_skipped_frac": Metric(
         "fraction",
-        "completions left out of the loss for zero advantage / completions",
+        "completions left out of the loss, without an advantage or a trained token / completions",
         "Completions that cost no forward pass",
     ),
     "compute/padding_frac": Metric(
@@ -218,7 +220,7 @@ METRICS: dict[str, Metric] = {
     ),
     "time/elapsed_s": Metric("s", "wall-clock since the start of training, less evaluation", "Training time so far"),
     "time/rollout_s": Metric("s", "wall-clock of generation and scoring of the batch", "Time to roll out"),
-    "time/optimize_s": Metric("s", "wall-clock of the optimizer steps on the batch", "Time to learn from the rollout"),
+    "time/optimize_s": Metric("s", "wall-clock of the step without its rollout", "Time of one step of learning"),
     "eval/acc": Metric(
         "fraction",
         "correct completions / judged completions, on the held-out set at max_completion_length",

@@ -156,8 +156,7 @@ def _difficulty_figures(batch: _Batch, difficulties: Sequence[Label]) -> dict[st
 def ratio_metrics(
     log_ratios: NDArray[np.floating[Any]],
     *,
-    clip_low: float,
-    clip_high: float,
+    clip_range: tuple[float, float] | None,
     mask: NDArray[Any] | None = None,
 ) -> dict[str, float]:
     """Figures of the importance ratios exp(log pi_new - log pi_old), one per completion token.
@@ -165,8 +164,7 @@ def ratio_metrics(
     Args:
         log_ratios: new-minus-old log-probabilities of every completion token of the step, over all ranks;
             any shape.
-        clip_low: distance of the lower clip bound from 1 (PPO's epsilon, TRL's `epsilon`).
-        clip_high: distance of the upper clip bound from 1 (DAPO's epsilon-high, TRL's `epsilon_high`).
+        clip_range: the interval outside of which the loss clips the ratio of a token; None where it clips none.
         mask: same shape, true where a token counts; every token counts without it.
 
     Returns:
@@ -178,15 +176,17 @@ def ratio_metrics(
         return {}
     with np.errstate(over="ignore", invalid="ignore"):  # a run that diverges is logged, not warned about
         ratios = np.exp(flat)
-        outside = (ratios < 1 - clip_low) | (ratios > 1 + clip_high)
-        return {
+        figures = {
             "actor/is_ratio/mean": float(ratios.mean()),
             "actor/is_ratio/std": float(ratios.std()),
             "actor/is_ratio/p95": float(np.quantile(ratios, 0.95)),
             "actor/is_log_ratio/mean": float(flat.mean()),
             "actor/is_log_ratio/std": float(flat.std()),
-            "actor/is_clip/outside_frac": float(outside.mean()),
         }
+    if clip_range is not None:
+        low, high = clip_range
+        figures["actor/is_clip/outside_frac"] = float(((ratios < low) | (ratios > high)).mean())
+    return figures
 
 
 @dataclass

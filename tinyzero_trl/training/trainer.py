@@ -229,7 +229,7 @@ class AdaptiveGRPOTrainer(GRPOTrainer):
         step, rollout = self.state.global_step + 1, trl_internals.rollout_buffer(self) or []
         decode = partial(self.processing_class.batch_decode, skip_special_tokens=True)
         skipped = self.guard.skips(model, grad_norm, step=step, rollout=rollout, decode=decode)
-        figures = self.loss.figures.pop(self.accelerator, clip_low=self.epsilon_low, clip_high=self.epsilon_high)
+        figures = self.loss.pop_figures()
         norm = {} if grad_norm is None else {"grad_norm": float(grad_norm)}
         fire(self, "on_policy_update", figures={**norm, **figures, "faults/step_skipped": float(skipped)})
         return grad_norm

@@ -194,6 +194,10 @@ class ExactLoss:
         count = collectives.largest_on_any_rank(self._accelerator, max(1, len(plan)))
         return micro_batches.spread(plan, count, rows)
 
+    def pop_figures(self) -> dict[str, float]:
+        """`actor/` and `compute/` figures of the latest optimizer step over all ranks; every rank must call it."""
+        return self.figures.pop(self._accelerator, self._traits.clip_range)
+
     # -- log-probabilities ----------------------------------------------------------------------------------
 
     def scores(

@@ -45,13 +45,12 @@ class StepFigures:
         log_ratios, self._log_ratios = self._log_ratios, []
         return torch.cat(log_ratios) if log_ratios else torch.empty(0, device=device)
 
-    def pop(self, accelerator: Accelerator, *, clip_low: float, clip_high: float) -> dict[str, float]:
+    def pop(self, accelerator: Accelerator, clip_range: tuple[float, float] | None) -> dict[str, float]:
         """`actor/` and `compute/` figures of the latest optimizer step over all ranks; every rank must call it.
 
         Args:
             accelerator: the trainer's own.
-            clip_low: the importance ratio is clipped below 1 - `clip_low`.
-            clip_high: and above 1 + `clip_high`.
+            clip_range: as in `LossTraits`.
         """
         padded = accelerator.pad_across_processes(self.pop_log_ratios(accelerator.device), pad_index=torch.nan)
         log_ratios = accelerator.gather(padded).float().cpu().numpy()
@@ -63,7 +62,7 @@ class StepFigures:
                 device=accelerator.device,
             )
         ).tolist()
-        figures = ratio_metrics(log_ratios, clip_low=clip_low, clip_high=clip_high, mask=~np.isnan(log_ratios))
+        figures = ratio_metrics(log_ratios, clip_range=clip_range, mask=~np.isnan(log_ratios))
         if rows:
             figures["compute/rows_skipped_frac"] = skipped / rows
         if positions:

@@ -23,6 +23,7 @@ class LossTraits:
         loss_type: a key of `LOSS_NORMALISERS`, or another one, whose batches are not divided.
         has_kl_term: whether a row with an advantage of zero still has a gradient.
         is_sequence_level: whether importance ratios come one per row and not one per token.
+        clip_range: the interval outside of which the importance ratio of a token is clipped; None where no token's is.
         indivisible_because: the setting under which the loss of a batch is no weighted sum of the losses of its
             micro-batches, or None.
         skips_rows: whether rows without gradient are to be left out.
@@ -37,6 +38,7 @@ class LossTraits:
     loss_type: str
     has_kl_term: bool
     is_sequence_level: bool
+    clip_range: tuple[float, float] | None
     indivisible_because: str | None
     skips_rows: bool
     trims_prompts: bool
@@ -48,7 +50,7 @@ class LossTraits:
 
     @classmethod
     def of(cls, trainer: GRPOTrainer) -> "LossTraits":
-        """The traits of a trainer whose `__init__` has run; what it was asked for in vain is a warning."""
+        """The traits of a trainer whose `__init__` has run. Warns about settings that have no effect."""
         args: Any = trainer.args  # an AdaptiveGRPOConfig
         model = trainer.accelerator.unwrap_model(trainer.model)
         is_plain, has_kl_term = is_plain_decoder(model), trainer.beta != 0.0
@@ -59,13 +61,19 @@ class LossTraits:
                 f"padding_free has no effect: it takes a plain decoder (this is {model.config.model_type!r}) "
                 "without an adapter that acts by place, and no router_aux_loss_coef."
             )
+        if indivisible_because and args.max_tokens_per_micro_batch is not None:
+            logger.warning(
+                f"max_tokens_per_micro_batch does not limit training passes: with {indivisible_because} a batch is not "
+                "divided. Lower per_device_train_batch_size to use less memory."
+            )
         because = indivisible_because or ("beta" if has_kl_term else None)
-        if because and args.skip_zero_advantage_rows:
-            logger.warning(f"skip_zero_advantage_rows has no effect: with {because} those rows have a gradient.")
+        if because and args.skip_zero_advantage_rows:  # the default, so nobody has asked for it
+            logger.info(f"skip_zero_advantage_rows has no effect: with {because} those rows have a gradient.")
         return cls(
             loss_type=trainer.loss_type,
             has_kl_term=has_kl_term,
             is_sequence_level=trainer.importance_sampling_level == "sequence",
+            clip_range=clip_range(trainer),
             indivisible_because=indivisible_because,
             skips_rows=args.skip_zero_advantage_rows,
             trims_prompts=is_plain,
@@ -75,6 +83,15 @@ class LossTraits:
             max_tokens=args.max_tokens_per_micro_batch,
             multiple_of=args.pad_to_multiple_of or 1,
         )
+
+
+def clip_range(trainer: GRPOTrainer) -> tuple[float, float] | None:
+    """The interval that the loss of TRL clips the importance ratio of a token to."""
+    if trainer.importance_sampling_level == "sequence" or trainer.loss_type in ("sapo", "vespo"):
+        return None
+    if trainer.loss_type == "cispo":
+        return 0.0, trainer.epsilon_high
+    return 1 - trainer.epsilon_low, 1 + trainer.epsilon_high
 
 
 def can_pack_rows(trainer: GRPOTrainer) -> bool:
