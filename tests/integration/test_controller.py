@@ -230,8 +230,12 @@ def test_a_controller_says_which_trainer_it_cannot_limit_and_why() -> None:
             another.attach(trainer)
     with pytest.raises(ValueError, match="max: 512 exceeds the trainer's max_completion_length 24"):
         WindowController(WindowConfig(strategy="fixed", max=512)).attach(trainer_of(GRPOTrainer))
-    with pytest.raises(ValueError, match=r"not attached; call controller\.attach"):
-        _ = controller_of().window
+    in_stages = WindowController(WindowConfig(strategy="signal", probe_group_every=2, max=24))
+    for _ in range(2):  # what was refused is not attached
+        with pytest.raises(ValueError, match="strategy 'signal' samples rollouts in stages"):
+            in_stages.attach(trainer_of(GRPOTrainer))
+        with pytest.raises(ValueError, match=r"not attached; call controller\.attach"):
+            _ = in_stages.window
 
 
 def test_the_callback_of_our_trainer_says_that_it_has_no_effect_on_stock() -> None:

@@ -54,6 +54,28 @@ def test_a_number_that_is_not_finite_costs_the_gradient_of_its_step_alone(guard:
     assert step(guard) == (False, True)
 
 
+@pytest.mark.parametrize("has_looked", [False, True], ids=["unscaled by the guard", "unscaled with the norm"])
+@pytest.mark.parametrize("faulty", [{"rewards": [[INF], [0.0]]}, {"loss": INF}])
+def test_a_gradient_scaler_takes_no_step_that_is_skipped(faulty: dict, has_looked: bool, tmp_path: Path) -> None:
+    model = torch.nn.Linear(2, 2)
+    optimizer, scaler = torch.optim.AdamW(model.parameters(), weight_decay=0.1), torch.amp.GradScaler("cpu")
+    accelerator = Accelerator(cpu=True)
+    accelerator.scaler, accelerator.unscale_gradients = scaler, lambda: scaler.unscale_(optimizer)
+    before = model.weight.detach().clone()
+    guard = FiniteNumbersGuard(accelerator, 2, tmp_path)
+    for number, is_faulty in ((1, True), (2, False)):
+        given = FINE | (faulty if is_faulty else {})
+        scaler.scale(model(torch.ones(2)).sum()).backward()
+        if has_looked:
+            scaler.unscale_(optimizer)
+        guard.watch_rewards(torch.tensor(given["rewards"]))
+        guard.watch_loss(torch.tensor(given["loss"]))
+        assert guard.skips(model, 1.0, step=number, rollout=[], decode=lambda ids: []) is is_faulty
+        scaler.step(optimizer)
+        scaler.update()
+        assert torch.equal(model.weight, before) is is_faulty
+
+
 @pytest.mark.parametrize("fine", [{"grad_norm": None}, {"rewards": [[NAN], [0.0]]}, {"rewards": [[NAN], [NAN]]}])
 def test_a_norm_that_is_not_measured_and_a_row_without_score_are_no_faults(guard: FiniteNumbersGuard, fine) -> None:
     assert step(guard, **fine) == (False, True)

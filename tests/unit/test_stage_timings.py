@@ -8,15 +8,14 @@ import pytest
 from tinyzero_trl.generation.engine import SampledBatch, Sampling
 from tinyzero_trl.training import group_stages
 from tinyzero_trl.training.group_stages import StagedRollout
+from tinyzero_trl.windows.step_cost import StepCost
 
 ROWS, END = 4, 4
 OTHER_RANK = [(3, 9, 7.0), (2, 5, 1.0)]  # its steps, rows and seconds in two stages
 
 
-@pytest.mark.parametrize(("rank", "expected"), [(0, [(4, 23, 2.5), (4, 11, 1.5)]), (1, [(3, 23, 7.0), (2, 11, 1.0)])])
-def test_rows_are_those_of_all_ranks_and_the_clock_is_that_of_the_first(
-    rank: int, expected: list[tuple[int, int, float]], monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_stage_takes_as_long_as_on_the_slowest_rank(rank: int, monkeypatch: pytest.MonkeyPatch) -> None:
     ticks = iter((10.0, 12.5, 20.0, 21.5, 30.0))  # begins, stage ends, goes on, stage ends, goes on
     monkeypatch.setattr(group_stages.time, "perf_counter", lambda: next(ticks))
     stage = iter(range(2))
@@ -38,4 +37,20 @@ def test_rows_are_those_of_all_ranks_and_the_clock_is_that_of_the_first(
         ids = [[7] * length for length in lengths]
         finished = [length != limit for length in lengths]
         rollout.go_on(SampledBatch([[1]] * ROWS, ids, finished, limit, Sampling()))
-    assert rollout.facts()["timings"] == expected
+    of_the_other, of_this = (3, 2 * 9, 7.0), (4, 2 * 6, 1.5)
+    assert rollout.facts()["timings"] == [of_the_other, of_this]
+
+
+def test_a_rank_without_rows_does_not_make_rows_look_free() -> None:
+    """A step takes 10 ms and a row 1 ms on each of two ranks; the first has no rows in the last stage."""
+    cost = StepCost()
+    stages = [
+        ((steps, rows * steps, steps * (0.01 * (rows > 0) + 0.001 * rows)) for rows in ranks)
+        for steps, ranks in (
+            (32, (8, 8)),
+            (48, (4, 6)),
+            (72, (0, 4)),
+        )
+    ]
+    cost.add(group_stages._of_all_ranks(list(ranks)) for ranks in stages)
+    assert cost.rows_per_step == pytest.approx(20), "in rows of both ranks"

@@ -67,10 +67,10 @@ class WindowController(SavedInCheckpoints):
         _check(trainer, attached=self._policy is not None)
         model: Any = trainer.model
         full_length: Any = trainer.max_completion_length
-        self._policy = make_policy(_within(self.config, full_length))
-        if self._policy.samples_in_stages:
+        policy = make_policy(_within(self.config, full_length))
+        if policy.samples_in_stages:
             raise ValueError(
-                f"WindowController: strategy {self._policy.config.strategy!r} samples rollouts in stages, which "
+                f"WindowController: strategy {policy.config.strategy!r} samples rollouts in stages, which "
                 "a stock trainer does not; train with AdaptiveGRPOTrainer, or choose signal with probe_group_every 1"
             )
         limit = CompletionLimit(trainer)
@@ -96,6 +96,7 @@ class WindowController(SavedInCheckpoints):
         wrapped._generate_and_score_completions = limited
         wrapped._calculate_rewards = observed
         trainer.add_callback(self)
+        self._policy = policy
         return self
 
     def on_train_begin(

@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -91,9 +92,11 @@ class FiniteNumbersGuard:
                 "Lower learning_rate, or look at that batch"
             )
         logger.warning(f"step {step} is skipped: {what} not finite")
-        # A gradient scaler (fp16) skips such a step by itself, and needs to see the gradients for it.
-        if self._accelerator.scaler is None:
-            model.zero_grad(set_to_none=True)
+        # A gradient scaler (fp16) must have looked at the gradients before they go. It does not skip the step by itself
+        # where they are finite, as after a reward that has no part in them.
+        with suppress(RuntimeError):  # it has looked already
+            self._accelerator.unscale_gradients()
+        model.zero_grad(set_to_none=True)
         return True
 
     def _save_batch(self, batch: Inputs, faults: list[str], step: int, decode: Decode) -> None:

@@ -161,9 +161,9 @@ def check_stages(trainer: Any) -> None:
 
 
 def _of_all_ranks(timings: Sequence[tuple[int, int, float]]) -> tuple[int, int, float]:
-    """The rows of all ranks, which sample at the same time; steps and clock are those of the first, for every rank."""
-    (steps, _, seconds), *_ = timings
-    return steps, sum(rows for _, rows, _ in timings), seconds
+    """Those of the slowest rank, which the others wait for, as if all ranks had as many rows; the same on each rank."""
+    steps, rows, seconds = max(timings, key=lambda timing: timing[2])
+    return steps, rows * len(timings), seconds
 
 
 def _label(example: Any, column: str) -> str:
