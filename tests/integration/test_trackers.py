@@ -17,6 +17,7 @@ from tests.support.training import train, write_recipe
 from tests.support.wandb_files import history
 from tinyzero_trl.runs.earlier import EARLIER
 from tinyzero_trl.runs.records import read_run
+from tinyzero_trl.training.callbacks.trackers import Trackers
 from tinyzero_trl.training.logged_figures import LoggedFigures
 
 pytestmark = pytest.mark.slow
@@ -106,6 +107,15 @@ def test_wandb_gets_a_run_of_its_own_after_a_kill(tmp_path: Path) -> None:
     files = sorted((tmp_path / "wandb_data").rglob("*.wandb"))
     steps = [[line["train/global_step"] for line in history(file) if OURS in line] for file in files]
     assert_a_run_each(steps)
+
+
+@pytest.mark.parametrize(("report_to", "told"), [(["mlflow", "tensorboard"], 1), ("none", 0), (["wandb"], 0)])
+def test_a_tracker_that_does_not_get_our_figures_is_a_warning(
+    report_to: Any, told: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    trainer: Any = SimpleNamespace(callback_handler=SimpleNamespace(callbacks=[]))
+    Trackers(report_to).take_over(trainer, [])
+    assert [record.message.startswith("report_to: mlflow gets") for record in caplog.records] == [True] * told
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ What the records of a run forget, trackers forget. A run that is killed and cont
 - W&B: the same, unless WANDB_RUN_ID asks for one run; steps that are trained twice then stand in it twice.
 """
 
+import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -20,7 +21,10 @@ from transformers.integrations import TensorBoardCallback, TrackioCallback
 
 from tinyzero_trl.training.callbacks.events import pop_default_callback
 
+logger = logging.getLogger(__name__)
+
 TENSORBOARD_FOLDER = "tensorboard"
+_KNOWN = ("wandb", "trackio", "tensorboard")
 _STEP = "train/global_step"
 _TOKENS = "tokens/response_cumulative"
 # W&B's table of runs has their mean too. A definition takes the place of the one for "*", so it names the step again.
@@ -40,7 +44,16 @@ class Trackers:
         self._charted: set[tuple[str, str]] = set()  # W&B's id of a run, and a figure whose chart the run knows
 
     def take_over(self, trainer: Trainer, given: Sequence[Any]) -> None:
-        """Put callbacks that forget in place of those that Trainer has made; those that the user has given stay."""
+        """Put callbacks that forget in place of those that Trainer has made; those that the user has given stay.
+
+        Other trackers than the three that this class knows are told of in a warning.
+        """
+        if others := [name for name in self._names if name not in (*_KNOWN, "none")]:
+            logger.warning(
+                "report_to: %s gets the figures of TRL alone; those of windows, tokens and held-out accuracy are in "
+                "metrics.jsonl and eval.jsonl, and in %s if you name one of them",
+                *(", ".join(others), ", ".join(_KNOWN)),
+            )
         if pop_default_callback(trainer, TensorBoardCallback, given):
             self._tensorboard = _TensorBoardOfRun()
             trainer.add_callback(self._tensorboard)
