@@ -15,7 +15,7 @@ from tinyzero_trl import AdaptiveGRPOTrainer
 from tinyzero_trl.models.varlen import TORCH_VARLEN
 from tinyzero_trl.training.loss import exact_loss, slicing
 from tinyzero_trl.training.loss.micro_batches import LOSS_NORMALISERS, ComputeCounts
-from tinyzero_trl.training.loss.packing import packed_scores
+from tinyzero_trl.training.loss.packing import packed_log_probs
 from tinyzero_trl.training.loss.step_figures import StepFigures
 from tinyzero_trl.training.loss.traits import packs_rows
 
@@ -154,11 +154,11 @@ def test_without_padding_a_micro_batch_is_one_row_of_tokens_alone(monkeypatch, k
 
         handle = model.register_forward_pre_hook(note, with_kwargs=True)
         try:
-            return packed_scores(model, input_ids, attention_mask, *args, **options)
+            return packed_log_probs(model, input_ids, attention_mask, *args, **options)
         finally:
             handle.remove()
 
-    monkeypatch.setattr(exact_loss, "packed_scores", watched)
+    monkeypatch.setattr(exact_loss, "packed_log_probs", watched)
     settings = {"loss_type": "grpo", "num_iterations": 3, "max_tokens_per_micro_batch": 60}
     counts = train(AdaptiveGRPOTrainer, padding_free=True, **settings).loss.figures.pop_counts()
     assert counts.positions == counts.tokens > 0

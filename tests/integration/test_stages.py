@@ -66,7 +66,7 @@ def test_a_stop_token_of_vllm_ends_a_completion(tmp_path: Path) -> None:
     for stops, ends in ((None, {end}), ([stop], {end, stop})):
         trainer.args.generation_kwargs = {"stop_token_ids": stops}
         rollouts = rollout.Rollouts.of(trainer)
-        assert {last for last in (end, stop, other) if not rollouts.is_truncated([3, last])} == ends
+        assert {last for last in (end, stop, other) if not rollouts.ends.is_cut([3, last])} == ends
         assert set(rollouts._sampling(1).end_token_ids) == ends, "where a stage asks which completions have finished"
 
 
@@ -257,5 +257,5 @@ def test_a_stop_string_of_special_tokens_ends_a_completion(tmp_path: Path) -> No
     rollouts = trainer_of("embedded", tmp_path, processing_class=tokenizer, **options).rollouts
     ends, goes_on = tokenizer("3 <stop>")["input_ids"], tokenizer("3 4")["input_ids"]
     assert "stop" not in tokenizer.decode(ends, skip_special_tokens=True)
-    assert not rollouts.is_truncated(ends) and rollouts.is_truncated(goes_on)
-    assert not rollouts.is_truncated(tokenizer("1 2")["input_ids"])
+    assert not rollouts.ends.is_cut(ends) and rollouts.ends.is_cut(goes_on)
+    assert not rollouts.ends.is_cut(tokenizer("1 2")["input_ids"])

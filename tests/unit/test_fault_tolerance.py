@@ -30,7 +30,7 @@ def step(guard: FiniteNumbersGuard, number: int = 1, **numbers) -> tuple[bool, b
     model(torch.ones(2)).sum().backward()
     guard.watch_rewards(torch.tensor(given["rewards"]))
     guard.watch_loss(torch.tensor(given["loss"], requires_grad=True))
-    skipped = guard.skips(
+    skipped = guard.drop_broken_step(
         model, given["grad_norm"], step=number, rollout=[batch(1), batch(3)], decode=lambda ids: [str(ids.tolist())]
     )
     return skipped, model.weight.grad is not None
@@ -70,7 +70,7 @@ def test_a_gradient_scaler_takes_no_step_that_is_skipped(faulty: dict, has_looke
             scaler.unscale_(optimizer)
         guard.watch_rewards(torch.tensor(given["rewards"]))
         guard.watch_loss(torch.tensor(given["loss"]))
-        assert guard.skips(model, 1.0, step=number, rollout=[], decode=lambda ids: []) is is_faulty
+        assert guard.drop_broken_step(model, 1.0, step=number, rollout=[], decode=lambda ids: []) is is_faulty
         scaler.step(optimizer)
         scaler.update()
         assert torch.equal(model.weight, before) is is_faulty

@@ -9,7 +9,7 @@ from datasets import Dataset
 
 from tinyzero_trl.metrics import describe
 from tinyzero_trl.training.held_out import HeldOutEvaluator
-from tinyzero_trl.training.scoring import _warn_of_reasons, gather_rollout, score_rows
+from tinyzero_trl.training.scoring import SAMPLED_COMPLETIONS, _warn_of_reasons, gather_rollout, score_rows
 
 
 def evaluator(success_threshold: float = 1.0, **settings: Any) -> HeldOutEvaluator:
@@ -27,7 +27,7 @@ def scored(rewards: list[float], source: str = "eval", **options: Any) -> Any:
     trainer = SimpleNamespace(
         accelerator=SimpleNamespace(process_index=0),
         model=SimpleNamespace(training=source == "train"),
-        rollouts=SimpleNamespace(is_truncated=lambda ids: len(ids) == 2),
+        rollouts=SimpleNamespace(ends=SimpleNamespace(is_cut=lambda ids: len(ids) == 2)),
     )
     return score_rows(
         trainer,
@@ -69,6 +69,27 @@ def test_an_example_that_fills_up_a_batch_counts_once() -> None:
     assert metrics["eval_reward"] == 0.5 and evaluation is not None
     assert [sample["completion"] for sample in evaluation.samples] == ["c0", "c1", "c2"]
     assert seeds == [11] and torch.equal(torch.get_rng_state(), state)
+
+
+def test_the_texts_that_are_recorded_alone_go_to_every_rank(monkeypatch: pytest.MonkeyPatch) -> None:
+    gathered: list[dict[str, Any]] = []
+
+    def gather(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        gathered.extend(rows)
+        return rows
+
+    monkeypatch.setattr("tinyzero_trl.training.held_out.gather_object", gather)
+    data, rows = Dataset.from_dict({"prompt": [*map(str, range(12))]}), SAMPLED_COMPLETIONS
+    held_out = evaluator()
+
+    def evaluate() -> dict[str, float]:
+        for half in (range(6), range(6, 12)):
+            held_out.add([held_out.numbered(data)[number] for number in half], scored([1.0] * 6))
+        return {}
+
+    metrics, evaluation = held_out.measure(evaluate, seed=0)
+    assert ["completion" in row for row in gathered] == [True] * rows + [False] * (12 - rows)
+    assert metrics["eval/n"] == 12 and evaluation is not None and len(evaluation.samples) == rows
 
 
 def test_numbers_are_given_once_beside_whatever_columns_the_user_has() -> None:

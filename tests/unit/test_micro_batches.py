@@ -95,7 +95,7 @@ def test_cutting_by_length_saves_padding():
 def test_spread_reaches_the_agreed_count_without_losing_rows(figures, max_tokens, more):
     rows = rows_of(figures)
     plan = micro_batches.cut(rows, max_tokens=max_tokens)
-    spread = micro_batches.spread(plan, len(plan) + more, rows)
+    spread = micro_batches.bring_to_count(plan, len(plan) + more, rows)
     assert len(spread) == len(plan) + more
     placed = [row for micro_batch in spread if not micro_batch.is_dummy for row in micro_batch.rows]
     assert sorted(row.index for row in placed) == list(range(len(rows)))
@@ -109,7 +109,7 @@ def test_spread_reaches_the_agreed_count_without_losing_rows(figures, max_tokens
 
 def test_spread_of_nothing_is_dummies_alone():
     rows = rows_of([(4, 9, 9), (2, 9, 9)])
-    assert micro_batches.spread([], 2, rows) == [MicroBatch((rows[1],), is_dummy=True)] * 2
+    assert micro_batches.bring_to_count([], 2, rows) == [MicroBatch((rows[1],), is_dummy=True)] * 2
 
 
 @quick
@@ -120,7 +120,7 @@ def test_weighted_micro_batches_add_up_to_the_loss_of_the_batch(figures, max_tok
     losses = [random.uniform(-1, 1) if row.trained_tokens and random.random() < 0.6 else 0.0 for row in rows]
     with_gradient = [row for row in rows if losses[row.index]]
     plan = micro_batches.cut(with_gradient, max_tokens=max_tokens)
-    plan = micro_batches.spread(plan, len(plan) + more, rows)
+    plan = micro_batches.bring_to_count(plan, len(plan) + more, rows)
 
     # Every trained token of a row has the same loss here, so a row's sum is that times its trained tokens.
     def row_mean(some_rows):
@@ -207,11 +207,11 @@ def test_concatenate_and_select_deal_rows_out_again():
     ]
     merged = slicing.concatenate(batches)
     assert merged["names"] == ["a", "b", "c", "d"]
-    dealt = slicing.select_rows(merged, [3, 0])
-    assert dealt["prompt_ids"].tolist() == [[4], [1]]
-    assert dealt["names"] == ["d", "a"]
-    assert dealt["num_items_in_batch"] == 9
-    assert dealt["x"] is None
+    selected = slicing.select_rows(merged, [3, 0])
+    assert selected["prompt_ids"].tolist() == [[4], [1]]
+    assert selected["names"] == ["d", "a"]
+    assert selected["num_items_in_batch"] == 9
+    assert selected["x"] is None
 
 
 def test_counts_add_field_by_field():

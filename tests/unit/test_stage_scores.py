@@ -30,7 +30,7 @@ def answered(func: Any, *stages: list[int]) -> tuple[list[float | None], dict[st
     trainer = SimpleNamespace(reward_funcs=[func], reward_func_names=["judge"], state=None)
     scores = StageScores(trainer, [{"prompt": "say", "word": "right"} for _ in TEXTS])
     for rows in stages:
-        scores.at_stage_end(rows, [TEXTS[row] for row in rows], [[row] for row in rows])
+        scores.score_finished(rows, [TEXTS[row] for row in rows], [[row] for row in rows])
         assert [scores.reward(row) for row in rows] == [float(TEXTS[row] == "right") for row in rows]
     extras: dict[str, Any] = {}
     figures: dict[str, float] = {}

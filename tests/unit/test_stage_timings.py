@@ -29,7 +29,7 @@ def test_a_stage_takes_as_long_as_on_the_slowest_rank(rank: int, monkeypatch: py
 
     monkeypatch.setattr(group_stages, "gather_object", gather)
     trainer: Any = SimpleNamespace(accelerator=SimpleNamespace(process_index=rank), num_generations=ROWS)
-    scores: Any = SimpleNamespace(at_stage_end=lambda *_: None, reward=lambda row: 0.0)
+    scores: Any = SimpleNamespace(score_finished=lambda *_: None, reward=lambda row: 0.0)
     policy: Any = SimpleNamespace(config=SimpleNamespace(success_threshold=1.0), go_on=lambda states: [True] * 2)
     monkeypatch.setattr(group_stages.trl_internals, "as_completions", lambda *_: [])
     rollout = StagedRollout(trainer, scores, policy, [{"prompt": "say"}] * ROWS)

@@ -59,7 +59,7 @@ class VllmEngine(Engine):
 
 
 def _request(sampling: Sampling, seed: int | None, limit: int) -> Any:
-    """VLLM's `SamplingParams`."""
+    """The `SamplingParams` of vLLM."""
     from vllm import SamplingParams
 
     return SamplingParams(

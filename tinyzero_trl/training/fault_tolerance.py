@@ -61,8 +61,10 @@ class FiniteNumbersGuard:
         """Remember whether a loss of the current optimizer step is finite; without waiting for the device."""
         self._losses_are_finite &= loss.detach().isfinite()
 
-    def skips(self, model: nn.Module, grad_norm: Any, *, step: int, rollout: Sequence[Inputs], decode: Decode) -> bool:
-        """Judge an optimizer step whose gradient is complete; True if its gradients are dropped, on every rank.
+    def drop_broken_step(
+        self, model: nn.Module, grad_norm: Any, *, step: int, rollout: Sequence[Inputs], decode: Decode
+    ) -> bool:
+        """Drop the gradients of an optimizer step if a number is not finite; whether they were dropped, on every rank.
 
         Args:
             model: the policy with its gradients.

@@ -48,7 +48,7 @@ class GroupStages:
             check_stages(self._trainer)
 
     @contextmanager
-    def decide(self, policy: WindowPolicy, examples: Sequence[Any]) -> Iterator[None]:
+    def in_stages_of(self, policy: WindowPolicy, examples: Sequence[Any]) -> Iterator[None]:
         """Within it, the trainer samples a rollout in the stages of `policy`, which may be one.
 
         Args:
@@ -128,7 +128,7 @@ class StagedRollout:
         prompts, ids = [batch.prompt_ids[row] for row in rows], [batch.completion_ids[row] for row in rows]
         examples = [self._examples[row] for row in rows]
         completions = trl_internals.as_completions(self._trainer, prompts, ids, examples)
-        self._scores.at_stage_end(rows, completions, ids)
+        self._scores.score_finished(rows, completions, ids)
         for row in rows:
             succeeds = is_success(self._scores.reward(row), self._policy.config.success_threshold)
             self._outcomes[row] = _SUCCESS if succeeds else _FAILURE

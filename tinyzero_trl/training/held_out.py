@@ -23,6 +23,8 @@ from tinyzero_trl.training.scoring import SAMPLED_COMPLETIONS, ScoredRows
 Example = dict[str, Any]
 Row = dict[str, Any]
 
+_TEXTS = ("prompt", "completion")
+
 
 @dataclass
 class _UnderWay:
@@ -117,7 +119,10 @@ class HeldOutEvaluator:
         for example, sample in zip(examples, scored.samples, strict=True):
             column = self._column(example)
             number = example[column] if column else prompt_key(example.get("prompt", example))
-            self._rows.append({**sample, "index": number})
+            kept = sample  # whose texts go to every rank, so those that are recorded alone have them
+            if len(self._rows) >= SAMPLED_COMPLETIONS:
+                kept = {name: value for name, value in sample.items() if name not in _TEXTS}
+            self._rows.append({**kept, "index": number})
 
     def measure(
         self, evaluate: Callable[[], dict[str, float]], examples: Any = None, *, seed: int, prefix: str = "eval"

@@ -1,7 +1,7 @@
-"""What samples a rollout, and where its completions end."""
+"""What samples a rollout."""
 
 import logging
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -10,22 +10,18 @@ from typing import Any, Self
 import torch
 from accelerate.utils import set_seed
 from torch import Tensor
-from transformers import GenerationConfig, PreTrainedTokenizerBase, StopStringCriteria
+from transformers import PreTrainedTokenizerBase, StopStringCriteria
 
 from tinyzero_trl.generation.compacting import Generation
 from tinyzero_trl.generation.engine import Engine, EngineSetup, SampledBatch, Sampling
 from tinyzero_trl.generation.interception import compacting_batches, has_own_generate, must_run_in_step, replaced
 from tinyzero_trl.generation.registry import engine_class
-from tinyzero_trl.generation.sampling import (
-    advice_on_own_sampling,
-    recipe_sampling,
-    recipe_stop_strings,
-    recipe_stop_tokens,
-)
+from tinyzero_trl.generation.sampling import advice_on_own_sampling, recipe_sampling
 from tinyzero_trl.generation.stages import AT_ONCE, StagedBatch, Stages
 from tinyzero_trl.generation.vllm_on_cpu import adapt_vllm_to_cpu
 from tinyzero_trl.models.loading import give_end_token, load_generation_config
 from tinyzero_trl.models.varlen import sampling_attention
+from tinyzero_trl.training.completion_ends import CompletionEnds
 from tinyzero_trl.training.config import AdaptiveGRPOConfig
 from tinyzero_trl.training.preflight.model import check_kept_precision
 from tinyzero_trl.training.preflight.stages import check_stage_model, check_stage_settings
@@ -66,12 +62,13 @@ class Rollouts:
         tokenizer: of the policy.
         settings: what TRL samples with: its `VLLMGeneration`, or its `generation_config`. Stop strings are taken out.
         model: the policy.
-        end_tokens: each of them ends a completion.
+        ends: what ends a completion.
         process_index: of this rank.
 
     Attributes:
         seed: of this rank's sampling. Ranks that share an engine (tensor parallelism) have the same: each of them
             samples every token, so they must draw alike.
+        ends: what ends a completion.
 
     Raises:
         ValueError: the registered engine cannot be made, or sampling would change the policy.
@@ -84,7 +81,7 @@ class Rollouts:
         settings: Any,
         *,
         model: Any,
-        end_tokens: Collection[int],
+        ends: CompletionEnds,
         process_index: int,
     ) -> None:
         ranks_per_engine = args.vllm_tensor_parallel_size if args.use_vllm else 1
@@ -93,10 +90,7 @@ class Rollouts:
         self._args = args
         self._tokenizer = tokenizer
         self._settings = settings
-        if None in end_tokens:
-            give_end_token(tokenizer, GenerationConfig())
-        self._end_tokens = frozenset(end_tokens)
-        self._stop_strings = recipe_stop_strings(vars(args))
+        self.ends = ends
         self._setup = EngineSetup(tokenizer, model.config.name_or_path, model, args.per_device_train_batch_size)
         self._engine: Engine | None = None
         if args.has_registered_engine:
@@ -108,12 +102,12 @@ class Rollouts:
         self._stops: StopStringCriteria | None = None
         if args.use_vllm:
             given = {name: value for name, value in settings.generation_kwargs.items() if name != "stop_strings"}
-            stops = {"stop": list(self._stop_strings), "include_stop_str_in_output": True} if self._stop_strings else {}
+            stops = {"stop": list(ends.strings), "include_stop_str_in_output": True} if ends.strings else {}
             settings.generation_kwargs = {**given, **stops}
         else:
             settings.stop_strings = None  # `generate` would ask for a tokenizer, which TRL does not give it
-            if self._stop_strings:
-                self._stops = StopStringCriteria(tokenizer, list(self._stop_strings))
+            if ends.strings:
+                self._stops = StopStringCriteria(tokenizer, list(ends.strings))
 
     @classmethod
     def of(cls, trainer: Any) -> Self:
@@ -124,7 +118,7 @@ class Rollouts:
             tokenizer_of(trainer),
             trainer.vllm_generation if args.use_vllm else trainer.generation_config,
             model=trainer.model,
-            end_tokens=[*trainer.eos_token_ids, *recipe_stop_tokens(vars(args))],
+            ends=CompletionEnds.of(trainer),
             process_index=trainer.accelerator.process_index,
         )
         if args.use_vllm:  # by a number of its own, the same for every `seed`
@@ -162,7 +156,7 @@ class Rollouts:
         if batch.sampled:
             completion_ids = batch.sampled.completion_ids
         elif self._stops:
-            completion_ids = [self._without_padding(ids) for ids in completion_ids]
+            completion_ids = [self.ends.without_padding(ids) for ids in completion_ids]
         return completion_ids, *others
 
     def check_stages(self, model: Any) -> None:
@@ -176,17 +170,13 @@ class Rollouts:
             return
         check_stage_model(in_step=must_run_in_step(model), own_generate=has_own_generate(model))
 
-    def begin(self, trainer: Any) -> None:
+    def use_new_weights(self, trainer: Any) -> None:
         """The next completions are of the trainer's weights as they are now, though the step may be the same as before.
 
         So it is where a training begins, and where the best model takes the place of the last one.
         """
         forget_rollout(trainer)
         self._weights_of_step = None
-
-    def is_truncated(self, ids: list[int]) -> bool:
-        """Whether a completion was cut. TRL also takes a padding token for an end, but a sampled one ends nothing."""
-        return not (ids and ids[-1] in self._end_tokens) and not self._has_stop(ids)
 
     @contextmanager
     def _replaced_call(self, model: Any, run: _Run, step: int, *, staged: bool) -> Iterator[None]:
@@ -259,7 +249,7 @@ class Rollouts:
 
     def _sampling(self, rows: int) -> Sampling:
         """What the recipe asks for. A registered engine gets seeds from the random state, which checkpoints hold."""
-        sampling = recipe_sampling(vars(self._args), end_token_ids=sorted(self._end_tokens), pad_token_id=self._pad)
+        sampling = recipe_sampling(vars(self._args), end_token_ids=sorted(self.ends.tokens), pad_token_id=self._pad)
         return replace(sampling, seeds=tuple(torch.randint(2**56, (rows,)).tolist())) if self._engine else sampling
 
     @property
@@ -267,17 +257,3 @@ class Rollouts:
         pad: Any = self._tokenizer.pad_token_id
         assert pad is not None, "TRL sets it"
         return int(pad)
-
-    def _without_padding(self, ids: list[int]) -> list[int]:
-        """A row that ended without an end token is padded to its batch, and TRL takes the padding for tokens."""
-        kept = len(ids)
-        while kept and ids[kept - 1] == self._tokenizer.pad_token_id:
-            kept -= 1
-        return ids[:kept] if self._has_stop(ids) else ids
-
-    def _has_stop(self, ids: list[int]) -> bool:
-        """Whether a stop string is in the text as sampled, with special tokens: one of them may be the stop."""
-        if not self._stop_strings:
-            return False
-        text = str(self._tokenizer.decode(ids))
-        return any(stop in text for stop in self._stop_strings)

@@ -59,10 +59,9 @@ def score_rows(
     """
     first = trainer.accelerator.process_index * len(prompts)
     local = slice(first, first + len(prompts))
-    is_truncated = trainer.rollouts.is_truncated
     rewards = scores(rewards_per_func)
     lengths = [len(ids) for ids in completion_ids]
-    truncated = [is_truncated(ids) for ids in completion_ids]
+    truncated = [trainer.rollouts.ends.is_cut(ids) for ids in completion_ids]
     difficulties = [as_label(row.get("difficulty")) for row in inputs]
     columns: dict[str, Sequence[Any]] = {
         "source": ["train" if trainer.model.training else "eval"] * len(prompts),

@@ -15,7 +15,7 @@ _NOT_COLUMNS = ("trainer_state", "log_extra", "log_metric", "environments")
 class StageScores:
     """Stands in for a trainer's first reward function during one rollout, and asks it about each completion once.
 
-    `at_stage_end` scores completions that have finished. The trainer's own call then asks about the others alone, and
+    `score_finished` scores completions that have finished. The trainer's own call then asks about the others alone, and
     gets the rewards of all, with what was logged for each. A figure that the function logs at every call (`log_metric`)
     becomes one mean over all completions.
 
@@ -42,7 +42,7 @@ class StageScores:
         finally:
             self._trainer.reward_funcs = own
 
-    def at_stage_end(self, rows: Sequence[int], completions: Sequence[Any], ids: Sequence[list[int]]) -> None:
+    def score_finished(self, rows: Sequence[int], completions: Sequence[Any], ids: Sequence[list[int]]) -> None:
         """Score completions that have finished: `rows` are their places, `completions` texts or conversations."""
         if not rows:
             return

@@ -26,7 +26,7 @@ from tinyzero_trl.training.fault_tolerance import FiniteNumbersGuard
 from tinyzero_trl.training.group_stages import GroupStages
 from tinyzero_trl.training.hub import RetriedPushes, reached_repository
 from tinyzero_trl.training.loss.attention import attend_without_padding
-from tinyzero_trl.training.loss.exact_loss import ExactLoss, Scores
+from tinyzero_trl.training.loss.exact_loss import ExactLoss, LogProbs
 from tinyzero_trl.training.preflight import problems, resuming, trainable, values
 from tinyzero_trl.training.prompt_order import EpochOrder
 from tinyzero_trl.training.rollout import Rollouts, prepare_engine
@@ -128,7 +128,7 @@ class AdaptiveGRPOTrainer(GRPOTrainer):
         checkpoint = resuming.asked_checkpoint(resume_from_checkpoint, self.args)
         self.reference.load(checkpoint)
         self.records_callback.begin_from(checkpoint)
-        self.rollouts.begin(self)
+        self.rollouts.use_new_weights(self)
         for each in (self.loss, self.guard):
             each.start_over()
         self.groups.check(self.window_callback.policy)
@@ -166,19 +166,19 @@ class AdaptiveGRPOTrainer(GRPOTrainer):
 
     def _load_best_model(self) -> None:
         super()._load_best_model()
-        self.rollouts.begin(self)
+        self.rollouts.use_new_weights(self)
 
     # --- a rollout ------------------------------------------------------------------------------------------------
 
     def _prepare_inputs(self, generation_batch: Any) -> dict[str, Any]:
-        """The next micro-batch; a new rollout is dealt out anew among its micro-batches."""
+        """The next micro-batch; the rows of a new rollout are regrouped by length."""
         before = trl_internals.rollout_buffer(self)
         inputs = super()._prepare_inputs(generation_batch)
         rollout = trl_internals.rollout_buffer(self)
         if rollout is None or rollout is before:
             return inputs
-        dealt = self.loss.deal(rollout, self.args.gradient_accumulation_steps, step=self.state.global_step)
-        return trl_internals.replace_rollout_buffer(self, dealt)
+        batches = self.loss.regroup_by_length(rollout, self.args.gradient_accumulation_steps, self.state.global_step)
+        return trl_internals.replace_rollout_buffer(self, batches)
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         trl_internals.forget_logs_of_rewards(self)
@@ -188,7 +188,7 @@ class AdaptiveGRPOTrainer(GRPOTrainer):
             self.evaluator.add(inputs, self._scored)
             return output
         window, started_at = self.window_callback.window, time.perf_counter()
-        with self.limiter.at(window), self.groups.decide(self.window_callback.policy, inputs):
+        with self.limiter.at(window), self.groups.in_stages_of(self.window_callback.policy, inputs):
             output = generate(inputs)
         duration_s, prompts = time.perf_counter() - started_at, output["prompt_mask"].sum(1)
         rollout = gather_rollout(self, self._scored, prompts, window=window, duration_s=duration_s)
@@ -212,8 +212,8 @@ class AdaptiveGRPOTrainer(GRPOTrainer):
 
     # --- an optimizer step ----------------------------------------------------------------------------------------
 
-    def _get_per_token_logps_and_entropies(self, model: Any, *args: Any, **kwargs: Any) -> Scores:
-        return self.loss.scores(super()._get_per_token_logps_and_entropies, model, *args, **kwargs)
+    def _get_per_token_logps_and_entropies(self, model: Any, *args: Any, **kwargs: Any) -> LogProbs:
+        return self.loss.log_probs(super()._get_per_token_logps_and_entropies, model, *args, **kwargs)
 
     def _compute_loss(self, model: torch.nn.Module, inputs: dict[str, Any]) -> torch.Tensor:
         if not model.training:
@@ -228,10 +228,10 @@ class AdaptiveGRPOTrainer(GRPOTrainer):
         grad_norm = super()._get_grad_norm(model, grad_norm=grad_norm)
         step, rollout = self.state.global_step + 1, trl_internals.rollout_buffer(self) or []
         decode = partial(self.processing_class.batch_decode, skip_special_tokens=True)
-        skipped = self.guard.skips(model, grad_norm, step=step, rollout=rollout, decode=decode)
-        figures = self.loss.pop_figures()
+        skipped = self.guard.drop_broken_step(model, grad_norm, step=step, rollout=rollout, decode=decode)
         norm = {} if grad_norm is None else {"grad_norm": float(grad_norm)}
-        fire(self, "on_policy_update", figures={**norm, **figures, "faults/step_skipped": float(skipped)})
+        figures = {**norm, **self.loss.pop_figures(), "faults/step_skipped": float(skipped)}
+        fire(self, "on_policy_update", figures=figures)
         return grad_norm
 
     # --- an evaluation --------------------------------------------------------------------------------------------

@@ -40,7 +40,7 @@ def is_multimodal(inputs: Mapping[str, Any]) -> bool:
 def rollout_buffer(trainer: Any) -> list[Inputs] | None:
     """The micro-batches of the latest rollout, a new list for each rollout; None before the first.
 
-    TRL reads from it in every micro-step, so it is where rows can be dealt out anew.
+    TRL reads from it in every micro-step, so it is where rows can be regrouped.
     """
     buffered: list[Inputs] | None = trainer._buffered_inputs
     return buffered

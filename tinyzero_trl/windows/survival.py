@@ -10,8 +10,7 @@ Three processes are followed over the length l:
 
 * outcome: decided as a success or as a failure; its success branch is S(w) = P(success within w tokens);
 * finishing: ended by the model; the area under its survival curve up to w is C(w) = E[min(length, w)];
-* pairs of completions of one group: won when both have succeeded, lost when either has failed; the won branch
-is
+* pairs of completions of one group: won when both have succeeded, lost when either has failed; the won branch is
   Q(w) = E_i[S_i(w)^2], because two completions of prompt i succeed independently given i.
 
 S(w) - Q(w) = E_i[S_i(w) (1 - S_i(w))] then needs no S_i, which the few samples of a group would give poorly
@@ -81,9 +80,8 @@ class RolloutTally:
 def _ends_of_group(members: Iterable[tuple[Any, int, bool, bool]]) -> list[Ends]:
     """One end per completion of a group, given as (group, length, unrewarded, cut), ascending.
 
-    With k successes so far and a members that are neither failed nor undecided, choose(a, 2) - choose(k, 2)
-    pairs are open. A success therefore wins k of them; a failure loses, and an undecided cut leaves unseen, a
-    - 1.
+    With k successes so far and a members that are neither failed nor undecided, choose(a, 2) - choose(k, 2) pairs are
+    open. A success therefore wins k of them. A failure loses a - 1, and an undecided cut leaves a - 1 unseen.
     """
     group = list(members)
     alive, succeeded, ends = len(group), 0, []

@@ -73,7 +73,8 @@ def _trained_parameters(built: Any, model: ModelConfig, adapter_folder: str | No
     try:
         from peft import PeftConfig, get_peft_model
 
-        adapter = get_peft_config(model) if adapter_folder is None else PeftConfig.from_pretrained(adapter_folder)
+        asked: Any = get_peft_config(model)  # None without use_peft
+        adapter = PeftConfig.from_pretrained(adapter_folder) if adapter_folder else asked
     except (ImportError, ValueError) as error:
         raise ValueError(
             f"use_peft: peft cannot be used ({_first_line(error)}); pip install 'tinyzero-trl[peft]'"

@@ -10,13 +10,13 @@ from torch import Tensor, nn
 from tinyzero_trl.training.loss import collectives, micro_batches, slicing
 from tinyzero_trl.training.loss.loss_metrics import LossMetrics
 from tinyzero_trl.training.loss.micro_batches import ComputeCounts, MicroBatch, Row
-from tinyzero_trl.training.loss.packing import packed_scores
+from tinyzero_trl.training.loss.packing import packed_log_probs
 from tinyzero_trl.training.loss.step_figures import StepFigures
 from tinyzero_trl.training.loss.traits import LossTraits
 from tinyzero_trl.training.trl_internals import Inputs, is_multimodal
 
 ComputeLoss = Callable[[nn.Module, Inputs], Tensor]
-Scores = tuple[Tensor, Tensor | None, Tensor | None]
+LogProbs = tuple[Tensor, Tensor | None, Tensor | None]
 """Log-probabilities (B, C), entropies (B, C) and the router's loss, as TRL's `_get_per_token_logps_and_entropies`."""
 
 
@@ -33,13 +33,13 @@ class _LossCall(NamedTuple):
 class ExactLoss:
     """TRL's loss and log-probabilities, computed only where they can move the policy.
 
-    - `deal`: rows are dealt out by length among the micro-batches of one optimizer step; not for `bnpo`, where it
+    - `regroup_by_length`: rows of similar length share a micro-batch of an optimizer step; not for `bnpo`, where it
       matters which rows share one.
     - `backward_all_but_last`: rows without gradient are left out, the others ordered by length and cut into
       micro-batches of at most `traits.max_tokens` positions (None: one micro-batch), each trimmed to its own longest
       prompt and completion. The weighted sum of their losses has TRL's gradient up to rounding, for every `loss_type`.
       All but the last are propagated here: one at a time in memory.
-    - `scores` without gradient (old and reference log-probabilities): the same ordering, cutting and trimming.
+    - `log_probs` without gradient (old and reference log-probabilities): the same ordering, cutting and trimming.
       Masked tokens get 0.
     - Both take rows end to end, without any padding, where `traits.is_padding_free`. Budgets then count tokens.
     - In the first optimizer step on a rollout the policy is the old one: its own log-probabilities stand in for those
@@ -72,7 +72,7 @@ class ExactLoss:
 
     # -- the rows of an optimizer step ----------------------------------------------------------------------
 
-    def deal(self, batches: list[Inputs], batches_per_step: int, *, step: int) -> list[Inputs]:
+    def regroup_by_length(self, batches: list[Inputs], batches_per_step: int, step: int) -> list[Inputs]:
         """The micro-batches of a new rollout, rows of similar length side by side.
 
         Args:
@@ -87,9 +87,9 @@ class ExactLoss:
         if not is_regroupable or depends_on_batch or is_multimodal(batches[0]):
             return batches
         steps = [batches[start : start + batches_per_step] for start in range(0, len(batches), batches_per_step)]
-        return [batch for of_step in steps for batch in self._deal_by_length(of_step)]
+        return [batch for of_step in steps for batch in self._regrouped(of_step)]
 
-    def _deal_by_length(self, batches: Sequence[Inputs]) -> list[Inputs]:
+    def _regrouped(self, batches: Sequence[Inputs]) -> list[Inputs]:
         """The longest rows into the first batches, those without gradient into the last."""
         merged = slicing.concatenate(batches)
         rows = _measure(merged)
@@ -192,7 +192,7 @@ class ExactLoss:
     def _in_step(self, plan: Sequence[MicroBatch], rows: Sequence[Row]) -> list[MicroBatch]:
         """The plan with as many micro-batches as that of the rank that needs most, at least one."""
         count = collectives.largest_on_any_rank(self._accelerator, max(1, len(plan)))
-        return micro_batches.spread(plan, count, rows)
+        return micro_batches.bring_to_count(plan, count, rows)
 
     def pop_figures(self) -> dict[str, float]:
         """`actor/` and `compute/` figures of the latest optimizer step over all ranks; every rank must call it."""
@@ -200,20 +200,20 @@ class ExactLoss:
 
     # -- log-probabilities ----------------------------------------------------------------------------------
 
-    def scores(
+    def log_probs(
         self,
-        score: Callable[..., Scores],
+        compute: Callable[..., LogProbs],
         model: nn.Module,
         input_ids: Tensor,
         attention_mask: Tensor,
         logits_to_keep: int,
         batch_size: int | None = None,
         **options: Any,
-    ) -> Scores:
+    ) -> LogProbs:
         """Log-probabilities of the completions: with gradient the loss's own, without one cut as the loss is.
 
         Args:
-            score: TRL's own function of the same further arguments.
+            compute: TRL's own function of the same further arguments.
             model: the policy or the reference.
             input_ids: prompts padded on the left and completions padded on the right, (B, P + C).
             attention_mask: 1 where there is a token, (B, P + C).
@@ -221,16 +221,14 @@ class ExactLoss:
             batch_size: most rows at once, where no budget of tokens is set.
             options: inputs of multimodal models, and whether entropies and the router's loss are wanted.
         """
-        if self._traits.is_padding_free and not is_multimodal(options):
-            own_score: Callable[..., Scores] = self._packed_scores
-        else:
-            own_score = score
+        packs = self._traits.is_padding_free and not is_multimodal(options)
+        own: Callable[..., LogProbs] = self._packed_log_probs if packs else compute
         if torch.is_grad_enabled():
-            outputs = own_score(model, input_ids, attention_mask, logits_to_keep, batch_size, **options)
+            outputs = own(model, input_ids, attention_mask, logits_to_keep, batch_size, **options)
             self._log_probs = outputs[0].detach()
             return outputs
         if any(option is not None and option is not False for option in options.values()):
-            return score(model, input_ids, attention_mask, logits_to_keep, batch_size, **options)
+            return compute(model, input_ids, attention_mask, logits_to_keep, batch_size, **options)
         inputs = {
             "prompt_ids": input_ids[:, :-logits_to_keep],
             "prompt_mask": attention_mask[:, :-logits_to_keep],
@@ -238,26 +236,26 @@ class ExactLoss:
             "completion_mask": attention_mask[:, -logits_to_keep:],
         }
         rows = _measure(inputs)
-        scored = [row for row in rows if row.completion_tokens]
-        plan = self._cut(scored, max_rows=None if self._traits.max_tokens else batch_size)
+        not_empty = [row for row in rows if row.completion_tokens]
+        plan = self._cut(not_empty, max_rows=None if self._traits.max_tokens else batch_size)
         log_probs = torch.zeros(input_ids.size(0), logits_to_keep, device=input_ids.device)
         for micro_batch in self._in_step(plan, rows):
             taken = self._take(inputs, micro_batch)
             ids = torch.cat([taken["prompt_ids"], taken["completion_ids"]], dim=1)
             mask = torch.cat([taken["prompt_mask"], taken["completion_mask"]], dim=1)
             width = taken["completion_ids"].size(1)
-            found, _, _ = own_score(model, ids, mask, width)
+            found, _, _ = own(model, ids, mask, width)
             if not micro_batch.is_dummy:
                 log_probs[micro_batch.indices, :width] = found.to(log_probs.dtype)
         return log_probs, None, None
 
-    def _packed_scores(
+    def _packed_log_probs(
         self, model: nn.Module, input_ids: Tensor, attention_mask: Tensor, logits_to_keep: int, *_: Any, **__: Any
-    ) -> Scores:
-        """TRL's scores of text, from one row without padding."""
+    ) -> LogProbs:
+        """TRL's log-probabilities of text, from one row without padding."""
         with self._accelerator.autocast():
             with_bounds = self._traits.gives_bounds
-            return *packed_scores(model, input_ids, attention_mask, logits_to_keep, with_bounds=with_bounds), None
+            return *packed_log_probs(model, input_ids, attention_mask, logits_to_keep, with_bounds=with_bounds), None
 
     def _take(self, inputs: Mapping[str, Any], micro_batch: MicroBatch) -> Inputs:
         return slicing.take(

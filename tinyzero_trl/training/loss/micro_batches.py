@@ -165,7 +165,7 @@ def cut(
     return [MicroBatch(tuple(each)) for each in micro_batches]
 
 
-def spread(micro_batches: Sequence[MicroBatch], count: int, all_rows: Sequence[Row]) -> list[MicroBatch]:
+def bring_to_count(micro_batches: Sequence[MicroBatch], count: int, all_rows: Sequence[Row]) -> list[MicroBatch]:
     """Bring a plan to exactly `count` micro-batches: halve the costliest, and add dummies once all are single rows.
 
     Args:

@@ -10,7 +10,7 @@ from tinyzero_trl.models.varlen import row_bounds
 IGNORED_LABEL = -100
 
 
-def packed_scores(
+def packed_log_probs(
     model: Any, input_ids: Tensor, attention_mask: Tensor, logits_to_keep: int, *, with_bounds: bool = False
 ) -> tuple[Tensor, Tensor | None]:
     """Log-probabilities and entropies of the completions, from a forward pass over the tokens alone.

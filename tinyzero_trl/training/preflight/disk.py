@@ -15,7 +15,7 @@ _PROBE_BYTES = 1 << 16
 def check_disk(training: AdaptiveGRPOConfig, model: nn.Module | None = None) -> None:
     """Refuse to start where nothing can be written, or where not even one checkpoint of `model` has room.
 
-    Leaves nothing behind: the folder of a run that does not begin is not made.
+    Makes no folder.
 
     Raises:
         ValueError: names `output_dir` and what is in the way.

@@ -40,7 +40,7 @@ def check_offload(training: Any) -> None:
 
 
 def check_vllm_sampling(training: Any) -> None:
-    """VLLM's own names in `generation_kwargs`, tried on its `SamplingParams`; asked where vLLM is about to be used.
+    """The names of vLLM in `generation_kwargs`, tried on its `SamplingParams`; asked where vLLM is about to be used.
 
     Raises:
         ValueError: a name or a value that vLLM refuses.

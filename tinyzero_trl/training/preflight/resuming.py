@@ -74,8 +74,8 @@ def check_same_model(start: str, path: str, model_config: Any) -> None:
         model_config: the configuration as loaded from there.
 
     Raises:
-        ValueError: a file of the model, or the commit of its repository, is another one. A run of a version that noted
-            neither is not compared.
+        ValueError: a file of the model, or the commit of its repository, is another one. Runs that recorded neither
+            are not compared.
     """
     if not (old := _noted(start, "model_files")):
         return
@@ -99,7 +99,7 @@ def check_same_examples(start: str, train: Any, held_out: Any) -> None:
         held_out: the examples of every evaluation.
 
     Raises:
-        ValueError: they are others. A run of a version that noted nothing of them is not compared.
+        ValueError: they are others. Runs that recorded nothing of them are not compared.
     """
     old, new = _noted(start, "examples"), example_digests(train, held_out)
     if changed := [name for name, digest in old.items() if name in new and new[name] != digest]:
