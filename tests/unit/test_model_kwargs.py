@@ -51,17 +51,3 @@ def test_weights_in_full_precision_keep_sdpa(attention, dtype: str) -> None:
 def test_what_is_asked_for_is_given(attention) -> None:
     assert attention("bfloat16", installed=True, asked="eager") == ("eager", None)
     assert attention("float32", installed=False, asked="flash_attention_2")[0] == "flash_attention_2"
-
-
-def test_weights_that_would_not_move_are_warned_of(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
-) -> None:
-    training = AdaptiveGRPOConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False, learning_rate=1e-6)
-    model_kwargs.model_init_kwargs(ModelConfig("model", dtype="bfloat16"), training, QWEN)
-    assert "learning_rate: 1e-06 is lost in bfloat16 weights" in caplog.text
-    caplog.clear()
-    model_kwargs.model_init_kwargs(ModelConfig("model", dtype="float32"), training, QWEN)
-    model_kwargs.model_init_kwargs(ModelConfig("model", dtype="bfloat16", use_peft=True), training, QWEN)
-    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
-    model_kwargs.model_init_kwargs(ModelConfig("model", dtype="bfloat16"), training, QWEN)
-    assert "is lost" not in caplog.text

@@ -14,7 +14,7 @@ from tinyzero_trl.commands.planning.memory import (
     memory_plan,
 )
 from tinyzero_trl.commands.planning.remedies import with_remedies
-from tinyzero_trl.training.model_kwargs import LOST_LEARNING_RATE
+from tinyzero_trl.training.preflight.launch import LOST_LEARNING_RATE
 
 # 1,000,000 weights outside ten layers of 100,000.
 SHAPE = ModelShape(

@@ -10,6 +10,7 @@ from tinyzero_trl.generation.completions import generate_completions
 from tinyzero_trl.models.toy.curricula import Curriculum, TraceTask
 from tinyzero_trl.models.toy.warmstart import runs_on_gpu
 from tinyzero_trl.tasks import get_task
+from tinyzero_trl.windows.outcomes import is_success
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ def _held_out(model: Any, tokenizer: Any, task: TraceTask, problems: int, max_co
     return HeldOut(
         task=task.name,
         problems=len(asked),
-        accuracy=sum(score.reward for score in scores) / len(asked),
+        accuracy=sum(is_success(score.reward) for score in scores) / len(asked),
         mean_length_tokens=sum(written.length_tokens for written in completions) / len(asked),
         truncated_frac=sum(written.truncated for written in completions) / len(asked),
     )

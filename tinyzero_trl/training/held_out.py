@@ -31,24 +31,20 @@ class _UnderWay:
     """An evaluation that is under way, and the rows of the sets that have been answered, over all ranks."""
 
     prefix: str  # what its figures start with
-    prefixes: Sequence[str]  # the same of each set; of one set alone, `prefix`
+    names: Sequence[str]  # of the sets, which Trainer evaluates one by one; none where one set has no name
     answered: list[list[Row]] = field(default_factory=list)
     figures: dict[str, float] = field(default_factory=dict)
 
     @property
     def current(self) -> str | None:
         """The prefix of the set that is being answered; None once all are."""
-        return next(iter(self.prefixes[len(self.answered) :]), None)
-
-    @property
-    def is_of_sets(self) -> bool:
-        """Whether its sets have names, so that Trainer evaluates each by itself."""
-        return self.prefix not in self.prefixes
+        prefixes = [f"{self.prefix}_{name}" for name in self.names] or [self.prefix]
+        return next(iter(prefixes[len(self.answered) :]), None)
 
     @property
     def rows(self) -> list[Row]:
         """Of all sets; the problems of two sets are not the same, whatever their numbers."""
-        if not self.is_of_sets:
+        if not self.names:
             return [row for rows in self.answered for row in rows]
         return [{**row, "index": (place, row["index"])} for place, rows in enumerate(self.answered) for row in rows]
 
@@ -144,8 +140,7 @@ class HeldOutEvaluator:
         enclosing, started_at = self._under_way, time.perf_counter()
         is_one_of_several = enclosing is not None and enclosing.current == prefix
         if not is_one_of_several:
-            names = list(examples) if isinstance(examples, dict) else []
-            self._under_way = _UnderWay(prefix, [f"{prefix}_{name}" for name in names] or [prefix])
+            self._under_way = _UnderWay(prefix, list(examples) if isinstance(examples, dict) else [])
         under_way = self._under_way
         assert under_way is not None
         try:
@@ -183,7 +178,7 @@ class HeldOutEvaluator:
         prefix, rows = str(under_way.current), self._each_once(gather_object(self._rows))
         under_way.answered.append(rows)
         figures, of_all = self._figures(rows, prefix), {}
-        if under_way.is_of_sets and under_way.current is None:
+        if under_way.names and under_way.current is None:
             of_all = self._figures(under_way.rows, under_way.prefix)
         under_way.figures = {**of_all, **under_way.figures, **figures}
         return {**figures, **of_all, **self._best_figure({**figures, **of_all})}

@@ -1,7 +1,6 @@
 """With which precision and attention a run loads its model."""
 
 import logging
-import os
 from typing import Any
 
 import torch
@@ -13,9 +12,6 @@ from tinyzero_trl.models.softcap import attention_with_softcap
 from tinyzero_trl.training.config import AdaptiveGRPOConfig
 
 logger = logging.getLogger(__name__)
-
-# Adam moves a weight by about the learning rate; a bfloat16 weight of 0.02 moves by no less than half its spacing.
-LOST_LEARNING_RATE = 0.02 * 2**-9
 
 
 def model_init_kwargs(model: ModelConfig, training: AdaptiveGRPOConfig, config: Any) -> dict[str, Any]:
@@ -41,12 +37,6 @@ def model_init_kwargs(model: ModelConfig, training: AdaptiveGRPOConfig, config: 
     attention = attention_with_softcap(config, attention)
     if model.attn_implementation is None:
         logger.info("attention: %s", attention or "sdpa (Transformers' default)")
-    if half and not model.use_peft and training.learning_rate < LOST_LEARNING_RATE and not _keeps_float32_weights():
-        logger.warning(
-            "learning_rate: %g is lost in %s weights of which no float32 copy is kept; set dtype: float32 (bf16: true "
-            "computes in half precision all the same), or launch with zero1 to zero3 or fsdp2",
-            *(training.learning_rate, model.dtype),
-        )
     given: Any = training.model_init_kwargs or {}
     return {
         **given,
@@ -55,9 +45,3 @@ def model_init_kwargs(model: ModelConfig, training: AdaptiveGRPOConfig, config: 
         "revision": model.model_revision,
         **SAFE,
     }
-
-
-def _keeps_float32_weights() -> bool:
-    """Whether the launcher asked for DeepSpeed, or for FSDP, which Accelerate gives float32 weights."""
-    names = ("ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_FSDP")
-    return any(os.environ.get(name, "false").lower() == "true" for name in names)

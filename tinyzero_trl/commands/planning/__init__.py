@@ -27,7 +27,7 @@ from tinyzero_trl.commands.planning.remedies import with_remedies
 from tinyzero_trl.commands.planning.shape import model_shape
 from tinyzero_trl.models.loading import check_room
 from tinyzero_trl.training.config import AdaptiveGRPOConfig
-from tinyzero_trl.training.model_kwargs import LOST_LEARNING_RATE
+from tinyzero_trl.training.preflight.launch import LOST_LEARNING_RATE
 from tinyzero_trl.training.recipe import parse_recipe
 from tinyzero_trl.training.shipped import find_launch_file
 from tinyzero_trl.windows import make_policy

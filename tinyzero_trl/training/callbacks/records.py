@@ -19,6 +19,8 @@ from tinyzero_trl.training.callbacks.trackers import Trackers
 from tinyzero_trl.training.callbacks.window import AdaptiveWindowCallback
 from tinyzero_trl.training.logged_figures import LoggedFigures
 
+_SAMPLES_EVERY_STEPS = 10
+
 
 @dataclass
 class _Clock:
@@ -45,18 +47,11 @@ class RecordsCallback(SavedInCheckpoints):
     training would write over are moved aside (`set_aside`).
     """
 
-    def __init__(
-        self,
-        window: AdaptiveWindowCallback,
-        *,
-        success_threshold: float,
-        samples_every_steps: int = 10,
-    ) -> None:
-        self.window = window
+    def __init__(self, window_callback: AdaptiveWindowCallback, *, success_threshold: float) -> None:
+        self.window_callback = window_callback
         self.trackers = Trackers(None)
         self.logged_figures: LoggedFigures | None = None
         self.success_threshold = success_threshold
-        self.samples_every_steps = samples_every_steps
         self.totals = RunningTotals()
         self._skipped_steps = 0
         self._clock = _Clock()
@@ -126,9 +121,9 @@ class RecordsCallback(SavedInCheckpoints):
             success_threshold=self.success_threshold,
         )
         self._line |= self.totals.metrics()
-        self._line |= {f"adaptive_window/{name}": value for name, value in self.window.metrics().items()}
-        self._line |= {f"group_window/{name}": value for name, value in self.window.group_metrics().items()}
-        if self._records and state.global_step % self.samples_every_steps == 0:
+        self._line |= {f"adaptive_window/{name}": value for name, value in self.window_callback.metrics().items()}
+        self._line |= {f"group_window/{name}": value for name, value in self.window_callback.group_metrics().items()}
+        if self._records and state.global_step % _SAMPLES_EVERY_STEPS == 0:
             self._records.append_completions(state.global_step + 1, rollout.samples)
 
     def on_policy_update(

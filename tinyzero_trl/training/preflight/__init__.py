@@ -1,4 +1,4 @@
-"""All checks before a model is loaded, one file for each thing that is checked.
+"""All checks before training, one file for each thing that is checked. Most need no model.
 
     values.py      ranges and choices of single fields, and what must fit together
     mappings.py    mappings inside a field: generation, schedule, gradient checkpointing
@@ -10,6 +10,8 @@
     problems.py    enough problems for a rollout, and room for prompt and completion
     full_length.py whether something else than the window decides how long completions are
     trackers.py    what `report_to` names
+    reference.py   whether there is a reference model to synchronise
+    stages.py      whether rollouts can be sampled in stages
     resuming.py    the checkpoint that a run continues from
     continuing.py  what may change when a run is continued
     launch.py      what `accelerate launch` was asked for, and what runs

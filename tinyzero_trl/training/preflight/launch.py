@@ -15,6 +15,9 @@ from tinyzero_trl.training.trainer import AdaptiveGRPOTrainer
 
 logger = logging.getLogger(__name__)
 
+# Adam moves a weight by about the learning rate; a bfloat16 weight of 0.02 moves by no less than half its spacing.
+LOST_LEARNING_RATE = 0.02 * 2**-9
+
 
 def check_launch(environment: Mapping[str, str] = os.environ) -> None:
     """Refuse to go on alone where `accelerate launch` was asked for several processes and started one.
@@ -92,9 +95,10 @@ def check_backend(trainer: AdaptiveGRPOTrainer, environment: Mapping[str, str] =
         )
     keeps_float32 = running in (DistributedType.FSDP, DistributedType.DEEPSPEED)
     trained = {weight.dtype for weight in trainer.model.parameters() if weight.requires_grad}
-    if trained & {torch.bfloat16, torch.float16} and not keeps_float32:
+    is_lost = trainer.args.learning_rate < LOST_LEARNING_RATE and trained & {torch.bfloat16, torch.float16}
+    if is_lost and not keeps_float32:
         logger.warning(
-            "dtype: the weights themselves are in half precision, which rounds steps of learning_rate "
-            f"{trainer.args.learning_rate} away; give --dtype float32 (bf16 still computes in half precision), or "
-            "launch with DeepSpeed or FSDP2, which keep float32 copies"
+            "learning_rate: steps of %g are lost in trained weights of half precision; set dtype: float32 (bf16: true "
+            "computes in half precision all the same), or launch with zero1 to zero3 or fsdp2",
+            trainer.args.learning_rate,
         )
