@@ -3,9 +3,9 @@
 import argparse
 import shlex
 import sys
+from contextlib import suppress
 from typing import Any
 
-from tinyzero_trl.commands.ablation.execution import check_fields, run_grid
 from tinyzero_trl.commands.ablation.grid import read_grid, shard_of
 from tinyzero_trl.commands.console import path
 
@@ -23,7 +23,10 @@ def register(commands: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train what is not finished; the exit status is 1 if a run failed."""
+    """Train what is not finished; the exit status is 1 if a run failed, 128 and more after a signal."""
+    from tinyzero_trl.commands.ablation.execution import check_fields, run_grid  # signals and locks that Windows does not have
+    from tinyzero_trl.commands.ablation.session import StoppedBySignal
+
     runs = read_grid(args.grid)
     runs = runs if args.shard is None else shard_of(runs, args.shard)
     check_fields(runs)
@@ -31,7 +34,12 @@ def run(args: argparse.Namespace) -> int:
         for planned in runs:
             print(shlex.join([*planned.launch, *planned.arguments]))
         return 0
-    failed = run_grid(runs, lambda line: print(line, flush=True))
+    try:
+        failed = run_grid(runs, lambda line: print(line, flush=True))
+    except StoppedBySignal as stop:
+        with suppress(OSError):  # Ctrl-C ends the reader of a pipe as well
+            print(f"tinyzero-trl ablate: {stop}", file=sys.stderr)
+        return 128 + stop.number
     if failed:
         print(f"failed: {'; '.join(each.label for each in failed)}", file=sys.stderr)
     return 1 if failed else 0
