@@ -26,29 +26,6 @@ _STOPPED = re.compile(r"^(SIG\w+): stopp", re.MULTILINE)
 """How a training program says that it was told to stop."""
 
 
-def check_fields(runs: Sequence[PlannedRun]) -> None:
-    """Refuse fields that our training program does not know, and values of a wrong type; loads TRL for that.
-
-    Raises:
-        ValueError: names the run, the field and the value.
-    """
-    from tinyzero_trl.training import recipe
-
-    for run in runs:
-        if _is_ours(run.launch):  # another program has fields of its own
-            try:
-                recipe.check_fields(run.arguments[1], run.arguments[2:])
-            except ValueError as error:
-                raise ValueError(f"{run.label}: {error}") from error
-
-
-def _is_ours(launch: Sequence[str]) -> bool:
-    """Whether a launch command starts our training program, under one of its three names."""
-    program = Path(launch[-1]).name
-    is_subcommand = program == "train" and Path(launch[-2:][0]).name == "tinyzero-trl"
-    return is_subcommand or program in ("tinyzero_trl.commands.train", "countdown_adaptive.py")
-
-
 def run_grid(runs: Sequence[PlannedRun], say: Callable[[str], None]) -> list[PlannedRun]:
     """Train what is not finished yet, one run after the other, and return the runs that failed.
 
