@@ -15,6 +15,7 @@ Memory is the process's largest resident set above what it held before training,
 
 import argparse
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -34,6 +35,7 @@ def main() -> None:
 
         print(json.dumps(measure(args)))
         return
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # else the process that measures goes on
     result: dict[str, Any] = {}
     for scenario in args.scenarios:
         rounds = [run_round(args, scenario) for _ in range(args.rounds)]

@@ -99,6 +99,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.out is None and not torch.cuda.is_available():
         parser.error("--out: there is no CUDA device to name the file after; give a name, and --size tiny")
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # else the part that runs goes on
     wanted = tuple(args.only.split(","))
     chosen = [part for part in parts(args.size) if part.name.startswith(wanted)]
     check(chosen, args.size, args.out, 60 * args.minutes, add=args.add)

@@ -177,3 +177,8 @@ def test_a_row_beyond_the_models_positions_contradicts(capsys: pytest.CaptureFix
     for length, contradicts in ((1792, False), (1793, True)):
         assert main([*command, str(length)]) == 0
         assert (said.format(length) in " ".join(capsys.readouterr().out.split())) == contradicts
+
+
+def test_a_recipe_in_fp16_is_planned_where_there_is_no_gpu(capsys: pytest.CaptureFixture[str]) -> None:
+    half = ["--fp16", "true", "--bf16", "false"]
+    assert main(["plan", "--config", "countdown_tiny", "--gpus", "1", *half]) == 0, capsys.readouterr().err

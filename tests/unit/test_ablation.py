@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from tinyzero_trl.commands.ablation.checks import _machines_of, faults_of
 from tinyzero_trl.commands.ablation.execution import run_grid
 from tinyzero_trl.commands.ablation.grid import read_grid, shard_of
 from tinyzero_trl.commands.main import main
-from tinyzero_trl.runs.records import is_finished, read_run
+from tinyzero_trl.runs.records import RunRecords, is_finished, read_run
+from tinyzero_trl.training import run as training_run
 
 PROGRAM = """
 import sys
@@ -240,12 +242,98 @@ def test_a_file_that_is_no_yaml_or_missing_ends_with_one_line(tmp_path, capsys):
             "bold, seed 0: window_slak: unknown field on the command line; did you mean window_slack?",
         ),
         ({"num_generations": 8.5}, "bold, seed 0: num_generations: invalid int value: '8.5'"),
+        ({"learning_rate": -1}, "bold, seed 0: learning_rate: -1.0 is no finite number of 0 or more"),
+        ({"window_slack": -3}, "bold, seed 0: window_slack: -3.0 is below 0"),
+        ({"num_generations": 7}, "bold, seed 0: num_generations: 7 does not divide the 128 completions"),
+        ({"optim_args": "foo=1"}, "bold, seed 0: optim_args: 'foo' has no effect"),  # what a run checks later
+        ({"sync_ref_model": True, "beta": 0}, "bold, seed 0: sync_ref_model: true has no reference model"),
+        ({"report_to": "nobody"}, "bold, seed 0: report_to: "),
+        ({"fp16": True, "bf16": False}, "bold, seed 0: fp16: true has no effect on a CPU"),  # as the launch file says
+        ({"max_completion_length": 100000}, "exceed the model's 2048 positions"),  # of the model's files
+        ({"train_size": 3}, "bold, seed 0: dataset: 3 problems are fewer than the 16 groups"),
+        ({"dataset": "/nowhere/train.parquet"}, "bold, seed 0: dataset: '/nowhere/train.parquet' is no file or folder"),
     ],
 )
-def test_fields_that_the_training_program_does_not_know_are_refused_before_the_first_run(
-    grid, capsys, tmp_path, overrides, message
+@pytest.mark.parametrize("options", [[], ["--dry-run"]])
+def test_what_a_run_refuses_before_it_loads_its_model_is_refused_before_the_first_run(
+    grid, capsys, tmp_path, overrides, message, options
 ):
-    runs = {"full": {"recipe": "tiny.yaml"}, "bold": {"recipe": "tiny.yaml", "overrides": overrides}}
-    assert main(["ablate", str(grid(launch=None, runs=runs))]) == 2
-    assert message in capsys.readouterr().err
+    runs = {"full": {"recipe": "countdown_tiny"}, "bold": {"recipe": "countdown_tiny", "overrides": overrides}}
+    fields = {"common": {"report_to": "none"}, "launch": None, "runs": runs, "seeds": [0, 1, 2]}
+    assert main(["ablate", str(grid(**fields)), *options]) == 2
+    output = capsys.readouterr()
+    assert not output.out
+    [line] = output.err.splitlines()
+    assert line.startswith("tinyzero-trl ablate: ") and message in line
     assert not (tmp_path / "runs").exists()
+
+
+def test_every_run_with_a_fault_is_named_once_and_a_finished_one_is_not_checked(grid, capsys):
+    runs = {
+        name: {"recipe": "countdown_tiny", "overrides": {"window_slack": slack}}
+        for name, slack in (("done", -2), ("fits", 0.1), ("low", -1), ("lower", -2))
+    }
+    path = grid(launch=None, common={}, runs=runs)
+    for run in read_grid(path):
+        if run.name == "done":
+            RunRecords(run.folder).write_summary({})
+    assert main(["ablate", str(path)]) == 2
+    assert [line.split(": ")[1:3] for line in capsys.readouterr().err.splitlines()] == [
+        ["low, seed 0", "window_slack"],
+        ["lower, seed 0", "window_slack"],
+    ]
+
+
+def test_problems_are_made_once_for_runs_that_share_them(grid, monkeypatch):
+    made = []
+    load = training_run.load_problems
+
+    def watched(task):
+        made.append(task.recipe)
+        return load(task)
+
+    monkeypatch.setattr(training_run, "load_problems", watched)
+    runs = {
+        name: {"recipe": "countdown_tiny", "overrides": {"window_slack": slack, "train_size": size}}
+        for name, slack, size in (("a", 0.1, 200), ("b", 0.2, 200), ("c", 0.2, 300))
+    }
+    assert faults_of(read_grid(grid(launch=None, common={}, runs=runs))) == []
+    assert made == ["a", "c"]
+
+
+@pytest.mark.parametrize(
+    ("launch", "processes", "device"),
+    [
+        (["accelerate", "launch", "--config_file", "cpu", "-m", "P"], 1, "cpu"),
+        (["accelerate", "launch", "--config_file", "ddp", "-m", "P"], 4, "cuda"),
+        (["accelerate", "launch", "--config_file=zero2", "--num_processes=8", "-m", "P"], 8, "cuda"),
+        (["taskset", "-c", "0", "python", "-m", "accelerate.commands.launch", "--num_processes", "2", "P"], 2, "cuda"),
+        (["accelerate", "launch", "-m", "P"], None, "cuda"),  # a file that accelerate knows
+        (["accelerate", "launch", "--config_file", "gone.yaml", "-m", "P"], None, "cuda"),
+        (["python", "-m", "P"], 1, "cuda"),
+        (["tinyzero-trl", "train"], 1, "cuda"),
+        (["torchrun", "--nproc_per_node", "2", "P"], None, "cuda"),
+        (["python", "-m", "torch.distributed.run", "P"], None, "cuda"),
+        (["srun", "python", "-m", "P"], None, "cuda"),
+    ],
+)
+def test_the_processes_of_a_launch_are_known_where_it_says_them(grid, launch, processes, device):
+    assert _machines_of(read_grid(grid(launch=launch))[0].launch) == (processes, device)
+
+
+def test_batches_are_checked_for_the_processes_of_the_launch(grid):
+    runs = {"a": {"recipe": "countdown_tiny", "overrides": {"per_device_train_batch_size": 2, "train_size": 200}}}
+    program = ["-m", "tinyzero_trl.commands.train"]
+    for launch, fits in (("ddp", True), ("cpu", False)):  # 8 completions of a group over 4 processes, or over one
+        path = grid(launch=["accelerate", "launch", "--config_file", launch, *program], common={}, runs=runs)
+        assert (faults_of(read_grid(path)) == []) == fits
+    path = grid(launch=["torchrun", "--nproc_per_node", "4", *program], common={}, runs=runs)
+    assert faults_of(read_grid(path)) == [], "the number is not known"
+
+
+def test_what_is_not_on_this_machine_is_left_to_the_run(grid):
+    runs = {
+        "model": {"recipe": "countdown_tiny", "overrides": {"model_name_or_path": "runs/made/later"}},
+        "data": {"recipe": "countdown_tiny", "overrides": {"dataset": "somebody/problems"}},
+    }
+    assert faults_of(read_grid(grid(launch=None, common={}, runs=runs))) == []

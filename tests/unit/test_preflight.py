@@ -24,8 +24,8 @@ from tinyzero_trl.training.field_names import advice_for_unknown
 from tinyzero_trl.training.preflight.launch import check_deepspeed
 from tinyzero_trl.training.preflight.mappings import check_vllm_sampling
 from tinyzero_trl.training.preflight.problems import check_chat_template_kwargs, check_prompts, check_train_dataset
-from tinyzero_trl.training.preflight.reference import check_synced_reference, shards_weights
-from tinyzero_trl.training.preflight.trackers import check_trackers
+from tinyzero_trl.training.preflight.reference import check_saved_reference, shards_weights
+from tinyzero_trl.training.preflight.trackers import use_wandb_offline_without_account
 from tinyzero_trl.training.recipe import _parser
 from tinyzero_trl.training.renamed import RENAMED
 from tinyzero_trl.training.synced_reference import REFERENCE
@@ -129,11 +129,11 @@ def test_wandb_without_an_account_records_offline_with_one_warning(
     wandb_mode: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(wandb, "login", lambda prompt: False)
-    check_trackers(config(report_to="wandb"))
+    use_wandb_offline_without_account(config(report_to="wandb"))
     assert os.environ["WANDB_MODE"] == "offline"
     [line] = caplog.messages
     assert line.startswith("report_to: wandb records on this machine alone (no API key is known here); to upload, run")
-    check_trackers(config(report_to="wandb"))
+    use_wandb_offline_without_account(config(report_to="wandb"))
     assert len(caplog.messages) == 1
 
 
@@ -143,8 +143,10 @@ def test_a_run_of_wandb_begins_without_an_account(tmp_path: Path) -> None:
     program = (
         "import wandb\n"
         "from tinyzero_trl.training.config import AdaptiveGRPOConfig\n"
-        "from tinyzero_trl.training.preflight.trackers import check_trackers\n"
-        "check_trackers(AdaptiveGRPOConfig('run', use_cpu=True, bf16=False, report_to='wandb'))\n"
+        "from tinyzero_trl.training.preflight.trackers import check_trackers, use_wandb_offline_without_account\n"
+        "training = AdaptiveGRPOConfig('run', use_cpu=True, bf16=False, report_to='wandb')\n"
+        "check_trackers(training)\n"
+        "use_wandb_offline_without_account(training)\n"
         "print(wandb.init(project='p').settings.mode)\n"
         "wandb.finish()\n"
     )
@@ -164,7 +166,7 @@ def test_wandb_that_refuses_the_key_or_is_not_reached_records_offline_too(
         raise wandb.errors.AuthenticationError("not\nreached")
 
     monkeypatch.setattr(wandb, "login", refuse)
-    check_trackers(config(report_to=["wandb"]))
+    use_wandb_offline_without_account(config(report_to=["wandb"]))
     assert os.environ["WANDB_MODE"] == "offline"
     assert "alone (not reached)" in caplog.text
 
@@ -173,7 +175,7 @@ def test_wandb_that_refuses_the_key_or_is_not_reached_records_offline_too(
 def test_a_mode_that_was_chosen_stays(monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
     monkeypatch.setenv("WANDB_MODE", mode)
     monkeypatch.setattr(wandb, "login", lambda prompt: pytest.fail("it is not asked"))
-    check_trackers(config(report_to="wandb"))
+    use_wandb_offline_without_account(config(report_to="wandb"))
     assert os.environ["WANDB_MODE"] == mode
 
 
@@ -182,7 +184,7 @@ def test_an_account_is_used(
 ) -> None:
     monkeypatch.setattr(wandb, "login", lambda prompt: True)
     with caplog.at_level(logging.WARNING):
-        check_trackers(config(report_to="wandb"))
+        use_wandb_offline_without_account(config(report_to="wandb"))
     assert "WANDB_MODE" not in os.environ and not caplog.messages
 
 
@@ -336,26 +338,26 @@ def test_a_checkpoint_without_the_synchronised_reference_is_refused(tmp_path: Pa
     with pytest.raises(
         ValueError, match=r"^sync_ref_model: the synchronised reference is not in '.*', so that .*; start a new run"
     ):
-        check_synced_reference(synced(), str(tmp_path), has_adapter=False)
-    check_synced_reference(synced(sync_ref_model=False, beta=0.0), str(tmp_path), has_adapter=True)
+        check_saved_reference(synced(), str(tmp_path))
+    check_saved_reference(synced(sync_ref_model=False, beta=0.0), str(tmp_path))
     (tmp_path / REFERENCE).touch()
-    check_synced_reference(synced(), str(tmp_path), has_adapter=False)
+    check_saved_reference(synced(), str(tmp_path))
     zero3 = SimpleNamespace(zero_stage=3)
     for sharded in ({"fsdp": True}, {"deepspeed_plugin": zero3}):
         with pytest.raises(
             ValueError, match=r"the synchronised reference is not saved under FSDP and DeepSpeed ZeRO-3"
         ):
-            check_synced_reference(synced(**sharded), str(tmp_path), has_adapter=False)
-    check_synced_reference(synced(deepspeed_plugin=SimpleNamespace(zero_stage=2)), str(tmp_path), has_adapter=False)
+            check_saved_reference(synced(**sharded), str(tmp_path))
+    check_saved_reference(synced(deepspeed_plugin=SimpleNamespace(zero_stage=2)), str(tmp_path))
 
 
 def test_a_run_that_cannot_be_continued_says_so_when_it_begins(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    check_synced_reference(synced(), None, has_adapter=False)
+    check_saved_reference(synced(), None)
     assert not caplog.messages
     assert shards_weights(synced(), {"ACCELERATE_USE_FSDP": "true"}) and not shards_weights(synced(), {})
-    check_synced_reference(synced(fsdp=True), None, has_adapter=False)
-    check_synced_reference(synced(fsdp=True, save_strategy="no"), None, has_adapter=False)
+    check_saved_reference(synced(fsdp=True), None)
+    check_saved_reference(synced(fsdp=True, save_strategy="no"), None)
     [line] = caplog.messages
     assert line.startswith("sync_ref_model: under FSDP and DeepSpeed ZeRO-3 no checkpoint holds the synchronised")

@@ -1,7 +1,7 @@
 """The `tinyzero-trl` command: its subcommands, each in the module of its name.
 
 Exit status: 0 on success, 2 with one clear line on bad input (argparse's own convention), 130 after Ctrl-C (as a shell
-says it). What `train` ends with besides is said in docs/survival.md.
+says it). What `train` and `ablate` end with besides is said in docs/survival.md.
 """
 
 import argparse

@@ -43,12 +43,19 @@ def read_rows(source: str, split: str, select: Select, texts: Collection[str] = 
         else:
             for file in _files_of_split(path, split):
                 yield _read_file(file, select, texts)
-    elif path.suffix in _FORMATS or source.count("/") != 1 or source.startswith((".", "/", "~")):
+    elif not is_on_hub(source):
         raise ValueError(
             f"dataset: {source!r} is no file or folder here, nor the id (owner/name) of a Hub data set; check the path"
         )
     else:
         yield _read_hub(source, split, select)
+
+
+def is_on_hub(source: str) -> bool:
+    """Whether a source that is no file or folder here may be the id of a data set on the Hub."""
+    path = Path(source).expanduser()
+    names_a_path = path.suffix in _FORMATS or source.count("/") != 1 or source.startswith((".", "/", "~"))
+    return not path.exists() and not names_a_path
 
 
 def has_splits(source: str) -> bool:

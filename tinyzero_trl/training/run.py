@@ -1,7 +1,7 @@
 """The beginning and the end of a training run: what it is made of, what is written down before, and what after."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -22,12 +22,13 @@ from tinyzero_trl.runs.model_card import write_model_card
 from tinyzero_trl.runs.records import HELD_OUT_PROMPTS, TASK_OPTIONS, Run, RunRecords, answers_of, is_finished, read_run
 from tinyzero_trl.tasks.config import TaskConfig
 from tinyzero_trl.tasks.datasets import to_dataset
-from tinyzero_trl.tasks.rewards import reward_functions
-from tinyzero_trl.tasks.splits import load_splits
+from tinyzero_trl.tasks.rewards import RewardFunction, reward_functions
+from tinyzero_trl.tasks.sources import is_on_hub
+from tinyzero_trl.tasks.splits import GENERATE, load_splits
 from tinyzero_trl.training.config import WINDOW_PREFIX, AdaptiveGRPOConfig
 from tinyzero_trl.training.model_kwargs import model_init_kwargs
 from tinyzero_trl.training.preflight.resuming import check_continued, example_digests
-from tinyzero_trl.training.preflight.run import check_run
+from tinyzero_trl.training.preflight.run import check_model_and_examples, check_run, check_settings
 from tinyzero_trl.training.renamed import RENAMED
 from tinyzero_trl.training.trainer import AdaptiveGRPOTrainer
 
@@ -47,14 +48,48 @@ def load_problems(task: TaskConfig) -> tuple[Dataset, Dataset]:
     return train, held_out.select(range(task.evaluated(len(held_out))))
 
 
+def check_beforehand(
+    task: TaskConfig,
+    training: AdaptiveGRPOConfig,
+    model: ModelConfig,
+    load: Callable[[TaskConfig], Any] = load_problems,
+) -> None:
+    """What a run checks before it loads its model, long before its turn: nothing is downloaded, no run's folder read.
+
+    Where the model or the data set is not on this machine, the recipe alone is checked: it may be on the Hub, or be
+    made by another run.
+
+    Args:
+        task: the problems.
+        training: the settings of the run.
+        model: what the recipe says of the model.
+        load: gives what `load_problems` does; for several runs it need not load the same problems again.
+
+    Raises:
+        ValueError: as `check_settings` and `check_model_and_examples` do.
+        OSError: a file of the model or the problems cannot be read.
+    """
+    check_settings(training, model)
+    _rewards(task, training)
+    path = resolve_model(str(model.model_name_or_path))
+    if Path(path).is_dir() and (task.dataset == GENERATE or not is_on_hub(task.dataset)):
+        config = load_model_config(path, revision=model.model_revision)
+        train, held_out = load(task)
+        check_model_and_examples(path, config, training, model, train, held_out)
+
+
+def _rewards(task: TaskConfig, training: AdaptiveGRPOConfig) -> tuple[list[RewardFunction], list[float] | None]:
+    assert training.max_completion_length is not None, "AdaptiveGRPOConfig checks it"
+    return reward_functions(task.learned(), task.shaping(training.max_completion_length))
+
+
 def build_trainer(
     task: TaskConfig, training: AdaptiveGRPOConfig, model: ModelConfig, callbacks: Sequence[TrainerCallback] = ()
 ) -> AdaptiveGRPOTrainer:
     """Everything that a run needs; downloads and loads, but does not train."""
     path = resolve_model(str(model.model_name_or_path))
-    assert training.max_completion_length is not None, "AdaptiveGRPOConfig checks it"
     config = load_model_config(path, revision=model.model_revision)  # a wrong name is known before problems are made
-    rewards, training.reward_weights = reward_functions(task.learned(), task.shaping(training.max_completion_length))
+    rewards, training.reward_weights = _rewards(task, training)
     train, held_out = load_problems(task)
     tokenizer = check_run(path, config, training, model, train, held_out)
     _say_where_it_continues(task, training, model)

@@ -1,1 +1,1 @@
-"""A grid of recipes x overrides x seeds: `grid` reads it, `execution` trains it. Loads no PyTorch."""
+"""A grid of recipes x overrides x seeds: `grid` reads it, `checks` checks it, `execution` trains it in `session`s."""

@@ -2,7 +2,8 @@
 
 import json
 import os
-import subprocess
+import re
+import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -10,67 +11,60 @@ from pathlib import Path
 from typing import Any
 
 from tinyzero_trl.commands.ablation.grid import ARGUMENTS, PlannedRun
+from tinyzero_trl.commands.ablation.session import StoppedBySignal, TrainingSessions
+from tinyzero_trl.commands.console import one_line
 from tinyzero_trl.runs.lock import locked
 from tinyzero_trl.runs.records import CONFIG, is_finished, write_atomically
 
 LOG = "train.log"
 LOCK = "_ablate_lock"  # the training program takes its own only after its imports
 
+_KILLED = re.compile(r"died with <Signals\.(SIG\w+)|Root Cause.*Signal \d+ \((SIG\w+)\) received by PID", re.DOTALL)
+"""How the launchers of accelerate and PyTorch say that a signal has ended what they launched; they exit with 1."""
 
-def check_fields(runs: Sequence[PlannedRun]) -> None:
-    """Refuse fields that our training program does not know, and values of a wrong type; loads TRL for that.
-
-    Raises:
-        ValueError: names the run, the field and the value.
-    """
-    from tinyzero_trl.training import recipe
-
-    for run in runs:
-        if _is_ours(run.launch):  # another program has fields of its own
-            try:
-                recipe.check_fields(run.arguments[1], run.arguments[2:])
-            except ValueError as error:
-                raise ValueError(f"{run.label}: {error}") from error
-
-
-def _is_ours(launch: Sequence[str]) -> bool:
-    """Whether a launch command starts our training program, under one of its three names."""
-    program = Path(launch[-1]).name
-    is_subcommand = program == "train" and Path(launch[-2:][0]).name == "tinyzero-trl"
-    return is_subcommand or program in ("tinyzero_trl.commands.train", "countdown_adaptive.py")
+_STOPPED = re.compile(r"^(SIG\w+): stopp", re.MULTILINE)
+"""How a training program says that it was told to stop."""
 
 
 def run_grid(runs: Sequence[PlannedRun], say: Callable[[str], None]) -> list[PlannedRun]:
     """Train what is not finished yet, one run after the other, and return the runs that failed.
 
-    Every run's output goes to `train.log` in its folder. `say` is told what starts, and how it ended.
+    Every run's output goes to `train.log` in its folder. `say` is told what starts, and how it ended. A signal that
+    tells this program to stop is handed on to the run that is trained, and its end is waited for.
 
     Raises:
         ValueError: before anything runs, if a folder holds a run of other settings; or another grid trains a run.
+        StoppedBySignal: a signal came, and not everything is finished.
     """
     for run in runs:
         _check_same_settings(run)
     failed = []
-    for number, run in enumerate(runs, start=1):
-        place = f"[{number}/{len(runs)}] {run.label}"
-        if is_finished(run.folder):
-            say(f"{place}: finished before")
-            continue
-        with locked(run.folder, "output", name=LOCK):
-            say(f"{place}: training, see {run.folder / LOG}")
-            started = time.monotonic()
-            status = _train(run)
-        done = status == 0 and is_finished(run.folder)
-        if not done:
-            failed.append(run)
-        ending = "finished" if done else f"failed with exit status {status}" if status else "failed: left no summary"
-        say(f"{place}: {ending} after {time.monotonic() - started:.0f} s")
-        if not done and (reason := _last_error(run.folder / LOG)):
-            say(f"{place}: {reason}")
+    with TrainingSessions() as sessions:
+        for number, run in enumerate(runs, start=1):
+            place = f"[{number}/{len(runs)}] {run.label}"
+            if is_finished(run.folder):
+                say(f"{place}: finished before")
+                continue
+            with locked(run.folder, "output", name=LOCK):
+                say(f"{place}: training, see {run.folder / LOG}")
+                started = time.monotonic()
+                status, words = _train(run, sessions)
+            took = f"after {time.monotonic() - started:.0f} s"
+            if status == 0 and is_finished(run.folder):
+                say(f"{place}: finished {took}")
+            elif sessions.received is not None:
+                raise StoppedBySignal(sessions.received)
+            else:
+                failed.append(run)
+                for line in _how_it_failed(status, words, took):
+                    say(f"{place}: {line}")
+            if sessions.received is not None and number < len(runs):
+                raise StoppedBySignal(sessions.received)
     return failed
 
 
-def _train(run: PlannedRun) -> int:
+def _train(run: PlannedRun, sessions: TrainingSessions) -> tuple[int, str]:
+    """Train a run; returns the exit status and what this start has added to the log."""
     run.folder.mkdir(parents=True, exist_ok=True)
     write_atomically(run.folder / ARGUMENTS, json.dumps(run.arguments, indent=1) + "\n")
     # programs installed beside this interpreter come first, whether or not its environment is activated
@@ -78,25 +72,44 @@ def _train(run: PlannedRun) -> int:
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
     }
-    with (run.folder / LOG).open("ab") as log:
-        try:
-            return subprocess.run(
-                [*run.launch, *run.arguments],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=environment,
-                check=False,
-            ).returncode
-        except OSError as error:
-            log.write(f"{error}\n".encode())
-            return 127
+    log = run.folder / LOG
+    log.touch()
+    begins_at = log.stat().st_size
+    try:
+        status = sessions.run(run.label, [*run.launch, *run.arguments], log, environment)
+    except OSError as error:
+        with log.open("ab") as output:
+            output.write(f"error: {one_line(error)}\n".encode())
+        status = 127
+    with log.open("rb") as output:
+        output.seek(begins_at)
+        return status, output.read().decode(errors="replace")
 
 
-def _last_error(log: Path) -> str | None:
-    """The last line in which the training program says what is wrong."""
-    lines = log.read_bytes().decode("utf-8", errors="replace").splitlines()
-    return next((line for line in reversed(lines) if line.startswith(("error: ", "tinyzero-trl train: "))), None)
+def _how_it_failed(status: int, words: str, took: str) -> list[str]:
+    """What people read of a run that failed: how it ended, and what to do about it.
+
+    Args:
+        status: of the launch command; below 0 a signal.
+        words: what the run and its launchers have printed.
+        took: how long the run took, such as "after 3 s".
+    """
+    told = [line for line in words.splitlines() if line.startswith(("error: ", "tinyzero-trl train: "))]
+    stopped = None if told else _STOPPED.search(words)
+    if by := _killed_by(status, words) or (stopped and stopped[1]):
+        cause = ", as the system does when memory runs out" if by == "SIGKILL" else ""
+        return [f"ended by {by} {took}{cause}; give the same command again to go on"]
+    if told:
+        return [f"failed with exit status {status} {took}", told[-1]]
+    return [f"failed with exit status {status} {took}; see its log" if status else f"failed: left no summary {took}"]
+
+
+def _killed_by(status: int, words: str) -> str | None:
+    """The name of the signal that has ended a run, if one has: told by its launcher, by the status, or as shells do."""
+    if found := _KILLED.search(words):
+        return found[1] or found[2]
+    number = -status if status < 0 else status - 128
+    return signal.Signals(number).name if number in list(signal.Signals) else None
 
 
 def _check_same_settings(run: PlannedRun) -> None:

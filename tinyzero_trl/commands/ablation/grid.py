@@ -10,8 +10,8 @@
 
 A run's own `seeds` stand in for the grid's. `launch` may be left out; the one above is the default, and `cpu` names a
 launch file that comes with the package. A run is
-`LAUNCH --config RECIPE --field value ...`, always a list of arguments and never a shell line; fields that do not
-exist are found before the first run. The name of a run becomes its `recipe` field, by which reports call it.
+`LAUNCH --config RECIPE --field value ...`, always a list of arguments and never a shell line; what a run would refuse
+is found before the first one starts. The name of a run becomes its `recipe` field, by which reports call it.
 Paths are relative to the current directory. Seeds advance across all runs first, so that a grid that is stopped
 early can be compared. A run with a summary is finished and is not run again; one without continues as its
 recipe's `resume` field says.

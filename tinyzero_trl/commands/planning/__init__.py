@@ -5,8 +5,7 @@ prints.
 """
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,8 +26,8 @@ from tinyzero_trl.commands.planning.remedies import with_remedies
 from tinyzero_trl.commands.planning.shape import model_shape
 from tinyzero_trl.models.loading import check_room
 from tinyzero_trl.training.config import AdaptiveGRPOConfig
+from tinyzero_trl.training.elsewhere import recipe_for
 from tinyzero_trl.training.preflight.launch import LOST_LEARNING_RATE
-from tinyzero_trl.training.recipe import parse_recipe
 from tinyzero_trl.training.shipped import find_launch_file
 from tinyzero_trl.windows import make_policy
 
@@ -93,9 +92,8 @@ def plan_recipe(arguments: Sequence[str], machines: Machines, *, prompt_tokens: 
     """
     if prompt_tokens < 1:
         raise ValueError(f"prompt_tokens: {prompt_tokens} is below 1; give the length of a prompt")
-    with _parsing_as_if_on(machines.gpus):
-        # Where there is no GPU, Transformers would refuse half precision: the run is planned here, not made.
-        task, training, model = parse_recipe([*arguments, "--use_cpu", "true"])
+    with recipe_for(arguments, processes=machines.gpus) as recipe:
+        task, training, model = recipe
     training.use_vllm |= training.engine == "auto"  # the machine that is planned for has it
     assert training.steps_per_generation is not None, "TRL sets it"
     shape = model_shape(model)
@@ -224,16 +222,6 @@ def _way_of(launch: str) -> str:
             f"launch: {launch!r} is of the type {kind} (stage {stage}), which is not planned; give another"
         )
     return way
-
-
-@contextmanager
-def _parsing_as_if_on(processes: int) -> Iterator[None]:
-    """Let the batch arithmetic that parsing does and checks see the processes of the planned run."""
-    setattr(AdaptiveGRPOConfig, "world_size", property(lambda _: processes))  # noqa: B010
-    try:
-        yield
-    finally:
-        delattr(AdaptiveGRPOConfig, "world_size")
 
 
 __all__ = ["Machines", "Plan", "plan_recipe"]

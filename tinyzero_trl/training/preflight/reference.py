@@ -10,16 +10,15 @@ from tinyzero_trl.training.synced_reference import saved_reference
 logger = logging.getLogger(__name__)
 
 
-def check_synced_reference(training: Any, checkpoint: str | None, *, has_adapter: bool) -> None:
-    """Refuse what TRL refuses once the model is loaded, and a checkpoint without the reference.
+def check_synced_reference(training: Any, *, has_adapter: bool) -> None:
+    """Refuse what TRL refuses once the model is loaded.
 
     Args:
         training: configuration of the run.
-        checkpoint: from which it continues; None for a new run.
         has_adapter: whether an adapter is trained, whose reference is the model under it.
 
     Raises:
-        ValueError: nothing can be synchronised, or the checkpoint does not hold what was.
+        ValueError: nothing can be synchronised.
     """
     if not training.sync_ref_model:
         return
@@ -32,6 +31,20 @@ def check_synced_reference(training: Any, checkpoint: str | None, *, has_adapter
             "sync_ref_model: true has no reference model to move, which is the model under the adapter; set it to "
             "false, or train without an adapter"
         )
+
+
+def check_saved_reference(training: Any, checkpoint: str | None) -> None:
+    """Refuse a checkpoint without the reference; warn where none will hold it.
+
+    Args:
+        training: configuration of the run.
+        checkpoint: from which it continues; None for a new run.
+
+    Raises:
+        ValueError: the checkpoint does not hold what was synchronised.
+    """
+    if not training.sync_ref_model:
+        return
     is_sharded = shards_weights(training)
     if checkpoint is not None:
         saved_reference(checkpoint, is_sharded=is_sharded)

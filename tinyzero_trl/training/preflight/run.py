@@ -32,7 +32,7 @@ from tinyzero_trl.training.preflight.problems import (
     check_problems,
     check_prompts,
 )
-from tinyzero_trl.training.preflight.reference import check_synced_reference
+from tinyzero_trl.training.preflight.reference import check_saved_reference, check_synced_reference
 from tinyzero_trl.training.preflight.resuming import (
     check_architecture,
     check_optimizer_state,
@@ -40,7 +40,7 @@ from tinyzero_trl.training.preflight.resuming import (
     check_same_model,
 )
 from tinyzero_trl.training.preflight.stages import check_stage_settings
-from tinyzero_trl.training.preflight.trackers import check_trackers
+from tinyzero_trl.training.preflight.trackers import check_trackers, use_wandb_offline_without_account
 from tinyzero_trl.windows import make_policy
 
 
@@ -64,39 +64,62 @@ def check_run(
         ValueError: a tracker that is not installed, a model that cannot be loaded, prompts it has no template or no
             room for, too few problems for a rollout, or a checkpoint of another recipe.
     """
-    check_problems(train, training)
-    window = training.window_config()
-    check_label_column(train.column_names, window)
-    if make_policy(window).samples_in_stages:
+    check_settings(training, model)
+    use_wandb_offline_without_account(training)
+    tokenizer = check_model_and_examples(path, config, training, model, train, held_out)
+    checkpoint = checkpoint_to_resume(training.resume, str(training.output_dir))
+    check_saved_reference(training, checkpoint)
+    if checkpoint is not None:
+        check_architecture(checkpoint, config, training.window_strategy)
+        check_optimizer_state(checkpoint)
+        check_same_model(checkpoint, path, config)
+        check_same_examples(checkpoint, train, held_out)
+    return tokenizer
+
+
+def check_settings(training: AdaptiveGRPOConfig, model: ModelConfig) -> None:
+    """What a recipe alone says: neither its model nor its examples are read.
+
+    Raises:
+        ValueError: names field, value and remedy.
+    """
+    if make_policy(training.window_config()).samples_in_stages:
         check_stage_settings(training)
-    prompts = [*train["prompt"][:], *held_out["prompt"][:]]
     check_trackers(training)
     check_optimizer(training)
     check_evaluation_batch(training)  # a recipe is evaluated before and after training, whatever its eval_strategy
     check_offload(training)
     check_vllm_sampling(training)
     check_kept_precision(training, is_float32=model.dtype == "float32")
+    check_synced_reference(training, has_adapter=model.use_peft)
+
+
+def check_model_and_examples(
+    path: str, config: Any, training: AdaptiveGRPOConfig, model: ModelConfig, train: Dataset, held_out: Dataset
+) -> PreTrainedTokenizerBase:
+    """What the files of the model and the examples say; arguments and result are those of `check_run`.
+
+    Raises:
+        ValueError: names field, value and remedy.
+    """
+    check_problems(train, training)
+    check_label_column(train.column_names, training.window_config())
+    prompts = [*train["prompt"][:], *held_out["prompt"][:]]
     asked, by_batches = model.attn_implementation or "", training.use_transformers_continuous_batching
     check_softcap(config, asked, continuous_batching=by_batches)
     tokenizer: PreTrainedTokenizerBase = load_tokenizer(path, revision=model.model_revision, padding_side="left")
     give_end_token(tokenizer, load_generation_config(path, revision=model.model_revision))
-    base = base_of_adapter(path)
-    checkpoint = checkpoint_to_resume(training.resume, str(training.output_dir))
-    check_synced_reference(training, checkpoint, has_adapter=model.use_peft or base is not None)
-    if checkpoint is not None:
-        check_architecture(checkpoint, config, training.window_strategy)
-        check_optimizer_state(checkpoint)
-        check_same_model(checkpoint, path, config)
-        check_same_examples(checkpoint, train, held_out)
     chat_options: Any = training.chat_template_kwargs
     check_chat_template_kwargs(chat_options, prompts, tokenizer)
     check_prompts(prompts, tokenizer, config, training)
     check_model(path, config, tokenizer, revision=model.model_revision)
     given: Any = training.model_init_kwargs
     check_no_field_twice(given, model)
+    base = base_of_adapter(path)
     check_model_init_kwargs(base or path, given, revision=model.model_revision)
     if base is None:
         check_adapter(model, config)
     else:
         check_continued_adapter(path, model)
+        check_synced_reference(training, has_adapter=True)
     return tokenizer

@@ -24,12 +24,12 @@ def check_trackers(training: AdaptiveGRPOConfig) -> None:
             tracker()
         except (RuntimeError, ImportError) as error:
             raise ValueError(f"report_to: {training.report_to} cannot be used ({error}); or give tensorboard") from None
-    if "wandb" in (training.report_to or ()):
-        _use_wandb_offline_without_account()
 
 
-def _use_wandb_offline_without_account() -> None:
+def use_wandb_offline_without_account(training: AdaptiveGRPOConfig) -> None:
     """A recipe that names W&B runs without an account: the run is then kept here, and can be uploaded later."""
+    if "wandb" not in (training.report_to or ()):
+        return
     import wandb
 
     if os.environ.get(_MODE, "online") not in ("online", "shared"):

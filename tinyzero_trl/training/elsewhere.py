@@ -1,0 +1,41 @@
+"""A recipe read for a run that another process trains: for a plan, and before a grid starts its first run."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from trl import ModelConfig
+
+from tinyzero_trl.tasks.config import TaskConfig
+from tinyzero_trl.training.config import AdaptiveGRPOConfig
+from tinyzero_trl.training.recipe import parse_recipe
+
+
+@contextmanager
+def recipe_for(
+    arguments: Sequence[str], *, processes: int, device: str = "cuda"
+) -> Iterator[tuple[TaskConfig, AdaptiveGRPOConfig, ModelConfig]]:
+    """Read a recipe as a run on other machines does; in the `with` block checks see those machines as well.
+
+    This process takes no device for it. What Transformers refuses because this machine has no such GPU is not refused.
+
+    Args:
+        arguments: `--config FILE` and fields, as `parse_recipe` takes them.
+        processes: of the run, over all machines.
+        device: the type of the devices it is trained on.
+
+    Raises:
+        ValueError: as `parse_recipe` does.
+    """
+    others: dict[str, Any] = {
+        "world_size": property(lambda _: processes),
+        "device": property(lambda _: torch.device(device)),
+    }
+    for name, value in others.items():
+        setattr(AdaptiveGRPOConfig, name, value)
+    try:
+        yield parse_recipe([*arguments, "--use_cpu", "true"])  # else half precision is refused without a GPU
+    finally:
+        for name in others:
+            delattr(AdaptiveGRPOConfig, name)
