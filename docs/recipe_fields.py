@@ -12,8 +12,8 @@ from trl import GRPOConfig, ModelConfig
 from tinyzero_trl.tasks.config import TaskConfig
 from tinyzero_trl.tasks.registry import get_task, task_names
 from tinyzero_trl.training.config import AdaptiveGRPOConfig
-from tinyzero_trl.training.recipe import DEFAULTS
-from tinyzero_trl.training.renamed import RENAMED
+from tinyzero_trl.training.recipe.parser import DEFAULTS
+from tinyzero_trl.training.recipe.renamed import RENAMED
 
 PAGE = Path(__file__).with_name("recipe_fields.md")
 _INTRODUCTION = """\

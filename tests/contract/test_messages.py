@@ -9,7 +9,7 @@ import pytest
 
 import hatch_build
 from tinyzero_trl.runs import pages
-from tinyzero_trl.training import shipped
+from tinyzero_trl.training.recipe import shipped
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "tinyzero_trl"
@@ -17,7 +17,7 @@ OF_THE_CHECKOUT = re.compile(r"\b(?:docs|recipes|configs|benchmarks|tests|result
 LOOKED_UP = {
     "runs/pages.py": "finds pages",
     "runs/model_card.py": "writes README.md",
-    "training/shipped.py": "finds recipes and launch files",
+    "training/recipe/shipped.py": "finds recipes and launch files",
 }
 
 

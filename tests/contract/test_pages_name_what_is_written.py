@@ -48,7 +48,7 @@ def test_every_reason_of_our_tasks_is_explained() -> None:
 @pytest.mark.parametrize(
     ("heading", "modules"),
     [
-        ("Columns of `completions/`", ["training/scoring.py", "training/held_out.py"]),
+        ("Columns of `completions/`", ["training/rollout/scoring.py", "training/held_out.py"]),
         ("Files of `eval`", ["evaluation/run.py"]),
     ],
     ids=["completions", "generations"],

@@ -14,8 +14,8 @@ import pytest
 from tinyzero_trl.commands.data import parse_options
 from tinyzero_trl.commands.main import build_parser
 from tinyzero_trl.models.names import resolve_model
-from tinyzero_trl.training.recipe import parse_recipe
-from tinyzero_trl.training.shipped import find_launch_file
+from tinyzero_trl.training.recipe.parser import parse_recipe
+from tinyzero_trl.training.recipe.shipped import find_launch_file
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -12,7 +12,7 @@ from tinyzero_trl.commands.ablation.checks import faults_of
 from tinyzero_trl.commands.ablation.grid import read_grid
 from tinyzero_trl.models.toy.curricula import IMPATIENT, LENGTHS, SMALL, TINY, Curriculum
 from tinyzero_trl.tasks.config import task_config
-from tinyzero_trl.training.recipe import parse_recipe
+from tinyzero_trl.training.recipe.parser import parse_recipe
 from tinyzero_trl.windows import registry
 
 ROOT = Path(__file__).parents[2]

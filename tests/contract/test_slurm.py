@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tinyzero_trl.training.recipe import parse_recipe
+from tinyzero_trl.training.recipe.parser import parse_recipe
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "recipes" / "slurm" / "multi_node.sbatch"

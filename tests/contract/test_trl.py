@@ -160,7 +160,7 @@ def test_generate_takes_and_returns_its_cache_under_one_name() -> None:
 
 
 def test_a_rollout_is_sampled_by_the_calls_that_ours_stand_in_for() -> None:
-    """Whose arguments `training/rollout.py` takes by name, and hands on in each stage."""
+    """Whose arguments `training/rollout/rollouts.py` takes by name, and hands on in each stage."""
     tree = ast.parse(textwrap.dedent(inspect.getsource(GRPOTrainer._generate_single_turn)))
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)]
     found = {

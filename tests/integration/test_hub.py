@@ -15,7 +15,7 @@ from transformers.utils import hub as transformers_hub
 from tests.support.loopback_hub import Fault, LoopbackHub
 from tests.support.training import PROGRAM, ROOT, train, write_recipe
 from tinyzero_trl.runs.records import is_finished
-from tinyzero_trl.training.hub import RetriedPushes
+from tinyzero_trl.training.saving.hub import RetriedPushes
 
 TOKEN = "hf_loopbackSecret0123456789"
 SHORT = {"max_steps": 2, "save_steps": 1, "eval_steps": 2, "push_to_hub": True, "hub_model_id": "me/tiny"}
@@ -71,7 +71,7 @@ def pushing(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, t
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)  # the loopback plays LFS
         monkeypatch.setattr("time.sleep", lambda seconds: None)  # huggingface_hub's own pauses
-        with caplog.at_level(logging.WARNING, logger="tinyzero_trl.training.hub"):
+        with caplog.at_level(logging.WARNING, logger="tinyzero_trl.training.saving.hub"):
             train(write_recipe(tmp_path, **{**SHORT, **settings}), pictures=True)
         return tmp_path / "run", caplog.text
 

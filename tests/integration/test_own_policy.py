@@ -15,7 +15,7 @@ from tests.support.training import ROOT
 from tinyzero_trl import AdaptiveGRPOConfig
 from tinyzero_trl.commands.main import main
 from tinyzero_trl.runs.records import read_run
-from tinyzero_trl.training.recipe import parse_recipe
+from tinyzero_trl.training.recipe.parser import parse_recipe
 from tinyzero_trl.windows import RolloutObservation, WindowConfig, WindowPolicy, make_policy, registry, strategies
 
 OWN = "patience:PatienceWindow"

@@ -17,7 +17,7 @@ from tinyzero_trl.generation.stages import Stages
 from tinyzero_trl.models.loading import load_tokenizer
 from tinyzero_trl.models.names import resolve_model
 from tinyzero_trl.runs.records import read_run
-from tinyzero_trl.training import rollout
+from tinyzero_trl.training.rollout.rollouts import Rollouts
 
 ONE_ROLLOUT = {"max_steps": 1, "save_strategy": "no", "window_strategy": "fixed"}
 
@@ -65,7 +65,7 @@ def test_a_stop_token_of_vllm_ends_a_completion(tmp_path: Path) -> None:
     end, stop, other = trainer.processing_class.eos_token_id, 5, 6
     for stops, ends in ((None, {end}), ([stop], {end, stop})):
         trainer.args.generation_kwargs = {"stop_token_ids": stops}
-        rollouts = rollout.Rollouts.of(trainer)
+        rollouts = Rollouts.of(trainer)
         assert {last for last in (end, stop, other) if not rollouts.ends.is_cut([3, last])} == ends
         assert set(rollouts._sampling(1).end_token_ids) == ends, "where a stage asks which completions have finished"
 
@@ -163,7 +163,7 @@ def test_continuous_batching_may_not_cast_the_weights_for_good(tmp_path: Path) -
 @pytest.mark.slow
 def test_trl_still_casts_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else the refusal is no longer needed."""
-    monkeypatch.setattr(rollout, "check_kept_precision", lambda *_, **__: None)
+    monkeypatch.setattr(f"{Rollouts.__module__}.check_kept_precision", lambda *_, **__: None)
     trainer = trainer_of(build_model(build_tokenizer()), tmp_path, bf16=True, **BY_BATCHES)
     sampled(trainer)
     assert {weight.dtype for weight in trainer.model.parameters()} == {torch.bfloat16}

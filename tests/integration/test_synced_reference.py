@@ -9,7 +9,7 @@ from datasets import Dataset
 
 from tests.support.tiny_models import save_tiny_model
 from tinyzero_trl import AdaptiveGRPOConfig, AdaptiveGRPOTrainer
-from tinyzero_trl.training.synced_reference import REFERENCE
+from tinyzero_trl.training.saving.synced_reference import REFERENCE
 
 PROMPTS = ["make 9 of 1 2 3", "make 10 of 1 2 3 4", "make 18 of 2 5 4", "make 65 of 7 8 9"]
 

@@ -30,7 +30,7 @@ from tinyzero_trl.commands import train
 from tinyzero_trl.runs.checkpoints import is_complete
 from tinyzero_trl.runs.records import RunRecords, read_run
 from tinyzero_trl.training.callbacks.safe_points import EXIT_STOPPED_BY_SIGNAL
-from tinyzero_trl.training.group_stages import StagedRollout
+from tinyzero_trl.training.rollout.group_stages import StagedRollout
 from tinyzero_trl.training.trainer import AdaptiveGRPOTrainer
 
 # Two optimizer steps to a rollout of two micro-batches; checkpoints fall due in the middle of rollouts, epochs end

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tinyzero_trl.training import checkpoint_writer
-from tinyzero_trl.training.checkpoint_writer import CheckpointError, CheckpointWriter
+from tinyzero_trl.training.saving import checkpoint_writer
+from tinyzero_trl.training.saving.checkpoint_writer import CheckpointError, CheckpointWriter
 
 
 def write(writer: CheckpointWriter, folder: Path, fails_at: str | None = None, error: Exception | None = None) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tinyzero_trl.training.completion_limit import CompletionLimit
+from tinyzero_trl.training.rollout.completion_limit import CompletionLimit
 
 ENGINES = {
     "transformers": SimpleNamespace(use_vllm=False, generation_config=SimpleNamespace(max_new_tokens=256)),

@@ -12,7 +12,7 @@ import yaml
 from tinyzero_trl.generation import registry
 from tinyzero_trl.tasks.config import task_config
 from tinyzero_trl.training.config import AdaptiveGRPOConfig
-from tinyzero_trl.training.recipe import parse_recipe
+from tinyzero_trl.training.recipe.parser import parse_recipe
 from tinyzero_trl.training.run import resolved_config
 from tinyzero_trl.windows import all_fields, find_policy, make_policy, strategies
 from tinyzero_trl.windows.fields import of_trainer

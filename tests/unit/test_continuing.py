@@ -10,7 +10,7 @@ import yaml
 from tinyzero_trl.runs.records import RunRecords
 from tinyzero_trl.training.preflight.continuing import MAY_CHANGE, compare, may_change
 from tinyzero_trl.training.preflight.resuming import check_continued
-from tinyzero_trl.training.recipe import parse_recipe
+from tinyzero_trl.training.recipe.parser import parse_recipe
 from tinyzero_trl.training.run import resolved_config
 
 DOCS = Path(__file__).parents[2] / "docs" / "survival.md"

@@ -9,7 +9,7 @@ from datasets import Dataset
 
 from tinyzero_trl.metrics import describe
 from tinyzero_trl.training.held_out import HeldOutEvaluator
-from tinyzero_trl.training.scoring import SAMPLED_COMPLETIONS, _warn_of_reasons, gather_rollout, score_rows
+from tinyzero_trl.training.rollout.scoring import SAMPLED_COMPLETIONS, _warn_of_reasons, gather_rollout, score_rows
 
 
 def evaluator(success_threshold: float = 1.0, **settings: Any) -> HeldOutEvaluator:

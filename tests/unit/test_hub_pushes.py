@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from tinyzero_trl.training import hub
-from tinyzero_trl.training.hub import RetriedPushes
+from tinyzero_trl.training.saving import hub
+from tinyzero_trl.training.saving.hub import RetriedPushes
 
 TOKEN = "hf_secret0123456789"
 

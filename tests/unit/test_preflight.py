@@ -18,17 +18,17 @@ from transformers.integrations.deepspeed import HfTrainerDeepSpeedConfig
 
 from tinyzero_trl.models.loading import load_model_config, load_tokenizer
 from tinyzero_trl.models.names import resolve_model
-from tinyzero_trl.training import field_names
 from tinyzero_trl.training.config import AdaptiveGRPOConfig
-from tinyzero_trl.training.field_names import advice_for_unknown
 from tinyzero_trl.training.preflight.launch import check_deepspeed
 from tinyzero_trl.training.preflight.mappings import check_vllm_sampling
 from tinyzero_trl.training.preflight.problems import check_chat_template_kwargs, check_prompts, check_train_dataset
 from tinyzero_trl.training.preflight.reference import check_saved_reference, shards_weights
 from tinyzero_trl.training.preflight.trackers import use_wandb_offline_without_account
-from tinyzero_trl.training.recipe import _parser
-from tinyzero_trl.training.renamed import RENAMED
-from tinyzero_trl.training.synced_reference import REFERENCE
+from tinyzero_trl.training.recipe import unknown_fields
+from tinyzero_trl.training.recipe.parser import _parser
+from tinyzero_trl.training.recipe.renamed import RENAMED
+from tinyzero_trl.training.recipe.unknown_fields import advice_for_unknown
+from tinyzero_trl.training.saving.synced_reference import REFERENCE
 
 FITTING = {"use_cpu": True, "bf16": False, "report_to": "none", "gradient_checkpointing": False}
 
@@ -95,8 +95,8 @@ def test_a_window_needs_a_largest_value() -> None:
 
 def test_names_of_others_are_no_fields_and_what_replaces_them_is() -> None:
     fields = {action.dest for action in _parser([], {})._actions}
-    assert not (fields - RENAMED.keys()) & {*field_names._RENAMED, *field_names._ADVICE}
-    assert set(field_names._RENAMED.values()) <= fields
+    assert not (fields - RENAMED.keys()) & {*unknown_fields._RENAMED, *unknown_fields._ADVICE}
+    assert set(unknown_fields._RENAMED.values()) <= fields
 
 
 @pytest.mark.parametrize(

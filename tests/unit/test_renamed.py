@@ -8,8 +8,8 @@ import pytest
 from transformers import TrainingArguments
 
 from tinyzero_trl.training.config import AdaptiveGRPOConfig
-from tinyzero_trl.training.field_names import advice_for_unknown
-from tinyzero_trl.training.renamed import RENAMED
+from tinyzero_trl.training.recipe.renamed import RENAMED
+from tinyzero_trl.training.recipe.unknown_fields import advice_for_unknown
 from tinyzero_trl.training.run import resolved_config
 
 
@@ -78,7 +78,7 @@ def test_a_new_name_is_explained_where_transformers_does_not_know_it() -> None:
 
 
 def test_the_table_holds_every_alias_of_the_installed_version() -> None:
-    """A further renaming by Transformers fails here: give it a line in `training/renamed.py`."""
+    """A further renaming by Transformers fails here: give it a line in `training/recipe/renamed.py`."""
     declared = {each.name: str(each.metadata.get("help", "")) for each in fields(TrainingArguments)}
     aliases = {name for name, help in declared.items() if "alias of" in help.lower()}
     assert aliases == {name for new, name in RENAMED.items() if new in declared}

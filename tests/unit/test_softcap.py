@@ -17,7 +17,7 @@ from tinyzero_trl.models.loading import load_model
 from tinyzero_trl.models.softcap import attention_with_softcap, check_softcap
 from tinyzero_trl.training import run
 from tinyzero_trl.training.model_kwargs import model_init_kwargs
-from tinyzero_trl.training.recipe import parse_recipe
+from tinyzero_trl.training.recipe.parser import parse_recipe
 
 LEFT_OUT = "leaves out attn_logit_softcapping 2 of the model"
 SDPA = f"attn_implementation: 'sdpa' {LEFT_OUT}; set it to eager"

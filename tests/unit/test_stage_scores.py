@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tinyzero_trl.training.stage_scores import StageScores
+from tinyzero_trl.training.rollout.stage_scores import StageScores
 
 TEXTS = ["right", "wrong", "right", "wrong", "wrong"]
 

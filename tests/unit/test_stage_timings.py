@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from tinyzero_trl.generation.engine import SampledBatch, Sampling
-from tinyzero_trl.training import group_stages
-from tinyzero_trl.training.group_stages import StagedRollout
+from tinyzero_trl.training.rollout import group_stages
+from tinyzero_trl.training.rollout.group_stages import StagedRollout
 from tinyzero_trl.windows.step_cost import StepCost
 
 ROWS, END = 4, 4

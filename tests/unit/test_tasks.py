@@ -16,7 +16,7 @@ from tinyzero_trl.tasks.config import config_class, task_config
 from tinyzero_trl.tasks.datasets import read_examples, to_dataset, train_test_examples
 from tinyzero_trl.tasks.parquet import write_splits
 from tinyzero_trl.tasks.rewards import reward_functions
-from tinyzero_trl.training.recipe import parse_recipe
+from tinyzero_trl.training.recipe.parser import parse_recipe
 
 
 @dataclass

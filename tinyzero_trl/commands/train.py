@@ -18,7 +18,7 @@ from typing import Any
 from tinyzero_trl.commands.console import one_line
 from tinyzero_trl.runs.lock import locked
 from tinyzero_trl.runs.pages import page
-from tinyzero_trl.training.shipped import LAUNCH_FILES, RECIPES
+from tinyzero_trl.training.recipe.shipped import LAUNCH_FILES, RECIPES
 
 
 def register(commands: Any) -> None:
@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(_help())
         return 0
     if "--help_fields" in arguments:
-        from tinyzero_trl.training.recipe import parse_recipe
+        from tinyzero_trl.training.recipe.parser import parse_recipe
 
         parse_recipe(["--help"])
     return _train(arguments)
@@ -51,7 +51,7 @@ def _train(arguments: Sequence[str]) -> int:
     from tinyzero_trl.training.preflight.disk import check_disk
     from tinyzero_trl.training.preflight.launch import check_backend, check_launch
     from tinyzero_trl.training.process_group import leave_process_group
-    from tinyzero_trl.training.recipe import parse_recipe
+    from tinyzero_trl.training.recipe.parser import parse_recipe
 
     log_to_stderr()
     quiet_without_terminal()

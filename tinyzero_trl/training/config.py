@@ -20,7 +20,7 @@ from tinyzero_trl.training.preflight.values import (
     check_numbers,
     check_schedule,
 )
-from tinyzero_trl.training.renamed import give_new_names, other_name
+from tinyzero_trl.training.recipe.renamed import give_new_names, other_name
 from tinyzero_trl.training.token_in_memory import TokenInMemory
 from tinyzero_trl.windows import WindowConfig, declarations, find_policy, strategies
 

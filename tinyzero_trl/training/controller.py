@@ -11,8 +11,8 @@ from trl import GRPOTrainer
 from tinyzero_trl.generation.sampling import recipe_stop_tokens
 from tinyzero_trl.training import trl_internals
 from tinyzero_trl.training.callbacks.events import SavedInCheckpoints
-from tinyzero_trl.training.completion_limit import CompletionLimit
-from tinyzero_trl.training.scoring import gather_columns, observation_of, scores
+from tinyzero_trl.training.rollout.completion_limit import CompletionLimit
+from tinyzero_trl.training.rollout.scoring import gather_columns, observation_of, scores
 from tinyzero_trl.windows import WindowConfig, WindowPolicy, make_policy
 
 

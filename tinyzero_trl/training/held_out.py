@@ -17,8 +17,8 @@ from tinyzero_trl.metrics import evaluation_metrics
 from tinyzero_trl.training.callbacks.events import Evaluation, fire
 from tinyzero_trl.training.config import AdaptiveGRPOConfig
 from tinyzero_trl.training.preflight.best_figure import check_best_figure_is_there
-from tinyzero_trl.training.prompt_keys import prompt_key
-from tinyzero_trl.training.scoring import SAMPLED_COMPLETIONS, ScoredRows
+from tinyzero_trl.training.rollout.prompt_keys import prompt_key
+from tinyzero_trl.training.rollout.scoring import SAMPLED_COMPLETIONS, ScoredRows
 
 Example = dict[str, Any]
 Row = dict[str, Any]

@@ -29,7 +29,7 @@ from tinyzero_trl.training.config import WINDOW_PREFIX, AdaptiveGRPOConfig
 from tinyzero_trl.training.model_kwargs import model_init_kwargs
 from tinyzero_trl.training.preflight.resuming import check_continued, example_digests
 from tinyzero_trl.training.preflight.run import check_model_and_examples, check_run, check_settings
-from tinyzero_trl.training.renamed import RENAMED
+from tinyzero_trl.training.recipe.renamed import RENAMED
 from tinyzero_trl.training.trainer import AdaptiveGRPOTrainer
 
 logger = logging.getLogger(__name__)

@@ -19,19 +19,19 @@ from tinyzero_trl.training.callbacks.progress import show_rollouts
 from tinyzero_trl.training.callbacks.records import RecordsCallback
 from tinyzero_trl.training.callbacks.safe_points import SaveBetweenRollouts
 from tinyzero_trl.training.callbacks.window import AdaptiveWindowCallback
-from tinyzero_trl.training.checkpoint_writer import CheckpointWriter
-from tinyzero_trl.training.completion_limit import CompletionLimit
 from tinyzero_trl.training.config import AdaptiveGRPOConfig, configuration
 from tinyzero_trl.training.fault_tolerance import FiniteNumbersGuard
-from tinyzero_trl.training.group_stages import GroupStages
-from tinyzero_trl.training.hub import RetriedPushes, reached_repository
 from tinyzero_trl.training.loss.attention import attend_without_padding
 from tinyzero_trl.training.loss.exact_loss import ExactLoss, LogProbs
 from tinyzero_trl.training.preflight import problems, resuming, trainable, values
 from tinyzero_trl.training.prompt_order import EpochOrder
-from tinyzero_trl.training.rollout import Rollouts, prepare_engine
-from tinyzero_trl.training.scoring import ScoredRows, gather_rollout, score_rows
-from tinyzero_trl.training.synced_reference import SyncedReference
+from tinyzero_trl.training.rollout.completion_limit import CompletionLimit
+from tinyzero_trl.training.rollout.group_stages import GroupStages
+from tinyzero_trl.training.rollout.rollouts import Rollouts, prepare_engine
+from tinyzero_trl.training.rollout.scoring import ScoredRows, gather_rollout, score_rows
+from tinyzero_trl.training.saving.checkpoint_writer import CheckpointWriter
+from tinyzero_trl.training.saving.hub import RetriedPushes, reached_repository
+from tinyzero_trl.training.saving.synced_reference import SyncedReference
 
 
 class AdaptiveGRPOTrainer(GRPOTrainer):

@@ -35,13 +35,13 @@ def faults_of(runs: Sequence[PlannedRun]) -> list[str]:
 
 
 def _check(run: PlannedRun, load: Callable[[Any], Any]) -> None:
-    from tinyzero_trl.training import recipe
-    from tinyzero_trl.training.elsewhere import recipe_for
+    from tinyzero_trl.training.recipe.elsewhere import recipe_for
+    from tinyzero_trl.training.recipe.parser import check_fields
     from tinyzero_trl.training.run import check_beforehand
 
     processes, device = _machines_of(run.launch)
     if processes is None:  # batches depend on it
-        recipe.check_fields(run.arguments[1], run.arguments[2:])
+        check_fields(run.arguments[1], run.arguments[2:])
         return
     with recipe_for(run.arguments, processes=processes, device=device) as (task, training, model):
         check_beforehand(task, training, model, load)

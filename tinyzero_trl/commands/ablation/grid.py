@@ -27,7 +27,7 @@ from typing import Any
 
 from tinyzero_trl.runs.files import read_mapping, shortened
 from tinyzero_trl.runs.redaction import SECRET_FIELDS
-from tinyzero_trl.training.shipped import RECIPES, advice_for_recipe, find_launch_file, find_recipe, path_of
+from tinyzero_trl.training.recipe.shipped import RECIPES, advice_for_recipe, find_launch_file, find_recipe, path_of
 
 DEFAULT_LAUNCH = ("accelerate", "launch", "--config_file", "cpu", "-m", "tinyzero_trl.commands.train")
 ARGUMENTS = "arguments.json"

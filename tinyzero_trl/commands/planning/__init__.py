@@ -26,9 +26,9 @@ from tinyzero_trl.commands.planning.remedies import with_remedies
 from tinyzero_trl.commands.planning.shape import model_shape
 from tinyzero_trl.models.loading import check_room
 from tinyzero_trl.training.config import AdaptiveGRPOConfig
-from tinyzero_trl.training.elsewhere import recipe_for
 from tinyzero_trl.training.preflight.launch import LOST_LEARNING_RATE
-from tinyzero_trl.training.shipped import find_launch_file
+from tinyzero_trl.training.recipe.elsewhere import recipe_for
+from tinyzero_trl.training.recipe.shipped import find_launch_file
 from tinyzero_trl.windows import make_policy
 
 _ON_ONE_GPU, _ON_SEVERAL = ("single_gpu",), ("ddp", "zero1", "zero2", "zero3", "fsdp2")

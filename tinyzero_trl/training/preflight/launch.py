@@ -10,7 +10,7 @@ import torch
 from accelerate import DistributedType
 
 from tinyzero_trl.runs.files import text_of
-from tinyzero_trl.training.shipped import launch_file
+from tinyzero_trl.training.recipe.shipped import launch_file
 from tinyzero_trl.training.trainer import AdaptiveGRPOTrainer
 
 logger = logging.getLogger(__name__)

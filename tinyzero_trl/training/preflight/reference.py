@@ -5,7 +5,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from tinyzero_trl.training.synced_reference import saved_reference
+from tinyzero_trl.training.saving.synced_reference import saved_reference
 
 logger = logging.getLogger(__name__)
 

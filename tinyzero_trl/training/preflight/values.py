@@ -13,7 +13,7 @@ from transformers.utils import is_liger_kernel_available
 from tinyzero_trl.runs.redaction import shown
 from tinyzero_trl.training.loss.micro_batches import LOSS_NORMALISERS
 from tinyzero_trl.training.preflight.best_figure import check_best_figure
-from tinyzero_trl.training.shipped import launch_file
+from tinyzero_trl.training.recipe.shipped import launch_file
 
 _LEAST_COUNTS = {
     "max_completion_length": 1,

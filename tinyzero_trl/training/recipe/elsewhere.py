@@ -9,7 +9,7 @@ from trl import ModelConfig
 
 from tinyzero_trl.tasks.config import TaskConfig
 from tinyzero_trl.training.config import AdaptiveGRPOConfig
-from tinyzero_trl.training.recipe import parse_recipe
+from tinyzero_trl.training.recipe.parser import parse_recipe
 
 
 @contextmanager

@@ -7,7 +7,7 @@ they are `recipes/` and `configs/accelerate/`.
 import difflib
 from pathlib import Path
 
-_PACKAGE = Path(__file__).parents[1]
+_PACKAGE = Path(__file__).parents[2]
 _INSTALLED = (_PACKAGE / "recipes").is_dir()
 RECIPES = _PACKAGE / "recipes" if _INSTALLED else _PACKAGE.parent / "recipes"
 LAUNCH_FILES = RECIPES / "accelerate" if _INSTALLED else _PACKAGE.parent / "configs" / "accelerate"

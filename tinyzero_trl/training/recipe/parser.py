@@ -17,10 +17,15 @@ from tinyzero_trl.runs.redaction import shown
 from tinyzero_trl.tasks.config import TaskConfig, config_class
 from tinyzero_trl.tasks.registry import option_defaults
 from tinyzero_trl.training.config import AdaptiveGRPOConfig
-from tinyzero_trl.training.field_names import advice_for_unknown
-from tinyzero_trl.training.policy_fields import add_policy_fields, for_strategy, gather_policy_fields, given_strategy
 from tinyzero_trl.training.preflight.best_figure import check_best_figure
-from tinyzero_trl.training.shipped import advice_for_recipe, find_recipe
+from tinyzero_trl.training.recipe.policy_fields import (
+    add_policy_fields,
+    for_strategy,
+    gather_policy_fields,
+    given_strategy,
+)
+from tinyzero_trl.training.recipe.shipped import advice_for_recipe, find_recipe
+from tinyzero_trl.training.recipe.unknown_fields import advice_for_unknown
 
 _TYPES: dict[str, tuple[tuple[type, ...], str]] = {
     "int": ((int,), "not a whole number"),

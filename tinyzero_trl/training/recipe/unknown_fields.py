@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Iterable
 
-from tinyzero_trl.training.renamed import RENAMED
+from tinyzero_trl.training.recipe.renamed import RENAMED
 
 _RENAMED = {
     # Transformers and TRL, in later versions

@@ -21,11 +21,11 @@ from tinyzero_trl.generation.stages import AT_ONCE, StagedBatch, Stages
 from tinyzero_trl.generation.vllm_on_cpu import adapt_vllm_to_cpu
 from tinyzero_trl.models.loading import give_end_token, load_generation_config
 from tinyzero_trl.models.varlen import sampling_attention
-from tinyzero_trl.training.completion_ends import CompletionEnds
 from tinyzero_trl.training.config import AdaptiveGRPOConfig
 from tinyzero_trl.training.preflight.model import check_kept_precision
 from tinyzero_trl.training.preflight.stages import check_stage_model, check_stage_settings
-from tinyzero_trl.training.trl_engines import ColocatedVllmEngine, ContinuousBatchingEngine, GenerateEngine
+from tinyzero_trl.training.rollout.completion_ends import CompletionEnds
+from tinyzero_trl.training.rollout.trl_engines import ColocatedVllmEngine, ContinuousBatchingEngine, GenerateEngine
 from tinyzero_trl.training.trl_internals import forget_rollout, tokenizer_of
 
 logger = logging.getLogger(__name__)

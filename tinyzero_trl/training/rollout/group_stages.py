@@ -13,8 +13,8 @@ from tinyzero_trl.generation.stages import Stages
 from tinyzero_trl.training import trl_internals
 from tinyzero_trl.training.preflight.full_length import check_full_length
 from tinyzero_trl.training.preflight.problems import check_label_column
-from tinyzero_trl.training.prompt_keys import prompt_key
-from tinyzero_trl.training.stage_scores import StageScores
+from tinyzero_trl.training.rollout.prompt_keys import prompt_key
+from tinyzero_trl.training.rollout.stage_scores import StageScores
 from tinyzero_trl.windows import GroupState, WindowPolicy
 from tinyzero_trl.windows.config import label_column_of
 from tinyzero_trl.windows.outcomes import is_success

@@ -1,0 +1,1 @@
+"""Recipes: reading them, their fields, and those that the package ships."""

@@ -1,0 +1,1 @@
+"""A rollout: what samples it, where it stops, and how it is scored."""
