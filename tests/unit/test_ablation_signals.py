@@ -1,6 +1,7 @@
 """What `ablate` does when it is told to stop, and what it says of runs that a signal has ended."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -87,6 +88,14 @@ def lives(file: Path) -> bool:
     return bool(state.strip()) and not state.startswith("Z")
 
 
+def has_ended(file: Path) -> bool:
+    """Whether the process whose number is in a file ends at once: one that has closed its files is there a little more."""
+    end = time.monotonic() + 5
+    while lives(file) and time.monotonic() < end:
+        time.sleep(0.05)
+    return not lives(file)
+
+
 @contextmanager
 def ablate(grid: Path) -> Iterator[subprocess.Popen[str]]:
     """The command in a process of its own, once its first run trains."""
@@ -110,9 +119,9 @@ def test_the_training_is_told_once_and_waited_for(
     folder = Path("runs/a/seed_0")
     with ablate(write_grid(PROGRAM.replace("SAVING_S", "2"), *launcher)) as program:
         program.send_signal(told)
-        output, errors = program.communicate(timeout=30)
+        output, errors = program.communicate(timeout=60)
         assert program.returncode == status
-        assert not lives(folder / "trains")
+        assert has_ended(folder / "trains")
     assert (folder / "saved").exists()
     assert (folder / "signals").read_text().split() == [told.name]
     assert output.splitlines() == ["[1/2] a, seed 0: training, see runs/a/seed_0/train.log"]
@@ -128,9 +137,9 @@ def test_a_second_signal_is_handed_on_too(write_grid: Callable[..., Path]) -> No
         program.send_signal(signal.SIGINT)
         wait_for(folder / "signals")
         program.send_signal(signal.SIGTERM)
-        program.communicate(timeout=30)
+        program.communicate(timeout=60)
         assert program.returncode == 130, "the first one counts"
-        assert not lives(folder / "trains")
+        assert has_ended(folder / "trains")
     assert (folder / "signals").read_text().split() == ["SIGINT", "SIGTERM"]
 
 
@@ -140,8 +149,8 @@ def test_it_stops_in_order_where_nobody_reads_its_output_any_more(write_grid: Ca
             assert stream is not None
             stream.close()
         program.send_signal(signal.SIGINT)
-        assert program.wait(timeout=30) == 130
-        assert not lives(Path("runs/a/seed_0/trains"))
+        assert program.wait(timeout=60) == 130
+        assert has_ended(Path("runs/a/seed_0/trains"))
     assert Path("runs/a/seed_0/saved").exists()
 
 
@@ -178,7 +187,7 @@ def test_a_training_that_a_killed_launcher_leaves_is_told_to_stop(write_grid: Ca
     Path("launcher.py").write_text(KILLED_LAUNCHER)
     lines: list[str] = []
     failed = run_grid(read_grid(write_grid(PROGRAM.replace("SAVING_S", "1"), "launcher.py", seeds=1)), lines.append)
-    assert len(failed) == 1 and not lives(Path("runs/a/seed_0/trains"))
+    assert len(failed) == 1 and has_ended(Path("runs/a/seed_0/trains"))
     assert Path("runs/a/seed_0/signals").read_text().split() == ["SIGTERM"]
     assert "ended by SIGKILL after" in lines[-1]
 
@@ -227,7 +236,7 @@ def test_how_a_run_ended_is_one_line(
     run_grid(read_grid(write_grid(program, *launcher, seeds=1)), lines.append)
     assert len(lines) == 2
     assert lines[1].startswith("[1/1] a, seed 0: ")
-    assert says in lines[1].replace("after 1 s", "after 0 s")
+    assert says in re.sub(r"after \d+ s", "after 0 s", lines[1])
 
 
 def test_why_an_earlier_start_failed_is_not_said_of_a_later_one(write_grid: Callable[..., Path]) -> None:
