@@ -89,7 +89,7 @@ def lives(file: Path) -> bool:
 
 
 def has_ended(file: Path) -> bool:
-    """Whether the process whose number is in a file ends at once: one that has closed its files is there a little more."""
+    """Whether a process ends; one that has closed its files is there for a little more."""
     end = time.monotonic() + 5
     while lives(file) and time.monotonic() < end:
         time.sleep(0.05)
