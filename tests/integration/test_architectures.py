@@ -14,7 +14,7 @@ from tinyzero_trl.generation.compacting import can_compact, compacting_generate
 from tinyzero_trl.generation.interception import compacting_batches
 from tinyzero_trl.models.architectures import PLAIN_DECODERS, depends_on_width, is_plain_decoder
 from tinyzero_trl.models.varlen import TORCH_VARLEN, why_no_varlen
-from tinyzero_trl.training.loss.packing import packed_scores
+from tinyzero_trl.training.loss.packing import packed_log_probs
 
 VOCABULARY, PROMPT, COMPLETION = 64, 7, 9
 SIZES = {
@@ -103,7 +103,7 @@ def test_rows_may_lie_end_to_end(kind: str, attention: str) -> None:
     labels[:, :-COMPLETION] = -100
     with torch.no_grad():
         outputs = model(input_ids=ids, attention_mask=mask, labels=labels, fused_lm_head=True)
-        packed, _ = packed_scores(model, ids, mask, COMPLETION, with_bounds=attention == TORCH_VARLEN)
+        packed, _ = packed_log_probs(model, ids, mask, COMPLETION, with_bounds=attention == TORCH_VARLEN)
     torch.testing.assert_close(packed, outputs.log_probs[:, -COMPLETION:], rtol=0, atol=5e-5)
 
 

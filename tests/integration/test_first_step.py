@@ -21,11 +21,11 @@ def compared(monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[int, list[Tensor
     """By what is compared with the policy and by optimizer step: differences of each micro-batch's trained tokens."""
     monkeypatch.setenv("TRL_EXPERIMENTAL_SILENCE", "1")
     seen: dict[str, dict[int, list[Tensor]]] = {"ref": defaultdict(list), "old": defaultdict(list)}
-    compute_loss, scores = GRPOTrainer._compute_loss, ExactLoss.scores
+    compute_loss, log_probs = GRPOTrainer._compute_loss, ExactLoss.log_probs
     policy: list[Tensor] = []
 
     def noted(self, *args, **options):
-        outputs = scores(self, *args, **options)
+        outputs = log_probs(self, *args, **options)
         if torch.is_grad_enabled():
             policy[:] = [outputs[0].detach()]
         return outputs
@@ -39,7 +39,7 @@ def compared(monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[int, list[Tensor
         return loss
 
     monkeypatch.setattr(GRPOTrainer, "_compute_loss", watched)
-    monkeypatch.setattr(ExactLoss, "scores", noted)
+    monkeypatch.setattr(ExactLoss, "log_probs", noted)
     return seen
 
 
