@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from datasets import Dataset
 from trl import GRPOConfig, GRPOTrainer
 
@@ -205,6 +206,17 @@ def test_a_completion_that_ends_before_the_window_was_not_cut_by_it() -> None:
     [seen] = observed
     assert seen.lengths == ([8, 5, 5, 8, 8] * 4)[:16]
     assert seen.truncated == ([True, False, False, False, False] * 4)[:16]
+
+
+def test_rewards_that_never_reach_the_threshold_are_named(caplog: pytest.LogCaptureFixture) -> None:
+    trainer = trainer_of(GRPOTrainer)
+    controller = WindowController(WindowConfig(strategy="signal")).attach(trainer)
+    for _ in range(12):
+        controller._observe(trainer, [[3] * 4] * 16, torch.full((16, 1), 0.5))
+    [line] = [record.message for record in caplog.records if "rollouts had a success" in record.message]
+    assert "was 0.5, and a success is 1 or more" in line and line.endswith("set success_threshold.")
+    with pytest.raises(ValueError, match=r"^config: 'signal' is no WindowConfig; give WindowConfig\(strategy="):
+        WindowController("signal")  # type: ignore[arg-type]
 
 
 def test_windows_that_are_left_out_follow_from_the_trainers_longest_completion() -> None:

@@ -1,5 +1,6 @@
 """The window policy of a running trainer: another one takes over everywhere, or is refused; and what is warned of."""
 
+from collections.abc import Sequence
 from types import SimpleNamespace
 
 import pytest
@@ -7,16 +8,19 @@ from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from tinyzero_trl.training.callbacks.events import Rollout
 from tinyzero_trl.training.callbacks.window import AdaptiveWindowCallback
+from tinyzero_trl.training.rollout.hints import RolloutHints
 from tinyzero_trl.windows import RolloutObservation, WindowConfig, WindowPolicy, make_policy
 
 LONGEST = 100
 CONFIG = WindowConfig(strategy="fixed", initial=50, min=10, max=LONGEST)
 
 
-def observe(callback: AdaptiveWindowCallback, step: int, rewards: list[float], truncated: bool = False) -> None:
+def observe(
+    callback: AdaptiveWindowCallback, step: int, rewards: Sequence[float | None], truncated: bool = False
+) -> None:
     seen = RolloutObservation(step, callback.window, [9, 9], rewards, [truncated] * 2, [0, 0])
     callback.on_rollout_end(
-        SimpleNamespace(), SimpleNamespace(), SimpleNamespace(), rollout=Rollout(seen, [4, 4], None, 0.1)
+        SimpleNamespace(), TrainerState(), SimpleNamespace(), rollout=Rollout(seen, [4, 4], None, 0.1)
     )
 
 
@@ -85,7 +89,22 @@ def test_rewards_that_never_reach_the_threshold_are_named_once(caplog) -> None:
     for step in range(9, 30):
         observe(callback, step, [0.1, 0.2])
     [line] = caplog.messages
-    assert line.startswith("step 10: none of the first 10 rollouts") and "was 0.5, and a success is 1" in line
+    assert line.startswith("step 10: none of the last 10 rollouts") and "was 0.5, and a success is 1" in line
+    assert line.endswith("set window_success_threshold.")
+
+
+def test_a_first_function_that_judges_nothing_is_named(caplog) -> None:
+    callback = AdaptiveWindowCallback(CONFIG)
+    for step in range(12):
+        observe(callback, step, [None, None])
+    [line] = caplog.messages
+    assert line.startswith("step 10: none of the last 10 rollouts") and "judged no completion" in line
+
+
+@pytest.mark.parametrize(("window", "raised"), [(LONGEST - 1, "initial or min"), (LONGEST, "max_completion_length")])
+def test_what_to_raise_follows_from_where_the_window_is(window: int, raised: str, caplog) -> None:
+    RolloutHints(CONFIG).look_at(RolloutObservation(0, window, [window], [0.0], [True], [0]))
+    assert f"none earned a reward. Raise {raised}, or" in caplog.text
 
 
 def test_after_a_success_nothing_is_said(caplog) -> None:

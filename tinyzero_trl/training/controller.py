@@ -12,6 +12,7 @@ from tinyzero_trl.generation.sampling import recipe_stop_tokens
 from tinyzero_trl.training import trl_internals
 from tinyzero_trl.training.callbacks.events import SavedInCheckpoints
 from tinyzero_trl.training.rollout.completion_limit import CompletionLimit
+from tinyzero_trl.training.rollout.hints import RolloutHints
 from tinyzero_trl.training.rollout.scoring import gather_columns, observation_of, scores
 from tinyzero_trl.windows import WindowConfig, WindowPolicy, make_policy
 
@@ -33,9 +34,14 @@ class WindowController(SavedInCheckpoints):
 
     Args:
         config: configuration of the policy. `max` defaults to the trainer's `max_completion_length`.
+
+    Raises:
+        ValueError: `config` is something else.
     """
 
     def __init__(self, config: WindowConfig) -> None:
+        if not isinstance(config, WindowConfig):
+            raise ValueError(f"config: {config!r} is no WindowConfig; give WindowConfig(strategy='signal')")
         self.config = config
         self._policy: WindowPolicy | None = None
 
@@ -96,7 +102,7 @@ class WindowController(SavedInCheckpoints):
         wrapped._generate_and_score_completions = limited
         wrapped._calculate_rewards = observed
         trainer.add_callback(self)
-        self._policy = policy
+        self._policy, self._hints = policy, RolloutHints(policy.config)
         return self
 
     def on_train_begin(
@@ -135,7 +141,10 @@ class WindowController(SavedInCheckpoints):
         ]  # or ended there with a stop string
         columns = torch.tensor([lengths, cut], device=trainer.accelerator.device)
         of_all, cut_of_all = gather_columns(trainer, columns)
-        self.policy.observe(observation_of(trainer, of_all, cut_of_all, scores(rewards), window=window))
+        seen = observation_of(trainer, of_all, cut_of_all, scores(rewards), window=window)
+        self.policy.observe(seen)
+        if trainer.is_world_process_zero():
+            self._hints.look_at(seen)
         for name, value in self.policy.metrics().items():
             trl_internals.training_metrics(trainer)[f"adaptive_window/{name}"].append(value)
 

@@ -1,17 +1,15 @@
 """The callback that holds the window policy: asked before each rollout, and shown what came of it."""
 
-import logging
 from collections.abc import Mapping
 from typing import Any
 
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from tinyzero_trl.training.callbacks.events import Rollout, SavedInCheckpoints
-from tinyzero_trl.windows import RolloutObservation, WindowConfig, WindowPolicy, make_policy
+from tinyzero_trl.training.config import WINDOW_PREFIX
+from tinyzero_trl.training.rollout.hints import RolloutHints
+from tinyzero_trl.windows import WindowConfig, WindowPolicy, make_policy
 from tinyzero_trl.windows.config import label_column_of
-from tinyzero_trl.windows.outcomes import is_success
-
-logger = logging.getLogger(__name__)
 
 
 class AdaptiveWindowCallback(SavedInCheckpoints):
@@ -23,17 +21,12 @@ class AdaptiveWindowCallback(SavedInCheckpoints):
     window to it.
     """
 
-    MOSTLY_TRUNCATED_FRAC = 0.9
-    ROLLOUTS_WITHOUT_SUCCESS = 10
-
     def __init__(self, config: WindowConfig) -> None:
         self._config = config
         self._policy = make_policy(config)
         self._next_step = 0  # training step of the next rollout
         self._observes = False
-        self._warned_of_truncation = False
-        self._rollouts_without_success: int | None = 0  # None once there was a success, or it has been said
-        self._largest_reward = float("-inf")
+        self._hints = RolloutHints(config, prefix=WINDOW_PREFIX)
 
     @property
     def policy(self) -> WindowPolicy:
@@ -89,8 +82,8 @@ class AdaptiveWindowCallback(SavedInCheckpoints):
         self._observes = True
         self._next_step = rollout.observation.next_step
         self.policy.observe(rollout.observation)
-        self._warn_of_truncation(rollout.observation)
-        self._warn_of_rewards(rollout.observation)
+        if state.is_world_process_zero:
+            self._hints.look_at(rollout.observation)
 
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -135,32 +128,3 @@ class AdaptiveWindowCallback(SavedInCheckpoints):
                 "allows; lower it, or raise max_completion_length"
             )
         return window
-
-    def _warn_of_truncation(self, seen: RolloutObservation) -> None:
-        unrewarded = bool(seen.scores) and max(seen.scores) <= 0.0
-        failed = seen.truncated_frac > self.MOSTLY_TRUNCATED_FRAC and unrewarded
-        if self._warned_of_truncation or not failed:
-            return
-        self._warned_of_truncation = True
-        logger.warning(
-            f"step {seen.step + 1}: {seen.truncated_frac:.0%} of the completions were cut at {seen.window} tokens and "
-            "none earned a reward. Raise window_initial or window_min (or max_completion_length), or check that the "
-            "prompt template is one the model answers to."
-        )
-
-    def _warn_of_rewards(self, seen: RolloutObservation) -> None:
-        """Say once that no reward has ever counted as a success: perhaps the threshold is on another scale."""
-        if self._rollouts_without_success is None or not seen.scores:
-            return
-        self._largest_reward = max([self._largest_reward, *seen.scores])
-        self._rollouts_without_success += 1
-        if is_success(self._largest_reward, self._config.success_threshold):
-            self._rollouts_without_success = None
-        elif self._rollouts_without_success == self.ROLLOUTS_WITHOUT_SUCCESS:
-            self._rollouts_without_success = None
-            logger.warning(
-                f"step {seen.step + 1}: none of the first {self.ROLLOUTS_WITHOUT_SUCCESS} rollouts had a success. The "
-                f"largest reward of the first reward function was {self._largest_reward:g}, and a success is "
-                f"{self._config.success_threshold:g} or more. If its rewards are on another scale, set "
-                "window_success_threshold."
-            )
