@@ -21,7 +21,12 @@ from tinyzero_trl.models.names import resolve_model
 from tinyzero_trl.training.config import AdaptiveGRPOConfig
 from tinyzero_trl.training.preflight.launch import check_deepspeed
 from tinyzero_trl.training.preflight.mappings import check_vllm_sampling
-from tinyzero_trl.training.preflight.problems import check_chat_template_kwargs, check_prompts, check_train_dataset
+from tinyzero_trl.training.preflight.problems import (
+    check_chat_template_kwargs,
+    check_prompts,
+    check_train_dataset,
+    warn_of_empty_labels,
+)
 from tinyzero_trl.training.preflight.reference import check_saved_reference, shards_weights
 from tinyzero_trl.training.preflight.trackers import use_wandb_offline_without_account
 from tinyzero_trl.training.recipe import unknown_fields
@@ -29,6 +34,7 @@ from tinyzero_trl.training.recipe.parser import _parser
 from tinyzero_trl.training.recipe.renamed import RENAMED
 from tinyzero_trl.training.recipe.unknown_fields import advice_for_unknown
 from tinyzero_trl.training.saving.synced_reference import REFERENCE
+from tinyzero_trl.windows import WindowConfig
 
 FITTING = {"use_cpu": True, "bf16": False, "report_to": "none", "gradient_checkpointing": False}
 
@@ -224,6 +230,13 @@ def test_the_longest_prompt_decides_wherever_it_stands(embedded: tuple[Any, Any]
     prompts[200] = "1 " * (positions // 2 - 5)
     with pytest.raises(ValueError, match=rf"^max_completion_length: 64 tokens after a prompt of \d+ .* {positions}"):
         check_prompts(prompts, tokenizer, model_config, config(max_completion_length=64))
+
+
+@pytest.mark.parametrize(("labels", "is_told"), [(["", ""], True), ([0, 0], True), (["a", ""], False)])
+def test_labels_that_say_nothing_are_a_warning(labels: list[Any], is_told: bool, caplog) -> None:
+    window = WindowConfig(strategy="group", label_column="kind")
+    warn_of_empty_labels(Dataset.from_dict({"kind": labels}), window)
+    assert ["window_label_column: 'kind' is empty" in line for line in caplog.messages] == [True] * is_told
 
 
 def test_vllm_must_hold_prompt_and_completion(embedded: tuple[Any, Any]) -> None:

@@ -221,11 +221,16 @@ def test_partial_scores_are_rewards_only_where_asked_for() -> None:
         ({"difficulty": 1.0}, "", "difficulty 1.0"),
         ({}, "", ""),
         ({"kind": "even", "difficulty": {"n": (2, 6)}, "n": 4}, "kind", "kind even"),
-        ({"difficulty": {"n": (2, 6)}, "n": 4}, "missing", ""),
+        ({"kind": None, "difficulty": {"n": (2, 6)}, "n": 4}, "kind", ""),
     ],
 )
 def test_the_label_has_few_values(metadata: dict[str, Any], chosen: str, label: str) -> None:
     assert difficulty_label(metadata, chosen) == label
+
+
+def test_a_label_that_the_metadata_does_not_have_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"^difficulty_label: .missing. is no entry of .*; choose one of k, n$"):
+        difficulty_label({"difficulty": {"n": (2, 6)}, "n": 4, "k": 1}, "missing")
 
 
 # --- examples ---------------------------------------------------------------------------------------------------

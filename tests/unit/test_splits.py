@@ -58,6 +58,10 @@ def test_a_file_is_divided_and_says_so(tmp_path: Path) -> None:
     file = write_lines(tmp_path / "words.jsonl", examples)
     divided = split(file, test_size=8)
     assert divided.note == f"dataset: {str(file)!r} has no splits; 8 of its 100 examples are held out"
+    asked = split(file, test_size=8, train_size=5)
+    assert asked.train == divided.train
+    told = f"train_size: 5 has no effect on a data set, of which all {len(divided.train)} examples are trained on"
+    assert asked.note == f"{divided.note}; {told}"
     assert len(divided.held_out) == 8
     known = keys(get_task("echo"), divided.held_out)
     assert not known & keys(get_task("echo"), divided.train), "nor a copy of it"

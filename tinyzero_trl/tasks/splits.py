@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tinyzero_trl.tasks.config import TaskConfig
@@ -37,6 +37,15 @@ def load_splits(config: TaskConfig) -> Splits:
     """
     if config.dataset == GENERATE:
         return _generated(config, config.train_size)
+    splits = _read(config)
+    if config.train_size == TaskConfig.train_size:
+        return splits
+    told = f"train_size: {config.train_size} has no effect on a data set, of which all {len(splits.train)} examples "
+    told += "are trained on"
+    return replace(splits, note="; ".join(filter(None, (splits.note, told))))
+
+
+def _read(config: TaskConfig) -> Splits:
     if not has_splits(config.dataset):
         return _divided(read_examples(config.dataset, task=config.learned()), config)
     train, held_out = (read_examples(config.dataset, task=config.learned(), split=split) for split in ("train", "test"))

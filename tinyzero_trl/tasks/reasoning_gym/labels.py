@@ -21,10 +21,16 @@ def difficulty_label(metadata: Mapping[str, Any], chosen: str = "") -> str:
 
     Returns:
         The label; empty where the metadata has none.
+
+    Raises:
+        ValueError: there is no entry of the chosen name.
     """
     varied = metadata.get("difficulty")
     if chosen:
-        value = metadata.get(chosen)
+        if chosen not in metadata:
+            known = ", ".join(sorted(name for name in metadata if name != "difficulty"))
+            raise ValueError(f"difficulty_label: {chosen!r} is no entry of the metadata; choose one of {known}")
+        value = metadata[chosen]
         limits = varied.get(chosen) if isinstance(varied, Mapping) else None
         return _label(chosen, value, limits) or ("" if value is None else f"{chosen} {value}")
     if isinstance(varied, Mapping):

@@ -55,6 +55,16 @@ def check_label_column(columns: Sequence[str] | None, window: WindowConfig) -> N
         )
 
 
+def warn_of_empty_labels(train: Dataset, window: WindowConfig) -> None:
+    """Say where the column that tells prompts apart, which is there, says nothing in any row."""
+    column = label_column_of(window)
+    if column and not any(train[column][:]):
+        logger.warning(
+            f"window_label_column: {column!r} is empty in all training examples, so that no prompt can be told from "
+            "another; name another column, or leave it out"
+        )
+
+
 def check_prompts(
     prompts: Sequence[Any], tokenizer: PreTrainedTokenizerBase, model_config: Any, training: AdaptiveGRPOConfig
 ) -> None:
