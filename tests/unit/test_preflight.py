@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import wandb
+from accelerate import PartialState
 from accelerate.utils.deepspeed import HfDeepSpeedConfig
 from datasets import Dataset, IterableDataset
 from transformers.integrations.deepspeed import HfTrainerDeepSpeedConfig
@@ -234,6 +235,7 @@ def test_the_longest_prompt_decides_wherever_it_stands(embedded: tuple[Any, Any]
 
 @pytest.mark.parametrize(("labels", "is_told"), [(["", ""], True), ([0, 0], True), (["a", ""], False)])
 def test_labels_that_say_nothing_are_a_warning(labels: list[Any], is_told: bool, caplog) -> None:
+    PartialState()
     window = WindowConfig(strategy="group", label_column="kind")
     warn_of_empty_labels(Dataset.from_dict({"kind": labels}), window)
     assert ["window_label_column: 'kind' is empty" in line for line in caplog.messages] == [True] * is_told
