@@ -284,6 +284,9 @@ def test_generation_kwargs_are_tried_on_what_vllm_reads(monkeypatch: pytest.Monk
     training = config(generation_kwargs={"stop_strings": ["x"]})
     check_vllm_sampling(training)  # not vLLM's to judge
     training.use_vllm = True
+    with monkeypatch.context() as without_vllm, pytest.raises(ValueError, match=r"^use_vllm: true, but vllm cannot be"):
+        without_vllm.setitem(sys.modules, "vllm", None)
+        check_vllm_sampling(training)
     check_vllm_sampling(training)  # the program hands them on as vLLM's own `stop`
     training.generation_kwargs = {"stop_words": ["x"]}
     with pytest.raises(

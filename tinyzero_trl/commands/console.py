@@ -1,8 +1,10 @@
 """The command line's parser, errors of one line, and progress bars for terminals alone."""
 
 import argparse
+import difflib
 import errno
 import json
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,7 +33,16 @@ class OneLineParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """End with exit status 2, without the usage that argparse puts in front."""
-        self.exit(2, f"{self.prog}: {' '.join(message.split())}; see {self.prog} --help\n")
+        remedy = self._meant_option(message) or f"see {self.prog} --help"
+        self.exit(2, f"{self.prog}: {' '.join(message.split())}; {remedy}\n")
+
+    def _meant_option(self, message: str) -> str | None:
+        """What a misspelled option may have been meant for; None where nothing is like it."""
+        if not (found := re.match(r"unrecognized arguments: (--[\w-]+)", message)):
+            return None
+        known = [name for action in self._actions for name in action.option_strings]
+        close = difflib.get_close_matches(found[1], known, n=1)
+        return f"did you mean {close[0]}?" if close else None
 
 
 class DefaultsFormatter(argparse.ArgumentDefaultsHelpFormatter):

@@ -26,6 +26,8 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for subcommand in SUBCOMMANDS:
         subcommand.register(commands)
+    for each in commands.choices.values():
+        each.set_defaults(parser=each)
     return parser
 
 
@@ -33,8 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one subcommand; bad input ends with exit status 2 and one line on standard error."""
     parser = build_parser()
     args, further = parser.parse_known_args(arguments)
+    of_command = vars(args).pop("parser")
     if further and not hasattr(args, "takes_fields"):
-        parser.error(f"unrecognized arguments: {' '.join(further)}")
+        of_command.error(f"unrecognized arguments: {' '.join(further)}")
     args.fields = further
     try:
         return args.run(args) or 0

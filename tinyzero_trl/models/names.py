@@ -14,9 +14,11 @@ def resolve_model(name: str) -> str:
             weights are unpacked once; a folder; or a Hub id.
 
     Raises:
-        ValueError: a GGUF file that cannot be read.
+        ValueError: a misspelled name of a shipped model, or a GGUF file that cannot be read.
     """
     if name in SHIPPED:
         return str(SHIPPED[name])
+    if name.startswith("embedded") and "/" not in name and not os.path.exists(name):
+        raise ValueError(f"model: {name!r} is none of the models of this package; use one of {', '.join(SHIPPED)}")
     path = os.path.expanduser(name)
     return str(gguf.unpack(path)) if gguf.is_gguf(path) else path

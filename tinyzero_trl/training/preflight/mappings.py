@@ -43,17 +43,24 @@ def check_vllm_sampling(training: Any) -> None:
     """The names of vLLM in `generation_kwargs`, tried on its `SamplingParams`; asked where vLLM is about to be used.
 
     Raises:
-        ValueError: a name or a value that vLLM refuses.
+        ValueError: vLLM is not installed, or refuses a name or a value.
     """
+    if not training.use_vllm:
+        return
+    try:
+        from vllm import SamplingParams
+    except ImportError as error:
+        raise ValueError(
+            f"use_vllm: true, but vllm cannot be imported ({text_of(error)}); pip install 'tinyzero-trl[vllm]', or "
+            "leave it out"
+        ) from None
     given = {
         name: value
         for name, value in (training.generation_kwargs or {}).items()
         if name not in ("structured_outputs", "stop_strings")
     }
-    if not training.use_vllm or not given:
+    if not given:
         return
-    from vllm import SamplingParams
-
     try:
         SamplingParams(**given)
     except Exception as error:

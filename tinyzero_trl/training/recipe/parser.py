@@ -101,6 +101,11 @@ class RecipeParser(TrlParser):
         """
         if unknown:
             name = unknown[0].removeprefix("--").split("=")[0]
+            if unknown[0] == "--config":
+                raise ValueError("config: stands twice on the command line; give one recipe, and fields after it")
+            if not unknown[0].startswith("-"):
+                remedy = f"--config {name}" if name.endswith((".yaml", ".yml")) else "--name value for each field"
+                raise ValueError(f"{shown(name, name)}: is no field on the command line; give {remedy}")
             self._refuse_option_of_another_task(name, " ".join(unknown[1:2]))
             raise ValueError(f"{name}: unknown field on the command line; {self.hint(name)}")
 
