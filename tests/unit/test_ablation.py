@@ -156,6 +156,19 @@ def test_a_finished_run_of_other_settings_does_not_pass_for_this_one(grid):
         run_grid(changed, lambda line: None)
 
 
+def test_a_finished_run_of_an_edited_recipe_does_not_pass_for_this_one(grid):
+    runs = read_grid(grid(seeds=[0]))
+    run_grid(runs, lambda line: None)
+    recipe = Path(runs[0].arguments[1])
+    recipe.write_text(f"# a comment changes nothing\n{recipe.read_text()}")
+    run_grid(runs, lambda line: None)
+    recipe.write_text(f"{recipe.read_text()}\nwarmup_steps: 3\n")
+    with pytest.raises(ValueError, match=r"runs/full/seed_0 holds a run of .* as it was before it was edited: name"):
+        run_grid(runs, lambda line: None)
+    (runs[0].folder / "arguments.json").write_text(json.dumps(runs[0].arguments))  # as earlier versions noted it
+    run_grid(runs[:1], lambda line: None)
+
+
 @pytest.mark.parametrize("damage", ["removed", "[", "null"])
 def test_a_run_whose_settings_are_not_known_does_not_pass_for_this_one(grid, damage):
     runs = read_grid(grid())

@@ -91,6 +91,12 @@ def test_vllm_takes_its_share_and_fills_it_with_cache() -> None:
     kv_bytes = 2 * 10 * 2 * 16 * 2  # keys and values, layers, heads, head size, bytes
     assert plan.vllm_cache_tokens == pytest.approx((38.5 * GIB - 2 * SHAPE.parameters) / kv_bytes)
     assert plan.vllm_rows == pytest.approx(plan.vllm_cache_tokens / 1000)
+    shared = memory_plan(replace(WORK, vllm_tensor_parallel_size=2))
+    free = 38.5 * GIB - SHAPE.parameters
+    assert shared.vllm_cache_tokens == pytest.approx(2 * free / kv_bytes), "a head for each GPU"
+    repeated = memory_plan(replace(WORK, vllm_tensor_parallel_size=4))
+    free = 38.5 * GIB - SHAPE.parameters / 2
+    assert repeated.vllm_cache_tokens == pytest.approx(2 * free / kv_bytes), "two heads for four GPUs"
     asleep = memory_plan(replace(WORK, vllm_enable_sleep_mode=True))
     assert asleep.peak == pytest.approx(plan.peak - sum(plan.update.values()))
     generated = memory_plan(replace(WORK, use_vllm=False))

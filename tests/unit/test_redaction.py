@@ -8,7 +8,7 @@ from tinyzero_trl.runs.model_card import write_model_card
 from tinyzero_trl.runs.records import RunRecords
 from tinyzero_trl.runs.redaction import HIDDEN, shown, without_secrets
 
-SECRET = "hf_plantedsecret0"
+SECRET = "hf_plantedsecret0plantedsecret0plan"
 
 
 def test_secrets_are_hidden_by_field_look_and_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -36,7 +36,14 @@ def test_secrets_are_hidden_by_field_look_and_environment(monkeypatch: pytest.Mo
 
 
 def test_ordinary_text_stays_as_it_is() -> None:
-    for text in ("https://host/path?a=b@c", "half_of_it", "me@host", "hf_short", "data/countdown"):
+    for text in (
+        "https://host/path?a=b@c",
+        "half_of_it",
+        "me@host",
+        "hf_short",
+        "hf_downloads/q.jsonl",
+        "data/countdown",
+    ):
         assert without_secrets(text) == text
 
 

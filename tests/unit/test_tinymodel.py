@@ -29,6 +29,8 @@ from tinyzero_trl.models.toy.traces import (
 )
 from tinyzero_trl.models.toy.warmstart import build_model, tokenized, trace_dataset, traces, warm_start
 from tinyzero_trl.tasks import Problem, countdown, counting, get_task, multiplication
+from tinyzero_trl.training.recipe.parser import parse_recipe
+from tinyzero_trl.training.run import load_problems
 
 EMBEDDED = Path(resolve_model("embedded"))
 LARGEST_FOLDER_BYTES = 8 * 2**20
@@ -309,3 +311,21 @@ def test_the_embedded_model_is_small_loads_and_fits_its_tokenizer() -> None:
     assert {config.eos_token_id, config.pad_token_id} == {shipped.eos_token_id, shipped.pad_token_id}
     text = str(countdown.render_prompt(problems()[0], "base"))
     assert shipped(text)["input_ids"] == encode(text), "build_tokenizer has changed: run tinyzero-trl warmstart"
+
+
+@pytest.mark.parametrize(
+    ("recipe", "options", "known"),
+    [
+        ("countdown_tiny", [], 0),
+        ("lengths_tiny", [], 0),
+        ("multiply_tiny", [], 0),
+        ("countdown_tiny", ["--problem_seed", "1"], 725),
+        ("countdown_tiny", ["--test_size", "512"], 17),
+    ],
+)
+def test_held_out_problems_of_the_warm_start_are_told(recipe: str, options: list[str], known: int, caplog) -> None:
+    task, _, model = parse_recipe(["--config", recipe, "--train_size", "64", *options])
+    load_problems(task, str(model.model_name_or_path))
+    told = [line for line in caplog.messages if "were in the warm start of embedded" in line]
+    assert len(told) == (known > 0)
+    assert not known or told[0].startswith(f"test_size: {known} of the {task.test_size} held-out problems")

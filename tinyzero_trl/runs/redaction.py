@@ -11,7 +11,7 @@ SECRET_FIELDS = frozenset({"hub_token", "token", "use_auth_token", "api_key", "p
 
 _SECRET_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "WANDB_API_KEY")
 _LOOKS_SECRET = re.compile(
-    r"\bhf_[A-Za-z0-9]{8,}|(?<=://)[^/@\s]+(?=@)"
+    r"\bhf_[A-Za-z0-9]{30,}|(?<=://)[^/@\s]+(?=@)"
 )  # a Hub token; name and password in an address
 
 

@@ -15,6 +15,7 @@ from tinyzero_trl.models.adapters import base_of_adapter
 from tinyzero_trl.models.fingerprint import model_files
 from tinyzero_trl.models.loading import load_model_config, load_trainable_adapter
 from tinyzero_trl.models.names import resolve_model
+from tinyzero_trl.models.toy.curricula import taught_problems
 from tinyzero_trl.runs.checkpoints import checkpoint_to_resume, is_last, step_of
 from tinyzero_trl.runs.hub_access import offline_if_silent
 from tinyzero_trl.runs.json_lines import digest_of
@@ -35,12 +36,19 @@ from tinyzero_trl.training.trainer import AdaptiveGRPOTrainer
 logger = logging.getLogger(__name__)
 
 
-def load_problems(task: TaskConfig) -> tuple[Dataset, Dataset]:
-    """Training and held-out problems."""
+def load_problems(task: TaskConfig, model: str = "") -> tuple[Dataset, Dataset]:
+    """Training and held-out problems; warns of held-out ones that a shipped `model` has been taught."""
     splits = load_splits(task)
     if splits.note:
         logger.info(splits.note)
     learned = task.learned()
+    taught = taught_problems(model, task.task)
+    if known := sum(learned.key(example) in taught for example in splits.held_out) if taught else 0:
+        logger.warning(
+            "test_size: %d of the %d held-out problems were in the warm start of %s, so that accuracy is too high; "
+            "take the test_size and problem_seed of the recipe for it",
+            *(known, len(splits.held_out), model),
+        )
     train, held_out = (
         to_dataset(examples, task=learned, template=task.prompt_template)
         for examples in (splits.train, splits.held_out)
@@ -90,7 +98,7 @@ def build_trainer(
     path = resolve_model(str(model.model_name_or_path))
     config = load_model_config(path, revision=model.model_revision)  # a wrong name is known before problems are made
     rewards, training.reward_weights = _rewards(task, training)
-    train, held_out = load_problems(task)
+    train, held_out = load_problems(task, str(model.model_name_or_path))
     tokenizer = check_run(path, config, training, model, train, held_out)
     _say_where_it_continues(task, training, model)
     loading, is_adapter = model_init_kwargs(model, training, config), base_of_adapter(path) is not None

@@ -13,6 +13,8 @@ from typing import Any
 from tinyzero_trl.commands.ablation.grid import ARGUMENTS, PlannedRun
 from tinyzero_trl.commands.ablation.session import StoppedBySignal, TrainingSessions
 from tinyzero_trl.commands.console import one_line
+from tinyzero_trl.runs.files import read_mapping
+from tinyzero_trl.runs.json_lines import digest_of
 from tinyzero_trl.runs.lock import locked
 from tinyzero_trl.runs.records import CONFIG, is_finished, write_atomically
 
@@ -66,7 +68,7 @@ def run_grid(runs: Sequence[PlannedRun], say: Callable[[str], None]) -> list[Pla
 def _train(run: PlannedRun, sessions: TrainingSessions) -> tuple[int, str]:
     """Train a run; returns the exit status and what this start has added to the log."""
     run.folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(run.folder / ARGUMENTS, json.dumps(run.arguments, indent=1) + "\n")
+    write_atomically(run.folder / ARGUMENTS, json.dumps(_settings(run), indent=1) + "\n")
     # programs installed beside this interpreter come first, whether or not its environment is activated
     environment = {
         **os.environ,
@@ -122,12 +124,26 @@ def _check_same_settings(run: PlannedRun) -> None:
             f"{run.folder} holds a run that no grid began, so that its settings are not known: name another output, or "
             "remove it"
         )
-    if _arguments(file) != list(run.arguments):
+    known, asked = _noted(file), _settings(run)
+    if known.get("arguments") != asked["arguments"]:
         raise ValueError(f"{run.folder} holds a run of other settings ({file}): name another output, or remove it")
+    if known.get("recipe", asked["recipe"]) != asked["recipe"]:
+        raise ValueError(
+            f"{run.folder} holds a run of {run.arguments[1]} as it was before it was edited: name another output, or "
+            "remove it"
+        )
 
 
-def _arguments(file: Path) -> Any:
+def _settings(run: PlannedRun) -> dict[str, Any]:
+    """What a run is trained with: its arguments, and a digest of what its recipe says."""
+    return {"arguments": list(run.arguments), "recipe": digest_of(repr(read_mapping(run.arguments[1])))}
+
+
+def _noted(file: Path) -> dict[str, Any]:
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
+        known = json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, RecursionError):
-        return None  # a damaged file vouches for no settings
+        return {}  # a damaged file vouches for no settings
+    if isinstance(known, list):  # of an earlier version, which had the arguments alone
+        return {"arguments": known}
+    return known if isinstance(known, dict) else {}

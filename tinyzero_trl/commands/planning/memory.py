@@ -165,7 +165,8 @@ def memory_plan(work: Workload) -> MemoryPlan:
         (rollout if work.vllm_enable_sleep_mode else states)["vLLM (weights and KV cache)"] = share
         parts = work.vllm_tensor_parallel_size
         free = share - work.shape.parameters * work.compute_bytes / parts - VLLM_WORKSPACE
-        cache_tokens = max(0.0, free) * parts / work.kv_bytes_per_token
+        heads = work.shape.kv_heads  # vLLM gives each GPU its share of them, at least one
+        cache_tokens = max(0.0, free) * heads / max(1, heads // parts) / work.kv_bytes_per_token
     else:
         rollout["KV cache (generate)"] = work.rollout_rows * work.row_tokens * work.kv_bytes_per_token
         rollout["sampling logits"] = 8.0 * work.rollout_rows * work.shape.vocabulary  # float32, twice

@@ -21,7 +21,7 @@ problems separately.
 """
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -212,3 +212,15 @@ LENGTHS = Curriculum(
 )
 
 CURRICULA = {"tiny": TINY, "impatient": IMPATIENT, "small": SMALL, "lengths": LENGTHS}
+_OF_SHIPPED = {"embedded": TINY, "embedded-impatient": IMPATIENT, "embedded-lengths": LENGTHS}
+
+
+def taught_problems(model: str, task: str) -> set[Hashable]:
+    """Keys of the problems of a task that a shipped model has seen worked out; none of any other model.
+
+    Args:
+        model: the name of the model, such as `embedded`.
+        task: the name of the task.
+    """
+    tasks = _OF_SHIPPED[model].tasks if model in _OF_SHIPPED else ()
+    return {problem.key for each in tasks if each.name == task for problem in each.split[0]}
