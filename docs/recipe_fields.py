@@ -1,10 +1,12 @@
 """Writes docs/recipe_fields.md, all fields of a recipe with their defaults: `python docs/recipe_fields.py`."""
 
 import inspect
+import re
 from collections.abc import Iterable
 from dataclasses import MISSING, Field, fields
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from transformers import TrainingArguments
 from trl import GRPOConfig, ModelConfig
@@ -24,8 +26,8 @@ page from the code. Each field can also be given on the command line, as `--fiel
 or a value that does not fit, stops the program before a model is loaded. `tinyzero-trl train --help_fields` prints the
 same with the help texts of all libraries.
 
-A recipe must name `model_name_or_path` and `output_dir`. In the tables a dash is a field without a value: the text
-beside it says what happens then.
+A recipe must name `model_name_or_path`. A run without `output_dir` goes to the folder `trainer_output`. In the tables a
+dash is a field without a value: the text beside it says what happens then.
 """
 _WINDOW = """\
 `window_strategy` chooses the policy, and each policy reads some of the other fields. A field that the chosen policy
@@ -100,8 +102,9 @@ def _default(declared: Field[Any]) -> str:
 
 
 def _kind(hint: Any) -> str:
-    names = [each.__name__ if inspect.isclass(each) else str(each) for each in get_args(hint) or (hint,)]
-    return ", ".join(dict.fromkeys(_cell(name.split(".")[-1].strip("]")) for name in names if name != "NoneType"))
+    kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    names = [each.__name__ if inspect.isclass(each) else re.sub(r"\w+\.", "", str(each)) for each in kinds]
+    return ", ".join(dict.fromkeys(_cell(name) for name in names if name != "NoneType"))
 
 
 def _cell(text: str) -> str:
