@@ -16,7 +16,7 @@ from tinyzero_trl.tasks import Example
 from tinyzero_trl.tasks.config import TaskConfig
 from tinyzero_trl.tasks.datasets import check_score, read_examples
 from tinyzero_trl.tasks.sources import has_splits
-from tinyzero_trl.tasks.splits import GENERATE, generated_held_out
+from tinyzero_trl.tasks.splits import GENERATE
 
 _RANGES = (("top_p", 1e-6, 1), ("top_k", 0, 10**9), ("min_p", 0, 1), ("repetition_penalty", 1e-6, 1e6))
 
@@ -117,6 +117,7 @@ def prepare_exam(settings: EvaluationSettings, run: TrainedBy, model_config: Any
         examples, notes = _examples(settings, task, run)
     except ValueError as error:  # what a recipe calls dataset is data here
         raise ValueError(re.sub("^dataset:", "data:", str(error))) from error
+    notes = [*run.notes_on_task(task), *notes]
     learned = task.learned()
     check_score(learned, examples[0])
     prompts = [learned.prompt(example, task.prompt_template) for example in examples]
@@ -162,7 +163,8 @@ def _examples(settings: EvaluationSettings, task: TaskConfig, run: TrainedBy) ->
         raise ValueError(f"split: {settings.split!r} means nothing for {settings.data!r}, which has none; leave it out")
     split = settings.split or "test"
     if settings.data == GENERATE:
-        return generated_held_out(task)[: settings.limit], []
+        examples, notes = run.held_out(task, settings.task)
+        return examples[: settings.limit], notes
     if settings.include_trained or run.file is None:
         return read_examples(settings.data, task=task.learned(), split=split, limit=settings.limit), []
     examples = read_examples(settings.data, task=task.learned(), split=split)
