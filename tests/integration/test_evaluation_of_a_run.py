@@ -15,6 +15,7 @@ from tests.support.tiny_models import PROBLEMS, THINKING, build_model, save_tiny
 from tinyzero_trl.commands.main import main
 from tinyzero_trl.evaluation import EvaluationSettings, evaluate
 from tinyzero_trl.evaluation import run as run_module
+from tinyzero_trl.evaluation import settings as settings_module
 from tinyzero_trl.generation.completions import Completion
 from tinyzero_trl.generation.engine import Sampling
 from tinyzero_trl.runs.json_lines import digest_of
@@ -167,11 +168,25 @@ def test_prompts_are_those_of_the_runs_chat_template_arguments(run: Path, tmp_pa
     assert lengths[False] == [length + 3 for length in lengths[True]]
 
 
-def test_greedy_and_4096_tokens_without_a_run(run: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="max_completion_length: 4096 tokens after a prompt"):
-        evaluate(settings(run, tmp_path), tmp_path / "out")
-    result = evaluate(settings(run, tmp_path, max_completion_length=4), tmp_path / "out")
-    assert (result["settings"]["temperature"], result["notes"]) == (0.0, [])
+@pytest.mark.parametrize("positions", [512, 100_000, None])
+def test_greedy_and_as_many_tokens_as_fit_without_a_run(
+    positions: int | None,
+    run: Path,
+    tmp_path: Path,
+    asked: list[tuple[Sampling, int]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(settings_module, "positions_of", lambda config: positions)
+    result = evaluate(settings(run, tmp_path), tmp_path / "out")
+    longest = max(row["prompt_length"] for row in rows(tmp_path / "out"))
+    limit = 512 - longest if positions == 512 else 4096
+    [[sampling, limit_asked]] = asked
+    assert limit_asked == result["settings"]["max_completion_length"] == limit
+    assert sampling.temperature == result["settings"]["temperature"] == 0.0
+    note = f"completions have at most {limit} tokens, as many as fit the model's 512 positions "
+    assert result["notes"] == ([f"{note}(--max-completion-length sets another number)"] if positions == 512 else [])
+    given = evaluate(settings(run, tmp_path, max_completion_length=4), tmp_path / "given")
+    assert (given["settings"]["max_completion_length"], given["notes"]) == (4, [])
 
 
 def test_examples_that_the_run_was_trained_on_are_left_out(run: Path, tmp_path: Path) -> None:

@@ -20,11 +20,14 @@ SAMPLING: dict[str, tuple[tuple[type, ...], Any]] = {
     "top_k": ((int,), 0),
     "min_p": ((float, int), 0.0),
     "repetition_penalty": ((float, int), 1.0),
-    "max_completion_length": ((int,), 4096),
+    "max_completion_length": ((int,), None),
     "stop_at_answer": ((bool,), False),
     "chat_template_kwargs": ((dict,), {}),
 }
-"""What shapes prompts and completions: the types that a configuration may give, and the value where none is given."""
+"""What shapes prompts and completions: the types that a configuration may give, and the value where none is given.
+
+The longest completion has none: it depends on the model (`settings.LONGEST`).
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +89,7 @@ class TrainedBy:
         for name, (kinds, default) in SAMPLING.items():
             run = self._checked(name, kinds, default)
             chosen[name] = run if given[name] is None else given[name]
-            if self.file is not None and chosen[name] != run:
+            if self.file is not None and run is not None and chosen[name] != run:
                 notes.append(f"{name} {chosen[name]!r} is given; the run has {run!r}")
         if others := other_sampling(self._generation_kwargs()):
             notes.append(f"the run sampled with {', '.join(others)} of its generation_kwargs; this evaluation does not")
