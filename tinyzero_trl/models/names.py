@@ -1,6 +1,7 @@
 """What a model may be called: the name of a shipped one, such as `embedded`, a GGUF file, a folder, or a Hub id."""
 
 import os
+from pathlib import Path
 
 from tinyzero_trl.models import gguf
 from tinyzero_trl.models.toy import SHIPPED
@@ -20,3 +21,8 @@ def resolve_model(name: str) -> str:
         return str(SHIPPED[name])
     path = os.path.expanduser(name)
     return str(gguf.unpack(path)) if gguf.is_gguf(path) else path
+
+
+def name_of(path: str) -> str:
+    """The name of the shipped model whose folder this is; any other path or Hub id as it is."""
+    return next((name for name, folder in SHIPPED.items() if Path(path) == folder), path)
