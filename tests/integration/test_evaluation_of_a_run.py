@@ -248,8 +248,8 @@ def test_of_a_run_without_a_task_nothing_is_left_out_on_a_guess(task: str | None
     assert result["problems"] == 64
     assert result["notes"] == [
         f"{run}/config.yaml names no task, as of a run from Python: asked as countdown with its default options and "
-        "the template base; the training examples are not known, so none is left out; give --task, --template, and "
-        "data that the run has not seen"
+        "the template base (--task and --template give others); the training examples are not known, so none is left "
+        "out; give data that the run has not seen"
     ]
 
 
@@ -265,7 +265,7 @@ def test_the_held_out_set_of_a_run_without_a_task_is_not_guessed_either(
     )
     assert main([*command, "--task", "multiplication"]) == 0
     printed = capsys.readouterr().out
-    assert "asked as multiplication with its default options and the template base; the training examples" in printed
+    assert "asked as multiplication with its default options and the template base (" in printed
 
 
 def test_generate_is_the_held_out_set_of_a_run_on_a_file(run: Path, tmp_path: Path) -> None:

@@ -70,8 +70,8 @@ class TrainedBy:
             return []
         return [
             f"{self.file} names no task, as of a run from Python: asked as {task.task} with its default options and "
-            f"the template {task.prompt_template}; the training examples are not known, so none is left out; give "
-            "--task, --template, and data that the run has not seen"
+            f"the template {task.prompt_template} (--task and --template give others); the training examples are not "
+            "known, so none is left out; give data that the run has not seen"
         ]
 
     @property
