@@ -1,6 +1,7 @@
 """`eval` of a run: prompts and completions as in its training, and no example that it was trained on."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,14 @@ from tests.support.tiny_models import PROBLEMS, THINKING, build_model, save_tiny
 from tinyzero_trl.commands.main import main
 from tinyzero_trl.evaluation import EvaluationSettings, evaluate
 from tinyzero_trl.evaluation import run as run_module
+from tinyzero_trl.evaluation import settings as settings_module
 from tinyzero_trl.generation.completions import Completion
 from tinyzero_trl.generation.engine import Sampling
-from tinyzero_trl.tasks import Score
+from tinyzero_trl.runs.json_lines import digest_of
+from tinyzero_trl.tasks import Example, Score
 from tinyzero_trl.tasks.arithmetic.countdown import Countdown
-from tinyzero_trl.tasks.config import TaskConfig
+from tinyzero_trl.tasks.config import TaskConfig, task_config
+from tinyzero_trl.tasks.splits import generated_held_out, load_splits
 
 TEMPLATE = (
     "{% if not enable_thinking %}0 0 0 {% endif %}"
@@ -37,6 +41,11 @@ def configure(run: Path, **fields: Any) -> None:
 
 def rows(out: Path) -> list[dict[str, Any]]:
     return pq.read_table(out / "generations.parquet").to_pylist()
+
+
+def digest(examples: Sequence[Example]) -> str:
+    """What `eval.json` has as `problems`."""
+    return digest_of([list(example.values()) for example in examples])
 
 
 def settings(run: Path, tmp_path: Path, **given: Any) -> EvaluationSettings:
@@ -159,11 +168,25 @@ def test_prompts_are_those_of_the_runs_chat_template_arguments(run: Path, tmp_pa
     assert lengths[False] == [length + 3 for length in lengths[True]]
 
 
-def test_greedy_and_4096_tokens_without_a_run(run: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="max_completion_length: 4096 tokens after a prompt"):
-        evaluate(settings(run, tmp_path), tmp_path / "out")
-    result = evaluate(settings(run, tmp_path, max_completion_length=4), tmp_path / "out")
-    assert (result["settings"]["temperature"], result["notes"]) == (0.0, [])
+@pytest.mark.parametrize("positions", [512, 100_000, None])
+def test_greedy_and_as_many_tokens_as_fit_without_a_run(
+    positions: int | None,
+    run: Path,
+    tmp_path: Path,
+    asked: list[tuple[Sampling, int]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(settings_module, "positions_of", lambda config: positions)
+    result = evaluate(settings(run, tmp_path), tmp_path / "out")
+    longest = max(row["prompt_length"] for row in rows(tmp_path / "out"))
+    limit = 512 - longest if positions == 512 else 4096
+    [[sampling, limit_asked]] = asked
+    assert limit_asked == result["settings"]["max_completion_length"] == limit
+    assert sampling.temperature == result["settings"]["temperature"] == 0.0
+    note = f"completions have at most {limit} tokens, as many as fit the model's 512 positions "
+    assert result["notes"] == ([f"{note}(--max-completion-length sets another number)"] if positions == 512 else [])
+    given = evaluate(settings(run, tmp_path, max_completion_length=4), tmp_path / "given")
+    assert (given["settings"]["max_completion_length"], given["notes"]) == (4, [])
 
 
 def test_examples_that_the_run_was_trained_on_are_left_out(run: Path, tmp_path: Path) -> None:
@@ -209,6 +232,67 @@ def test_training_data_that_is_gone_is_said(run: Path, tmp_path: Path) -> None:
     assert note.startswith(
         "whether the run was trained on these examples cannot be told (dataset: 'gone/train.parquet'"
     )
+
+
+OF_PYTHON = {"recipe": "own", "window_strategy": "signal", "max_completion_length": 4}
+"""What `start_run` writes without a task, as far as an evaluation reads it."""
+
+
+@pytest.mark.parametrize("task", [None, "countdown"])
+def test_of_a_run_without_a_task_nothing_is_left_out_on_a_guess(task: str | None, run: Path, tmp_path: Path) -> None:
+    """The training problems of Countdown's default settings are not those of a run from Python."""
+    (run / "config.yaml").write_text(yaml.safe_dump(OF_PYTHON))
+    assert main(["data", "countdown", "--train-size", "64", "--test-size", "1", "--out", str(tmp_path / "data")]) == 0
+    guessed = EvaluationSettings(model=str(run), data=str(tmp_path / "data"), split="train", task=task)
+    result = evaluate(guessed, tmp_path / "out")
+    assert result["problems"] == 64
+    assert result["notes"] == [
+        f"{run}/config.yaml names no task, as of a run from Python: asked as countdown with its default options and "
+        "the template base (--task and --template give others); the training examples are not known, so none is left "
+        "out; give data that the run has not seen"
+    ]
+
+
+def test_the_held_out_set_of_a_run_without_a_task_is_not_guessed_either(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (run / "config.yaml").write_text(yaml.safe_dump(OF_PYTHON))
+    command = ["eval", "--model", str(run), "--data", "generate", "--limit", "3", "--out", str(tmp_path / "out")]
+    assert main(command) == 2
+    assert capsys.readouterr().err == (
+        f"tinyzero-trl eval: data: 'generate' is the held-out set of the run, but {run}/config.yaml names no task, as "
+        "of a run from Python; give --task and --data FILE\n"
+    )
+    assert main([*command, "--task", "multiplication"]) == 0
+    printed = capsys.readouterr().out
+    assert "asked as multiplication with its default options and the template base (" in printed
+
+
+def test_generate_is_the_held_out_set_of_a_run_on_a_file(run: Path, tmp_path: Path) -> None:
+    """Whether its task has a generator or not: the rows that training measured, and no others."""
+    questions = tmp_path / "questions.jsonl"
+    lines = [json.dumps({"prompt": f"1 + {number}", "answer": number + 1}) for number in range(40)]
+    questions.write_text("\n".join(lines))
+    for task, dataset in (("prompt_answer", questions), ("countdown", write_problems(tmp_path / "problems.jsonl"))):
+        configure(run, task=task, dataset=str(dataset), test_size=3, max_completion_length=4)
+        held_out = load_splits(task_config(task=task, dataset=str(dataset), test_size=3)).held_out
+        result = evaluate(EvaluationSettings(model=str(run), data="generate"), tmp_path / task)
+        assert result["settings"]["problems"] == digest(held_out)
+        [note, *_] = result["notes"]
+        assert f"has no splits; {len(held_out)} of its" in note
+
+
+def test_generate_of_another_task_than_the_runs_has_nothing_to_do_with_the_runs_file(run: Path, tmp_path: Path) -> None:
+    configure(run, dataset=str(write_problems(tmp_path / "problems.jsonl")), max_completion_length=4)
+    other = EvaluationSettings(model=str(run), data="generate", task="multiplication")
+    held_out = generated_held_out(task_config(task="multiplication", test_size=4))
+    assert evaluate(other, tmp_path / "out")["settings"]["problems"] == digest(held_out)
+
+
+def test_a_held_out_set_that_is_gone_is_one_line(run: Path, tmp_path: Path) -> None:
+    configure(run, dataset="gone/train.parquet", max_completion_length=4)
+    with pytest.raises(ValueError, match=r"^data: 'generate' is the held-out set of the run, which cannot be read aga"):
+        evaluate(EvaluationSettings(model=str(run), data="generate"), tmp_path / "out")
 
 
 @pytest.mark.parametrize("field", [{"temperature": "hot"}, {"top_k": 1.5}, {"chat_template_kwargs": [1]}])

@@ -15,7 +15,8 @@ from trl import GRPOConfig, GRPOTrainer
 from tests.support.tiny_models import build_model, build_tokenizer, save_tiny_model
 from tinyzero_trl import AdaptiveGRPOConfig, AdaptiveGRPOTrainer, finish_run, start_run
 from tinyzero_trl.commands.main import main
-from tinyzero_trl.models.names import resolve_model
+from tinyzero_trl.models.names import name_of, resolve_model
+from tinyzero_trl.models.toy import SHIPPED
 from tinyzero_trl.runs.records import read_run
 
 PAGE = (Path(__file__).parents[2] / "docs" / "trainer.md").read_text(encoding="utf-8")
@@ -337,10 +338,16 @@ def test_a_compiled_model_samples_too(tmp_path: Path) -> None:
     assert lines(tmp_path) == [1]
 
 
-def test_the_embedded_model_is_known_by_its_name(tmp_path: Path) -> None:
+def test_the_embedded_model_is_known_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     args = AdaptiveGRPOConfig(str(tmp_path), use_cpu=True, bf16=False, report_to="none")
-    embedded = AdaptiveGRPOTrainer("embedded", verdict, args, train_dataset=Dataset.from_dict({"prompt": PROMPTS * 2}))
+    problems = Dataset.from_dict({"prompt": PROMPTS * 2})
+    embedded = AdaptiveGRPOTrainer("embedded", verdict, args, train_dataset=problems, eval_dataset=problems)
     assert embedded.model.config.name_or_path == embedded.processing_class.name_or_path == resolve_model("embedded")
+    assert [name_of(resolve_model(name)) for name in (*SHIPPED, "owner/name")] == [*SHIPPED, "owner/name"]
+    described: list[dict[str, Any]] = []
+    monkeypatch.setattr(embedded.records_callback, "describe", lambda config, **_: described.append(config))
+    start_run(embedded)
+    assert [config["model_name_or_path"] for config in described] == ["embedded"], "and by no path of this machine"
 
 
 def unjudged(completions: Sequence[str], **_: Any) -> list[None]:

@@ -82,10 +82,11 @@ def test_no_token_and_no_picture_that_is_not_there(tmp_path: Path) -> None:
 def test_a_local_base_model_is_no_model_of_the_hub(tmp_path: Path) -> None:
     """The Hub would refuse a card whose base model is a path."""
     (tmp_path / "models" / "base").mkdir(parents=True)
-    for local in ("embedded", str(tmp_path / "models" / "base"), str(tmp_path / "models" / "gone")):
+    for local in ("embedded", "./models/base", str(tmp_path / "models" / "base"), str(tmp_path / "models" / "gone")):
         metadata, body = card(tmp_path / "run", model_name_or_path=local)
         assert "base_model" not in metadata
-        assert local in body
+        assert f"Trained from `{local.removeprefix(str(tmp_path / 'models') + '/')}`" in body
+        assert str(tmp_path) not in body
 
 
 def test_text_from_a_recipe_cannot_break_the_table_or_the_metadata(tmp_path: Path) -> None:
@@ -113,6 +114,11 @@ def test_the_accuracy_stands_in_the_model_index(tmp_path: Path) -> None:
     assert (
         "(95 % interval 50.0% to 75.0%, 16 problems, 64 answers, step 50)" in write_model_card(records.path).read_text()
     )
+
+
+def test_the_held_out_problems_of_a_run_without_a_task_are_named_once(tmp_path: Path) -> None:
+    [model] = card(tmp_path / "run", task=None)[0]["model-index"]
+    assert model["results"][0]["dataset"]["name"] == "held-out problems"
 
 
 def test_an_evaluation_in_which_nothing_was_judged_has_no_accuracy_to_tell(tmp_path: Path) -> None:

@@ -14,3 +14,11 @@ def test_help_says_no_default_where_there_is_none(command: list[str], capsys: py
     text = " ".join(capsys.readouterr().out.split())
     assert ended.value.code == 0
     assert "(default: " in text and "(default: None)" not in text
+
+
+def test_help_of_data_lists_the_tasks_that_generate(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["data", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert ended.value.code == 0
+    assert text.endswith("examples: addition, countdown, multiplication, counting, reasoning_gym:DATASET.")

@@ -6,7 +6,7 @@ from dataclasses import MISSING, fields
 from typing import Any, get_args, get_origin, get_type_hints
 
 from tinyzero_trl.commands.console import DefaultsFormatter, OneLineParser, path, progress_bar, true_or_false
-from tinyzero_trl.tasks import Task, get_task, name_forms
+from tinyzero_trl.tasks import Task, generating_forms, get_task
 
 _TASK_HELP = "a task's name, or package.module:Class"
 
@@ -17,7 +17,8 @@ def register(commands: Any) -> None:
         "data",
         help="write train.parquet and test.parquet with generated examples",
         add_help=False,
-        epilog=f"The options are those of the task: tinyzero-trl data TASK --help. Tasks: {', '.join(name_forms())}.",
+        epilog="The options are those of the task: tinyzero-trl data TASK --help. Tasks that generate examples: "
+        f"{', '.join(generating_forms())}.",
     )
     parser.add_argument("task", nargs="?", metavar="TASK", help=_TASK_HELP)
     parser.set_defaults(run=lambda args: run(args, parser), takes_fields=True)
@@ -27,7 +28,8 @@ def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     """Generate the examples and write the two files."""
     if args.task is None:
         if {"-h", "--help"} & set(args.fields):
-            parser.exit(0, parser.format_help())
+            parser.print_help()
+            parser.exit(0)
         parser.error("the following arguments are required: TASK")
     from tinyzero_trl.tasks.datasets import train_test_examples
     from tinyzero_trl.tasks.parquet import write_splits
@@ -48,12 +50,15 @@ def parse_options(name: str, arguments: Sequence[str]) -> dict[str, Any]:
     """The options after the task's name: those of every task, and those of its generator.
 
     Raises:
-        ValueError: there is no such task, or one of its options has a name that is taken.
+        ValueError: there is no such task, it generates no examples, or one of its options has a name that is taken.
         SystemExit: with status 2, an option that the task does not have, or a value of the wrong type.
     """
     from tinyzero_trl.tasks.config import config_class
 
     task = get_task(name)
+    if not task.can_generate:
+        forms = ", ".join(generating_forms())
+        raise ValueError(f"task: {name!r} generates no examples to write; use one of {forms}, or package.module:Class")
     config_class(name)  # refuses options with a name that is taken
     parser = OneLineParser(
         prog=f"tinyzero-trl data {name}",

@@ -34,7 +34,7 @@ def register(commands: Any) -> None:
     shape("--top-k", type=int, help="0: all tokens")
     shape("--min-p", type=float, help="0.0: tokens of any probability")
     shape("--repetition-penalty", type=float, help="1.0: none")
-    shape("--max-completion-length", type=int, metavar="TOKENS", help="4096 tokens")
+    shape("--max-completion-length", type=int, metavar="TOKENS", help="4096, or what fits the model")
     shape("--stop-at-answer", type=true_or_false, metavar="true|false", help="false: go on after </answer>")
     shape("--chat-template-kwargs", type=json_mapping, metavar="JSON", help="none, for the model's chat template")
     add(

@@ -16,7 +16,10 @@ from tinyzero_trl.tasks import Example
 from tinyzero_trl.tasks.config import TaskConfig
 from tinyzero_trl.tasks.datasets import check_score, read_examples
 from tinyzero_trl.tasks.sources import has_splits
-from tinyzero_trl.tasks.splits import GENERATE, generated_held_out
+from tinyzero_trl.tasks.splits import GENERATE
+
+LONGEST = 4096
+"""Tokens of a completion, at most, where neither the settings nor a run say it and the model has as many positions."""
 
 _RANGES = (("top_p", 1e-6, 1), ("top_k", 0, 10**9), ("min_p", 0, 1), ("repetition_penalty", 1e-6, 1e6))
 
@@ -29,7 +32,8 @@ class EvaluationSettings:
     `generate` for the held-out problems of the model's own run. `limit` takes the first problems, `n` samples each.
     Where the task, the template and what shapes a completion (`trained_by.SAMPLING`) are None, the run that trained the
     model decides. For any other model they are `countdown`, the task's first template, and greedy completions of at
-    most 4096 tokens. Examples that the run was trained on are left out, unless `include_trained` is set.
+    most `LONGEST` tokens, or as many as fit its positions. Examples that the run was trained on are left out, unless
+    `include_trained` is set.
     `batch_size` is a matter of memory: it changes the results no more than rounding does.
 
     Raises:
@@ -117,6 +121,7 @@ def prepare_exam(settings: EvaluationSettings, run: TrainedBy, model_config: Any
         examples, notes = _examples(settings, task, run)
     except ValueError as error:  # what a recipe calls dataset is data here
         raise ValueError(re.sub("^dataset:", "data:", str(error))) from error
+    notes = [*run.notes_on_task(task), *notes]
     learned = task.learned()
     check_score(learned, examples[0])
     prompts = [learned.prompt(example, task.prompt_template) for example in examples]
@@ -130,11 +135,15 @@ def prepare_exam(settings: EvaluationSettings, run: TrainedBy, model_config: Any
         prompt if isinstance(prompt, str) else tokenizer.decode(ids)
         for prompt, ids in zip(prompts, prompt_ids, strict=True)
     ]
-    assert settings.max_completion_length is not None, "it is resolved"
-    limit, is_chat = settings.max_completion_length, not isinstance(prompts[0], str)
-    exam = Exam(task, examples, texts, prompt_ids, limit, notes, run.success_threshold, is_chat)
-    check_room(positions_of(model_config), exam.longest_prompt_tokens, exam.max_completion_length)
-    return exam
+    positions, longest = positions_of(model_config), max(map(len, prompt_ids))
+    limit = LONGEST if settings.max_completion_length is None else settings.max_completion_length
+    if settings.max_completion_length is None and positions is not None and longest < positions < longest + limit:
+        limit = positions - longest
+        fit = f"at most {limit} tokens, as many as fit the model's {positions} positions"
+        notes = [*notes, f"completions have {fit} (--max-completion-length sets another number)"]
+    check_room(positions, longest, limit)
+    is_chat = not isinstance(prompts[0], str)
+    return Exam(task, examples, texts, prompt_ids, limit, notes, run.success_threshold, is_chat)
 
 
 def identify(settings: EvaluationSettings, exam: Exam, model_path: str, model_config: Any) -> dict[str, Any]:
@@ -146,6 +155,7 @@ def identify(settings: EvaluationSettings, exam: Exam, model_path: str, model_co
     return asked | {
         "task": exam.task.task,
         "template": exam.task.prompt_template,
+        "max_completion_length": exam.max_completion_length,
         "success_threshold": exam.success_threshold,
         "engine": choose_engine(settings.engine),
         "device": default_device().type,
@@ -162,7 +172,8 @@ def _examples(settings: EvaluationSettings, task: TaskConfig, run: TrainedBy) ->
         raise ValueError(f"split: {settings.split!r} means nothing for {settings.data!r}, which has none; leave it out")
     split = settings.split or "test"
     if settings.data == GENERATE:
-        return generated_held_out(task)[: settings.limit], []
+        examples, notes = run.held_out(task, settings.task)
+        return examples[: settings.limit], notes
     if settings.include_trained or run.file is None:
         return read_examples(settings.data, task=task.learned(), split=split, limit=settings.limit), []
     examples = read_examples(settings.data, task=task.learned(), split=split)

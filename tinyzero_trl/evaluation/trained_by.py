@@ -20,11 +20,14 @@ SAMPLING: dict[str, tuple[tuple[type, ...], Any]] = {
     "top_k": ((int,), 0),
     "min_p": ((float, int), 0.0),
     "repetition_penalty": ((float, int), 1.0),
-    "max_completion_length": ((int,), 4096),
+    "max_completion_length": ((int,), None),
     "stop_at_answer": ((bool,), False),
     "chat_template_kwargs": ((dict,), {}),
 }
-"""What shapes prompts and completions: the types that a configuration may give, and the value where none is given."""
+"""What shapes prompts and completions: the types that a configuration may give, and the value where none is given.
+
+The longest completion has none: it depends on the model (`settings.LONGEST`).
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +60,21 @@ class TrainedBy:
         return task_config(**values | {name: value for name, value in chosen.items() if value is not None})
 
     @property
+    def names_no_task(self) -> bool:
+        """Whether there is a run whose task and examples nobody knows: one from Python, without a recipe."""
+        return self.file is not None and self.config.get("task") is None
+
+    def notes_on_task(self, task: TaskConfig) -> list[str]:
+        """What is to be said where the run names no task, so that `task` is no more than what eval was told."""
+        if not self.names_no_task:
+            return []
+        return [
+            f"{self.file} names no task, as of a run from Python: asked as {task.task} with its default options and "
+            f"the template {task.prompt_template} (--task and --template give others); the training examples are not "
+            "known, so none is left out; give data that the run has not seen"
+        ]
+
+    @property
     def success_threshold(self) -> float:
         """From which reward on an answer is correct in the run."""
         return success_threshold_of(self.config, self.file)
@@ -71,7 +89,7 @@ class TrainedBy:
         for name, (kinds, default) in SAMPLING.items():
             run = self._checked(name, kinds, default)
             chosen[name] = run if given[name] is None else given[name]
-            if self.file is not None and chosen[name] != run:
+            if self.file is not None and run is not None and chosen[name] != run:
                 notes.append(f"{name} {chosen[name]!r} is given; the run has {run!r}")
         if others := other_sampling(self._generation_kwargs()):
             notes.append(f"the run sampled with {', '.join(others)} of its generation_kwargs; this evaluation does not")
@@ -94,11 +112,33 @@ class TrainedBy:
             raise ValueError(f"{self.file}: generation_kwargs = {shortened(kwargs)} does not fit; correct it there")
         return texts, tokens
 
+    def held_out(self, task: TaskConfig, given_task: str | None) -> tuple[Sequence[Example], list[str]]:
+        """The run's own held-out examples, generated or read, and what is to be said; of another task, generated ones.
+
+        Raises:
+            ValueError: the run names no task and none is given, or its examples cannot be made again.
+        """
+        if self.names_no_task and given_task is None:
+            raise ValueError(
+                f"data: {GENERATE!r} is the held-out set of the run, but {self.file} names no task, as of a run from "
+                "Python; give --task and --data FILE"
+            )
+        if task.dataset == GENERATE or not self._is_own(given_task):
+            return generated_held_out(task), []
+        try:
+            splits = load_splits(task)
+        except (ValueError, OSError) as error:
+            raise ValueError(
+                f"data: {GENERATE!r} is the held-out set of the run, which cannot be read again ({text_of(error)}); "
+                "give --data FILE"
+            ) from error
+        return splits.held_out, [splits.note] if splits.note else []
+
     def without_trained(
         self, examples: Sequence[Example], task: TaskConfig, given_task: str | None
     ) -> tuple[Sequence[Example], list[str]]:
         """The examples that the run was not trained on, and what is to be said."""
-        if self.file is None or given_task not in (None, self.config.get("task")):
+        if self.file is None or self.names_no_task or not self._is_own(given_task):
             return examples, []
         judge = task.learned()
         try:
@@ -117,6 +157,10 @@ class TrainedBy:
                 f"data: the run was trained on all {len(examples)} examples; give --include-trained, or other data"
             )
         return kept, [f"{left_out} are left out, because the run was trained on them (--include-trained keeps them)"]
+
+    def _is_own(self, given_task: str | None) -> bool:
+        """Whether the task that is asked is that of the run."""
+        return given_task in (None, self.config.get("task"))
 
     def _generation_kwargs(self) -> dict[str, Any]:
         return self._checked("generation_kwargs", (dict,), {})

@@ -18,7 +18,9 @@ from transformers.utils import logging as transformers_logging
 from tinyzero_trl.models import gguf
 from tinyzero_trl.models.adapters import base_of_adapter
 from tinyzero_trl.models.softcap import attention_with_softcap
+from tinyzero_trl.runs.checkpoints import checkpoint_to_resume
 from tinyzero_trl.runs.hub_access import offline_if_silent
+from tinyzero_trl.runs.records import CONFIG
 
 SAFE: dict[str, Any] = {"trust_remote_code": False, "use_safetensors": True}
 """What every `from_pretrained` of weights is called with: a model folder is data, and no program."""
@@ -223,12 +225,24 @@ def load(loader: Any, path: str, **settings: Any) -> Any:
     is_path = not path or path.startswith((".", "/", "~")) or path.count("/") > 1 or Path(path).is_file()
     if is_path and not Path(path or "?").is_dir():
         raise ValueError(f"model: {path!r} is no folder; {remedy}")
+    _check_finished(path)
     try:
         with offline_if_silent(path):
             return loader(path, **settings)
     except Exception as error:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise ValueError(f"model: {path!r} cannot be loaded ({reason}); {remedy}") from error
+
+
+def _check_finished(path: str) -> None:
+    """Raise ValueError for the folder of a run that has not ended: only its checkpoints hold a model."""
+    if any(Path(path, name).is_file() for name in ("config.json", "adapter_config.json")):
+        return
+    unfinished = f"model: {path!r} is a run that is not finished and holds no model yet"
+    if checkpoint := checkpoint_to_resume("auto", path):
+        raise ValueError(f"{unfinished}; give its newest complete checkpoint, {checkpoint!r}")
+    if Path(path, CONFIG).is_file():
+        raise ValueError(f"{unfinished}, nor a complete checkpoint; let it train on")
 
 
 def _remedy(path: str) -> str:

@@ -1,6 +1,7 @@
 """What a model may be called: the name of a shipped one, such as `embedded`, a GGUF file, a folder, or a Hub id."""
 
 import os
+from pathlib import Path
 
 from tinyzero_trl.models import gguf
 from tinyzero_trl.models.toy import SHIPPED
@@ -22,3 +23,8 @@ def resolve_model(name: str) -> str:
         raise ValueError(f"model: {name!r} is none of the models of this package; use one of {', '.join(SHIPPED)}")
     path = os.path.expanduser(name)
     return str(gguf.unpack(path)) if gguf.is_gguf(path) else path
+
+
+def name_of(path: str) -> str:
+    """The name of the shipped model whose folder this is; any other path or Hub id as it is."""
+    return next((name for name, folder in SHIPPED.items() if Path(path) == folder), path)

@@ -40,7 +40,7 @@ def render_card(run: Run) -> str:
         metadata,
         template_str=files("tinyzero_trl.runs").joinpath("templates", "model_card.md").read_text(encoding="utf-8"),
         title=title,
-        base=_one_line(base),
+        base=_one_line(Path(base).name if Path(base).is_absolute() else base),  # where it lies is private
         task=f" on {_one_line(config['task'])}" if config.get("task") else "",
         facts=[(name, _one_line(value)) for name, value in _facts(run)],
         has_picture=(run.path / "plots" / "accuracy.png").exists(),
@@ -90,13 +90,13 @@ def _accuracy(line: dict[str, Any]) -> str:
 
 
 def _eval_results(run: Run) -> list[EvalResult] | None:
-    kept, task = _kept(run), str(run.config.get("task") or "held-out problems")
+    kept, task = _kept(run), run.config.get("task")
     if kept is None:
         return None
     result = EvalResult(
         task_type="text-generation",
-        dataset_type=task,
-        dataset_name=f"{task}, held-out problems",
+        dataset_type=str(task or "held-out problems"),
+        dataset_name=f"{task}, held-out problems" if task else "held-out problems",
         dataset_split="test",
         metric_type="accuracy",
         metric_name=f"accuracy at full length, {answers_of(kept)}",

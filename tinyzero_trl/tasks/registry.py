@@ -68,6 +68,11 @@ def name_forms() -> list[str]:
     return [*task_names(), *(f"{name}:DATASET" for name, family in _FAMILIES.items() if not family.runs_code)]
 
 
+def generating_forms() -> list[str]:
+    """Those of `name_forms` that generate examples; of installed packages all, because only an import would tell."""
+    return [name for name in name_forms() if name not in _TASKS or get_task(name).can_generate]
+
+
 def get_task(name: str | Task, options: Mapping[str, Any] | None = None) -> Task:
     """The task of a name, or of `package.module:Class`, looked for in the current directory too.
 

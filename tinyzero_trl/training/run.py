@@ -14,7 +14,7 @@ from trl import ModelConfig, get_peft_config
 from tinyzero_trl.models.adapters import base_of_adapter
 from tinyzero_trl.models.fingerprint import model_files
 from tinyzero_trl.models.loading import load_model_config, load_trainable_adapter
-from tinyzero_trl.models.names import resolve_model
+from tinyzero_trl.models.names import name_of, resolve_model
 from tinyzero_trl.models.toy.curricula import taught_problems
 from tinyzero_trl.runs.checkpoints import checkpoint_to_resume, is_last, step_of
 from tinyzero_trl.runs.hub_access import offline_if_silent
@@ -165,7 +165,7 @@ def start_run(trainer: AdaptiveGRPOTrainer, task: TaskConfig | None = None, mode
         return
     model_config = trainer.accelerator.unwrap_model(trainer.model).config
     name = model_config.name_or_path
-    described = {"model_name_or_path": name, "recipe": Path(str(trainer.args.output_dir)).name}
+    described = {"model_name_or_path": name_of(name), "recipe": Path(str(trainer.args.output_dir)).name}
     trainer.records_callback.describe(
         described | resolved_config(task, trainer.args, model),
         devices=[str(trainer.accelerator.device)],
