@@ -92,6 +92,9 @@ def test_a_success_is_what_the_run_that_trained_the_model_says(tmp_path: Path) -
     checkpoint.mkdir()
     (tmp_path / "config.yaml").write_text("window_success_threshold: 0.5\n")
     assert find_run(str(tmp_path)).success_threshold == find_run(str(checkpoint)).success_threshold == 0.5
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "best").symlink_to(checkpoint)
+    assert find_run(str(tmp_path / "elsewhere" / "best")).file == tmp_path / "config.yaml"
     (tmp_path / "config.yaml").write_text("window_success_threshold: half\n")
     with pytest.raises(ValueError, match=r"window_success_threshold = 'half' is no number; correct it there"):
         _ = find_run(str(tmp_path)).success_threshold

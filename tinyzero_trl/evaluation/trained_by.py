@@ -177,7 +177,7 @@ class TrainedBy:
 
 
 def find_run(model_path: str) -> TrainedBy:
-    """The run of a model's folder, or of a checkpoint's parent folder.
+    """The run of a model's folder, or of a checkpoint's parent folder, also where the path is a link to it.
 
     Programs of other kinds have a `config.yaml` too: in a parent folder one without a field of windows is not of a run.
 
@@ -185,7 +185,8 @@ def find_run(model_path: str) -> TrainedBy:
         ValueError: its `config.yaml` holds no mapping.
     """
     own = Path(model_path)
-    for file in (own / CONFIG, own.absolute().parent / CONFIG) if own.is_dir() else ():
+    parents = (own.absolute().parent, own.resolve().parent)
+    for file in (own / CONFIG, *(parent / CONFIG for parent in parents)) if own.is_dir() else ():
         if file.is_file():
             config = read_mapping(file)
             if file.parent == own or any(name.startswith("window_") for name in config):
