@@ -49,6 +49,13 @@ def test_a_new_folder_and_one_with_settings_alone_have_nothing_to_set_aside(tmp_
     assert set_aside(tmp_path) is None and not (tmp_path / EARLIER).exists()
 
 
+def test_a_checkpoint_that_has_lost_files_is_moved_aside_and_not_removed(tmp_path: Path) -> None:
+    """None of these here holds weights, so that none is complete; the trainer state says that they once were."""
+    write_run(tmp_path, 4, saved=(2, 4))
+    aside = set_aside(tmp_path, 2)
+    assert aside is not None and {file.name for file in aside.glob("checkpoint-*")} == {"checkpoint-4"}
+
+
 def test_a_run_that_goes_back_to_an_earlier_checkpoint_leaves_a_copy_of_what_came_after(tmp_path: Path) -> None:
     write_run(tmp_path, 6, saved=(2, 3, 6))
     aside = set_aside(tmp_path, 2)

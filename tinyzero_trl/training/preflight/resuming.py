@@ -1,6 +1,7 @@
 """Whether a run may continue from the checkpoint that `resume` names."""
 
 import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,13 @@ import xxhash
 from datasets import Dataset
 
 from tinyzero_trl.models.fingerprint import COMMIT, model_files
-from tinyzero_trl.runs.checkpoints import TRAINER_STATE, checkpoint_to_resume, has_optimizer
+from tinyzero_trl.runs.checkpoints import SEARCHED, TRAINER_STATE, checkpoint_to_resume, has_optimizer, passed_over
 from tinyzero_trl.runs.files import read_mapping
 from tinyzero_trl.runs.json_lines import read_object
 from tinyzero_trl.runs.records import CONFIG, ENVIRONMENT
 from tinyzero_trl.training.preflight.continuing import compare
+
+logger = logging.getLogger(__name__)
 
 _ARCHITECTURE = ("model_type", "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads")
 _LENGTHS = {"max_steps", "num_train_epochs"}
@@ -21,7 +24,7 @@ _START_OVER = "give --resume never, or another output_dir"
 
 
 def asked_checkpoint(asked: str | bool | None, training: Any) -> str | None:
-    """The checkpoint that a training continues from, None for a new one.
+    """The checkpoint that a training continues from, None for a new one; says which newer ones do not count.
 
     Args:
         asked: `resume_from_checkpoint` of `train`: a folder, True for the newest complete one, False for a new run, or
@@ -32,7 +35,13 @@ def asked_checkpoint(asked: str | bool | None, training: Any) -> str | None:
         ValueError: there is no such checkpoint.
     """
     named: dict[Any, str] = {None: training.resume, True: "newest", False: "never"}
-    return checkpoint_to_resume(named.get(asked, str(asked)), str(training.output_dir))
+    resume, folder = named.get(asked, str(asked)), str(training.output_dir)
+    checkpoint = checkpoint_to_resume(resume, folder)
+    if resume in SEARCHED and training.process_index == 0:
+        for newer, fault in passed_over(folder).items():
+            then = f"training goes on from {Path(checkpoint).name}" if checkpoint else "training starts anew"
+            logger.warning("resume: %s does not count, because %s; %s", newer, fault, then)
+    return checkpoint
 
 
 def check_continued(start: str, config: Mapping[str, Any]) -> dict[str, str]:
