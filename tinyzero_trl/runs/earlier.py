@@ -32,7 +32,8 @@ def set_aside(output_dir: str | os.PathLike[str], step: int = -1) -> Path | None
     later = [path for at, path in written_checkpoints(folder).items() if at > step]
     results = [folder / name for name in (SUMMARY, "plots") if (folder / name).exists()]
     records = [folder / name for name in _RECORDS if (folder / name).exists()]
-    if not later and (step >= 0 or not (records or results)):
+    is_foreign = (folder / CONFIG).exists() and not (folder / ENVIRONMENT).exists()  # a run writes both
+    if not later and (step >= 0 or not (records or results or is_foreign)):
         return None
     aside = _new_folder(folder)
     settings = [folder / name for name in _SETTINGS if (folder / name).exists()]
