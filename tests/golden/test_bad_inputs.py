@@ -10,10 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from safetensors.numpy import save_file
 
 from tests.support.tiny_models import PROBLEMS, save_tiny_model, write_problems
 from tests.support.training import RECIPE
@@ -144,11 +146,14 @@ def _write_checkpoints(folder: Path) -> None:
         callback = {"AdaptiveWindowCallback": {"args": {}, "attributes": {"saved": {"strategy": strategy}}}}
         state = {"global_step": 3, "stateful_callbacks": callback}
         (folder / name / "trainer_state.json").write_text(json.dumps(state))
+        save_file({"weight": np.ones(1)}, folder / name / "model.safetensors")
     (folder / "of_multiplication" / "config.yaml").write_text("task: multiplication")
     (folder / "of_a_wider_model" / "config.json").write_text('{"model_type": "qwen2", "hidden_size": 4096}')
     (folder / "of_other_fields" / "config.yaml").write_text("learning_rate: 1.0\nuse_peft: true\nsave_steps: 9\n")
     (folder / "of_a_schedule" / "config.yaml").write_text("max_steps: 2\n")
     (folder / "half_written").mkdir()
+    (folder / "without_weights").mkdir()
+    (folder / "without_weights" / "trainer_state.json").write_text('{"global_step": 3}')
 
 
 def _given(row: dict[str, Any], folder: Path) -> str:

@@ -133,3 +133,59 @@ def test_weights_alone_are_not_continued(tmp_path: Path, capsys: pytest.CaptureF
     capsys.readouterr()
     assert start(recipe, "--max_steps", "2") == 2
     assert "checkpoint-1' holds weights alone (save_only_model), and no optimizer; " in capsys.readouterr().err
+
+
+def test_a_checkpoint_that_has_lost_its_optimizer_is_passed_over(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The run goes on from the one before and ends as an unbroken one; what has lost a file is moved aside."""
+    unbroken = train(write_recipe(tmp_path, "unbroken", max_steps=3, save_strategy="no"))
+    recipe = write_recipe(tmp_path, "run", max_steps=2, save_steps=1)
+    assert start(recipe) == 0
+    newest = tmp_path / "run" / "checkpoint-2"
+    (newest / "optimizer.pt").unlink()
+    capsys.readouterr()
+    assert start(recipe) == 0
+    assert "is finished" in capsys.readouterr().out, "its checkpoints are not needed any more"
+    assert start(recipe, "--max_steps", "3", "--resume", str(newest)) == 2
+    assert "checkpoint-2' holds no complete checkpoint (optimizer.pt is missing); give" in capsys.readouterr().err
+    assert start(recipe, "--max_steps", "3") == 0
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("resume: ")]
+    assert lines == [
+        f"resume: continues from {tmp_path / 'run' / 'checkpoint-1'}; changed: max_steps (2 there, 3 here)",
+        f"resume: {newest} does not count, because optimizer.pt is missing; training goes on from checkpoint-1",
+    ]
+    weights = load_file(tmp_path / "run" / "model.safetensors")
+    assert all(torch.equal(weights[name], value) for name, value in unbroken.model.state_dict().items())
+    assert (tmp_path / "run" / "_earlier" / "1" / "checkpoint-2" / "model.safetensors").is_file()
+
+
+def test_lost_lines_are_named_and_damaged_ones_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = write_recipe(tmp_path, max_steps=2, save_steps=2)
+    assert start(recipe) == 0
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    metrics.write_bytes(b"\x7fELF" + bytes(9))
+    assert start(recipe, "--max_steps", "3") == 2
+    [line] = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert line.startswith(f"error: {metrics}, line 1: not a record ") and line.endswith("correct or remove the line")
+    metrics.unlink()
+    assert start(recipe, "--max_steps", "3") == 0
+    said = f"resume: {metrics} lacks steps 1 to 2, which no report will show; if there is a copy of the file, put it"
+    assert said in capsys.readouterr().err
+    assert [line["step"] for line in read_run(tmp_path / "run").metrics] == [3]
+
+
+def test_an_empty_configuration_of_the_run_is_refused_as_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = write_recipe(tmp_path, max_steps=1, save_steps=1, eval_steps=1)
+    assert start(recipe) == 0
+    (tmp_path / "run" / "config.yaml").write_text("")
+    capsys.readouterr()
+    assert start(recipe, "--max_steps", "2") == 2
+    [line] = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert line.startswith(f"error: {tmp_path / 'run' / 'config.yaml'} should hold the fields that the run was started")
+    assert line.endswith("put a copy back, or remove it: the run then goes on with the fields that are given now")
+    (tmp_path / "run" / "config.yaml").unlink()
+    assert start(recipe, "--max_steps", "2") == 0
+    assert read_run(tmp_path / "run").config["max_steps"] == 2

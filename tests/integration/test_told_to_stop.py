@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tinyzero_trl.runs.checkpoints import complete_checkpoints
+from tinyzero_trl.runs.checkpoints import written_checkpoints
 from tinyzero_trl.runs.records import is_finished, read_run
 
 ROOT = Path(__file__).parents[2]
@@ -65,7 +65,7 @@ def test_a_grid_that_is_told_to_stop_saves_a_checkpoint_and_goes_on_by_the_same_
         assert program.returncode == 143
         assert errors.splitlines()[-1] == "tinyzero-trl ablate: stopped by SIGTERM; to go on, give the same command"
         assert not processes_with(str(folder))
-        [step] = complete_checkpoints(folder)
+        [step] = written_checkpoints(folder)
         assert step < 12 and not is_finished(folder)
         with start(*command) as program:
             output, errors = program.communicate(timeout=LONGEST_S)

@@ -27,7 +27,7 @@ import torch
 
 from tests.support.training import write_recipe
 from tinyzero_trl.commands import train
-from tinyzero_trl.runs.checkpoints import is_complete
+from tinyzero_trl.runs.checkpoints import fault_of
 from tinyzero_trl.runs.records import RunRecords, read_run
 from tinyzero_trl.training.callbacks.safe_points import EXIT_STOPPED_BY_SIGNAL
 from tinyzero_trl.training.rollout.group_stages import StagedRollout
@@ -179,7 +179,7 @@ def end_of(folder: Path) -> dict[str, Any]:
 
 def half_written(folder: Path) -> list[Path]:
     """Checkpoints without an end."""
-    return [each for each in folder.glob("checkpoint-*") if not is_complete(each)]
+    return [each for each in folder.glob("checkpoint-*") if fault_of(each)]
 
 
 def kill_and_compare(

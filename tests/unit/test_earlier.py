@@ -43,10 +43,24 @@ def test_a_new_run_starts_in_an_empty_folder_and_the_former_one_can_be_read(tmp_
 
 def test_a_new_folder_and_one_with_settings_alone_have_nothing_to_set_aside(tmp_path: Path) -> None:
     assert set_aside(tmp_path / "missing") is None
-    write_run(tmp_path, 0)
+    write_run(tmp_path, 0).write_environment()
     (tmp_path / "completions" / "step_000000.jsonl").unlink()
     (tmp_path / "completions").rmdir()
     assert set_aside(tmp_path) is None and not (tmp_path / EARLIER).exists()
+
+
+def test_a_configuration_that_no_run_wrote_is_kept(tmp_path: Path) -> None:
+    """A run writes environment.json beside its own; this one would be written over."""
+    (tmp_path / "config.yaml").write_text("foo: [")
+    aside = set_aside(tmp_path)
+    assert aside is not None and (aside / "config.yaml").read_text() == "foo: ["
+
+
+def test_a_checkpoint_that_has_lost_files_is_moved_aside_and_not_removed(tmp_path: Path) -> None:
+    """None of these here holds weights, so that none is complete; the trainer state says that they once were."""
+    write_run(tmp_path, 4, saved=(2, 4))
+    aside = set_aside(tmp_path, 2)
+    assert aside is not None and {file.name for file in aside.glob("checkpoint-*")} == {"checkpoint-4"}
 
 
 def test_a_run_that_goes_back_to_an_earlier_checkpoint_leaves_a_copy_of_what_came_after(tmp_path: Path) -> None:

@@ -3,18 +3,34 @@
 import json
 import re
 import shutil
+import zipfile
+from collections.abc import Iterator
+from itertools import takewhile
 from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
 
 TRAINER_STATE = "trainer_state.json"
 
+SEARCHED = ("auto", "newest")
+"""Values of `resume` for which the run's folder is searched for a checkpoint."""
 
-def is_complete(checkpoint: Path) -> bool:
-    """Whether a checkpoint was written to its end. The trainer state is its last file, and must be readable."""
-    try:
-        state = json.loads((checkpoint / TRAINER_STATE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return isinstance(state, dict) and "global_step" in state
+_NEVER_EMPTY = {".json", ".pt", ".pth", ".bin", ".safetensors"}
+_DEEPSPEED = "global_step*"  # it keeps the states of model, optimizer and scheduler in a folder of its own
+_WEIGHTS = ("model*.safetensors", "adapter_model*", "*/adapter_model*", "pytorch_model*")
+
+
+def fault_of(checkpoint: Path) -> str | None:
+    """Why a checkpoint does not count, such as "optimizer.pt is empty"; None if it is complete.
+
+    A complete one was written to its end, and has lost nothing since that training goes on from. A checkpoint of
+    weights alone (`save_only_model`) is complete, too. Nothing is unpickled.
+    """
+    if not checkpoint.is_dir():
+        return "there is no such folder"
+    if not _was_written(checkpoint):
+        return f"{TRAINER_STATE} is missing or cut"
+    return next(_faults(checkpoint), None)
 
 
 def checkpoint_to_resume(resume: str, output_dir: str | Path) -> str | None:
@@ -25,16 +41,22 @@ def checkpoint_to_resume(resume: str, output_dir: str | Path) -> str | None:
     """
     if resume == "never":
         return None
-    if resume not in ("auto", "newest"):
-        if not is_complete(Path(resume)):
+    if resume not in SEARCHED:
+        if fault := fault_of(Path(resume)):
             raise ValueError(
-                f"resume: {resume!r} holds no complete checkpoint; give auto, never or a checkpoint's folder"
+                f"resume: {resume!r} holds no complete checkpoint ({fault}); give auto, never or a checkpoint's folder"
             )
         return resume
-    complete = complete_checkpoints(output_dir)
-    if resume == "newest" and not complete:
+    found = next((folder for folder in _newest_first(output_dir) if fault_of(folder) is None), None)
+    if resume == "newest" and found is None:
         raise ValueError(f"resume_from_checkpoint: {str(output_dir)!r} holds no complete checkpoint; leave it out")
-    return str(complete[max(complete)]) if complete else None
+    return None if found is None else str(found)
+
+
+def passed_over(output_dir: str | Path) -> dict[Path, str]:
+    """The checkpoints of a run that are newer than its newest complete one, each with why it does not count."""
+    faults = ((folder, fault_of(folder)) for folder in _newest_first(output_dir))
+    return {folder: fault for folder, fault in takewhile(lambda each: each[1] is not None, faults) if fault}
 
 
 def step_of(checkpoint: str | Path) -> int:
@@ -47,13 +69,13 @@ def has_optimizer(checkpoint: str | Path) -> bool:
     return any(Path(checkpoint).glob("rng_state*"))
 
 
-def complete_checkpoints(output_dir: str | Path) -> dict[int, Path]:
-    """The complete checkpoints of a run by their step."""
-    return {step: folder for step, folder in _checkpoints(output_dir).items() if is_complete(folder)}
+def written_checkpoints(output_dir: str | Path) -> dict[int, Path]:
+    """The checkpoints of a run that were written to their end, by their step, whatever they have lost since."""
+    return {step: folder for step, folder in _checkpoints(output_dir).items() if _was_written(folder)}
 
 
 def is_last(checkpoint: str, max_steps: int, num_train_epochs: float) -> bool:
-    """Whether a complete checkpoint is that of a run's last step, so that nothing is left to train."""
+    """Whether a checkpoint with a trainer state is that of a run's last step, so that nothing is left to train."""
     state = json.loads((Path(checkpoint) / TRAINER_STATE).read_text(encoding="utf-8"))
     if max_steps > 0:
         return state["global_step"] >= max_steps
@@ -63,7 +85,7 @@ def is_last(checkpoint: str, max_steps: int, num_train_epochs: float) -> bool:
 def drop_later_checkpoints(output_dir: str | Path, step: int) -> None:
     """Remove what was being written of checkpoints after `step`, where training starts again; -1 means all.
 
-    Complete ones have been set aside before: they would be newer than those to come.
+    Those that were written to their end have been set aside before: they would be newer than those to come.
     """
     for later, folder in _checkpoints(output_dir).items():
         if later > step:
@@ -77,3 +99,68 @@ def _checkpoints(output_dir: str | Path) -> dict[int, Path]:
         for folder in Path(output_dir).glob("checkpoint-*")
         if (match := re.fullmatch(r"checkpoint-(\d+)", folder.name)) and folder.is_dir()
     }
+
+
+def _newest_first(output_dir: str | Path) -> list[Path]:
+    return [folder for _, folder in sorted(_checkpoints(output_dir).items(), reverse=True)]
+
+
+def _was_written(checkpoint: Path) -> bool:
+    """Whether a checkpoint was written to its end: the trainer state is its last file, and must be readable."""
+    try:
+        state = json.loads((checkpoint / TRAINER_STATE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(state, dict) and "global_step" in state
+
+
+def _faults(checkpoint: Path) -> Iterator[str]:
+    """What of a checkpoint is empty, damaged or missing."""
+    files = sorted(each for each in checkpoint.rglob("*") if each.suffix in _NEVER_EMPTY and each.is_file())
+    yield from (f"{file.relative_to(checkpoint)} is empty" for file in files if file.stat().st_size == 0)
+    yield from (f"{file.name} is damaged" for file in files if file.parent == checkpoint and _is_damaged(file))
+    yield from (f"{name} is missing" for name in _missing(checkpoint))
+
+
+def _is_damaged(file: Path) -> bool:
+    """Whether a file is cut or cannot be loaded; the numbers in it are not read."""
+    try:
+        if file.suffix == ".safetensors":
+            with safe_open(file, framework="np"):
+                pass  # it compares the file's length with what its header says
+        elif file.suffix == ".json":
+            json.loads(file.read_text(encoding="utf-8"))
+        elif file.suffix in (".pt", ".pth"):
+            with zipfile.ZipFile(file) as archive:
+                for name in archive.namelist():
+                    if "/data/" not in name:  # those are the tensors
+                        archive.read(name)  # compares it with its checksum
+    except (SafetensorError, zipfile.BadZipFile, ValueError):
+        return True
+    return False
+
+
+def _missing(checkpoint: Path) -> Iterator[str]:
+    """Files without which a checkpoint cannot be continued, or not to the same result."""
+
+    def holds(*patterns: str) -> bool:
+        return any(any(checkpoint.glob(pattern)) for pattern in patterns)
+
+    if not holds(*_WEIGHTS, _DEEPSPEED):
+        yield "model.safetensors"
+    for index in checkpoint.glob("*.safetensors.index.json"):
+        shards = set(json.loads(index.read_text(encoding="utf-8")).get("weight_map", {}).values())
+        yield from sorted(shard for shard in shards if not (checkpoint / shard).is_file())
+    if not holds("optimizer*", "scheduler.pt", "rng_state*", _DEEPSPEED):
+        return  # weights alone
+    if not holds("optimizer*", _DEEPSPEED):  # FSDP writes optimizer.bin, or a folder optimizer_0
+        yield "optimizer.pt"
+    if not holds("scheduler.pt", _DEEPSPEED):
+        yield "scheduler.pt"
+    if not holds("rng_state*"):
+        yield "rng_state.pth"
+    found = (re.fullmatch(r"rng_state_(\d+)\.pth", file.name) for file in checkpoint.glob("rng_state_*.pth"))
+    ranks = {int(match.group(1)) for match in found if match}  # those of one machine, with save_on_each_node
+    yield from (
+        f"rng_state_{rank}.pth" for rank in range(min(ranks, default=0), max(ranks, default=0)) if rank not in ranks
+    )

@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
-from tinyzero_trl.runs.checkpoints import complete_checkpoints
+from tinyzero_trl.runs.checkpoints import written_checkpoints
 from tinyzero_trl.runs.records import COMPLETIONS, CONFIG, ENVIRONMENT, EVAL, METRICS, SUMMARY
 
 # The underscore keeps the folder out of pushes to the Hub.
@@ -29,10 +29,11 @@ def set_aside(output_dir: str | os.PathLike[str], step: int = -1) -> Path | None
         The folder with what was set aside; None if there was nothing.
     """
     folder = Path(output_dir)
-    later = [path for at, path in complete_checkpoints(folder).items() if at > step]
+    later = [path for at, path in written_checkpoints(folder).items() if at > step]
     results = [folder / name for name in (SUMMARY, "plots") if (folder / name).exists()]
     records = [folder / name for name in _RECORDS if (folder / name).exists()]
-    if not later and (step >= 0 or not (records or results)):
+    is_foreign = (folder / CONFIG).exists() and not (folder / ENVIRONMENT).exists()  # a run writes both
+    if not later and (step >= 0 or not (records or results or is_foreign)):
         return None
     aside = _new_folder(folder)
     settings = [folder / name for name in _SETTINGS if (folder / name).exists()]

@@ -48,11 +48,19 @@ def _infinite(value: Any) -> bool:
 
 
 def drop_partial_line(file: Path) -> None:
-    """Cut `file` after its last line end; a line without one was being written when the run was killed."""
+    """Cut `file` after its last line end; a line without one was being written when the run was killed.
+
+    What cannot be the beginning of a record stays, for `read_lines` to refuse.
+    """
     content = file.read_bytes()
     complete = content.rfind(b"\n") + 1
-    if complete < len(content):
+    if complete < len(content) and _is_begun(content[complete:].decode("utf-8", errors="replace")):
         os.truncate(file, complete)
+
+
+def _is_begun(line: str) -> bool:
+    """Whether a line without an end may be the beginning of a record; a power cut may leave zeros in its place."""
+    return line.strip("\0")[:1] in ("", "{")
 
 
 def read_lines(file: Path) -> Iterator[dict[str, Any]]:
@@ -65,7 +73,9 @@ def read_lines(file: Path) -> Iterator[dict[str, Any]]:
     if not file.exists() and not packed.exists():
         return
     content = file.read_bytes() if file.exists() else _unpacked(packed)
-    *lines, _partial = content.decode("utf-8", errors="replace").split("\n")
+    *lines, partial = content.decode("utf-8", errors="replace").split("\n")
+    if not _is_begun(partial):
+        lines.append(partial)
     for number, line in enumerate(lines, start=1):
         try:
             record = json.loads(line)

@@ -27,6 +27,7 @@ from tinyzero_trl.runs.environment import describe_environment
 from tinyzero_trl.runs.files import checked_figures, is_finite_number, read_mapping, shortened
 from tinyzero_trl.runs.gathered import read_gathered
 from tinyzero_trl.runs.json_lines import drop_partial_line, json_text, plain, read_lines, read_object, unpack
+from tinyzero_trl.runs.missing_steps import missing_steps
 from tinyzero_trl.runs.redaction import without_secrets
 from tinyzero_trl.windows.outcomes import FULL_REWARD
 
@@ -126,6 +127,10 @@ class RunRecords:
                 lines.unlink()
         (self.path / SUMMARY).unlink(missing_ok=True)
 
+    def missing_steps(self, last: int) -> str | None:
+        """The optimizer steps up to `last` of which there is no line of metrics, in words; None if there is none."""
+        return missing_steps((record["step"] for record in read_lines(self.path / METRICS)), last)
+
     def _line_files(self) -> list[Path]:
         samples = sorted((self.path / COMPLETIONS).glob("step_*.jsonl"))
         return [file for file in (self.path / METRICS, self.path / EVAL, *samples) if file.exists()]
@@ -174,6 +179,12 @@ class Run:
         """The evaluations in which at least one completion was judged, so that there is an accuracy."""
         return [line for line in self.evals if "eval/acc" in line]
 
+    @property
+    def missing_steps(self) -> str | None:
+        """The optimizer steps of which `metrics.jsonl` has lost the line, in words; None if there is one for each."""
+        lines = [line["step"] for line in self.metrics]
+        return missing_steps(lines, max((*lines, *(line["step"] for line in self.evals)), default=0))
+
     def evaluation_at(self, step: int | None) -> dict[str, Any] | None:
         """The evaluation of a step, if it was evaluated."""
         return next((line for line in self.evals if line["step"] == step), None)
@@ -219,13 +230,14 @@ def read_run(path: str | os.PathLike[str]) -> Run:
     if config is None:
         raise ValueError(f"{folder} is no run directory: it has no {CONFIG}; give the output_dir of a training run")
     samples = sorted((folder / COMPLETIONS).glob("step_*.jsonl"))
+    evals = checked_figures(folder / EVAL, read_lines(folder / EVAL))  # first: a run that goes on writes them last
     return Run(
         path=folder,
         config=config,
         environment=read_object(folder / ENVIRONMENT) or read_gathered(folder, gathered.ENVIRONMENT) or {},
         summary=read_object(folder / SUMMARY),
         metrics=checked_figures(folder / METRICS, read_lines(folder / METRICS)),
-        evals=checked_figures(folder / EVAL, read_lines(folder / EVAL)),
+        evals=evals,
         completions=[sample for file in samples for sample in _read_samples(file)],
     )
 

@@ -16,7 +16,7 @@ from tinyzero_trl.models.fingerprint import model_files
 from tinyzero_trl.models.loading import load_model_config, load_trainable_adapter
 from tinyzero_trl.models.names import name_of, resolve_model
 from tinyzero_trl.models.toy.curricula import taught_problems
-from tinyzero_trl.runs.checkpoints import checkpoint_to_resume, is_last, step_of
+from tinyzero_trl.runs.checkpoints import SEARCHED, checkpoint_to_resume, is_last, step_of, written_checkpoints
 from tinyzero_trl.runs.hub_access import offline_if_silent
 from tinyzero_trl.runs.json_lines import digest_of
 from tinyzero_trl.runs.model_card import write_model_card
@@ -129,7 +129,9 @@ def is_over(task: TaskConfig, training: AdaptiveGRPOConfig, model: ModelConfig) 
         return False
     changes = check_continued(checkpoint or folder, resolved_config(task, training, model))
     if checkpoint is not None:
-        is_at_end = is_last(checkpoint, training.max_steps, training.num_train_epochs)
+        written = written_checkpoints(folder) if training.resume in SEARCHED else {}
+        last = str(written[max(written)]) if written else checkpoint  # a run has ended, whatever its last one has lost
+        is_at_end = is_last(last, training.max_steps, training.num_train_epochs)
         if not is_at_end or training.push_to_hub or not finished:
             return False
     elif {"max_steps", "num_train_epochs"} & set(changes):

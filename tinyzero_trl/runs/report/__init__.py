@@ -14,6 +14,7 @@ page          the page around all of it; templates/ holds its HTML, style and sc
 """
 
 import json
+import logging
 import os
 from collections.abc import Sequence
 from os import PathLike
@@ -21,12 +22,14 @@ from pathlib import Path
 
 from tinyzero_trl.runs.records import CONFIG, write_atomically
 from tinyzero_trl.runs.report.compare import compare
-from tinyzero_trl.runs.report.page import render_page
+from tinyzero_trl.runs.report.page import notes_of_missing_steps, render_page
 from tinyzero_trl.runs.report.pictures import draw_pictures
 from tinyzero_trl.runs.report.run_groups import choose_baseline, load_run_groups
 from tinyzero_trl.runs.report.summary import summary, summary_csv
 
 __all__ = ["write_pictures", "write_report"]
+
+logger = logging.getLogger(__name__)
 
 StrPath = str | PathLike[str]
 
@@ -61,6 +64,8 @@ def write_report(
     loaded = load_run_groups(runs, keep_unfinished=live)
     reference = choose_baseline(loaded.groups, baseline)
     outcomes = compare(loaded.groups, reference)
+    for note in notes_of_missing_steps(loaded) if not live else ():
+        logger.warning(note)
     plots = [folder / "plots"]
     if len(runs) == 1 and not live and os.access(runs[0], os.W_OK):  # a run of somebody else is read alone
         plots.append(Path(runs[0]) / "plots")

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from tinyzero_trl.runs.records import Run
+from tinyzero_trl.runs.records import METRICS, Run
 from tinyzero_trl.runs.report.compare import Outcome, accuracy_curve
 from tinyzero_trl.runs.report.formats import NOTHING, Cell, count, duration, interval_cell, points, saved
 from tinyzero_trl.runs.report.headlines import tiles_of_comparison, tiles_of_one
@@ -51,7 +51,7 @@ def render_page(
     return templates.get_template("page.html").render(
         title=labels[0] if alone else "Rollout windows compared",
         subtitle=_described(groups[0]) if alone else _counted(groups, baseline),
-        notes=_notes(loaded),
+        notes=[*_notes(loaded), *(f"{each}." for each in notes_of_missing_steps(loaded))],
         reload_s=reload_s,
         headlines=tiles_of_one(outcomes[0], groups[0]) if alone else tiles_of_comparison(outcomes, baseline.label),
         legend={} if alone else looks(labels, baseline.label),
@@ -115,6 +115,12 @@ def _notes(loaded: LoadedRuns) -> list[str]:
         runs = "1 run is" if len(loaded.left_out) == 1 else f"{len(loaded.left_out)} runs are"
         notes.append(f"{runs} not finished and no part of any figure; see the table of runs at the end.")
     return notes
+
+
+def notes_of_missing_steps(loaded: LoadedRuns) -> list[str]:
+    """A note for each run that has lost lines of its records."""
+    what = "which no picture of its training shows"
+    return [f"{METRICS} of {path} lacks {steps}, {what}" for path, steps in loaded.missing_steps.items()]
 
 
 def _results(outcomes: Sequence[Outcome], baseline: str) -> Table:

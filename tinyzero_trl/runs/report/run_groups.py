@@ -52,6 +52,12 @@ class LoadedRuns:
     finished: bool = True
     left_out: list[tuple[str, Run]] = field(default_factory=list)  # label of the group, run
 
+    @property
+    def missing_steps(self) -> dict[str, str]:
+        """The optimizer steps that the records of runs lack, in words, by the folders of those runs."""
+        runs = [*(run for group in self.groups for run in group.runs.values()), *(run for _, run in self.left_out)]
+        return {str(run.path): run.missing_steps for run in runs if run.missing_steps}
+
 
 def load_run_groups(paths: Sequence[str | PathLike[str]], *, keep_unfinished: bool = False) -> LoadedRuns:
     """Read run directories and gather those that differ in nothing but their seed, in the order given.

@@ -31,6 +31,7 @@ def summary(loaded: LoadedRuns, outcomes: Sequence[Outcome], baseline: str) -> d
         },
         **({} if loaded.finished else {"finished": False}),
         **({"unfinished_runs": [str(run.path) for _, run in loaded.left_out]} if loaded.left_out else {}),
+        **({"missing_steps": missing} if (missing := loaded.missing_steps) else {}),
     }
 
 

@@ -1,5 +1,6 @@
 """From rollout events to the run directory and to whatever `report_to` names."""
 
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,11 +14,13 @@ from trl import GRPOTrainer
 from tinyzero_trl.metrics import RunningTotals, rollout_metrics
 from tinyzero_trl.runs.checkpoints import drop_later_checkpoints
 from tinyzero_trl.runs.earlier import set_aside
-from tinyzero_trl.runs.records import RunRecords
+from tinyzero_trl.runs.records import METRICS, RunRecords
 from tinyzero_trl.training.callbacks.events import Evaluation, Rollout, SavedInCheckpoints
 from tinyzero_trl.training.callbacks.trackers import Trackers
 from tinyzero_trl.training.callbacks.window import AdaptiveWindowCallback
 from tinyzero_trl.training.logged_figures import LoggedFigures
+
+logger = logging.getLogger(__name__)
 
 _SAMPLES_EVERY_STEPS = 10
 
@@ -96,6 +99,11 @@ class RecordsCallback(SavedInCheckpoints):
             set_aside(folder, start)
             self._records = RunRecords(folder)
             self._records.truncate_after(start)
+            if missing := self._records.missing_steps(start):
+                logger.warning(
+                    "resume: %s lacks %s, which no report will show; if there is a copy of the file, put it back",
+                    *(folder / METRICS, missing),
+                )
             drop_later_checkpoints(folder, start)
             if self._description is not None:
                 config, environment = self._description

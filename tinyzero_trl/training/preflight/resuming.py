@@ -1,6 +1,7 @@
 """Whether a run may continue from the checkpoint that `resume` names."""
 
 import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,13 @@ import xxhash
 from datasets import Dataset
 
 from tinyzero_trl.models.fingerprint import COMMIT, model_files
-from tinyzero_trl.runs.checkpoints import TRAINER_STATE, checkpoint_to_resume, has_optimizer
-from tinyzero_trl.runs.files import read_mapping
-from tinyzero_trl.runs.json_lines import read_object
-from tinyzero_trl.runs.records import CONFIG, ENVIRONMENT
+from tinyzero_trl.runs.checkpoints import SEARCHED, TRAINER_STATE, checkpoint_to_resume, has_optimizer, passed_over
+from tinyzero_trl.runs.files import read_mapping, text_of
+from tinyzero_trl.runs.json_lines import read_lines, read_object
+from tinyzero_trl.runs.records import COMPLETIONS, CONFIG, ENVIRONMENT, EVAL, METRICS
 from tinyzero_trl.training.preflight.continuing import compare
+
+logger = logging.getLogger(__name__)
 
 _ARCHITECTURE = ("model_type", "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads")
 _LENGTHS = {"max_steps", "num_train_epochs"}
@@ -21,7 +24,7 @@ _START_OVER = "give --resume never, or another output_dir"
 
 
 def asked_checkpoint(asked: str | bool | None, training: Any) -> str | None:
-    """The checkpoint that a training continues from, None for a new one.
+    """The checkpoint that a training continues from, None for a new one; says which newer ones do not count.
 
     Args:
         asked: `resume_from_checkpoint` of `train`: a folder, True for the newest complete one, False for a new run, or
@@ -32,7 +35,13 @@ def asked_checkpoint(asked: str | bool | None, training: Any) -> str | None:
         ValueError: there is no such checkpoint.
     """
     named: dict[Any, str] = {None: training.resume, True: "newest", False: "never"}
-    return checkpoint_to_resume(named.get(asked, str(asked)), str(training.output_dir))
+    resume, folder = named.get(asked, str(asked)), str(training.output_dir)
+    checkpoint = checkpoint_to_resume(resume, folder)
+    if resume in SEARCHED and training.process_index == 0:
+        for newer, fault in passed_over(folder).items():
+            then = f"training goes on from {Path(checkpoint).name}" if checkpoint else "training starts anew"
+            logger.warning("resume: %s does not count, because %s; %s", newer, fault, then)
+    return checkpoint
 
 
 def check_continued(start: str, config: Mapping[str, Any]) -> dict[str, str]:
@@ -50,7 +59,7 @@ def check_continued(start: str, config: Mapping[str, Any]) -> dict[str, str]:
     """
     if (file := _record_of(start, CONFIG)) is None:
         return {}
-    free, refused = compare(read_mapping(file), config)
+    free, refused = compare(_recorded_fields(file), config)
     if not refused:
         return free
     changes = "; ".join(f"{name}: {change}" for name, change in refused.items())
@@ -139,6 +148,20 @@ def check_optimizer_state(checkpoint: str) -> None:
         )
 
 
+def check_records(checkpoint: str, output_dir: str) -> None:
+    """A run that goes on adds to its records, so that each line of them must be one.
+
+    Raises:
+        ValueError: names file, line and remedy.
+    """
+    folder = Path(output_dir)
+    if Path(checkpoint).resolve().parent != folder.resolve():
+        return  # this folder's records are moved aside
+    for file in (folder / METRICS, folder / EVAL, *sorted((folder / COMPLETIONS).glob("step_*.jsonl"))):
+        for _ in read_lines(file):
+            pass
+
+
 def check_architecture(checkpoint: str, model_config: Any, window_strategy: str) -> None:
     """The checkpoint must be of a model of the same shape, and of the same window strategy, whatever lies beside it.
 
@@ -158,6 +181,16 @@ def check_architecture(checkpoint: str, model_config: Any, window_strategy: str)
                 f"resume: {checkpoint!r} is of another recipe ({name}: {value!r} there, {wanted[name]!r} here); "
                 f"{_START_OVER}"
             )
+
+
+def _recorded_fields(file: Path) -> dict[str, Any]:
+    try:
+        return read_mapping(file)
+    except ValueError as error:
+        raise ValueError(
+            f"{file} should hold the fields that the run was started with, and cannot be read ({text_of(error)}); put "
+            "a copy back, or remove it: the run then goes on with the fields that are given now"
+        ) from error
 
 
 def _record_of(start: str, name: str) -> Path | None:

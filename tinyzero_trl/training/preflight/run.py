@@ -37,6 +37,7 @@ from tinyzero_trl.training.preflight.reference import check_saved_reference, che
 from tinyzero_trl.training.preflight.resuming import (
     check_architecture,
     check_optimizer_state,
+    check_records,
     check_same_examples,
     check_same_model,
 )
@@ -73,6 +74,7 @@ def check_run(
     if checkpoint is not None:
         check_architecture(checkpoint, config, training.window_strategy)
         check_optimizer_state(checkpoint)
+        check_records(checkpoint, str(training.output_dir))
         check_same_model(checkpoint, path, config)
         check_same_examples(checkpoint, train, held_out)
     return tokenizer
