@@ -19,6 +19,7 @@ from tinyzero_trl.metrics import Interval
 from tinyzero_trl.runs.records import RunRecords, read_run
 from tinyzero_trl.runs.report import write_pictures, write_report
 from tinyzero_trl.runs.report.compare import accuracy_curve, compare, cost_to_reach
+from tinyzero_trl.runs.report.drawn import LIST
 from tinyzero_trl.runs.report.headlines import _best
 from tinyzero_trl.runs.report.names import group_names
 from tinyzero_trl.runs.report.panels import panels_of
@@ -52,13 +53,26 @@ def report(grid, tmp_path_factory):
 def test_a_report_leaves_no_picture_of_an_earlier_one(grid, tmp_path):
     write_report([grid[0], grid[1]], tmp_path)
     assert (tmp_path / "plots" / "accuracy-cost.png").is_file()
-    mine = tmp_path / "plots" / "mine.png"
-    mine.write_bytes(PNG)
+    others = {"mine.png", "window-seat.png", "fates.png"}
+    for name in others:
+        (tmp_path / "plots" / name).write_bytes(PNG)
     write_report([grid[0]], tmp_path)
-    assert mine.is_file(), "only what a report draws is removed"
     own = {file.name for file in (grid[0] / "plots").glob("*.png")}
-    assert {file.name for file in (tmp_path / "plots").glob("*.png")} == own | {"mine.png"}
+    assert {file.name for file in (tmp_path / "plots").glob("*.png")} == own | others, "its own pictures alone go"
     assert "window.png" in own and not [name for name in own if name.startswith(("window-", "accuracy-cost"))]
+
+
+@pytest.mark.parametrize("content", [None, "{", "[" * 100_000, '{"a": 1}', '["../mine", "", 3, null, "/mine"]'])
+def test_without_a_list_of_what_was_drawn_nothing_is_removed(grid, tmp_path, content):
+    plots = tmp_path / "plots"
+    plots.mkdir()
+    pictures = [tmp_path / "mine.png", plots / "groups.png", plots / "window-full.png", plots / ".png"]
+    for picture in pictures:
+        picture.write_bytes(PNG)
+    if content is not None:
+        (plots / LIST).write_text(content)
+    write_report([grid[0]], tmp_path)
+    assert all(picture.is_file() for picture in pictures)
 
 
 def test_the_comparison_finds_the_known_answer(grid):

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from tinyzero_trl.metrics import Interval, mean_interval
 from tinyzero_trl.runs.records import Run
 from tinyzero_trl.runs.report.compare import accuracy_curve
+from tinyzero_trl.runs.report.drawn import keep_only
 from tinyzero_trl.runs.report.names import file_slugs
 from tinyzero_trl.runs.report.panels import Panel, is_on_policy, panels_of
 from tinyzero_trl.runs.report.run_groups import RunGroup
@@ -39,7 +40,6 @@ _STOPS = (
 )
 _MOST_POINTS = 160  # of a line: a run of 5,000 records shows its course, and the page stays small
 _SEED: dict[str, Any] = {"linewidth": 0.7, "alpha": 0.45}  # one seed among several
-_COST_FILE, _WINDOW_FILE = "accuracy-cost", "window"  # pictures of several groups, and of each of them
 _GROUPS_WITH_SEEDS = 6  # with more groups in one picture the lines of seeds hide those of means
 
 
@@ -48,7 +48,7 @@ def draw_pictures(
 ) -> list[Picture]:
     """Draw every picture that the records hold figures for, and write each as a PNG into all `folders`.
 
-    Pictures that an earlier report has left there and this one does not draw are removed: they show other runs.
+    Pictures that an earlier report has drawn there and this one does not are removed: they show other runs.
 
     Returns:
         What a page shows; nothing if not `for_page`, since it takes as long again.
@@ -61,19 +61,14 @@ def draw_pictures(
         canvases += [
             _window(group, palette[group.label], slugs[group.label] if len(groups) > 1 else None) for group in groups
         ]
-        panels = panels_of(groups)
-        moving = [panel for panel in panels if panel.idle is None or not is_on_policy(groups)]
+        moving = [panel for panel in panels_of(groups) if panel.idle is None or not is_on_policy(groups)]
         canvases += [_health(panel, groups, palette) for panel in moving]
         drawn = [canvas for canvas in canvases if canvas.axes.has_data()]
         for canvas in drawn:
             canvas.write(palette, folders)
         pictures = [canvas.picture() for canvas in drawn] if for_page else []
-    ours = {_COST_FILE, *(canvas.name for canvas in canvases), *(panel.name for panel in panels)}
-    current = {canvas.name for canvas in drawn}
-    for file in (file for folder in folders for file in folder.glob("*.png")):
-        is_ours = file.stem in ours or file.stem.split("-")[0] == _WINDOW_FILE
-        if is_ours and file.stem not in current:
-            file.unlink()
+    for folder in folders:
+        keep_only(folder, [canvas.name for canvas in drawn])
     return pictures
 
 
@@ -116,7 +111,7 @@ def _accuracy_over_time(groups: Sequence[RunGroup], palette: Mapping[str, Look])
 def accuracy_and_cost(groups: Sequence[RunGroup], palette: Mapping[str, Look]) -> Canvas:
     """One point per run group: where its runs ended, and what they took."""
     canvas = Canvas(
-        *(_COST_FILE, "What each run group costs and earns"),
+        *("accuracy-cost", "What each run group costs and earns"),
         "Held-out accuracy at the end of training, against the tokens of the whole run; up and to the left is better. "
         "Bars are 95 % intervals over seeds.",
         *("rollout tokens of a run", "final held-out accuracy"),
@@ -186,7 +181,7 @@ def _window(group: RunGroup, look: Look, slug: str | None) -> Canvas:
     stops = _over_tokens(group, "group_window/mean_stop")
     drawn, about = ("stopped groups", _STOPS) if stops else ("window", _WINDOW)
     canvas = Canvas(
-        _WINDOW_FILE if slug is None else f"{_WINDOW_FILE}-{slug}",
+        "window" if slug is None else f"window-{slug}",
         f"{drawn.capitalize()} and lengths of correct completions"
         if slug is None
         else f"{drawn.capitalize()} of {group.label}",
