@@ -18,9 +18,9 @@ from tinyzero_trl.commands.main import main
 from tinyzero_trl.metrics import Interval
 from tinyzero_trl.runs.records import RunRecords, read_run
 from tinyzero_trl.runs.report import write_pictures, write_report
-from tinyzero_trl.runs.report.compare import accuracy_curve, compare, cost_to_reach
+from tinyzero_trl.runs.report.compare import Outcome, accuracy_curve, compare, cost_to_reach
 from tinyzero_trl.runs.report.drawn import LIST
-from tinyzero_trl.runs.report.headlines import _best
+from tinyzero_trl.runs.report.headlines import _best, _tile
 from tinyzero_trl.runs.report.names import group_names
 from tinyzero_trl.runs.report.panels import panels_of
 from tinyzero_trl.runs.report.pictures import accuracy_and_cost, on_common_axis, thinned
@@ -222,8 +222,68 @@ def test_the_first_tile_says_what_was_reached_and_what_it_took(report):
     assert '<div class="card tile wide"><b>1.00 x the tokens</b>' in first
     assert (
         "With bold, a run reached 70.0% held-out accuracy and took 8 k rollout tokens. With full, it reached 70.0% "
-        "and took 8 k tokens. The difference is +0.0 points, between +0.0 and +0.0 (95 % interval)." in first
+        "and took 8 k tokens. The difference is +0.0 points, between +0.0 and +0.0 (95 % interval). These are means "
+        "over the 3 seeds that both have." in first
     )
+
+
+def test_what_is_said_beside_a_paired_difference_is_of_the_same_seeds(tmp_path):
+    runs = [train(tmp_path / f"a{seed}", seed=seed, best=0.4 + 0.1 * seed) for seed in range(4)]
+    runs += [train(tmp_path / f"b{seed}", seed=seed, recipe="bold", best=0.5 + 0.1 * seed) for seed in range(2)]
+    runs += [train(tmp_path / "c", seed=7, recipe="other")]
+    page = write_report(runs, tmp_path / "out", baseline="full").read_text(encoding="utf-8")
+    text = " ".join(Page(page).text)
+    assert (
+        "With bold, a run reached 55.0% held-out accuracy and took 8 k rollout tokens. With full, it reached 45.0% and "
+        "took 8 k tokens. The difference is +10.0 points, between +10.0 and +10.0 (95 % interval). These are means "
+        "over the 2 seeds that both have." in text
+    )
+    table = page.split('aria-label="Results"')[1].split("</table>")[0]
+    rows = dict(re.findall(r"<tr><td>(\w+)</td>(.*?)</tr>", table))
+    assert rows["bold"].startswith("<td>2<small>2 paired</small></td><td>55.0%")
+    assert rows["other"].startswith("<td>1<small>0 paired</small></td>") and rows["other"].count("no seed paired") == 2
+
+
+@pytest.mark.parametrize(
+    ("ratio", "number", "interval"),
+    [
+        ((0.7, 0.6, 0.89), "30% fewer", "11% to 40% fewer"),
+        ((1.65, 1.11, 2.47), "65% more", "11% to 147% more"),
+        ((0.9, 0.7, 1.15), "10% fewer", "15% more to 30% fewer"),
+        ((1.1, 0.8, 1.5), "10% more", "20% fewer to 50% more"),
+    ],
+)
+def test_an_interval_has_the_direction_of_its_number(ratio, number, interval):
+    outcome = SimpleNamespace(
+        label="bold", tokens_to_target_ratio=Interval(*ratio), acc_difference=None, tokens_ratio=None
+    )
+    tile = _tile(cast("Outcome", outcome), "full")
+    assert tile.number == number and tile.text.endswith(f"(95 % interval: {interval})")
+
+
+def test_a_group_that_begins_at_the_target_is_said_to_do_so(tmp_path):
+    runs = []
+    for seed in range(2):
+        runs += [train(tmp_path / f"a{seed}", seed=seed, best=0.0), train(tmp_path / f"b{seed}", seed=seed, recipe="b")]
+        late = train(tmp_path / f"c{seed}", seed=seed, recipe="late", best=0.0)
+        lines = [json.loads(line) for line in (late / "eval.jsonl").read_text().splitlines()]
+        lines = [line for line in lines if line["step"]]
+        (late / "eval.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        runs.append(late)
+    page = write_report(runs, tmp_path / "out", baseline="full").read_text(encoding="utf-8")
+    assert page.count("<small>2 of 2 seeds began there</small>") == 2, "of tokens and of time"
+    assert page.count("<small>the baseline began there</small>") == 2 and "seeds arrive" not in page
+
+
+def test_steps_on_the_same_rollout_are_one_rollout(tmp_path):
+    run = train(tmp_path / "run")
+    lines = read_run(run).metrics
+    reused = [{name: line[name] for name in line if "tokens" not in name or line["step"] % 4 == 1} for line in lines]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in reused))
+    page = write_report([run], tmp_path / "out").read_text(encoding="utf-8")
+    head, row = re.findall(r"<tr>(.*?)</tr>", page[page.index("<h2>Runs") :])
+    column = re.findall(r"<th.*?>(.*?)</th>", head).index("rollouts")
+    assert re.findall(r"<td>(.*?)</td>", row)[column] == "2", "of 8 steps"
 
 
 @pytest.mark.parametrize("step", [0, 2])

@@ -1,7 +1,8 @@
 """Run directories -> run groups: finished runs that differ in nothing but their seed, by their configuration alone."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations, islice, product
 from os import PathLike
 from typing import Any
 
@@ -93,7 +94,8 @@ def evaluation_differences(group: RunGroup, baseline: RunGroup) -> list[str]:
     """In what the held-out evaluations of two groups differ, such as "test_size 512, not 1024"; [] if in nothing.
 
     What only one of them recorded is not known to differ. The prompts themselves speak for data that has changed in its
-    place; where a field has been named already, they differ for that reason.
+    place, between the groups or between the seeds of one; where a field has been named already, they differ for that
+    reason.
     """
     options = [name for each in (group, baseline) for name in _first(each).environment.get(TASK_OPTIONS, ())]
     asked = dict.fromkeys((*EVALUATION_FIELDS, *options))
@@ -101,14 +103,29 @@ def evaluation_differences(group: RunGroup, baseline: RunGroup) -> list[str]:
     recorded = [name for name in asked if name in group.config and name in baseline.config]
     pairs = [(name, group.config[name], baseline.config[name]) for name in recorded]
     pairs = [pair for pair in pairs if pair[0] not in _OLD_OPTIONS or None not in pair]
-    problems = _problems(group), _problems(baseline)
-    if None not in problems:
-        pairs.append(("held-out problems", *problems))
     found = [f"{name} {shortened(ours)}, not {shortened(other)}" for name, ours, other in pairs if ours != other]
-    prompts = [_first(each).environment.get(HELD_OUT_PROMPTS) for each in (group, baseline)]
-    if not found and None not in prompts and prompts[0] != prompts[1]:
-        return ["other held-out prompts than those of the baseline"]
-    return found
+    return found or list(_differences_of_problems(group, baseline))
+
+
+def _differences_of_problems(group: RunGroup, baseline: RunGroup) -> Iterator[str]:
+    """At most one, of what the runs recorded about the problems themselves."""
+    for each, whose in ((group, "its"), (baseline, "the baseline's")):
+        if any(_other_problems(*pair) for pair in combinations(each.runs.values(), 2)):
+            yield f"{whose} seeds were asked other held-out problems than one another"
+            return
+    pairs = product(group.runs.values(), baseline.runs.values())
+    yield from islice(filter(None, (_other_problems(*pair) for pair in pairs)), 1)
+
+
+def _other_problems(run: Run, other: Run) -> str:
+    """What is known of two runs' held-out problems that says they differ; empty if nothing does."""
+    prompts = [each.environment.get(HELD_OUT_PROMPTS) for each in (run, other)]
+    if None not in prompts and prompts[0] == prompts[1]:
+        return ""
+    counts = _problems(run), _problems(other)
+    if None not in counts and counts[0] != counts[1]:
+        return f"held-out problems {counts[0]}, not {counts[1]}"
+    return "" if None in prompts else "other held-out prompts than those of the baseline"
 
 
 def choose_baseline(groups: Sequence[RunGroup], name: str | None) -> RunGroup:
@@ -156,8 +173,8 @@ def _first(group: RunGroup) -> Run:
     return next(iter(group.runs.values()))
 
 
-def _problems(group: RunGroup) -> int | None:
-    """How many held-out problems the last evaluation of the group's first run counts, where it says so."""
-    last = _first(group).evals[-1]
+def _problems(run: Run) -> int | None:
+    """How many held-out problems the last evaluation of a run counts, where it says so."""
+    last = run.evals[-1]
     problems = last.get("eval/problems", last.get("eval/n"))
     return None if problems is None else int(problems)
