@@ -46,12 +46,14 @@ class LoadedRuns:
     """The groups of a report, and the runs that are no part of its results because they are not finished.
 
     Where no run is finished, or unfinished ones are kept, `groups` holds those that have an evaluation, and
-    `finished` is False.
+    `finished` is False. `labels` has the name and the label of every group that was given, also of one that is not in
+    `groups`.
     """
 
     groups: list[RunGroup]
     finished: bool = True
     left_out: list[tuple[str, Run]] = field(default_factory=list)  # label of the group, run
+    labels: dict[str, str] = field(default_factory=dict)
 
 
 def load_run_groups(paths: Sequence[str | PathLike[str]], *, keep_unfinished: bool = False) -> LoadedRuns:
@@ -59,10 +61,11 @@ def load_run_groups(paths: Sequence[str | PathLike[str]], *, keep_unfinished: bo
 
     Args:
         paths: the run directories.
-        keep_unfinished: whether runs that are not finished count like the finished ones.
+        keep_unfinished: whether runs that are not finished count like the finished ones, once they have an evaluation.
 
     Raises:
-        ValueError: if a folder is no run, a run has no evaluation or no seed, or a group has a seed twice.
+        ValueError: if a folder is no run, a run that should count has no evaluation or no seed, or a group has a seed
+            twice.
     """
     runs = [read_run(path) for path in paths]
     if not runs:
@@ -73,7 +76,7 @@ def load_run_groups(paths: Sequence[str | PathLike[str]], *, keep_unfinished: bo
     gathered: dict[str, dict[int, Run]] = {}
     left_out = []
     for run, name in zip(runs, names, strict=True):
-        if any_finished and run.summary is None:
+        if (any_finished and run.summary is None) or (keep_unfinished and not run.judged_evals):
             left_out.append((labels[name], run))
             continue
         if not run.judged_evals:
@@ -87,7 +90,7 @@ def load_run_groups(paths: Sequence[str | PathLike[str]], *, keep_unfinished: bo
             )
         seeds[seed] = run
     groups = [RunGroup(name, dict(sorted(seeds.items())), labels[name]) for name, seeds in gathered.items()]
-    return LoadedRuns(groups, any_finished, left_out)
+    return LoadedRuns(groups, any_finished, left_out, labels)
 
 
 def evaluation_differences(group: RunGroup, baseline: RunGroup) -> list[str]:
