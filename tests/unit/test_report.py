@@ -442,7 +442,7 @@ def test_what_became_of_groups_is_drawn_where_a_policy_decides_per_group(tmp_pat
 
 def test_the_picture_of_the_window_shows_where_groups_stopped(tmp_path, monkeypatch):
     drawn: list[float] = []
-    monkeypatch.setattr(Axes, "step", lambda self, x, y, **look: drawn.extend(y))
+    monkeypatch.setattr(Axes, "plot", lambda self, x, y, **look: drawn.extend(y if "drawstyle" in look else ()))
     run = train(tmp_path / "run", recipe="groups", window_strategy="group")
     write_pictures(run)
     assert set(drawn) == {512}  # no group has stopped: the window
@@ -461,10 +461,62 @@ def test_pictures_alone_need_no_report(tmp_path):
     assert "seconds.png" not in names  # the run has no such figures
 
 
+def test_held_out_accuracy_is_drawn_by_difficulty_and_by_evaluation_set(tmp_path):
+    run = train(tmp_path / "run")
+    lines = read_run(run).evals
+    one = {"eval/3_acc": 0.5, "eval_all/acc": 0.5}
+    (run / "eval.jsonl").write_text("".join(json.dumps(line | one) + "\n" for line in lines))
+    page = write_report([run], tmp_path / "out").read_text(encoding="utf-8")
+    assert "by evaluation set" not in page and "Held-out accuracy by difficulty" not in page, "one says nothing more"
+    several = {f"eval/{label}_acc": 0.1 for label in (3, 4, "far, $x^")} | {"eval_easy/acc": 0.9, "eval_hard/acc": 0.2}
+    (run / "eval.jsonl").write_text("".join(json.dumps(line | several) + "\n" for line in lines))
+    page = write_report([run], tmp_path / "out").read_text(encoding="utf-8")
+    cost, rest = page.split("<h2>What learning costs</h2>")[1].split("<h2>The window</h2>")
+    for title in ("Held-out accuracy by difficulty", "Held-out accuracy by evaluation set"):
+        assert title in cost and title not in rest
+    by_difficulty, by_set, *_ = panels_of(load_run_groups([run]).groups)
+    assert list(by_difficulty.figures) == ["3", "4", "far, $x^"] and list(by_set.figures) == ["easy", "hard"]
+    assert [figure(several) for figure in by_set.figures.values()] == [0.9, 0.2]
+    assert {"accuracy-difficulty.png", "accuracy-sets.png"} <= {file.name for file in (run / "plots").iterdir()}
+
+
+def drawn_lines(folder, monkeypatch, runs):
+    """What each picture shows: name -> (x, y, marker) of its lines that have a point."""
+    found: dict[str, list[tuple[list[float], list[float], str]]] = {}
+
+    def write(self, legend, folders):
+        found[self.name] = [
+            (list(line.get_xdata()), list(line.get_ydata()), line.get_marker()) for line in self.axes.get_lines()
+        ]
+
+    monkeypatch.setattr(Canvas, "write", write)
+    write_report(runs, folder)
+    return found
+
+
+def test_a_run_with_one_evaluation_is_a_dot(tmp_path, monkeypatch):
+    run = train(tmp_path / "run", steps=1, evaluate_every=99)
+    found = drawn_lines(tmp_path / "out", monkeypatch, [run])
+    assert found["accuracy"] == [([0.0], [0.0], "o")]
+    assert found["window"][-1] == ([1000.0], [512.0], "o") and found["truncation"] == [([1.0], [0.1], "o")]
+
+
+@pytest.mark.parametrize(("last", "means"), [(3, []), (2, [([2000.0], [0.2], "o")])])
+def test_no_mean_is_drawn_where_not_all_seeds_were_measured(tmp_path, monkeypatch, last, means):
+    """One evaluation each: at other tokens there is no mean, at the same there is one."""
+    runs = [train(tmp_path / str(step), seed=step, steps=step) for step in (2, 3)]
+    for run, step, seed_step in ((runs[0], 2, 2), (runs[1], last, 3)):
+        line = {"step": seed_step, "time_s": 9.0, "tokens": 1000 * step, "eval/acc": 0.2}
+        (run / "eval.jsonl").write_text(json.dumps(line) + "\n")
+    found = drawn_lines(tmp_path / "out", monkeypatch, runs)
+    seeds = [([1000.0 * step], [0.2], "o") for step in (2, last)]
+    assert found["accuracy"] == [*seeds, *means]
+
+
 def test_difficulties_in_words_are_drawn_under_their_names(tmp_path):
     def panel(labels):
         lines = [{"step": 1} | {f"difficulty/{label}_acc": 0.5 for label in labels}] * 2
-        run = SimpleNamespace(metrics=[*lines, {"step": 2, f"difficulty/{labels[0]}_acc": 1.0}])
+        run = SimpleNamespace(metrics=[*lines, {"step": 2, f"difficulty/{labels[0]}_acc": 1.0}], evals=[])
         [found] = [
             each
             for each in panels_of(cast("list[RunGroup]", [SimpleNamespace(runs={0: run})]))
@@ -523,6 +575,8 @@ def test_lines_keep_their_course_when_thinned():
     thin_x, thin_y = thinned(x, 2 * x)
     assert len(thin_x) < 200
     assert thin_y == pytest.approx(2 * thin_x)
+    assert [len(axis) for axis in on_common_axis([(np.array([1.0]), np.array([1.0]))] * 2)] == [1, 2]
+    assert len(on_common_axis([(np.array([x]), np.array([1.0])) for x in (1.0, 2.0)])[0]) == 0
     assert [axis.tolist() for axis in thinned(np.array([1.0, 1.0, 3.0]), np.array([2.0, 4.0, 5.0]))] == [[1, 3], [3, 5]]
 
 
