@@ -570,6 +570,17 @@ def test_samples_of_different_prompts_stand_side_by_side(tmp_path):
     assert [(b and b["prompt"], a and a["prompt"]) for b, a in pairs] == [("a", "c"), ("b", None)]
 
 
+@pytest.mark.parametrize(("step", "sides"), [(0, ("before", "after")), (20, ("first", "last"))])
+def test_a_completion_is_from_before_the_training_only_at_step_0(step, sides, tmp_path):
+    run = train(tmp_path / "run", steps=40)
+    (run / "completions" / "step_000000.jsonl").unlink()
+    RunRecords(run).append_completions(step, [{"source": "eval", "prompt": "make 1", "completion": "c", "reward": 0.0}])
+    page = write_report([run], tmp_path / "out").read_text(encoding="utf-8")
+    assert re.findall(r'<span class="muted">(\w+), step (\d+)', page) == [(sides[0], str(step)), (sides[1], "40")]
+    assert f"<h2>Completions, {sides[0]} and {sides[1]}</h2>" in page
+    assert f"wrong {sides[0]}, correct {sides[1]}</option>" in page
+
+
 def test_lines_keep_their_course_when_thinned():
     x = np.arange(5000.0)
     thin_x, thin_y = thinned(x, 2 * x)

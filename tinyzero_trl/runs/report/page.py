@@ -14,7 +14,7 @@ from tinyzero_trl.runs.report.formats import NOTHING, Cell, count, duration, int
 from tinyzero_trl.runs.report.headlines import tiles_of_comparison, tiles_of_one
 from tinyzero_trl.runs.report.panels import is_on_policy
 from tinyzero_trl.runs.report.run_groups import LoadedRuns, RunGroup
-from tinyzero_trl.runs.report.samples import sample_cards
+from tinyzero_trl.runs.report.samples import names_of_sides, sample_cards
 from tinyzero_trl.runs.report.style import Picture, looks, style_sheet
 
 _ROLLOUT = "tokens/response_total"  # in the lines of the steps that began with a rollout
@@ -60,7 +60,7 @@ def render_page(
         pictures=_by_section(pictures),
         results=None if alone else _results(outcomes, baseline.label),
         on_policy=is_on_policy(groups),
-        samples={"groups": labels, "cards": sample_cards(groups)},
+        samples={"groups": labels, "cards": sample_cards(groups), "sides": names_of_sides(groups)},
         runs=_runs(loaded),
         palette=Markup(style_sheet()),
         style=Markup(_source(templates, "page.css")),
