@@ -19,7 +19,7 @@ from tinyzero_trl.evaluation import EvaluationSettings, evaluate
 from tinyzero_trl.evaluation import run as run_module
 from tinyzero_trl.generation.transformers_engine import TransformersEngine
 from tinyzero_trl.metrics import pass_at_k, wilson_interval
-from tinyzero_trl.tasks import Problem, countdown
+from tinyzero_trl.tasks import Problem, Score, countdown
 
 FILES = ("eval.json", "generations.parquet")
 
@@ -333,3 +333,15 @@ def test_a_label_is_shown_as_one_plain_line(
     monkeypatch.setattr(countdown.Countdown, "difficulty", lambda self, example: "very\n\x1b[31mhard " + "x" * 99)
     result = evaluate(replace(settings, n=1), tmp_path)
     assert list(result["difficulty"]) == [("very [31mhard " + "x" * 99)[:40]]
+
+
+def test_a_task_that_returns_nan_leaves_json_that_every_program_reads(
+    settings: EvaluationSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def score(self: Any, completion: str, example: Any) -> Score:
+        return Score(float("nan") if completion else 0.0, "failed")
+
+    monkeypatch.setattr(countdown.Countdown, "score", score)
+    evaluate(replace(settings, n=1), tmp_path)
+    result = json.loads((tmp_path / "eval.json").read_text(), parse_constant=pytest.fail)
+    assert 0 < result["unjudged"] <= result["generations"] == len(PROBLEMS)

@@ -17,7 +17,8 @@ from tinyzero_trl import AdaptiveGRPOConfig, AdaptiveGRPOTrainer, finish_run, st
 from tinyzero_trl.commands.main import main
 from tinyzero_trl.models.names import name_of, resolve_model
 from tinyzero_trl.models.toy import SHIPPED
-from tinyzero_trl.runs.records import read_run
+from tinyzero_trl.runs.records import HELD_OUT_PROMPTS, read_run
+from tinyzero_trl.training.run import _digest_of_prompts
 
 PAGE = (Path(__file__).parents[2] / "docs" / "trainer.md").read_text(encoding="utf-8")
 SECTION = PAGE.split("## Records and a report from Python\n")[1].split("\n## ")[0]
@@ -375,3 +376,12 @@ def test_what_the_first_reward_function_does_not_judge_is_neither_right_nor_wron
     assert all("eval/acc" not in line and line["eval/mean_length"] > 0 for line in run.evals)
     [after] = judged.evals
     assert after["eval/acc"] == 2 / 3 and after["eval/n"] == 3
+
+
+def test_several_held_out_sets_have_one_digest_of_their_names_and_prompts() -> None:
+    """Without one, a report compared runs whatever they were asked."""
+    easy, hard = (Dataset.from_dict({"prompt": prompts}) for prompts in (PROMPTS[:2], PROMPTS[2:4]))
+    given = ({"easy": easy, "hard": hard}, {"easy": hard, "hard": easy}, {"easy": easy}, easy)
+    digests = [_digest_of_prompts(held_out)[HELD_OUT_PROMPTS] for held_out in given]
+    assert len(set(digests)) == 4
+    assert _digest_of_prompts({"easy": easy, "stream": hard.to_iterable_dataset()}) == {}

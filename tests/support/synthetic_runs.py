@@ -16,6 +16,7 @@ def train(path, *, seed=0, speed=1.0, best=0.8, steps=8, evaluate_every=2, finis
                 "adaptive_window/current_window": 512,
                 "adaptive_window/p95_success_length": 200.0,
                 "adaptive_window/median_success_length": 90.0,
+                "tokens/response_total": 1000,
                 "tokens/response_cumulative": 1000 * step,
                 "completion/truncated_frac": 0.1,
                 "difficulty/3_acc": 0.5,

@@ -113,6 +113,38 @@ def test_a_figure_without_a_sample_is_absent() -> None:
     assert "correct_mean_length" not in figures and "pass_at_k" not in figures
 
 
+@pytest.mark.parametrize("no_reward", [float("nan"), float("inf"), float("-inf"), None])
+def test_a_reward_that_is_no_finite_number_is_not_judged(no_reward: float | None, tmp_path: Path) -> None:
+    """As in training: it is in no figure that asks for the reward, and no file holds a NaN."""
+    rows = [row(0, 0, reward=1.0), row(0, 1), row(1, 0, reward=1.0), row(1, 1, reward=no_reward)]
+    rows += [row(2, sample, reward=no_reward, difficulty=4, length=40) for sample in range(2)]
+    work = WorkFile(tmp_path / "work.jsonl", {})
+    work.append(rows)
+    assert [each["reward"] for each in work.rows] == [1.0, 0.0, 1.0, None, None, None]
+    for each in (rows, work.rows, WorkFile(tmp_path / "work.jsonl", {}).rows):
+        figures = summarise(each)
+        assert (figures["acc"], figures["problems"], figures["reward"]) == (
+            pytest.approx(2 / 3),
+            2,
+            pytest.approx(2 / 3),
+        )
+        assert (figures["unjudged"], figures["generations"], figures["mean_length"]) == (3, 6, 20)
+        assert list(figures["difficulty"]) == ["3"] and figures["pass_at_k"] == {"1": 0.75, "2": 1.0}
+        json.dumps(figures, allow_nan=False)
+    for text in (tmp_path / "work.jsonl").read_text().splitlines():
+        json.loads(text, parse_constant=pytest.fail)
+    write_rows(tmp_path / "rows.parquet", work.rows)
+    assert pq.read_table(tmp_path / "rows.parquet")["reward"].to_pylist() == [1.0, 0.0, 1.0, None, None, None]
+    assert f"{'not judged':<16}3 of 6 answers" in format_result(figures)
+
+
+def test_an_evaluation_without_a_judged_answer_has_no_accuracy() -> None:
+    figures = summarise([row(0, sample, reward=float("nan")) for sample in range(2)])
+    assert not {"acc", "acc_low", "problems", "reward", "pass_at_k", "correct_mean_length"} & figures.keys()
+    assert format_result(figures).splitlines()[0] == f"{'not judged':<16}2 of 2 answers"
+    assert "unjudged" not in summarise([row(0, 0)]), "only where there are any"
+
+
 @pytest.mark.parametrize(("samples", "ks"), [(2, ["1", "2"]), (4, ["1", "2", "4"]), (6, ["1", "2", "4", "6"])])
 def test_pass_at_powers_of_two_and_at_all_samples(samples: int, ks: list[str]) -> None:
     assert list(summarise([row(0, sample) for sample in range(samples)])["pass_at_k"]) == ks

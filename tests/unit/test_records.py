@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import resource
 import subprocess
 import sys
 import time
@@ -251,3 +252,20 @@ def test_a_run_with_compressed_lines_goes_on(tmp_path):
     again.append_metrics(3, 0.0, {"loss": 2.0})
     assert [(line["step"], line["loss"]) for line in read_lines(file)] == [(1, 1.0), (2, 1.0), (3, 2.0)]
     assert not (tmp_path / "metrics.jsonl.gz").exists()
+
+
+def test_an_unpacking_that_was_interrupted_loses_no_line(tmp_path):
+    """The disk is full in the middle of it: the next start finds all lines."""
+    lines = "".join(json.dumps({"step": step, "time_s": float(step)}) + "\n" for step in range(1000))
+    (tmp_path / "config.yaml").write_text("seed: 0\n")
+    (tmp_path / "metrics.jsonl.gz").write_bytes(gzip.compress(lines.encode()))
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (len(lines) // 3, limit[1]))
+        with pytest.raises(OSError, match="File too large"):
+            RunRecords(tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    RunRecords(tmp_path)
+    assert len(read_run(tmp_path).metrics) == 1000
+    assert {file.name for file in tmp_path.iterdir()} == {"config.yaml", "metrics.jsonl"}

@@ -18,8 +18,9 @@ from tinyzero_trl.commands.main import main
 from tinyzero_trl.metrics import Interval
 from tinyzero_trl.runs.records import RunRecords, read_run
 from tinyzero_trl.runs.report import write_pictures, write_report
-from tinyzero_trl.runs.report.compare import accuracy_curve, compare, cost_to_reach
-from tinyzero_trl.runs.report.headlines import _best
+from tinyzero_trl.runs.report.compare import Outcome, accuracy_curve, compare, cost_to_reach
+from tinyzero_trl.runs.report.drawn import LIST
+from tinyzero_trl.runs.report.headlines import _best, _tile
 from tinyzero_trl.runs.report.names import group_names
 from tinyzero_trl.runs.report.panels import panels_of
 from tinyzero_trl.runs.report.pictures import accuracy_and_cost, on_common_axis, thinned
@@ -52,13 +53,26 @@ def report(grid, tmp_path_factory):
 def test_a_report_leaves_no_picture_of_an_earlier_one(grid, tmp_path):
     write_report([grid[0], grid[1]], tmp_path)
     assert (tmp_path / "plots" / "accuracy-cost.png").is_file()
-    mine = tmp_path / "plots" / "mine.png"
-    mine.write_bytes(PNG)
+    others = {"mine.png", "window-seat.png", "fates.png"}
+    for name in others:
+        (tmp_path / "plots" / name).write_bytes(PNG)
     write_report([grid[0]], tmp_path)
-    assert mine.is_file(), "only what a report draws is removed"
     own = {file.name for file in (grid[0] / "plots").glob("*.png")}
-    assert {file.name for file in (tmp_path / "plots").glob("*.png")} == own | {"mine.png"}
+    assert {file.name for file in (tmp_path / "plots").glob("*.png")} == own | others, "its own pictures alone go"
     assert "window.png" in own and not [name for name in own if name.startswith(("window-", "accuracy-cost"))]
+
+
+@pytest.mark.parametrize("content", [None, "{", "[" * 100_000, '{"a": 1}', '["../mine", "", 3, null, "/mine"]'])
+def test_without_a_list_of_what_was_drawn_nothing_is_removed(grid, tmp_path, content):
+    plots = tmp_path / "plots"
+    plots.mkdir()
+    pictures = [tmp_path / "mine.png", plots / "groups.png", plots / "window-full.png", plots / ".png"]
+    for picture in pictures:
+        picture.write_bytes(PNG)
+    if content is not None:
+        (plots / LIST).write_text(content)
+    write_report([grid[0]], tmp_path)
+    assert all(picture.is_file() for picture in pictures)
 
 
 def test_the_comparison_finds_the_known_answer(grid):
@@ -208,8 +222,68 @@ def test_the_first_tile_says_what_was_reached_and_what_it_took(report):
     assert '<div class="card tile wide"><b>1.00 x the tokens</b>' in first
     assert (
         "With bold, a run reached 70.0% held-out accuracy and took 8 k rollout tokens. With full, it reached 70.0% "
-        "and took 8 k tokens. The difference is +0.0 points, between +0.0 and +0.0 (95 % interval)." in first
+        "and took 8 k tokens. The difference is +0.0 points, between +0.0 and +0.0 (95 % interval). These are means "
+        "over the 3 seeds that both have." in first
     )
+
+
+def test_what_is_said_beside_a_paired_difference_is_of_the_same_seeds(tmp_path):
+    runs = [train(tmp_path / f"a{seed}", seed=seed, best=0.4 + 0.1 * seed) for seed in range(4)]
+    runs += [train(tmp_path / f"b{seed}", seed=seed, recipe="bold", best=0.5 + 0.1 * seed) for seed in range(2)]
+    runs += [train(tmp_path / "c", seed=7, recipe="other")]
+    page = write_report(runs, tmp_path / "out", baseline="full").read_text(encoding="utf-8")
+    text = " ".join(Page(page).text)
+    assert (
+        "With bold, a run reached 55.0% held-out accuracy and took 8 k rollout tokens. With full, it reached 45.0% and "
+        "took 8 k tokens. The difference is +10.0 points, between +10.0 and +10.0 (95 % interval). These are means "
+        "over the 2 seeds that both have." in text
+    )
+    table = page.split('aria-label="Results"')[1].split("</table>")[0]
+    rows = dict(re.findall(r"<tr><td>(\w+)</td>(.*?)</tr>", table))
+    assert rows["bold"].startswith("<td>2<small>2 paired</small></td><td>55.0%")
+    assert rows["other"].startswith("<td>1<small>0 paired</small></td>") and rows["other"].count("no seed paired") == 2
+
+
+@pytest.mark.parametrize(
+    ("ratio", "number", "interval"),
+    [
+        ((0.7, 0.6, 0.89), "30% fewer", "11% to 40% fewer"),
+        ((1.65, 1.11, 2.47), "65% more", "11% to 147% more"),
+        ((0.9, 0.7, 1.15), "10% fewer", "15% more to 30% fewer"),
+        ((1.1, 0.8, 1.5), "10% more", "20% fewer to 50% more"),
+    ],
+)
+def test_an_interval_has_the_direction_of_its_number(ratio, number, interval):
+    outcome = SimpleNamespace(
+        label="bold", tokens_to_target_ratio=Interval(*ratio), acc_difference=None, tokens_ratio=None
+    )
+    tile = _tile(cast("Outcome", outcome), "full")
+    assert tile.number == number and tile.text.endswith(f"(95 % interval: {interval})")
+
+
+def test_a_group_that_begins_at_the_target_is_said_to_do_so(tmp_path):
+    runs = []
+    for seed in range(2):
+        runs += [train(tmp_path / f"a{seed}", seed=seed, best=0.0), train(tmp_path / f"b{seed}", seed=seed, recipe="b")]
+        late = train(tmp_path / f"c{seed}", seed=seed, recipe="late", best=0.0)
+        lines = [json.loads(line) for line in (late / "eval.jsonl").read_text().splitlines()]
+        lines = [line for line in lines if line["step"]]
+        (late / "eval.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        runs.append(late)
+    page = write_report(runs, tmp_path / "out", baseline="full").read_text(encoding="utf-8")
+    assert page.count("<small>2 of 2 seeds began there</small>") == 2, "of tokens and of time"
+    assert page.count("<small>the baseline began there</small>") == 2 and "seeds arrive" not in page
+
+
+def test_steps_on_the_same_rollout_are_one_rollout(tmp_path):
+    run = train(tmp_path / "run")
+    lines = read_run(run).metrics
+    reused = [{name: line[name] for name in line if "tokens" not in name or line["step"] % 4 == 1} for line in lines]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in reused))
+    page = write_report([run], tmp_path / "out").read_text(encoding="utf-8")
+    head, row = re.findall(r"<tr>(.*?)</tr>", page[page.index("<h2>Runs") :])
+    column = re.findall(r"<th.*?>(.*?)</th>", head).index("rollouts")
+    assert re.findall(r"<td>(.*?)</td>", row)[column] == "2", "of 8 steps"
 
 
 @pytest.mark.parametrize("step", [0, 2])
@@ -368,7 +442,7 @@ def test_what_became_of_groups_is_drawn_where_a_policy_decides_per_group(tmp_pat
 
 def test_the_picture_of_the_window_shows_where_groups_stopped(tmp_path, monkeypatch):
     drawn: list[float] = []
-    monkeypatch.setattr(Axes, "step", lambda self, x, y, **look: drawn.extend(y))
+    monkeypatch.setattr(Axes, "plot", lambda self, x, y, **look: drawn.extend(y if "drawstyle" in look else ()))
     run = train(tmp_path / "run", recipe="groups", window_strategy="group")
     write_pictures(run)
     assert set(drawn) == {512}  # no group has stopped: the window
@@ -387,10 +461,62 @@ def test_pictures_alone_need_no_report(tmp_path):
     assert "seconds.png" not in names  # the run has no such figures
 
 
+def test_held_out_accuracy_is_drawn_by_difficulty_and_by_evaluation_set(tmp_path):
+    run = train(tmp_path / "run")
+    lines = read_run(run).evals
+    one = {"eval/3_acc": 0.5, "eval_all/acc": 0.5}
+    (run / "eval.jsonl").write_text("".join(json.dumps(line | one) + "\n" for line in lines))
+    page = write_report([run], tmp_path / "out").read_text(encoding="utf-8")
+    assert "by evaluation set" not in page and "Held-out accuracy by difficulty" not in page, "one says nothing more"
+    several = {f"eval/{label}_acc": 0.1 for label in (3, 4, "far, $x^")} | {"eval_easy/acc": 0.9, "eval_hard/acc": 0.2}
+    (run / "eval.jsonl").write_text("".join(json.dumps(line | several) + "\n" for line in lines))
+    page = write_report([run], tmp_path / "out").read_text(encoding="utf-8")
+    cost, rest = page.split("<h2>What learning costs</h2>")[1].split("<h2>The window</h2>")
+    for title in ("Held-out accuracy by difficulty", "Held-out accuracy by evaluation set"):
+        assert title in cost and title not in rest
+    by_difficulty, by_set, *_ = panels_of(load_run_groups([run]).groups)
+    assert list(by_difficulty.figures) == ["3", "4", "far, $x^"] and list(by_set.figures) == ["easy", "hard"]
+    assert [figure(several) for figure in by_set.figures.values()] == [0.9, 0.2]
+    assert {"accuracy-difficulty.png", "accuracy-sets.png"} <= {file.name for file in (run / "plots").iterdir()}
+
+
+def drawn_lines(folder, monkeypatch, runs):
+    """What each picture shows: name -> (x, y, marker) of its lines that have a point."""
+    found: dict[str, list[tuple[list[float], list[float], str]]] = {}
+
+    def write(self, legend, folders):
+        found[self.name] = [
+            (list(line.get_xdata()), list(line.get_ydata()), line.get_marker()) for line in self.axes.get_lines()
+        ]
+
+    monkeypatch.setattr(Canvas, "write", write)
+    write_report(runs, folder)
+    return found
+
+
+def test_a_run_with_one_evaluation_is_a_dot(tmp_path, monkeypatch):
+    run = train(tmp_path / "run", steps=1, evaluate_every=99)
+    found = drawn_lines(tmp_path / "out", monkeypatch, [run])
+    assert found["accuracy"] == [([0.0], [0.0], "o")]
+    assert found["window"][-1] == ([1000.0], [512.0], "o") and found["truncation"] == [([1.0], [0.1], "o")]
+
+
+@pytest.mark.parametrize(("last", "means"), [(3, []), (2, [([2000.0], [0.2], "o")])])
+def test_no_mean_is_drawn_where_not_all_seeds_were_measured(tmp_path, monkeypatch, last, means):
+    """One evaluation each: at other tokens there is no mean, at the same there is one."""
+    runs = [train(tmp_path / str(step), seed=step, steps=step) for step in (2, 3)]
+    for run, step, seed_step in ((runs[0], 2, 2), (runs[1], last, 3)):
+        line = {"step": seed_step, "time_s": 9.0, "tokens": 1000 * step, "eval/acc": 0.2}
+        (run / "eval.jsonl").write_text(json.dumps(line) + "\n")
+    found = drawn_lines(tmp_path / "out", monkeypatch, runs)
+    seeds = [([1000.0 * step], [0.2], "o") for step in (2, last)]
+    assert found["accuracy"] == [*seeds, *means]
+
+
 def test_difficulties_in_words_are_drawn_under_their_names(tmp_path):
     def panel(labels):
         lines = [{"step": 1} | {f"difficulty/{label}_acc": 0.5 for label in labels}] * 2
-        run = SimpleNamespace(metrics=[*lines, {"step": 2, f"difficulty/{labels[0]}_acc": 1.0}])
+        run = SimpleNamespace(metrics=[*lines, {"step": 2, f"difficulty/{labels[0]}_acc": 1.0}], evals=[])
         [found] = [
             each
             for each in panels_of(cast("list[RunGroup]", [SimpleNamespace(runs={0: run})]))
@@ -444,11 +570,24 @@ def test_samples_of_different_prompts_stand_side_by_side(tmp_path):
     assert [(b and b["prompt"], a and a["prompt"]) for b, a in pairs] == [("a", "c"), ("b", None)]
 
 
+@pytest.mark.parametrize(("step", "sides"), [(0, ("before", "after")), (20, ("first", "last"))])
+def test_a_completion_is_from_before_the_training_only_at_step_0(step, sides, tmp_path):
+    run = train(tmp_path / "run", steps=40)
+    (run / "completions" / "step_000000.jsonl").unlink()
+    RunRecords(run).append_completions(step, [{"source": "eval", "prompt": "make 1", "completion": "c", "reward": 0.0}])
+    page = write_report([run], tmp_path / "out").read_text(encoding="utf-8")
+    assert re.findall(r'<span class="muted">(\w+), step (\d+)', page) == [(sides[0], str(step)), (sides[1], "40")]
+    assert f"<h2>Completions, {sides[0]} and {sides[1]}</h2>" in page
+    assert f"wrong {sides[0]}, correct {sides[1]}</option>" in page
+
+
 def test_lines_keep_their_course_when_thinned():
     x = np.arange(5000.0)
     thin_x, thin_y = thinned(x, 2 * x)
     assert len(thin_x) < 200
     assert thin_y == pytest.approx(2 * thin_x)
+    assert [len(axis) for axis in on_common_axis([(np.array([1.0]), np.array([1.0]))] * 2)] == [1, 2]
+    assert len(on_common_axis([(np.array([x]), np.array([1.0])) for x in (1.0, 2.0)])[0]) == 0
     assert [axis.tolist() for axis in thinned(np.array([1.0, 1.0, 3.0]), np.array([2.0, 4.0, 5.0]))] == [[1, 3], [3, 5]]
 
 

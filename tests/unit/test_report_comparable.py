@@ -121,6 +121,51 @@ def test_prompts_that_no_field_tells_apart_are_not_compared(tmp_path):
     assert compared == [(), (), ("other held-out prompts than those of the baseline",), ()]
 
 
+@pytest.mark.parametrize(("ours", "baseline"), [("aab", "aaa"), ("aaa", "aab"), ("ba-", "a--"), ("abc", "abc")])
+def test_seeds_of_a_group_that_were_asked_other_prompts_are_not_compared(tmp_path, ours, baseline):
+    """Whichever seed it is: a mean over them is no accuracy on one set of problems."""
+    runs = []
+    for recipe, digests in (("full", baseline), ("bold", ours)):
+        for seed, digest in enumerate(digests):
+            runs.append(train(tmp_path / f"{recipe}{seed}", recipe=recipe, seed=seed, **ASKED))
+            RunRecords(runs[-1]).write_environment(["cpu"], **{HELD_OUT_PROMPTS: digest} if digest != "-" else {})
+    page, summary = report(runs, tmp_path / "out")
+    whose = "the baseline's" if ours == "aaa" else "its"
+    reason = f"{whose} seeds were asked other held-out problems than one another"
+    assert summary["policies"]["bold"]["not_compared"] == [reason]
+    assert summary["policies"]["bold"]["acc_difference"] is None and "x the tokens" not in page
+
+
+def test_seeds_are_looked_at_whichever_of_them_recorded_its_prompts(tmp_path):
+    """The first runs of both groups say nothing of them."""
+    runs = []
+    for recipe, digests in (("full", (None, "a")), ("bold", (None, "b")), ("same", (None, "a"))):
+        for seed, digest in enumerate(digests):
+            runs.append(train(tmp_path / f"{recipe}{seed}", recipe=recipe, seed=seed, **ASKED))
+            RunRecords(runs[-1]).write_environment(["cpu"], **{HELD_OUT_PROMPTS: digest} if digest else {})
+    groups = load_run_groups(runs).groups
+    compared = [outcome.not_compared for outcome in compare(groups, groups[0])]
+    assert compared == [(), ("other held-out prompts than those of the baseline",), ()]
+
+
+def test_a_lone_group_says_that_its_seeds_were_asked_other_problems(tmp_path):
+    runs = [train(tmp_path / str(seed), seed=seed) for seed in range(2)]
+    for seed, run in enumerate(runs):
+        RunRecords(run).write_environment(["cpu"], **{HELD_OUT_PROMPTS: str(seed)})
+    page, _ = report(runs, tmp_path / "out")
+    assert "But its seeds were asked other held-out problems than one another." in page
+
+
+def test_an_answer_that_was_not_judged_makes_no_other_problems(tmp_path):
+    runs = [train(tmp_path / recipe, recipe=recipe) for recipe in ("full", "bold")]
+    for run, problems in zip(runs, (64, 63), strict=True):
+        RunRecords(run).write_environment(["cpu"], **{HELD_OUT_PROMPTS: "a"})
+        lines = [line | {"eval/n": 128.0, "eval/problems": problems} for line in read_run(run).evals]
+        (run / "eval.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    groups = load_run_groups(runs).groups
+    assert compare(groups, groups[0])[1].not_compared == ()
+
+
 @pytest.mark.parametrize("value", [None, "half", [1], float("inf")])
 def test_a_threshold_that_is_no_number_is_one_line(tmp_path, value):
     run = train(tmp_path, window_success_threshold=value)

@@ -6,7 +6,7 @@ import pytest
 
 from tests.support.synthetic_runs import train
 from tinyzero_trl.commands.main import main
-from tinyzero_trl.runs.records import RunRecords
+from tinyzero_trl.runs.records import Run, RunRecords, read_run
 from tinyzero_trl.runs.report.live import watch
 
 
@@ -16,14 +16,14 @@ class Training:
     def __init__(self, *events) -> None:
         self.events, self.said, self.written = list(events), [], []
 
-    def follow(self, runs: list[Path], out: Path) -> Path:
+    def follow(self, runs: list[Path], out: Path, baseline: str | None = None) -> Path:
         def sleep(seconds: float) -> None:
             assert seconds == 7
             page = out / "index.html"
             self.written.append((page.stat().st_mtime_ns, page.read_text(encoding="utf-8")) if page.exists() else None)
             self.events.pop(0)()
 
-        return watch(runs, out, baseline=None, every_s=7, say=self.said.append, sleep=sleep)
+        return watch(runs, out, baseline=baseline, every_s=7, say=self.said.append, sleep=sleep)
 
 
 def test_a_page_follows_a_run_from_before_its_first_evaluation_to_its_end(tmp_path):
@@ -55,6 +55,71 @@ def test_a_run_that_goes_on_is_drawn_beside_a_finished_one(tmp_path):
     [(_, followed)] = training.written
     assert "Not every run here is finished" in followed and "2 run groups, 2 runs" in followed
     assert "Not every run" not in page.read_text(encoding="utf-8")
+
+
+def test_a_baseline_without_an_evaluation_is_waited_for(tmp_path):
+    """Its page has the names that it will keep, though the baseline is drawn only later."""
+    fast = train(tmp_path / "fast", recipe="fast", finished=False)
+    full = RunRecords(tmp_path / "full")
+    full.write_config({"recipe": "full", "window_strategy": "fixed", "window_max": 512, "seed": 0})
+
+    def finish() -> None:
+        for run in (fast, full.path):
+            RunRecords(run).write_summary({"seed": 0})
+
+    training = Training(
+        lambda: RunRecords(fast).append_metrics(9, 99.0, {"loss": 0.0}),
+        lambda: full.append_eval(0, 0.0, 0, {"eval/acc": 0.1}),
+        finish,
+    )
+    page = training.follow([fast, full.path], tmp_path / "out", baseline="full")
+    assert training.written[:2] == [None, None] and "2 run groups, 2 runs; baseline: full" in training.written[2][1]
+    assert training.said == [
+        "baseline full has no evaluation yet; waiting for its first one",
+        f"{page} is written anew while the runs go on; Ctrl-C ends this",
+    ]
+
+
+def test_a_run_without_an_evaluation_is_listed_beside_those_that_are_drawn(tmp_path):
+    fast = train(tmp_path / "fast", recipe="fast", finished=False)
+    late = RunRecords(tmp_path / "late")
+    late.write_config({"recipe": "late", "window_strategy": "fixed", "window_max": 512, "seed": 0})
+
+    def finish() -> None:
+        late.append_eval(0, 0.0, 0, {"eval/acc": 0.1})
+        for run in (fast, late.path):
+            RunRecords(run).write_summary({"seed": 0})
+
+    training = Training(finish)
+    training.follow([fast, late.path], tmp_path / "out")
+    [(_, page)] = training.written
+    assert "<td>late</td><td>0</td><td>unfinished</td>" in page and "1 run is not finished" in page
+
+
+def test_a_baseline_that_no_run_has_is_told_at_once(tmp_path):
+    run = train(tmp_path / "run", finished=False)
+    with pytest.raises(ValueError, match=r"baseline = 'ful' is none of the run groups; choose one of full"):
+        Training().follow([run], tmp_path / "out", baseline="ful")
+
+
+def test_records_are_read_only_when_they_have_changed(tmp_path, monkeypatch):
+    run = RunRecords(tmp_path / "run")
+    run.write_config({"seed": 0})
+    reads: list[Path] = []
+
+    def counted(path: Path) -> Run:
+        reads.append(path)
+        return read_run(path)
+
+    monkeypatch.setattr("tinyzero_trl.runs.report.run_groups.read_run", counted)
+    monkeypatch.setattr("tinyzero_trl.runs.report.live.read_run", counted, raising=False)
+
+    def finish() -> None:
+        assert len(reads) == 1, "of four looks"
+        run.append_eval(0, 0.0, 0, {"eval/acc": 0.1})
+        run.write_summary({"seed": 0})
+
+    Training(lambda: None, lambda: None, lambda: None, finish).follow([run.path], tmp_path / "out")
 
 
 def test_finished_runs_are_written_once(tmp_path, capsys):

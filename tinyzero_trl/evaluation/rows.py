@@ -1,6 +1,7 @@
 """The rows of an evaluation, one per generation: work file, parquet file, and the figures made of them."""
 
 import json
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tinyzero_trl.metrics import accuracy, by_problem, labels_of, pass_at_k
-from tinyzero_trl.windows.outcomes import FULL_REWARD, is_success
+from tinyzero_trl.windows.outcomes import FULL_REWARD, outcomes
 
 Row = dict[str, Any]
 """One generation; its keys are those of `SCHEMA` and the columns of the task."""
@@ -20,7 +21,7 @@ SCHEMA = pa.schema(
     {
         "prompt": pa.string(),  # as the model read it: a chat is already rendered
         "completion": pa.string(),
-        "reward": pa.float64(),
+        "reward": pa.float64(),  # empty where the task gave no finite number
         "reason": pa.string(),
         "length": pa.int64(),  # tokens, the end token included
         "truncated": pa.bool_(),
@@ -65,10 +66,11 @@ class WorkFile:
             stream.truncate(len(whole))
 
     def append(self, rows: Sequence[Row]) -> None:
-        """Add the rows of one engine call."""
-        self.rows.extend(rows)
+        """Add the rows of one engine call; a reward that is no finite number is None from here on."""
+        kept = [{**row, "reward": _reward(row)} for row in rows]
+        self.rows.extend(kept)
         with self.path.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(rows) + "\n")
+            stream.write(json.dumps(kept) + "\n")
 
     def remove(self) -> None:
         """The evaluation is finished."""
@@ -98,18 +100,24 @@ def write_rows(path: Path, rows: Iterable[Row]) -> None:
 def summarise(rows: Sequence[Row], success_threshold: float = FULL_REWARD) -> dict[str, Any]:
     """The figures of an evaluation. An answer is correct when its reward is at least `success_threshold`.
 
-    `acc`, `acc_low`, `acc_high` and `reward` over all rows; `difficulty` the same per label;
+    An answer whose reward is no finite number was not judged: it is in no figure that asks for its reward, and
+    `unjudged` counts such answers where there are any.
+
+    `acc`, `acc_low`, `acc_high`, `problems` and `reward` over the judged rows, absent where there are none;
+    `difficulty` the accuracy per label;
     `truncated_frac`, `mean_length` and, where there is a correct row, `correct_mean_length`; `tokens`;
     `reasons` of the scores, most frequent first; with several samples per problem `pass_at_k` for k = 1, 2,
     4, ... and n.
     """
+    judged = [row for row in rows if _reward(row) is not None]
     lengths = [row["length"] for row in rows]
     correct_lengths = [row["length"] for row in rows if is_correct(row, success_threshold)]
     prompt_total, response_total = sum(row["prompt_length"] for row in rows), sum(lengths)
     figures: dict[str, Any] = {
-        **_accuracy(rows, success_threshold),
-        "reward": fmean(row["reward"] for row in rows),
+        **_accuracy(judged, success_threshold),
+        **({"reward": fmean(row["reward"] for row in judged)} if judged else {}),
         "generations": len(rows),
+        **({"unjudged": len(rows) - len(judged)} if len(judged) < len(rows) else {}),
         "truncated_frac": fmean(row["truncated"] for row in rows),
         "mean_length": fmean(lengths),
         "tokens": {
@@ -118,39 +126,47 @@ def summarise(rows: Sequence[Row], success_threshold: float = FULL_REWARD) -> di
             "overall_total": prompt_total + response_total,
         },
         "difficulty": {
-            str(level): _accuracy([row for row in rows if row["difficulty"] == level], success_threshold)
-            for level in labels_of([row["difficulty"] for row in rows])
+            str(level): _accuracy([row for row in judged if row["difficulty"] == level], success_threshold)
+            for level in labels_of([row["difficulty"] for row in judged])
         },
         "reasons": dict(Counter(row["reason"] for row in rows).most_common()),
     }
     if correct_lengths:
         figures["correct_mean_length"] = fmean(correct_lengths)
-    samples = max(Counter(row["problem_index"] for row in rows).values())
+    samples = max(Counter(row["problem_index"] for row in judged).values(), default=0)
     if samples > 1:
-        figures["pass_at_k"] = _pass_at_k(rows, samples, success_threshold)
+        figures["pass_at_k"] = _pass_at_k(judged, samples, success_threshold)
     return figures
 
 
 def is_correct(row: Row, success_threshold: float = FULL_REWARD) -> bool:
-    """Whether an answer is a success."""
-    return is_success(row["reward"], success_threshold)
+    """Whether an answer is a success; one that was not judged is none."""
+    [outcome] = outcomes([_reward(row)], success_threshold)
+    return bool(outcome)
 
 
-def _accuracy(rows: Sequence[Row], success_threshold: float) -> dict[str, Any]:
-    correct = [is_correct(row, success_threshold) for row in rows]
-    figures = accuracy(correct, [row["problem_index"] for row in rows])
-    assert figures is not None, "every answer was scored"
+def _reward(row: Row) -> float | None:
+    """None where the task gave no finite number, as in training: the answer was not judged."""
+    reward: float | None = row["reward"]
+    return reward if reward is not None and math.isfinite(reward) else None
+
+
+def _accuracy(judged: Sequence[Row], success_threshold: float) -> dict[str, Any]:
+    correct = [is_correct(row, success_threshold) for row in judged]
+    figures = accuracy(correct, [row["problem_index"] for row in judged])
+    if figures is None:
+        return {}
     return {"acc": figures.mean, "acc_low": figures.low, "acc_high": figures.high, "problems": figures.problems}
 
 
-def _pass_at_k(rows: Sequence[Row], samples: int, success_threshold: float) -> dict[str, float]:
-    """Mean over the problems of the unbiased estimate, for k = 1, 2, 4, ... and `samples`."""
+def _pass_at_k(judged: Sequence[Row], samples: int, success_threshold: float) -> dict[str, float]:
+    """Mean of the unbiased estimate for k = 1, 2, 4, ... and `samples`, over the problems with k judged answers."""
     powers = [2**exponent for exponent in range(samples.bit_length())]
     correct = by_problem(
-        [is_correct(row, success_threshold) for row in rows], [row["problem_index"] for row in rows]
+        [is_correct(row, success_threshold) for row in judged], [row["problem_index"] for row in judged]
     ).values()
     return {
-        str(k): fmean(pass_at_k(len(outcomes), sum(outcomes), k) for outcomes in correct)
+        str(k): fmean(pass_at_k(len(answers), sum(answers), k) for answers in correct if len(answers) >= k)
         for k in dict.fromkeys((*powers, samples))
     }
 

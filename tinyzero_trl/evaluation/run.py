@@ -206,7 +206,11 @@ def _progress_bar(total: int, success_threshold: float) -> Iterator[Callable[[Se
 
 def format_result(result: dict[str, Any]) -> str:
     """The figures of `eval.json` for people, a line each."""
-    lines = [_accuracy_line("accuracy", result), f"{'mean reward':<16}{result['reward']:.4f}"]
+    lines = []
+    if "acc" in result:
+        lines = [_accuracy_line("accuracy", result), f"{'mean reward':<16}{result['reward']:.4f}"]
+    if unjudged := result.get("unjudged"):
+        lines.append(f"{'not judged':<16}{unjudged:,} of {counted(result['generations'], 'answer')}")
     labels = {f"  difficulty {level}": figures for level, figures in result["difficulty"].items()}
     width = max(map(len, labels), default=0) + 1
     lines += [_accuracy_line(label, figures, width) for label, figures in labels.items()]

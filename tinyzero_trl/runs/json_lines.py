@@ -92,12 +92,20 @@ def read_lines(file: Path) -> Iterator[dict[str, Any]]:
 def unpack(file: Path) -> None:
     """Write the lines that are there with .gz alone to `file`, in place of it, so that more can follow.
 
+    The compressed file stays until all lines are on the disk, and `file` appears with all of them.
+
     Raises:
         ValueError: the compressed file is damaged.
+        OSError: the lines cannot be written.
     """
     packed = _packed(file)
     if not file.exists() and packed.exists():
-        file.write_bytes(_unpacked(packed))
+        draft = file.with_name(f".{file.name}.draft")
+        with draft.open("wb") as stream:
+            stream.write(_unpacked(packed))
+            stream.flush()
+            os.fsync(stream.fileno())
+        draft.replace(file)
         packed.unlink()
 
 

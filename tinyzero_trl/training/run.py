@@ -181,11 +181,13 @@ def start_run(trainer: AdaptiveGRPOTrainer, task: TaskConfig | None = None, mode
 
 
 def _digest_of_prompts(held_out: Any) -> dict[str, str]:
-    """The entry of `environment.json` about held-out prompts; nothing of a stream, of several sets, or of images."""
-    if not isinstance(held_out, Dataset) or "prompt" not in held_out.column_names:
+    """The entry of `environment.json` about held-out prompts, of one set or several; nothing of a stream or images."""
+    sets = held_out if isinstance(held_out, dict) else {"": held_out}
+    if not all(isinstance(each, Dataset) and "prompt" in each.column_names for each in sets.values()):
         return {}
+    prompts = {name: list(each["prompt"]) for name, each in sets.items()}
     try:
-        return {HELD_OUT_PROMPTS: digest_of(list(held_out["prompt"]))}
+        return {HELD_OUT_PROMPTS: digest_of(prompts if isinstance(held_out, dict) else prompts[""])}
     except TypeError:
         return {}
 

@@ -7,6 +7,7 @@ summary       the same for programs: summary.json, summary.csv
 style         palette, PNG and themed SVG
 panels        which figures of training health are drawn
 pictures      how they are drawn
+drawn         which of them an earlier report has drawn, and this one has not
 samples       the browser of sampled completions
 headlines     what was reached and what it took, in words
 live          a page that follows runs while they go on
@@ -24,7 +25,7 @@ from tinyzero_trl.runs.records import CONFIG, write_atomically
 from tinyzero_trl.runs.report.compare import compare
 from tinyzero_trl.runs.report.page import notes_of_missing_steps, render_page
 from tinyzero_trl.runs.report.pictures import draw_pictures
-from tinyzero_trl.runs.report.run_groups import choose_baseline, load_run_groups
+from tinyzero_trl.runs.report.run_groups import LoadedRuns, choose_baseline, load_run_groups
 from tinyzero_trl.runs.report.summary import summary, summary_csv
 
 __all__ = ["write_pictures", "write_report"]
@@ -34,9 +35,7 @@ logger = logging.getLogger(__name__)
 StrPath = str | PathLike[str]
 
 
-def write_report(
-    runs: Sequence[StrPath], out: StrPath, *, baseline: str | None = None, reload_s: int | None = None
-) -> Path:
+def write_report(runs: Sequence[StrPath], out: StrPath, *, baseline: str | None = None) -> Path:
     """Write `index.html`, `plots/*.png`, `summary.json` and `summary.csv` into `out`.
 
     A lone run gets the pictures into its own `plots/` as well, if that can be written. Runs that are not finished are
@@ -46,8 +45,6 @@ def write_report(
         runs: run directories; those that differ in nothing but their seed form one group.
         out: the folder of the report; created if it is missing.
         baseline: name of the run group to compare with; by default the largest fixed window, else the first.
-        reload_s: for runs that go on: unfinished runs are drawn beside finished ones, browsers load the page again
-            after so many seconds, and a lone run's own folder is left alone.
 
     Returns:
         The path of `index.html`.
@@ -55,20 +52,44 @@ def write_report(
     Raises:
         ValueError: if a folder is no run with an evaluation, the baseline is unknown, or `out` is a run.
     """
+    own = [Path(run) / "plots" for run in runs if len(runs) == 1 and os.access(run, os.W_OK)]  # others are read alone
+    loaded = load_run_groups(runs)
+    for note in notes_of_missing_steps(loaded):
+        logger.warning(note)
+    return write_loaded(loaded, out, baseline=baseline, more_plots=own)
+
+
+def write_loaded(
+    loaded: LoadedRuns,
+    out: StrPath,
+    *,
+    baseline: str | None = None,
+    more_plots: Sequence[Path] = (),
+    reload_s: int | None = None,
+) -> Path:
+    """As `write_report`, for runs that are read already.
+
+    Args:
+        loaded: the runs.
+        out: the folder of the report; created if it is missing.
+        baseline: as in `write_report`.
+        more_plots: folders that get the pictures as well.
+        reload_s: browsers load the page again after so many seconds; never if left out.
+
+    Returns:
+        The path of `index.html`.
+
+    Raises:
+        ValueError: the baseline is unknown, or `out` is a run.
+    """
     folder = Path(out)
     if (folder / CONFIG).exists():
         raise ValueError(f"out = {folder} is a run directory, whose summary.json would be lost; give another folder")
     if (file := next((each for each in (folder, *folder.parents) if each.is_file()), None)) is not None:
         raise ValueError(f"out = {folder}: {file} is a file; name a folder")
-    live = reload_s is not None
-    loaded = load_run_groups(runs, keep_unfinished=live)
     reference = choose_baseline(loaded.groups, baseline)
     outcomes = compare(loaded.groups, reference)
-    for note in notes_of_missing_steps(loaded) if not live else ():
-        logger.warning(note)
-    plots = [folder / "plots"]
-    if len(runs) == 1 and not live and os.access(runs[0], os.W_OK):  # a run of somebody else is read alone
-        plots.append(Path(runs[0]) / "plots")
+    plots = [folder / "plots", *more_plots]
     for target in plots:
         target.mkdir(parents=True, exist_ok=True)
     pictures = draw_pictures(loaded.groups, reference.label, plots)

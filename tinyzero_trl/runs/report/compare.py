@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,15 +24,24 @@ class Curve:
     accuracy: NDArray[np.float64]
 
 
+class Means(NamedTuple):
+    """Means over the paired seeds of a group or of the baseline: final accuracy, and tokens of a whole run."""
+
+    accuracy: float
+    tokens: float
+
+
 @dataclass(frozen=True)
 class Outcome:
     """One run group against the baseline. A comparison is None where there is nothing to compare.
 
     The target of a seed is the final accuracy of the baseline's run with that seed; `reached_target` counts
-    the seeds that arrive there. Costs to target and their ratios are None unless every paired seed arrives:
-    leaving out those that fail would flatter the group. `tokens_ratio` and `time_ratio` are those of whole runs.
-    Where the two were evaluated on other problems or in another way, `not_compared` says how they differ, and no
-    seeds are paired.
+    the seeds that arrive there, and `began_at_target` those of them that took no tokens to it. Costs to target and
+    their ratios are None unless every paired seed arrives: leaving out those that fail would flatter the group. A cost
+    of 0 has no ratio either. `tokens_ratio` and `time_ratio` are those of whole runs. `final_acc`, `tokens` and
+    `elapsed_s` are over all seeds; `paired_means` has the group's and the baseline's over the paired ones.
+    Where the two, or seeds of one of them, were evaluated on other problems or in another way, `not_compared` says how
+    they differ, and no seeds are paired.
     """
 
     name: str
@@ -46,7 +56,9 @@ class Outcome:
     tokens_to_target: float | None
     time_to_target_s: float | None
     paired_seeds: int
+    paired_means: tuple[Means, Means] | None
     reached_target: int
+    began_at_target: int
     tokens: float
     elapsed_s: float
     not_compared: tuple[str, ...] = ()
@@ -108,11 +120,18 @@ def _outcome(group: RunGroup, reference: Mapping[int, Curve], differences: tuple
         tokens_to_target=_mean_if_all(tokens),
         time_to_target_s=_mean_if_all(elapsed),
         paired_seeds=len(pairs),
+        paired_means=(_means([curve for curve, _ in pairs]), _means([other for _, other in pairs])) if pairs else None,
         reached_target=sum(cost is not None for cost, _ in tokens),
+        began_at_target=sum(cost == 0 for cost, _ in tokens),
         tokens=float(np.mean([curve.tokens[-1] for curve in curves.values()])),
         elapsed_s=float(np.mean([curve.elapsed_s[-1] for curve in curves.values()])),
         not_compared=differences,
     )
+
+
+def _means(curves: Sequence[Curve]) -> Means:
+    accuracy = float(np.mean([curve.accuracy[-1] for curve in curves]))
+    return Means(accuracy, float(np.mean([curve.tokens[-1] for curve in curves])))
 
 
 def _within_0_and_1(accuracy: Interval) -> Interval:

@@ -38,6 +38,11 @@ def saved(ratio: Interval | None) -> Interval | None:
     return Interval(1 - ratio.mean, low, high)
 
 
+def change(ratio: float) -> tuple[str, str]:
+    """A ratio as how much fewer or more it is, such as ("30%", "fewer")."""
+    return f"{abs(1 - ratio):.0%}", "fewer" if ratio <= 1 else "more"
+
+
 def count(number: float) -> str:
     """A number of tokens, to three digits."""
     for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):

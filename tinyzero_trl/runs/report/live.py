@@ -4,8 +4,9 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tinyzero_trl.runs.records import EVAL, METRICS, SUMMARY, is_finished, read_run
-from tinyzero_trl.runs.report import write_report
+from tinyzero_trl.runs.records import EVAL, METRICS, SUMMARY, is_finished
+from tinyzero_trl.runs.report import write_loaded, write_report
+from tinyzero_trl.runs.report.run_groups import LoadedRuns, load_run_groups
 
 
 def watch(
@@ -19,8 +20,8 @@ def watch(
 ) -> Path:
     """Write the report every `every_s` seconds until each run is finished; a browser loads the page again by itself.
 
-    Nothing is drawn while no record has changed, since the training needs the machine. Runs without an evaluation are
-    waited for.
+    Nothing is read or drawn while no record has changed, since the training needs the machine. Runs without an
+    evaluation are waited for.
 
     Args:
         runs: run directories.
@@ -37,19 +38,30 @@ def watch(
         ValueError: as `write_report`.
     """
     seen: tuple[object, ...] | None = None
-    page: Path | None = None
+    said = ""
     while not all(map(is_finished, runs)):
-        now, evaluated = _versions(runs), [run for run in runs if read_run(run).judged_evals]
-        if not evaluated and seen is None:
-            say("no run has an evaluation yet; waiting for the first one")
-        elif evaluated and now != seen:
-            is_first = page is None
-            page = write_report(evaluated, out, baseline=baseline, reload_s=every_s)
-            if is_first:
-                say(f"{page} is written anew while the runs go on; Ctrl-C ends this")
-        seen = now
+        if (now := _versions(runs)) != seen:
+            seen = now
+            loaded = load_run_groups(runs, keep_unfinished=True)
+            line = _waits_for(loaded, baseline)
+            if not line:
+                page = write_loaded(loaded, out, baseline=baseline, reload_s=every_s)
+                line = f"{page} is written anew while the runs go on; Ctrl-C ends this"
+            if line != said:
+                say(line)
+                said = line
         sleep(every_s)
     return write_report(runs, out, baseline=baseline)
+
+
+def _waits_for(loaded: LoadedRuns, baseline: str | None) -> str:
+    """What must come before there is something to draw; empty where there is."""
+    if not loaded.groups:
+        return "no run has an evaluation yet; waiting for the first one"
+    evaluated = {name for group in loaded.groups for name in (group.name, group.label)}
+    if baseline in {*loaded.labels, *loaded.labels.values()} - evaluated:
+        return f"baseline {baseline} has no evaluation yet; waiting for its first one"
+    return ""
 
 
 def _versions(runs: Sequence[Path]) -> tuple[object, ...]:

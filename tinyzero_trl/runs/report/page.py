@@ -14,9 +14,10 @@ from tinyzero_trl.runs.report.formats import NOTHING, Cell, count, duration, int
 from tinyzero_trl.runs.report.headlines import tiles_of_comparison, tiles_of_one
 from tinyzero_trl.runs.report.panels import is_on_policy
 from tinyzero_trl.runs.report.run_groups import LoadedRuns, RunGroup
-from tinyzero_trl.runs.report.samples import sample_cards
+from tinyzero_trl.runs.report.samples import names_of_sides, sample_cards
 from tinyzero_trl.runs.report.style import Picture, looks, style_sheet
 
+_ROLLOUT = "tokens/response_total"  # in the lines of the steps that began with a rollout
 _SECTIONS = {"accuracy": "accuracy"} | dict.fromkeys(("window", "lengths", "truncation", "fates", "saved"), "window")
 
 
@@ -59,7 +60,7 @@ def render_page(
         pictures=_by_section(pictures),
         results=None if alone else _results(outcomes, baseline.label),
         on_policy=is_on_policy(groups),
-        samples={"groups": labels, "cards": sample_cards(groups)},
+        samples={"groups": labels, "cards": sample_cards(groups), "sides": names_of_sides(groups)},
         runs=_runs(loaded),
         palette=Markup(style_sheet()),
         style=Markup(_source(templates, "page.css")),
@@ -129,21 +130,24 @@ def _results(outcomes: Sequence[Outcome], baseline: str) -> Table:
         *("tokens to target", "tokens saved"),
         *("time to target", "time saved"),
     )
-    return Table(heads, [_result(outcome, is_baseline=outcome.label == baseline) for outcome in outcomes])
+    [reference] = [outcome for outcome in outcomes if outcome.label == baseline]
+    return Table(heads, [_result(outcome, reference) for outcome in outcomes])
 
 
-def _result(outcome: Outcome, *, is_baseline: bool) -> list[Cell]:
+def _result(outcome: Outcome, baseline: Outcome) -> list[Cell]:
     label, seeds = Cell(outcome.label), Cell(str(outcome.seeds))
     accuracy, itself = interval_cell(outcome.final_acc, "{:.1%}"), Cell("baseline")
     tokens, elapsed = Cell(count(outcome.tokens)), Cell(duration(outcome.elapsed_s))
     to_target = Cell(NOTHING if outcome.tokens_to_target is None else count(outcome.tokens_to_target))
     time_to_target = Cell(NOTHING if outcome.time_to_target_s is None else duration(outcome.time_to_target_s))
-    if is_baseline:
+    if outcome is baseline:
         return [label, seeds, accuracy, itself, tokens, elapsed, to_target, itself, time_to_target, itself]
     if outcome.not_compared:
         reason = Cell("not comparable", "; ".join(outcome.not_compared))
         return [label, seeds, accuracy, reason, tokens, elapsed, *[Cell(NOTHING)] * 4]
-    missed = f"{outcome.reached_target} of {outcome.paired_seeds} seeds arrive"
+    if outcome.paired_seeds < max(outcome.seeds, baseline.seeds):
+        seeds = Cell(seeds.text, f"{outcome.paired_seeds} paired")
+    missed = _without_saving(outcome)
     return [
         *(label, seeds, accuracy),
         interval_cell(points(outcome.acc_difference), "{:+z.1f}"),
@@ -154,6 +158,18 @@ def _result(outcome: Outcome, *, is_baseline: bool) -> list[Cell]:
         time_to_target,
         interval_cell(saved(outcome.time_to_target_ratio), "{:z.0%}", missed),
     ]
+
+
+def _without_saving(outcome: Outcome) -> str:
+    """Why nothing can be said of what a group saves on its way to the target."""
+    paired = f"of {outcome.paired_seeds} seeds"
+    if not outcome.paired_seeds:
+        return "no seed paired"
+    if outcome.reached_target < outcome.paired_seeds:
+        return f"{outcome.reached_target} {paired} arrive"
+    if outcome.began_at_target:
+        return f"{outcome.began_at_target} {paired} began there"
+    return "the baseline began there"
 
 
 def _runs(loaded: LoadedRuns) -> Table:
@@ -173,5 +189,6 @@ def _run(label: str, run: Run) -> list[Cell]:
         figures = [before, f"{curve.accuracy[-1]:.1%}"]
         figures += [count(curve.tokens[-1]), duration(curve.elapsed_s[-1])]
     texts = [label, str(run.config.get("seed")), "finished" if run.summary else "unfinished", *figures]
-    texts += [str(len(run.metrics)), str(run.environment.get("git_commit") or "unknown")[:12]]
+    rollouts = sum(_ROLLOUT in line for line in run.metrics)
+    texts += [str(rollouts), str(run.environment.get("git_commit") or "unknown")[:12]]
     return [Cell(text) for text in texts]

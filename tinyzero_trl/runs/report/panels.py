@@ -1,4 +1,4 @@
-"""Which figures of training health a report draws: every panel's title, caption, unit and figures."""
+"""Which figures a report draws over training steps: every panel's title, caption, unit and figures."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -6,13 +6,13 @@ from typing import Any, NamedTuple
 
 from tinyzero_trl.runs.report.run_groups import RunGroup
 
-Figure = Callable[[Mapping[str, Any]], float | None]  # a line of metrics.jsonl -> what to draw, if it holds it
+Figure = Callable[[Mapping[str, Any]], float | None]  # a line of the records -> what to draw, if it holds it
 
-_MOST_DIFFICULTIES = 4  # lines that a reader can tell apart: there are so many styles
+_MOST_LINES = 4  # that a reader can tell apart: there are so many styles
 
 
 class Panel(NamedTuple):
-    """One picture of training health: figures of every run group over training steps, one line style each."""
+    """One picture: figures of every run group over training steps, one line style each."""
 
     name: str
     title: str
@@ -20,12 +20,29 @@ class Panel(NamedTuple):
     y_label: str
     figures: dict[str, Figure]
     idle: float | None = None  # what the figures are throughout while each rollout serves one optimizer step
+    held_out: bool = False  # figures of evaluations, in place of those of steps
 
 
 def panels_of(groups: Sequence[RunGroup]) -> list[Panel]:
     """Every panel; one whose figures no record holds is not drawn."""
-    difficulties = _difficulties(groups)
+    difficulties = _names(groups, r"difficulty/(.+)_acc")
+    asked, sets = _names(groups, r"eval/(.+)_acc", held_out=True), _names(groups, r"eval_(.+)/acc", held_out=True)
     return [
+        Panel(
+            *("accuracy-difficulty", "Held-out accuracy by difficulty"),
+            "Share of unseen problems solved at full length, by the difficulty that the task gives to a problem"
+            + _which(asked),
+            "held-out accuracy",
+            {label: _figure(f"eval/{label}_acc") for label in _spread(asked) if len(asked) > 1},
+            held_out=True,
+        ),
+        Panel(
+            *("accuracy-sets", "Held-out accuracy by evaluation set"),
+            "Share of unseen problems solved at full length, of each evaluation set" + _which(sets),
+            "held-out accuracy",
+            {name: _figure(f"eval_{name}/acc") for name in _spread(sets) if len(sets) > 1},
+            held_out=True,
+        ),
         Panel(
             *("truncation", "Truncated completions"),
             "Completions that were cut, by the window or with their group. Near 100 % little is learned.",
@@ -102,24 +119,25 @@ def panels_of(groups: Sequence[RunGroup]) -> list[Panel]:
     ]
 
 
-def _difficulties(groups: Sequence[RunGroup]) -> list[str]:
-    """The labels of difficulty that occur: numbers by size, others by their names."""
-    names = {name for group in groups for run in group.runs.values() for line in run.metrics for name in line}
-    found = {match.group(1) for name in names if (match := re.fullmatch(r"difficulty/(.+)_acc", name))}
-    return sorted(found, key=lambda label: (not label.isdecimal(), int(label) if label.isdecimal() else 0, label))
+def _names(groups: Sequence[RunGroup], pattern: str, *, held_out: bool = False) -> list[str]:
+    """What the figures of a pattern are named after, where they occur: numbers by size, others by the alphabet."""
+    runs = [run for group in groups for run in group.runs.values()]
+    figures = {figure for run in runs for line in (run.evals if held_out else run.metrics) for figure in line}
+    found = {match.group(1) for figure in figures if (match := re.fullmatch(pattern, figure))}
+    return sorted(found, key=lambda name: (not name.isdecimal(), int(name) if name.isdecimal() else 0, name))
 
 
 def _spread(labels: Sequence[str]) -> list[str]:
     """As many labels as can be drawn, from the first to the last at equal distances."""
-    if len(labels) <= _MOST_DIFFICULTIES:
+    if len(labels) <= _MOST_LINES:
         return list(labels)
-    return [labels[round(place * (len(labels) - 1) / (_MOST_DIFFICULTIES - 1))] for place in range(_MOST_DIFFICULTIES)]
+    return [labels[round(place * (len(labels) - 1) / (_MOST_LINES - 1))] for place in range(_MOST_LINES)]
 
 
 def _which(labels: Sequence[str]) -> str:
     if len(labels) == 1:
         return f": all have {labels[0]}."
-    return f"; {_MOST_DIFFICULTIES} of {len(labels)} are drawn." if len(labels) > _MOST_DIFFICULTIES else "."
+    return f"; {_MOST_LINES} of {len(labels)} are drawn." if len(labels) > _MOST_LINES else "."
 
 
 def _figure(name: str) -> Figure:

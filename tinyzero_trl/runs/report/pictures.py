@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.ticker import EngFormatter, MaxNLocator
 from numpy.typing import NDArray
 
 from tinyzero_trl.metrics import Interval, mean_interval
 from tinyzero_trl.runs.records import Run
 from tinyzero_trl.runs.report.compare import accuracy_curve
+from tinyzero_trl.runs.report.drawn import keep_only
 from tinyzero_trl.runs.report.names import file_slugs
 from tinyzero_trl.runs.report.panels import Panel, is_on_policy, panels_of
 from tinyzero_trl.runs.report.run_groups import RunGroup
@@ -39,7 +41,6 @@ _STOPS = (
 )
 _MOST_POINTS = 160  # of a line: a run of 5,000 records shows its course, and the page stays small
 _SEED: dict[str, Any] = {"linewidth": 0.7, "alpha": 0.45}  # one seed among several
-_COST_FILE, _WINDOW_FILE = "accuracy-cost", "window"  # pictures of several groups, and of each of them
 _GROUPS_WITH_SEEDS = 6  # with more groups in one picture the lines of seeds hide those of means
 
 
@@ -48,7 +49,7 @@ def draw_pictures(
 ) -> list[Picture]:
     """Draw every picture that the records hold figures for, and write each as a PNG into all `folders`.
 
-    Pictures that an earlier report has left there and this one does not draw are removed: they show other runs.
+    Pictures that an earlier report has drawn there and this one does not are removed: they show other runs.
 
     Returns:
         What a page shows; nothing if not `for_page`, since it takes as long again.
@@ -61,19 +62,14 @@ def draw_pictures(
         canvases += [
             _window(group, palette[group.label], slugs[group.label] if len(groups) > 1 else None) for group in groups
         ]
-        panels = panels_of(groups)
-        moving = [panel for panel in panels if panel.idle is None or not is_on_policy(groups)]
+        moving = [panel for panel in panels_of(groups) if panel.idle is None or not is_on_policy(groups)]
         canvases += [_health(panel, groups, palette) for panel in moving]
         drawn = [canvas for canvas in canvases if canvas.axes.has_data()]
         for canvas in drawn:
             canvas.write(palette, folders)
         pictures = [canvas.picture() for canvas in drawn] if for_page else []
-    ours = {_COST_FILE, *(canvas.name for canvas in canvases), *(panel.name for panel in panels)}
-    current = {canvas.name for canvas in drawn}
-    for file in (file for folder in folders for file in folder.glob("*.png")):
-        is_ours = file.stem in ours or file.stem.split("-")[0] == _WINDOW_FILE
-        if is_ours and file.stem not in current:
-            file.unlink()
+    for folder in folders:
+        keep_only(folder, [canvas.name for canvas in drawn])
     return pictures
 
 
@@ -116,7 +112,7 @@ def _accuracy_over_time(groups: Sequence[RunGroup], palette: Mapping[str, Look])
 def accuracy_and_cost(groups: Sequence[RunGroup], palette: Mapping[str, Look]) -> Canvas:
     """One point per run group: where its runs ended, and what they took."""
     canvas = Canvas(
-        *(_COST_FILE, "What each run group costs and earns"),
+        *("accuracy-cost", "What each run group costs and earns"),
         "Held-out accuracy at the end of training, against the tokens of the whole run; up and to the left is better. "
         "Bars are 95 % intervals over seeds.",
         *("rollout tokens of a run", "final held-out accuracy"),
@@ -162,18 +158,26 @@ def _draw_accuracy(
     for group in groups:
         look, seeds = palette[group.label], curves[group.label]
         if len(seeds) > 1:
-            for x, y in seeds if _shows_seeds(groups) else ():
-                canvas.axes.plot(x, y, color=look.colour, **_SEED)
             x, values = on_common_axis(seeds)
+            for curve in seeds if _shows_seeds(groups) or not len(x) else ():
+                draw_line(canvas.axes, *curve, color=look.colour, **_SEED)
+            if not len(x):
+                continue
             mean, low, high = (np.array(column) for column in zip(*map(mean_interval, values.T.tolist()), strict=True))
         else:
             (x, mean), run = seeds[0], next(iter(group.runs.values()))
             low, high = (_bounds(run, name, mean) for name in ("eval/acc_low", "eval/acc_high"))
-        canvas.axes.fill_between(x, np.clip(low, 0, 1), np.clip(high, 0, 1), color=look.colour, alpha=0.14, linewidth=0)
-        canvas.axes.plot(x, mean, color=look.colour, linestyle=look.line)
+        low, high = np.clip(low, 0, 1), np.clip(high, 0, 1)
+        if len(x) > 1:
+            canvas.axes.fill_between(x, low, high, color=look.colour, alpha=0.14, linewidth=0)
+        else:
+            canvas.axes.vlines(x, low, high, color=look.colour, alpha=0.4, clip_on=False)
+        draw_line(canvas.axes, x, mean, color=look.colour, linestyle=look.line)
     canvas.axes.yaxis.set_major_formatter(Percent())
     canvas.axes.set_ylim(0, min(1.0, canvas.axes.dataLim.y1 * 1.08 + 0.02))
     canvas.axes.set_xlim(left=0)
+    if canvas.axes.dataLim.x1 <= 0:  # nothing but evaluations before the first step
+        canvas.axes.set(xlim=(0, 1), xticks=[0])
 
 
 def _bounds(run: Run, name: str, accuracy: Array) -> Array:
@@ -186,7 +190,7 @@ def _window(group: RunGroup, look: Look, slug: str | None) -> Canvas:
     stops = _over_tokens(group, "group_window/mean_stop")
     drawn, about = ("stopped groups", _STOPS) if stops else ("window", _WINDOW)
     canvas = Canvas(
-        _WINDOW_FILE if slug is None else f"{_WINDOW_FILE}-{slug}",
+        "window" if slug is None else f"window-{slug}",
         f"{drawn.capitalize()} and lengths of correct completions"
         if slug is None
         else f"{drawn.capitalize()} of {group.label}",
@@ -197,13 +201,15 @@ def _window(group: RunGroup, look: Look, slug: str | None) -> Canvas:
         seeds = _over_tokens(group, f"adaptive_window/{name}_success_length")
         if seeds:
             x, values = on_common_axis(seeds)
-            canvas.axes.plot(x, values.mean(axis=0), color=MUTED, linestyle=style, linewidth=1.3)
+            draw_line(canvas.axes, x, values.mean(axis=0), color=MUTED, linestyle=style, linewidth=1.3)
     curves = stops or _over_tokens(group, "adaptive_window/current_window")
     for x, tokens in curves:
-        canvas.axes.step(x, tokens, where="pre", color=look.colour, **(_SEED if len(curves) > 1 else {}))
+        draw_line(
+            canvas.axes, x, tokens, drawstyle="steps-pre", color=look.colour, **(_SEED if len(curves) > 1 else {})
+        )
     if len(curves) > 1:
         x, values = on_common_axis(curves)
-        canvas.axes.plot(x, values.mean(axis=0), color=look.colour)
+        draw_line(canvas.axes, x, values.mean(axis=0), color=look.colour)
     canvas.axes.xaxis.set_major_formatter(EngFormatter(sep=" "))
     canvas.axes.set_xlim(left=0)
     canvas.axes.set_ylim(bottom=0)
@@ -228,17 +234,17 @@ def _health(panel: Panel, groups: Sequence[RunGroup], palette: Mapping[str, Look
     points = max(40, _MOST_POINTS // len(groups))  # many lines in one picture need calmer ones
     for (label, figure), style in zip(panel.figures.items(), STYLES * len(panel.figures), strict=False):
         for group in groups:
-            lines = [line for run in group.runs.values() for line in run.metrics]
+            lines = [line for run in group.runs.values() for line in (run.evals if panel.held_out else run.metrics)]
             pairs = [(line["step"], value) for line in lines if (value := figure(line)) is not None]
             if pairs:
                 steps, values = np.array(pairs, dtype=np.float64).T
                 x, y = thinned(steps, values, points)
-                canvas.axes.plot(x, y, color=palette[group.label].colour, linestyle=style, linewidth=1.4)
+                draw_line(canvas.axes, x, y, color=palette[group.label].colour, linestyle=style, linewidth=1.4)
                 drawn[label] = style
     canvas.axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     if panel.name != "ratios":  # all others count from zero
         canvas.axes.set_ylim(bottom=0)
-    if panel.y_label.startswith("share"):
+    if panel.held_out or panel.y_label.startswith("share"):
         canvas.axes.set_ylim(top=max(0.05, canvas.axes.get_ylim()[1]))
         canvas.axes.yaxis.set_major_formatter(Percent())
     canvas.key(drawn)
@@ -257,6 +263,18 @@ def thinned(x: Array, y: Array, points: int = _MOST_POINTS) -> tuple[Array, Arra
 
 
 def on_common_axis(curves: Sequence[tuple[Array, Array]]) -> tuple[Array, Array]:
-    """Curves of several seeds, interpolated where all of them are known: x (N,) and values (seeds, N)."""
-    grid = np.linspace(max(x[0] for x, _ in curves), min(x[-1] for x, _ in curves), _MOST_POINTS)
+    """Curves of several seeds, interpolated where all of them are known: x (N,) and values (seeds, N).
+
+    N is 1 where they have a single x in common, and 0 where they have none.
+    """
+    start, end = max(x[0] for x, _ in curves), min(x[-1] for x, _ in curves)
+    grid = np.linspace(start, end, _MOST_POINTS if start < end else int(start == end))
     return grid, np.stack([np.interp(grid, x, y) for x, y in curves])
+
+
+def draw_line(axes: Axes, x: Array, y: Array, **look: Any) -> None:
+    """Draw a line; of a single point, which makes none, draw a dot, and nothing of no point."""
+    if len(x) == 1:
+        look |= {"marker": "o", "markersize": 4, "clip_on": False}
+    if len(x):
+        axes.plot(x, y, **look)

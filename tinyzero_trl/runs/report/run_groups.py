@@ -1,7 +1,8 @@
 """Run directories -> run groups: finished runs that differ in nothing but their seed, by their configuration alone."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations, islice, product
 from os import PathLike
 from typing import Any
 
@@ -45,12 +46,14 @@ class LoadedRuns:
     """The groups of a report, and the runs that are no part of its results because they are not finished.
 
     Where no run is finished, or unfinished ones are kept, `groups` holds those that have an evaluation, and
-    `finished` is False.
+    `finished` is False. `labels` has the name and the label of every group that was given, also of one that is not in
+    `groups`.
     """
 
     groups: list[RunGroup]
     finished: bool = True
     left_out: list[tuple[str, Run]] = field(default_factory=list)  # label of the group, run
+    labels: dict[str, str] = field(default_factory=dict)
 
     @property
     def missing_steps(self) -> dict[str, str]:
@@ -64,10 +67,11 @@ def load_run_groups(paths: Sequence[str | PathLike[str]], *, keep_unfinished: bo
 
     Args:
         paths: the run directories.
-        keep_unfinished: whether runs that are not finished count like the finished ones.
+        keep_unfinished: whether runs that are not finished count like the finished ones, once they have an evaluation.
 
     Raises:
-        ValueError: if a folder is no run, a run has no evaluation or no seed, or a group has a seed twice.
+        ValueError: if a folder is no run, a run that should count has no evaluation or no seed, or a group has a seed
+            twice.
     """
     runs = [read_run(path) for path in paths]
     if not runs:
@@ -78,7 +82,7 @@ def load_run_groups(paths: Sequence[str | PathLike[str]], *, keep_unfinished: bo
     gathered: dict[str, dict[int, Run]] = {}
     left_out = []
     for run, name in zip(runs, names, strict=True):
-        if any_finished and run.summary is None:
+        if (any_finished and run.summary is None) or (keep_unfinished and not run.judged_evals):
             left_out.append((labels[name], run))
             continue
         if not run.judged_evals:
@@ -92,14 +96,15 @@ def load_run_groups(paths: Sequence[str | PathLike[str]], *, keep_unfinished: bo
             )
         seeds[seed] = run
     groups = [RunGroup(name, dict(sorted(seeds.items())), labels[name]) for name, seeds in gathered.items()]
-    return LoadedRuns(groups, any_finished, left_out)
+    return LoadedRuns(groups, any_finished, left_out, labels)
 
 
 def evaluation_differences(group: RunGroup, baseline: RunGroup) -> list[str]:
     """In what the held-out evaluations of two groups differ, such as "test_size 512, not 1024"; [] if in nothing.
 
     What only one of them recorded is not known to differ. The prompts themselves speak for data that has changed in its
-    place; where a field has been named already, they differ for that reason.
+    place, between the groups or between the seeds of one; where a field has been named already, they differ for that
+    reason.
     """
     options = [name for each in (group, baseline) for name in _first(each).environment.get(TASK_OPTIONS, ())]
     asked = dict.fromkeys((*EVALUATION_FIELDS, *options))
@@ -107,14 +112,29 @@ def evaluation_differences(group: RunGroup, baseline: RunGroup) -> list[str]:
     recorded = [name for name in asked if name in group.config and name in baseline.config]
     pairs = [(name, group.config[name], baseline.config[name]) for name in recorded]
     pairs = [pair for pair in pairs if pair[0] not in _OLD_OPTIONS or None not in pair]
-    problems = _problems(group), _problems(baseline)
-    if None not in problems:
-        pairs.append(("held-out problems", *problems))
     found = [f"{name} {shortened(ours)}, not {shortened(other)}" for name, ours, other in pairs if ours != other]
-    prompts = [_first(each).environment.get(HELD_OUT_PROMPTS) for each in (group, baseline)]
-    if not found and None not in prompts and prompts[0] != prompts[1]:
-        return ["other held-out prompts than those of the baseline"]
-    return found
+    return found or list(_differences_of_problems(group, baseline))
+
+
+def _differences_of_problems(group: RunGroup, baseline: RunGroup) -> Iterator[str]:
+    """At most one, of what the runs recorded about the problems themselves."""
+    for each, whose in ((group, "its"), (baseline, "the baseline's")):
+        if any(_other_problems(*pair) for pair in combinations(each.runs.values(), 2)):
+            yield f"{whose} seeds were asked other held-out problems than one another"
+            return
+    pairs = product(group.runs.values(), baseline.runs.values())
+    yield from islice(filter(None, (_other_problems(*pair) for pair in pairs)), 1)
+
+
+def _other_problems(run: Run, other: Run) -> str:
+    """What is known of two runs' held-out problems that says they differ; empty if nothing does."""
+    prompts = [each.environment.get(HELD_OUT_PROMPTS) for each in (run, other)]
+    if None not in prompts and prompts[0] == prompts[1]:
+        return ""
+    counts = _problems(run), _problems(other)
+    if None not in counts and counts[0] != counts[1]:
+        return f"held-out problems {counts[0]}, not {counts[1]}"
+    return "" if None in prompts else "other held-out prompts than those of the baseline"
 
 
 def choose_baseline(groups: Sequence[RunGroup], name: str | None) -> RunGroup:
@@ -162,8 +182,8 @@ def _first(group: RunGroup) -> Run:
     return next(iter(group.runs.values()))
 
 
-def _problems(group: RunGroup) -> int | None:
-    """How many held-out problems the last evaluation of the group's first run counts, where it says so."""
-    last = _first(group).evals[-1]
+def _problems(run: Run) -> int | None:
+    """How many held-out problems the last evaluation of a run counts, where it says so."""
+    last = run.evals[-1]
     problems = last.get("eval/problems", last.get("eval/n"))
     return None if problems is None else int(problems)

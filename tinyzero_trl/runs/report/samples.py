@@ -1,4 +1,4 @@
-"""The browser of sampled completions: what the model wrote before training and after it, side by side.
+"""The browser of sampled completions: what the model wrote first and last, side by side.
 
 Prompts and completions are text that a model made up: the template escapes every character of theirs.
 """
@@ -15,7 +15,7 @@ from tinyzero_trl.windows.outcomes import outcomes
 _PER_GROUP = 12
 _MOST_CHARACTERS = 6_000  # of one completion on the page; the run directory keeps more
 
-_CHANGES: dict[tuple[bool | None, bool | None], str] = {  # correct before, and after
+_CHANGES: dict[tuple[bool | None, bool | None], str] = {  # correct first, and last
     (False, True): "learned",
     (True, True): "kept",
     (True, False): "lost",
@@ -41,7 +41,7 @@ class Side:
 
 @dataclass(frozen=True)
 class SampleCard:
-    """A completion before training and one after; `prompt` is that of both, None where they differ."""
+    """A first and a last completion; `prompt` is that of both, None where they differ."""
 
     group: str
     change: str
@@ -55,7 +55,7 @@ def before_and_after(run: Run) -> list[tuple[Sample | None, Sample | None]]:
     Held-out samples where there are some. The two of a pair answer the same prompt where both steps sampled
     it; otherwise they stand beside each other in the order of sampling, and a missing one is None.
     """
-    samples = [sample for sample in run.completions if sample.get("source") == "eval"] or run.completions
+    samples = _sampled(run)
     if not samples:
         return []
     steps = [sample["step"] for sample in samples]
@@ -69,24 +69,40 @@ def before_and_after(run: Run) -> list[tuple[Sample | None, Sample | None]]:
     return (pairs or list(zip_longest(before, after)))[:_PER_GROUP]
 
 
+def _sampled(run: Run) -> list[dict[str, Any]]:
+    return [sample for sample in run.completions if sample.get("source") == "eval"] or run.completions
+
+
+def names_of_sides(groups: Sequence[RunGroup]) -> tuple[str, str]:
+    """What the two completions of a pair are called: "before" only where it is from before the first step."""
+    first = {min((sample["step"] for sample in _sampled(_speaker(group))), default=0) for group in groups}
+    return ("before", "after") if first == {0} else ("first", "last")
+
+
 def sample_cards(groups: Sequence[RunGroup]) -> list[SampleCard]:
     """What the browser of completions shows, nothing if no run sampled any. One run speaks for each group."""
+    names = names_of_sides(groups)
     return [
-        _card(group.label, before, after, run.success_threshold)
+        _card(group.label, dict(zip(names, pair, strict=True)), run.success_threshold)
         for group in groups
-        for run in list(group.runs.values())[:1]
-        for before, after in before_and_after(run)
+        for run in [_speaker(group)]
+        for pair in before_and_after(run)
     ]
 
 
-def _card(group: str, before: Sample | None, after: Sample | None, threshold: float) -> SampleCard:
-    samples = [sample for sample in (before, after) if sample]
-    prompts = {str(sample.get("prompt", "")) for sample in samples}
+def _speaker(group: RunGroup) -> Run:
+    return next(iter(group.runs.values()))
+
+
+def _card(group: str, pair: Mapping[str, Sample | None], threshold: float) -> SampleCard:
+    samples = {name: sample for name, sample in pair.items() if sample}
+    prompts = {str(sample.get("prompt", "")) for sample in samples.values()}
+    first, last = (_correct(sample, threshold) for sample in pair.values())
     return SampleCard(
         group=group,
-        change=_CHANGES.get((_correct(before, threshold), _correct(after, threshold)), "") if len(samples) == 2 else "",
+        change=_CHANGES.get((first, last), "") if len(samples) == 2 else "",
         prompt=prompts.pop() if len(prompts) == 1 else None,
-        sides=[_side(name, sample, threshold) for name, sample in (("before", before), ("after", after)) if sample],
+        sides=[_side(name, sample, threshold) for name, sample in samples.items()],
     )
 
 
