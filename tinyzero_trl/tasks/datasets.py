@@ -34,23 +34,23 @@ def train_test_examples(
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Generate two disjoint lists of different examples, the same for the same arguments.
 
-    The test examples are drawn first and do not depend on `train_size`. `options` are those of the task's generator:
-    `operands`, `min_number`, ... for countdown, `digits` for multiplication.
+    The test examples are drawn first and do not depend on `train_size`. `options` are those of the task: `operands`,
+    `min_number`, ... for countdown, `digits` for multiplication. They win over those that a task was made with.
 
     Raises:
         ValueError: if the task is unknown, a size, the seed or an option is out of bounds, or too few examples exist.
     """
-    learned = get_task(task)
+    learned = get_task(task, options)
     for field, size in (("train_size", train_size), ("test_size", test_size)):
         if size < 1:
             raise ValueError(f"{field}: {size} must be at least 1; ask for more problems")
     if seed < 0:
         raise ValueError(f"seed: {seed} is negative; use 0 or more")
     with _asked_for_as("test_size"):
-        test = learned.generate(test_size, seed=2 * seed, progress=progress, **options)
+        test = learned.generate(test_size, seed=2 * seed, progress=progress, **learned.given)
     with _asked_for_as("train_size"):
         exclude = {learned.key(example) for example in test}
-        train = learned.generate(train_size, seed=2 * seed + 1, exclude=exclude, progress=progress, **options)
+        train = learned.generate(train_size, seed=2 * seed + 1, exclude=exclude, progress=progress, **learned.given)
     return train, test
 
 
