@@ -221,6 +221,7 @@ def test_an_answer_that_is_a_number_is_written_out(answer: float | str, how: str
         ({"answer": float("nan")}, "answer: nan must be text or a number"),
         ({"answer": float("inf")}, "answer: inf must be text or a number"),
         ({"answer": True}, "answer: True must be text or a number"),
+        ({"answer": 10**400}, r"answer: 1000.*000 must be text or a number that a float can hold; write it as text"),
         ({"prompt": " \n"}, r"prompt: ' \\n' is empty; write one, or remove the row"),
         ({"prompt": [{"role": "user", "content": ""}]}, "prompt: '' is empty; write one, or remove the row"),
     ],

@@ -123,6 +123,20 @@ def test_a_column_of_several_types_is_one_line(facts: str) -> None:
         to_dataset([{"prompt": "p"}], task=facts, template="base")
 
 
+@pytest.mark.parametrize(
+    "changed", [{"reward": 2**63}, {"reward": -(2**70)}, {"tags": [1, 2**64]}, {"tags": [[10**400]]}]
+)
+def test_a_whole_number_beyond_64_bits_is_one_line(changed: dict[str, Any], facts: str, tmp_path: Path) -> None:
+    [(name, value)] = changed.items()
+    message = rf"^dataset: {name} of the task facts holds .*, beyond the whole numbers of 64 bits; give smaller numbers"
+    large = [{**GOOD_FACT, name: type(value)()}, {**GOOD_FACT, **changed}]
+    with pytest.raises(ValueError, match=message):
+        to_dataset(large, task=facts, template="base")
+    with pytest.raises(ValueError, match=message):
+        write_splits(tmp_path / "data", {"train": large}, task=facts, template="base")
+    assert not (tmp_path / "data").exists()
+
+
 # --- names ------------------------------------------------------------------------------------------------------
 
 

@@ -106,7 +106,6 @@ def to_dataset(examples: Sequence[Example], *, task: str | Task, template: str) 
         ValueError: the task or the template is unknown, it gives no scores, or a column holds values of several types.
     """
     import datasets
-    import pyarrow
 
     learned = get_task(task)
     for example in examples[:1]:
@@ -114,13 +113,39 @@ def to_dataset(examples: Sequence[Example], *, task: str | Task, template: str) 
     own = to_columns(learned, examples)
     prompts = [learned.prompt(example, template) for example in examples]
     columns = {"prompt": prompts, **own, "difficulty": [learned.difficulty(example) for example in examples]}
-    try:
+    with told_of_values(learned, examples):
         return datasets.Dataset.from_dict(columns)
+
+
+@contextmanager
+def told_of_values(task: Task, rows: Sequence[Mapping[str, Any]]) -> Iterator[None]:
+    """Values that no column can hold, in words that their author knows.
+
+    Raises:
+        ValueError: where Arrow refuses values of several types, or a whole number beyond 64 bits.
+    """
+    import pyarrow
+
+    try:
+        yield
+    except OverflowError:
+        found = ((name, value) for row in rows for name, value in row.items() if _is_beyond_64_bits(value))
+        name, value = next(found, ("a column", ""))
+        raise ValueError(
+            f"dataset: {name} of the task {task.name} holds {shortened(value)}, beyond the whole numbers of 64 bits; "
+            "give smaller numbers, or declare the column as str"
+        ) from None
     except (pyarrow.ArrowException, TypeError) as error:
         reason = text_of(error)
         raise ValueError(
-            f"dataset: a column of the task {learned.name} holds values of several types ({reason}); give one"
+            f"dataset: a column of the task {task.name} holds values of several types ({reason}); give one"
         ) from error
+
+
+def _is_beyond_64_bits(value: Any) -> bool:
+    if isinstance(value, list):
+        return any(map(_is_beyond_64_bits, value))
+    return isinstance(value, int) and not -(2**63) <= value < 2**63
 
 
 def check_score(task: Task, example: Example) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from tinyzero_trl.runs.earlier import move_aside
 from tinyzero_trl.runs.files import made_folder
+from tinyzero_trl.tasks.datasets import told_of_values
 from tinyzero_trl.tasks.registry import get_task
 from tinyzero_trl.tasks.task import Example, Task
 
@@ -76,11 +77,15 @@ def _write_parquet(
         batch = enumerate(examples[start : start + _ROWS_PER_BATCH], start)
         return [task.parquet_row(example, template=template, split=split, index=index) for index, example in batch]
 
-    schema = task.parquet_schema() or pyarrow.Table.from_pylist(rows_from(0)).schema
+    first = rows_from(0)
+    with told_of_values(task, first):
+        schema = task.parquet_schema() or pyarrow.Table.from_pylist(first).schema
     with pyarrow.parquet.ParquetWriter(path, schema) as writer:
         for start in range(0, len(examples), _ROWS_PER_BATCH):
             rows = rows_from(start)
-            writer.write_table(pyarrow.Table.from_pylist(rows, schema))
+            with told_of_values(task, rows):
+                table = pyarrow.Table.from_pylist(rows, schema)
+            writer.write_table(table)
             if progress:
                 progress(len(rows))
 
