@@ -1,5 +1,9 @@
 """Addition: what ends with the sum is right, and nothing else."""
 
+import json
+import re
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -7,6 +11,7 @@ from hypothesis import strategies as st
 from tinyzero_trl.tasks import get_task
 from tinyzero_trl.tasks.datasets import train_test_examples
 
+RESULTS = Path(__file__).parents[2] / "results"
 TASK = get_task("addition")
 EXAMPLE = {"first": 8, "second": 6}
 
@@ -28,6 +33,35 @@ EXAMPLE = {"first": 8, "second": 6}
         ("8 + 6 = \N{ARABIC-INDIC DIGIT ONE}\N{ARABIC-INDIC DIGIT FOUR}", "no-number-at-the-end"),
         ("0" * 5000 + "14", "no-number-at-the-end"),
         ("", "no-number-at-the-end"),
+        ("8 + 6 =14", "correct"),
+        ("The answer:14", "correct"),
+        ("8 + 6\n14", "correct"),
+        ("8 + 6 = **14**", "correct"),
+        ("The sum is **14.**", "correct"),
+        ("**8 + 6 = 14**.", "correct"),
+        ("**Answer:** 14", "correct"),
+        ("The *sum* 14", "correct"),
+        ("7 * 14", "no-number-at-the-end"),
+        ("7* 14", "no-number-at-the-end"),
+        ("(3 + 4) * 14", "no-number-at-the-end"),
+        ("-14", "no-number-at-the-end"),
+        ("8 + 6 = - 14", "no-number-at-the-end"),
+        ("\N{MINUS SIGN}14", "no-number-at-the-end"),
+        ("3/14", "no-number-at-the-end"),
+        ("3 / 14", "no-number-at-the-end"),
+        ("5e14", "no-number-at-the-end"),
+        ("x=10^14", "no-number-at-the-end"),
+        ("10 ^ 14", "no-number-at-the-end"),
+        ("5 x14", "no-number-at-the-end"),
+        ("1 000 014", "no-number-at-the-end"),
+        ("1\N{NO-BREAK SPACE}014", "no-number-at-the-end"),
+        ("1_014", "no-number-at-the-end"),
+        ("3:14", "no-number-at-the-end"),
+        ("10**14", "no-number-at-the-end"),
+        ("10 ** 14", "no-number-at-the-end"),
+        ("10 **14**", "no-number-at-the-end"),
+        ("-**14**", "no-number-at-the-end"),
+        ("**-14**", "no-number-at-the-end"),
     ],
 )
 def test_the_sum_at_the_end_is_right(completion: str, reason: str) -> None:
@@ -39,6 +73,15 @@ def test_the_sum_at_the_end_is_right(completion: str, reason: str) -> None:
 @given(st.text())
 def test_no_text_raises(completion: str) -> None:
     assert TASK.score(completion, EXAMPLE).reward in (0.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    "file", sorted((RESULTS / "smollm2_cpu/completions").glob("*.jsonl")), ids=lambda file: file.stem
+)
+def test_published_completions_keep_their_scores(file: Path) -> None:
+    for line in map(json.loads, file.read_text().splitlines()):
+        first, second = map(int, re.findall(r"\d+", line["prompt"]))
+        assert TASK.score(line["completion"], {"first": first, "second": second}) == (line["reward"], line["reason"])
 
 
 def test_a_chat_asks_for_the_sum() -> None:

@@ -1,6 +1,7 @@
 """Answers of data that users bring: exact, numeric, or by math-verify as TRL does; and GSM8K."""
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,21 @@ def tagged(answer: str) -> str:
         (tagged("1.5E-3"), "0.0015", NUMERIC, "correct"),
         (tagged("1e3"), "1000", NUMERIC, "correct"),
         (tagged("1e999"), "1", NUMERIC, "wrong-answer"),
+        (tagged("caf\u00e9"), "cafe\u0301", EXACT, "correct"),
+        (tagged("1000001"), "1000000", NUMERIC, "wrong-answer"),
+        (tagged("37873528"), "37873565", NUMERIC, "wrong-answer"),
+        (tagged("37873566.0"), "37873565", NUMERIC, "wrong-answer"),
+        (tagged("3.7873566e7"), "37873565", NUMERIC, "wrong-answer"),
+        (tagged("37873528.5"), "37873565", NUMERIC, "wrong-answer"),
+        (tagged("2.9999999"), "3", NUMERIC, "correct"),
+        (tagged("12345678.5"), "12345678.4", NUMERIC, "correct"),
+        (tagged("\N{MINUS SIGN}5"), "-5", NUMERIC, "correct"),
+        (tagged("1.5e\N{MINUS SIGN}3"), "0.0015", NUMERIC, "correct"),
+        (tagged("5,"), "5", NUMERIC, "correct"),
+        (tagged("3/4."), "0.75", NUMERIC, "correct"),
+        (tagged("1,234,"), "1234", NUMERIC, "correct"),
+        (tagged("€3"), "3", NUMERIC, "correct"),
+        (tagged("-£ 3.50"), "-3.5", NUMERIC, "correct"),
         (tagged("1/0"), "1", NUMERIC, "not-a-number"),
         (tagged("9**9**9"), "1", NUMERIC, "not-a-number"),
         (tagged("1e99999999"), "1", NUMERIC, "not-a-number"),
@@ -76,6 +92,62 @@ def test_math_verify_says_what_trls_reward_says(completion: str, expected: str, 
 
     assert accuracy_reward([[{"role": "assistant", "content": completion}]], [f"${expected}$"]) == [reward]
     assert match(completion, expected, MATH).reward == reward
+
+
+@needs_math_verify
+@pytest.mark.parametrize(
+    ("completion", "expected", "reward"),
+    [
+        (r"First \boxed{3}. No, that is wrong: \boxed{4}.", "4", 1.0),
+        (r"First \boxed{3}. No, that is wrong: \boxed{4}.", "3", 0.0),
+        (r"\boxed{3}\boxed{4}", "4", 1.0),
+        (r"\boxed{3}, then \boxed{4", "3", 1.0),
+        (r"\boxed{\boxed{4}}", "4", 1.0),
+        (r"\boxed {4}", "4", 1.0),
+        (r"\boxed{\{1, 2\}}", r"\{1,2\}", 1.0),
+        (r"\boxed{3} and \boxed{}", "3", 0.0),
+        (r"\boxed{\frac12}", r"\frac12", 1.0),
+        (r"\boxed{\frac12}", r"$\frac12$", 1.0),
+        (r"\boxed{ \sqrt2 }", r"\boxed{\sqrt2}", 1.0),
+        (r"\boxed{\frac{1}{2}}", r"\frac12", 1.0),
+        (r"\boxed{\frac13}", r"\frac12", 0.0),
+        (r"\boxed{\text{Paris}}", r"\text{Paris}", 1.0),
+        (r"\boxed{\text{Sirap}}", r"\text{Paris}", 0.0),
+        (r"\boxed{yx}", "x*y", 1.0),
+    ],
+)
+def test_the_last_box_counts_and_its_text_first(completion: str, expected: str, reward: float) -> None:
+    check_expected(expected, MATH)
+    assert match(completion, expected, MATH).reward == reward
+
+
+@needs_math_verify
+@pytest.mark.parametrize(
+    "expected", ["Paris", "New York", "yes", "no.", "Jean-Paul", "Paris, France", "$Paris$", "été"]
+)
+def test_words_are_no_mathematics(expected: str) -> None:
+    """`Sirap` would be right for `Paris`."""
+    with pytest.raises(ValueError, match=r"is a product of letters to math-verify, .*; set answer_match to exact, or"):
+        check_expected(expected, MATH)
+
+
+@needs_math_verify
+@pytest.mark.parametrize("expected", ["A", "x, y", "x + y", "2xy", r"\pi", r"\text{yes}", "x-y", "6 apples"])
+def test_what_is_more_than_words_is_taken(expected: str) -> None:
+    check_expected(expected, MATH)
+
+
+def test_a_text_full_of_accents_takes_no_time() -> None:
+    began_at = time.process_time()
+    assert match(tagged("\u0301\u0316" * 15_000), "caf\u00e9", EXACT).reward == 0
+    assert time.process_time() - began_at < 0.5
+
+
+def test_boxes_without_end_take_no_time() -> None:
+    began_at = time.process_time()
+    for text in (r"\boxed{" * 40_000, r"\boxed{1" + "{" * 200_000, "}" * 200_000):
+        assert matching._last_boxed(text) is None
+    assert time.process_time() - began_at < 5
 
 
 @needs_math_verify
@@ -149,6 +221,7 @@ def test_an_answer_that_is_a_number_is_written_out(answer: float | str, how: str
         ({"answer": float("nan")}, "answer: nan must be text or a number"),
         ({"answer": float("inf")}, "answer: inf must be text or a number"),
         ({"answer": True}, "answer: True must be text or a number"),
+        ({"answer": 10**400}, r"answer: 1000.*000 must be text or a number that a float can hold; write it as text"),
         ({"prompt": " \n"}, r"prompt: ' \\n' is empty; write one, or remove the row"),
         ({"prompt": [{"role": "user", "content": ""}]}, "prompt: '' is empty; write one, or remove the row"),
     ],

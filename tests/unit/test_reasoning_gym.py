@@ -70,6 +70,42 @@ def test_right_answers_earn_one_after_a_file(name: str) -> None:
         assert task.score(answered(right_answer(name, example)), example) == (1.0, "correct")
 
 
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        *(("word_sorting", {"transformation": kind}) for kind in ("lowercase", "uppercase", "randomcase")),
+        ("aiw", {"task_types": ["friends"], "task_type_weights": [1.0]}),
+        ("arc_agi", {"rotations": ["180"], "rotations_weights": [0.5, 0.5]}),
+        ("basic_arithmetic", {"format_style": "natural", "whitespace": "random"}),
+        ("complex_arithmetic", {"operations": ["*"], "operations_weights": [1.0]}),
+    ],
+)
+def test_right_answers_earn_one_with_options_that_are_choices(name: str, options: dict[str, Any]) -> None:
+    task = get_task(named(name), options)
+    [example] = [json.loads(json.dumps(each)) for each in task.generate(1, seed=1)]
+    assert task.score(answered(right_answer(name, example)), example) == (1.0, "correct")
+    assert task.read(example) == example
+
+
+def test_a_choice_is_written_as_the_library_names_it() -> None:
+    [example] = get_task("reasoning_gym:word_sorting").generate(1, seed=0, transformation="lowercase")
+    assert example["metadata"]["options"] == {"transformation": "lowercase"}
+
+
+def test_options_that_no_scorer_can_be_made_with_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not a reward of 0 for every answer."""
+    task = get_task("reasoning_gym:word_sorting")
+    [example] = task.generate(1, seed=0)
+    example["metadata"]["options"] = {"transformation": "TextTransformation.LOWERCASE"}
+    message = r"^task: reasoning_gym:word_sorting refuses transformation: .*; change them"
+    for use in (lambda: task.read(example), lambda: task.score(answered("a"), example)):
+        with pytest.raises(ValueError, match=message):
+            use()
+    monkeypatch.setattr(library, "to_plain", lambda value: example["metadata"]["options"])
+    with pytest.raises(ValueError, match=message):
+        task.generate(1, seed=0, transformation="lowercase")
+
+
 HOSTILE = [
     *("1e999999999", "9" * 19_000, "0x" + "f" * 19_000, "(" * 15_000, "[" * 15_000, "1 " * 9_000, "a=1," * 4_000),
     *("R999999999", "U9 " * 5_000, "F+999999999", "¬" * 400, "(A ∧ " * 4_000, "nan", "inf", "1/0", "\ud800", "\0"),
@@ -185,6 +221,20 @@ def test_options_that_do_not_fit_are_refused(values: dict[str, Any], message: st
         task_config(task="reasoning_gym:chain_sum", **values)
 
 
+def test_options_that_fail_when_drawing_are_named() -> None:
+    message = r"^task: reasoning_gym:aiw refuses task_types: \['friends'\] \(The number of weights .*\); change them$"
+    with pytest.raises(ValueError, match=message):
+        get_task("reasoning_gym:aiw", {"task_types": ["friends"]}).generate(1, seed=0)
+
+
+def test_a_choice_that_there_is_not_is_refused_with_its_field() -> None:
+    for name, option, value in (("word_sorting", "transformation", "lower"), ("aiw", "task_types", ["foes"])):
+        with pytest.raises(
+            ValueError, match=rf"^task: reasoning_gym:{name} refuses {option}: .* is not a valid .*change"
+        ):
+            task_config(task=f"reasoning_gym:{name}", **{option: value})
+
+
 def test_no_option_has_the_name_of_a_recipes_field() -> None:
     from dataclasses import fields
 
@@ -285,7 +335,13 @@ def test_the_same_seed_gives_the_same_examples_and_splits_share_none() -> None:
     assert not known & {task.key(example) for example in task.generate(20, seed=3, exclude=known)}
 
 
-@pytest.mark.parametrize("metadata", [{"(items)": [[[1], 2]]}, {"(tuple)": 3}, {"(items)": [1]}])
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        *({"(items)": [[[1], 2]]}, {"(tuple)": 3}, {"(items)": [1]}, {"(tuple)": [1]}),
+        *({"options": given} for given in (3, [1], {"seed": 1}, {"(items)": [[{"(tuple)": [1]}, 2]]})),
+    ],
+)
 def test_metadata_that_nobody_wrote_are_one_line(metadata: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"^metadata: .* was not written by this program \("):
+    with pytest.raises(ValueError, match=r"^metadata: .* (was|were) not written by this program \("):
         get_task("reasoning_gym:basic_arithmetic").read({"question": "1 + 1", "answer": "2", "metadata": metadata})

@@ -8,9 +8,11 @@ from inspect import signature
 from pathlib import Path
 from typing import Any, ClassVar
 
+import pyarrow.parquet
 import pytest
 
 from tinyzero_trl.commands.data import parse_options
+from tinyzero_trl.commands.main import main
 from tinyzero_trl.tasks import Score, Task, countdown, counting, get_task, multiplication, register_task, registry
 from tinyzero_trl.tasks.config import config_class, task_config
 from tinyzero_trl.tasks.datasets import read_examples, to_dataset, train_test_examples
@@ -121,6 +123,20 @@ def test_a_column_of_several_types_is_one_line(facts: str) -> None:
         to_dataset([{"prompt": "p"}], task=facts, template="base")
 
 
+@pytest.mark.parametrize(
+    "changed", [{"reward": 2**63}, {"reward": -(2**70)}, {"tags": [1, 2**64]}, {"tags": [[10**400]]}]
+)
+def test_a_whole_number_beyond_64_bits_is_one_line(changed: dict[str, Any], facts: str, tmp_path: Path) -> None:
+    [(name, value)] = changed.items()
+    message = rf"^dataset: {name} of the task facts holds .*, beyond the whole numbers of 64 bits; give smaller numbers"
+    large = [{**GOOD_FACT, name: type(value)()}, {**GOOD_FACT, **changed}]
+    with pytest.raises(ValueError, match=message):
+        to_dataset(large, task=facts, template="base")
+    with pytest.raises(ValueError, match=message):
+        write_splits(tmp_path / "data", {"train": large}, task=facts, template="base")
+    assert not (tmp_path / "data").exists()
+
+
 # --- names ------------------------------------------------------------------------------------------------------
 
 
@@ -192,6 +208,83 @@ def test_options_are_fields_of_the_tasks_configuration(facts: str) -> None:
         task_config(task=facts, operands=[3])
     with pytest.raises(ValueError, match="sides: 1 is below 2"):
         task_config(task=facts, sides=1)
+
+
+class Words(Facts):
+    """Reads the options from `settings` wherever it needs them, and not from what `draw` is given."""
+
+    def question(self, example: Any) -> str:
+        """The question, with the option."""
+        return f"{example['reward']} of {self.settings.sides}?"
+
+    def draw(self, generator: random.Random, options: Options) -> dict[str, Any]:
+        """One of eight numbers from the option on."""
+        return {**GOOD_FACT, "reward": self.settings.sides + generator.randrange(8)}
+
+    def key(self, example: Any) -> Any:
+        """The number, and the option."""
+        return example["reward"], self.settings.sides
+
+    def difficulty(self, example: Any) -> int:
+        """The option."""
+        return int(self.settings.sides)
+
+    def parquet_row(self, example: Any, *, template: str, split: str, index: int) -> dict[str, Any]:
+        """The option and the prompt."""
+        return {"reward": example["reward"], "sides": self.settings.sides, "question": self.question(example)}
+
+
+@pytest.fixture
+def words(facts: str) -> str:
+    register_task("words")(Words)
+    return "words"
+
+
+def test_a_task_uses_the_options_that_it_was_made_with(words: str) -> None:
+    made = get_task(words, {"sides": 50})
+    drawn = made.generate(3, seed=0)
+    assert min(example["reward"] for example in drawn) >= 50
+    assert drawn == get_task(words).generate(3, seed=0, sides=50)
+    [train, test] = train_test_examples(made, train_size=2, test_size=1, seed=0)
+    assert (train, test) == train_test_examples(words, train_size=2, test_size=1, seed=0, sides=50)
+    assert not {made.key(example) for example in train} & {made.key(example) for example in test}
+    countdown_of_two = get_task("countdown", {"max_number": 5, "operands": [2]})
+    assert all(len(each["numbers"]) == 2 and max(each["numbers"]) <= 5 for each in countdown_of_two.generate(3, seed=0))
+
+
+def test_options_given_later_win_and_leave_the_task_as_it_was(words: str) -> None:
+    made = get_task(words, {"sides": 50})
+    assert min(example["reward"] for example in made.generate(3, seed=0, sides=70)) >= 70
+    assert get_task(made, {"sides": 70}).question(GOOD_FACT) == "1 of 70?"
+    assert made.settings.sides == 50
+    assert get_task(made) is made
+    [largest] = get_task("countdown", {"operands": [2], "max_number": 5}).generate(1, seed=0, operands=[3])
+    assert len(largest["numbers"]) == 3 and max(largest["numbers"]) <= 5
+    with pytest.raises(ValueError, match="sides: 1 is below 2; raise it"):
+        made.generate(1, seed=0, sides=1)
+    with pytest.raises(ValueError, match="corners: 3 has no effect on the task words; remove it"):
+        made.generate(1, seed=0, corners=3)
+
+
+def test_a_generate_of_ones_own_is_given_the_options(words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = []
+
+    def generate(self: Task, count: int, **arguments: Any) -> list[dict[str, Any]]:
+        given.append(arguments.get("sides"))
+        return [{**GOOD_FACT, "reward": arguments["seed"]}] * count
+
+    monkeypatch.setattr(Words, "generate", generate)
+    train_test_examples(get_task(words, {"sides": 50}), train_size=1, test_size=1, seed=0)
+    train_test_examples(words, train_size=1, test_size=1, seed=0, sides=50)
+    assert given == [50] * 4
+
+
+def test_files_are_written_with_the_options_of_the_command(words: str, tmp_path: Path) -> None:
+    sizes = ["--train-size", "3", "--test-size", "1"]
+    assert main(["data", words, "--sides", "50", "--out", str(tmp_path), *sizes]) == 0
+    rows = pyarrow.parquet.read_table(tmp_path / "train.parquet").to_pylist()
+    assert [row["sides"] for row in rows] == [50] * 3
+    assert all(row["question"].endswith(" of 50?") for row in rows)
 
 
 def test_an_option_needs_a_default_and_a_name_of_its_own(facts: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,12 +36,13 @@ def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
 
     options = parse_options(args.task, args.fields)
     out, template = options.pop("out"), options.pop("template")
-    total = options["train_size"] + options["test_size"]
+    asked = {name: options.pop(name) for name in ("train_size", "test_size", "seed")}
+    task, total = get_task(args.task, options), asked["train_size"] + asked["test_size"]
     with progress_bar("examples", total) as advance:
-        train, test = train_test_examples(args.task, progress=advance, **options)
+        train, test = train_test_examples(task, progress=advance, **asked)
     with progress_bar("rows written", total) as advance:
         splits = {"train": train, "test": test}
-        paths = write_splits(out, splits, task=args.task, template=template, progress=advance)
+        paths = write_splits(out, splits, task=task, template=template, progress=advance)
     for file, examples in zip(paths, splits.values(), strict=True):
         print(f"{file}: {len(examples)} problems")
 

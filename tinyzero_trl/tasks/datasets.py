@@ -34,23 +34,23 @@ def train_test_examples(
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Generate two disjoint lists of different examples, the same for the same arguments.
 
-    The test examples are drawn first and do not depend on `train_size`. `options` are those of the task's generator:
-    `operands`, `min_number`, ... for countdown, `digits` for multiplication.
+    The test examples are drawn first and do not depend on `train_size`. `options` are those of the task: `operands`,
+    `min_number`, ... for countdown, `digits` for multiplication. They win over those that a task was made with.
 
     Raises:
         ValueError: if the task is unknown, a size, the seed or an option is out of bounds, or too few examples exist.
     """
-    learned = get_task(task)
+    learned = get_task(task, options)
     for field, size in (("train_size", train_size), ("test_size", test_size)):
         if size < 1:
             raise ValueError(f"{field}: {size} must be at least 1; ask for more problems")
     if seed < 0:
         raise ValueError(f"seed: {seed} is negative; use 0 or more")
     with _asked_for_as("test_size"):
-        test = learned.generate(test_size, seed=2 * seed, progress=progress, **options)
+        test = learned.generate(test_size, seed=2 * seed, progress=progress, **learned.given)
     with _asked_for_as("train_size"):
         exclude = {learned.key(example) for example in test}
-        train = learned.generate(train_size, seed=2 * seed + 1, exclude=exclude, progress=progress, **options)
+        train = learned.generate(train_size, seed=2 * seed + 1, exclude=exclude, progress=progress, **learned.given)
     return train, test
 
 
@@ -106,7 +106,6 @@ def to_dataset(examples: Sequence[Example], *, task: str | Task, template: str) 
         ValueError: the task or the template is unknown, it gives no scores, or a column holds values of several types.
     """
     import datasets
-    import pyarrow
 
     learned = get_task(task)
     for example in examples[:1]:
@@ -114,13 +113,39 @@ def to_dataset(examples: Sequence[Example], *, task: str | Task, template: str) 
     own = to_columns(learned, examples)
     prompts = [learned.prompt(example, template) for example in examples]
     columns = {"prompt": prompts, **own, "difficulty": [learned.difficulty(example) for example in examples]}
-    try:
+    with told_of_values(learned, examples):
         return datasets.Dataset.from_dict(columns)
+
+
+@contextmanager
+def told_of_values(task: Task, rows: Sequence[Mapping[str, Any]]) -> Iterator[None]:
+    """Values that no column can hold, in words that their author knows.
+
+    Raises:
+        ValueError: where Arrow refuses values of several types, or a whole number beyond 64 bits.
+    """
+    import pyarrow
+
+    try:
+        yield
+    except OverflowError:
+        found = ((name, value) for row in rows for name, value in row.items() if _is_beyond_64_bits(value))
+        name, value = next(found, ("a column", ""))
+        raise ValueError(
+            f"dataset: {name} of the task {task.name} holds {shortened(value)}, beyond the whole numbers of 64 bits; "
+            "give smaller numbers, or declare the column as str"
+        ) from None
     except (pyarrow.ArrowException, TypeError) as error:
         reason = text_of(error)
         raise ValueError(
-            f"dataset: a column of the task {learned.name} holds values of several types ({reason}); give one"
+            f"dataset: a column of the task {task.name} holds values of several types ({reason}); give one"
         ) from error
+
+
+def _is_beyond_64_bits(value: Any) -> bool:
+    if isinstance(value, list):
+        return any(map(_is_beyond_64_bits, value))
+    return isinstance(value, int) and not -(2**63) <= value < 2**63
 
 
 def check_score(task: Task, example: Example) -> None:

@@ -1,6 +1,7 @@
 """Whether an answer is the expected one: as text, as a number, or as a mathematical expression."""
 
 import re
+import unicodedata
 from fractions import Fraction
 from importlib.util import find_spec
 
@@ -19,13 +20,22 @@ FORMS = {
 """What a prompt says of the form of an answer."""
 
 TOLERANCE = Fraction(1, 10**6)
-"""Two numbers are the same if they differ by no more than this share of the expected one."""
+"""Two numbers are the same if they differ by no more than this share of the expected one.
+
+Where that is a whole number they differ by no more than a half, so that every other whole number is wrong.
+"""
 
 _NUMBER = re.compile(
-    r"([+-]?)(?:\$ ?)?((?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]{1,200})(?:\.[0-9]{0,200})?|\.[0-9]{1,200})"
-    r"(?:[eE]([+-]?[0-9]{1,3}))? ?%?\.?"
+    r"([+-]?)(?:[$€£¥] ?)?((?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]{1,200})(?:\.[0-9]{0,200})?|\.[0-9]{1,200})"
+    r"(?:[eE]([+-]?[0-9]{1,3}))? ?%?[.,]?"
 )
-_FRACTION = re.compile(r"([+-]?[0-9]{1,200}) ?/ ?([0-9]{1,200})")
+_FRACTION = re.compile(r"([+-]?[0-9]{1,200}) ?/ ?([0-9]{1,200})[.,]?")
+
+_MOST_PER_CHARACTER = 4  # characters that one becomes in another normal form
+
+_BRACES = re.compile(r"\\boxed\s*\{|\\.|[{}]", re.DOTALL)
+_WORDS = re.compile(r"[^\W\d_]+(?:[\s,.'\u2019-]+[^\W\d_]+)*[.!?]?")
+_TWO_LETTERS = re.compile(r"[^\W\d_]{2}")
 
 
 def check_math_verify(asked_by: str) -> None:
@@ -50,17 +60,31 @@ def match(completion: str, expected: str, how: str) -> Score:
     if answer is None:
         return wrong("no-answer-tag")
     if how == EXACT:
-        return CORRECT if answer.split() == expected.split() else wrong("wrong-answer")
+        return CORRECT if _is_same_text(answer, expected) else wrong("wrong-answer")
     found, wanted = to_number(answer), to_number(expected)
     if found is None:
         return wrong("not-a-number")
     assert wanted is not None, "the row was checked"
-    return CORRECT if abs(found - wanted) <= TOLERANCE * abs(wanted) else wrong("wrong-answer")
+    tolerance = TOLERANCE * abs(wanted)
+    if wanted.denominator == 1:
+        tolerance = min(tolerance, Fraction(1, 2))
+    return CORRECT if abs(found - wanted) <= tolerance else wrong("wrong-answer")
+
+
+def _is_same_text(answer: str, expected: str) -> bool:
+    """Whether two texts look the same: a letter with its accent may be one character or two."""
+    answer, expected = (" ".join(text.split()) for text in (answer, expected))
+    if len(answer) > _MOST_PER_CHARACTER * len(expected):  # many accents in a row take `normalize` long
+        return False
+    return unicodedata.normalize("NFC", answer) == unicodedata.normalize("NFC", expected)
 
 
 def to_number(text: str) -> Fraction | None:
-    """The exact value of `-1,234.50`, `$3`, `25 %` (25), `1.5e-3` or `3/4`; None for any other text."""
-    text = text.strip()
+    """The exact value of `-1,234.50`, `$3`, `25 %` (25), `1.5e-3` or `3/4`; None for any other text.
+
+    A full stop or a comma may follow. A minus sign may be the hyphen or the sign of its own.
+    """
+    text = text.strip().replace("\N{MINUS SIGN}", "-")
     if number := _NUMBER.fullmatch(text):
         sign, digits, exponent = number.groups()
         value = Fraction(digits.replace(",", "").rstrip(".") or "0") * Fraction(10) ** int(exponent or 0)
@@ -71,12 +95,17 @@ def to_number(text: str) -> Fraction | None:
 
 
 def check_expected(expected: str, how: str) -> None:
-    """Raise ValueError if no answer could ever match."""
+    """Raise ValueError if no answer could ever match, or wrong ones would."""
     if not expected.strip():
         raise ValueError(f"answer: {expected!r} is empty; give the right answer, or remove the row")
     if how == NUMERIC and to_number(expected) is None:
         raise ValueError(
             f"answer: {expected[:40]!r} is no number; correct it, or set answer_match to exact or math_verify"
+        )
+    if how == MATH and _is_words(expected):
+        raise ValueError(
+            f"answer: {expected[:40]!r} is a product of letters to math-verify, in any order; set answer_match to "
+            "exact, or write a word as \\text{...} and a product with *"
         )
     if how == MATH and not _is_mathematics(expected):
         raise ValueError(
@@ -95,9 +124,42 @@ def _is_mathematics(expected: str) -> bool:
     return bool(math_verify.parse(_as_latex(expected), [math_verify.LatexExtractionConfig()]))
 
 
+def _is_words(expected: str) -> bool:
+    bare = _bare(expected)
+    return bool(_WORDS.fullmatch(bare) and _TWO_LETTERS.search(bare))
+
+
 def _math(completion: str, expected: str) -> Score:
-    """As TRL's `accuracy_reward`: the last boxed expression, or another one in LaTeX, equals the expected one."""
+    """The last boxed expression has the text of the expected one, or equals it by TRL's `accuracy_reward`.
+
+    Where nothing is boxed, that function reads the whole completion.
+    """
     from trl.rewards import accuracy_reward
 
+    boxed = _last_boxed(completion)
+    if boxed is not None:
+        if boxed.split() == _bare(expected).split():
+            return CORRECT  # math-verify itself refuses \frac12 and \sqrt2 as answers
+        completion = f"\\boxed{{{boxed}}}"
     [reward] = accuracy_reward([[{"role": "assistant", "content": completion}]], [_as_latex(expected)])
     return CORRECT if reward else wrong("wrong-answer")
+
+
+def _bare(expected: str) -> str:
+    """The right answer without a box or dollar signs around it."""
+    boxed = _last_boxed(expected)
+    return expected.strip().strip("$").strip() if boxed is None else boxed.strip()
+
+
+def _last_boxed(text: str) -> str | None:
+    r"""What stands in the last `\boxed{}` that is closed; of two within each other, in the inner one."""
+    opened: list[tuple[int, bool]] = []
+    last: tuple[int, int] | None = None
+    for found in _BRACES.finditer(text):
+        if found[0].endswith("{") and found[0] != r"\{":
+            opened.append((found.end(), found[0] != "{"))
+        elif found[0] == "}" and opened:
+            start, is_box = opened.pop()
+            if is_box and (last is None or start > last[0]):
+                last = start, found.start()
+    return None if last is None else text[slice(*last)]

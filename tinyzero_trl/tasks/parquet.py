@@ -10,6 +10,7 @@ from typing import Any
 
 from tinyzero_trl.runs.earlier import move_aside
 from tinyzero_trl.runs.files import made_folder
+from tinyzero_trl.tasks.datasets import told_of_values
 from tinyzero_trl.tasks.registry import get_task
 from tinyzero_trl.tasks.task import Example, Task
 
@@ -22,7 +23,7 @@ def write_splits(
     folder: Path,
     splits: Mapping[str, Sequence[Example]],
     *,
-    task: str,
+    task: str | Task,
     template: str,
     progress: Callable[[int], object] | None = None,
 ) -> list[Path]:
@@ -42,10 +43,11 @@ def write_splits(
     for path in paths:
         if path.is_dir():  # replacing it would fail after others had been replaced
             raise ValueError(f"{path} is a folder; remove it or name another one with --out")
+    learned = get_task(task)
     with made_folder(folder), ExitStack() as partial_files:
         partial_paths = [partial_files.enter_context(_partial(path)) for path in paths]
         for partial_path, (split, examples) in zip(partial_paths, splits.items(), strict=True):
-            _write_parquet(partial_path, examples, split, get_task(task), template, progress)
+            _write_parquet(partial_path, examples, split, learned, template, progress)
         _set_others_aside(folder, partial_paths, paths)
         for partial_path, path in zip(partial_paths, paths, strict=True):
             os.replace(partial_path, path)
@@ -75,11 +77,15 @@ def _write_parquet(
         batch = enumerate(examples[start : start + _ROWS_PER_BATCH], start)
         return [task.parquet_row(example, template=template, split=split, index=index) for index, example in batch]
 
-    schema = task.parquet_schema() or pyarrow.Table.from_pylist(rows_from(0)).schema
+    first = rows_from(0)
+    with told_of_values(task, first):
+        schema = task.parquet_schema() or pyarrow.Table.from_pylist(first).schema
     with pyarrow.parquet.ParquetWriter(path, schema) as writer:
         for start in range(0, len(examples), _ROWS_PER_BATCH):
             rows = rows_from(start)
-            writer.write_table(pyarrow.Table.from_pylist(rows, schema))
+            with told_of_values(task, rows):
+                table = pyarrow.Table.from_pylist(rows, schema)
+            writer.write_table(table)
             if progress:
                 progress(len(rows))
 

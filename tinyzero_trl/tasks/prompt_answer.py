@@ -1,13 +1,13 @@
 """Data of a user's own: a prompt and its right answer in each row."""
 
 import json
-import math
 import reprlib
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, ClassVar
 
+from tinyzero_trl.runs.files import is_finite_number
 from tinyzero_trl.tasks import prompts
 from tinyzero_trl.tasks.matching import EXACT, FORMS, MATCHES, MATH, check_expected, check_math_verify, match
 from tinyzero_trl.tasks.registry import register_task
@@ -112,8 +112,10 @@ def _as_text(answer: Any, how: str) -> str:
     """
     if isinstance(answer, str):
         return answer
-    if not isinstance(answer, int | float) or isinstance(answer, bool) or not math.isfinite(answer):
-        raise ValueError(f"answer: {reprlib.repr(answer)} must be text or a number")
+    if isinstance(answer, bool) or not is_finite_number(answer):
+        raise ValueError(
+            f"answer: {reprlib.repr(answer)} must be text or a number that a float can hold; write it as text"
+        )
     if how == EXACT and isinstance(answer, float) and answer.is_integer():
         raise ValueError(
             f"answer: {answer!r} is no text, and who writes {answer:.0f} would be wrong; give text or a whole number, "

@@ -77,14 +77,14 @@ def get_task(name: str | Task, options: Mapping[str, Any] | None = None) -> Task
     """The task of a name, or of `package.module:Class`, looked for in the current directory too.
 
     Args:
-        name: of the task; a task is returned as it is.
-        options: values of the task's `options`; what is left out has its default.
+        name: of the task, or a task.
+        options: values of the task's `options`; what is left out has its default, or the value that a task has already.
 
     Raises:
         ValueError: there is none, or what the name points to cannot be imported or is no task.
     """
     if isinstance(name, Task):
-        return name
+        return name.with_options(options or {})
     family, _, member = name.partition(":")
     if family in _FAMILIES:
         kind: Any = _FAMILIES[family].make(member)

@@ -59,11 +59,7 @@ def generated_held_out(config: TaskConfig) -> Sequence[Example]:
 
 def _generated(config: TaskConfig, train_size: int) -> Splits:
     train, held_out = train_test_examples(
-        config.learned(),
-        train_size=train_size,
-        test_size=config.test_size,
-        seed=config.problem_seed,
-        **config.generator_options(),
+        config.learned(), train_size=train_size, test_size=config.test_size, seed=config.problem_seed
     )
     return Splits(train, held_out)
 

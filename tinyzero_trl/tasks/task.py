@@ -3,19 +3,19 @@
 A task of your own is one class in one file; docs/tasks.md shows one. Name it with `--task package.module:Class`.
 """
 
+import copy
 import json
-import logging
 import random
 import reprlib
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 from tinyzero_trl.tasks import prompts
+from tinyzero_trl.tasks.slowness import SlownessWarning
 
 if TYPE_CHECKING:
     import pyarrow
@@ -27,9 +27,6 @@ ANSWER_OPEN = "<answer>"
 ANSWER_CLOSE = "</answer>"
 
 _FRUITLESS_DRAWS = 5000
-_SOON_S, _LONG_S = 5.0, 120.0  # after so long, generators that need longer than the second are told of
-
-logger = logging.getLogger(__name__)
 
 _KINDS = {
     str: "text",
@@ -109,6 +106,15 @@ class Task(ABC):
             ValueError: as `check_options`.
         """
         return self.check_options(self.given)
+
+    def with_options(self, options: Mapping[str, Any]) -> Self:
+        """The same task with further options, which win over those that it has."""
+        if not options:
+            return self
+        task = copy.copy(self)
+        task.__dict__.pop("settings", None)
+        task.given = {**self.given, **options}
+        return task
 
     @abstractmethod
     def score(self, completion: str, example: Example) -> Score:
@@ -193,7 +199,7 @@ class Task(ABC):
             seed: of this call's own generator, at least 0.
             exclude: keys of examples that must not occur.
             progress: called now and then with the number of examples found since the last call.
-            options: of the task's `options`.
+            options: of the task's `options`; they win over those that the task was made with.
 
         Raises:
             ValueError: the task generates no examples, an option is unknown or out of bounds, or fewer examples exist
@@ -204,18 +210,17 @@ class Task(ABC):
                 f"dataset: 'generate', but the task {self.name} brings no generator; give a file, a folder or a Hub id"
             )
         check_count_and_seed(count, seed)
-        chosen = self.check_options(options)
-        known, fruitless, began_at, is_told = set(exclude), 0, time.monotonic(), False
+        task = self.with_options(options)
+        known, fruitless = set(exclude), 0
         found: list[dict[str, Any]] = []
-        examples = self.drawn(random.Random(seed), chosen)
+        slowness = SlownessWarning(self.name, count)
+        examples = task.drawn(random.Random(seed), task.settings)
         while len(found) < count:
             example = next(examples)
             if not found and not fruitless:
                 self._check_drawn(example)
-            if not is_told and (spent_s := time.monotonic() - began_at) > _SOON_S:
-                is_told = True
-                _say_if_long(self.name, count, len(found), spent_s)
-            if (key := self.key(example)) in known:
+            slowness.after(len(found))
+            if (key := task.key(example)) in known:
                 fruitless += 1
                 if fruitless == _FRUITLESS_DRAWS:
                     raise ValueError(
@@ -271,16 +276,6 @@ class Task(ABC):
     def parquet_schema(self) -> "pyarrow.Schema | None":
         """The types of these columns; None to find them in the rows."""
         return None
-
-
-def _say_if_long(task: str, count: int, found: int, spent_s: float) -> None:
-    """One line where a generator is so slow that a person would believe that the program hangs."""
-    remaining_s = spent_s / max(found, 1) * (count - found)
-    if remaining_s > _LONG_S:
-        logger.warning(
-            "%s: %s examples take about %s minutes to generate; ask for fewer (train_size, test_size)",
-            *(task, f"{count:,}", round(remaining_s / 60)),
-        )
 
 
 def _parse_mapping(text: str) -> Any:

@@ -11,8 +11,13 @@ from tinyzero_trl.tasks.registry import register_task
 from tinyzero_trl.tasks.task import CORRECT, Example, Score, Task, wrong
 
 _SYSTEM = "Answer in one sentence."
-_MAX_DIGITS = 20
-_NUMBER_AT_THE_END = re.compile(rf"(?<![\d.,])(\d{{1,{_MAX_DIGITS}}})[.!]?\s*\Z", re.ASCII)
+_NUMBER_AT_THE_END = re.compile(
+    r"(?<![^\s=:])(?<![0-9]:)"  # a word of its own, or right after = or :, but no ratio such as 3:7
+    r"(?:\*\*(?=[0-9.!]{1,21}\*\*))?([0-9]{1,20})[.!]?(?:\*\*[.!]?)?\Z"  # maybe in bold
+)
+_GOES_ON = re.compile(  # what precedes makes the number a part of something else; ** may also end bold print
+    r"(?:\d|[-+/^\N{MINUS SIGN}\N{MULTIPLICATION SIGN}\N{DIVISION SIGN}]|[\s\d)]\*{1,2})\Z"
+)
 _MAX_SUMMAND = 10**9
 
 
@@ -46,12 +51,17 @@ class Addition(Task):
         return [{"role": "system", "content": _SYSTEM}, {"role": "user", "content": self.question(example)}]
 
     def score(self, completion: str, example: Example) -> Score:
-        """Reward 1.0 if the last thing in the completion is the sum; a full stop after it is allowed.
+        """Reward 1.0 if the last thing in the completion is the sum; bold print and a full stop after it are allowed.
 
-        So a model has to come to an end: what goes on after the sum, or is cut elsewhere, earns nothing.
+        So a model has to come to an end: what goes on after the sum, or is cut elsewhere, earns nothing. Nor does the
+        sum as a part of something else: a negative number, a fraction, a power, the last group of `1 000 007`.
         """
-        found = _NUMBER_AT_THE_END.search(completion.rstrip()[-2 * _MAX_DIGITS :])
+        completion = completion.rstrip()
+        found = _NUMBER_AT_THE_END.search(completion)
         if found is None:
+            return wrong("no-number-at-the-end")
+        before = completion[: found.start()].rpartition("\n")[2].rstrip()
+        if _GOES_ON.search(before[-3:]):
             return wrong("no-number-at-the-end")
         return CORRECT if int(found[1]) == example["first"] + example["second"] else wrong("wrong-sum")
 

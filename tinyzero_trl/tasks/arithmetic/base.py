@@ -81,7 +81,7 @@ class ArithmeticTask(Task):
         **options: Any,
     ) -> list[dict[str, Any]]:
         """Different examples: those of the module's `generate`."""
-        chosen = vars(self.check_options(options))
+        chosen = vars(self.with_options(options).settings)
         problems = self.generate_problems(count, seed=seed, exclude=exclude, progress=progress, **chosen)
         return [problem.example for problem in problems]
 

@@ -5,6 +5,9 @@ The lists below were made by reading version 0.1.25; `tests/unit/test_reasoning_
 
 import difflib
 import json
+from collections.abc import Mapping
+from dataclasses import MISSING, fields
+from enum import Enum
 from functools import lru_cache
 from typing import Any
 
@@ -65,31 +68,67 @@ def check_name(family: str, name: str) -> None:
 
 
 def make(name: str, *, seed: int, size: int, **options: Any) -> Any:
-    """A data set of the library, a sequence of entries.
+    """A data set of the library, a sequence of entries. Members of an Enum are given by their value.
 
     Raises:
         ValueError: options that the library refuses.
     """
     kind, config = data_sets()[name]
+    defaults = {each.name: default_of(each) for each in fields(config)}
     try:
-        chosen = config(seed=seed, size=size, **options)
+        given = {option: _in_kind_of(defaults.get(option), value) for option, value in options.items()}
+        chosen = config(seed=seed, size=size, **given)
         if hasattr(chosen, "validate"):
             chosen.validate()
         return kind(config=chosen)
     except Exception as error:  # a bare assertion, most often
-        reason = text_of(error)
-        given = ", ".join(f"{name}: {value!r}" for name, value in options.items()) or "its defaults"
-        raise ValueError(f"task: reasoning_gym:{name} refuses {given} ({reason}); change them") from None
+        raise refusal(name, options, error) from None
+
+
+def refusal(name: str, options: Mapping[str, Any], error: Exception) -> ValueError:
+    """What the library has raised, with the options that it was given."""
+    given = ", ".join(f"{option}: {value!r}" for option, value in options.items()) or "its defaults"
+    return ValueError(f"task: reasoning_gym:{name} refuses {given} ({text_of(error)}); change them")
+
+
+def default_of(field: Any) -> Any:
+    """The default of a field of a configuration; None if it has none."""
+    if field.default is not MISSING:
+        return field.default
+    return None if field.default_factory is MISSING else field.default_factory()
+
+
+def _in_kind_of(default: Any, value: Any) -> Any:
+    """A plain value as the configuration declares it, which its default shows.
+
+    Raises:
+        ValueError: no member of the Enum has this value.
+    """
+    if isinstance(default, Enum):
+        return type(default)(value)
+    if isinstance(default, list) and isinstance(value, list) and default and isinstance(default[0], Enum):
+        return [_in_kind_of(default[0], each) for each in value]
+    return value
 
 
 @lru_cache(maxsize=16)
 def scorer(name: str, options: str) -> Any:
-    """A data set that is asked for its `score_answer` alone; `options` are JSON."""
-    return make(name, seed=0, size=1, **from_plain(json.loads(options)))
+    """A data set that is asked for its `score_answer` alone; `options` are JSON.
+
+    Raises:
+        ValueError: options that the library refuses.
+        TypeError: options that are no mapping of names to values.
+    """
+    return make(name, seed=0, size=1, **dict(from_plain(json.loads(options))))
 
 
 def to_plain(value: Any) -> Any:
-    """A value of the library as JSON values; `from_plain` gives back its tuples and its keys that are no text."""
+    """A value of the library as JSON values; `from_plain` gives back its tuples and its keys that are no text.
+
+    A member of an Enum becomes its value. `make` makes members of options again.
+    """
+    if isinstance(value, Enum):
+        return to_plain(value.value)
     if isinstance(value, tuple):
         return {"(tuple)": [to_plain(each) for each in value]}
     if isinstance(value, list):

@@ -1,12 +1,13 @@
 """The configuration of a data set of reasoning-gym as options of a task, and back."""
 
 from collections.abc import Sequence
-from dataclasses import MISSING, dataclass, field, fields, make_dataclass
+from dataclasses import dataclass, field, fields, make_dataclass
 from enum import Enum
 from functools import lru_cache
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from tinyzero_trl.tasks.reasoning_gym import library
+from tinyzero_trl.tasks.reasoning_gym.library import default_of
 
 _OWN = ("seed", "size")  # decided by problem_seed, train_size and test_size
 _PLAIN = (bool, int, float, str)
@@ -36,10 +37,10 @@ def options_class(name: str) -> type[Any]:
     hints = get_type_hints(config)
     listed = []
     for each in fields(config):
-        kind = _kind(hints[each.name], _default(each))
+        kind = _kind(hints[each.name], default_of(each))
         if kind is not None and each.name not in _OWN:
             help_text = {"help": f"reasoning_gym:{name}: {each.name.replace('_', ' ')}"}
-            listed.append((_option(name, each.name), kind, _with_default(_plain(_default(each)), help_text)))
+            listed.append((_option(name, each.name), kind, _with_default(_plain(default_of(each)), help_text)))
 
     def check(self: Any) -> None:
         library.make(name, seed=0, size=1, **configuration(name, self))
@@ -48,25 +49,18 @@ def options_class(name: str) -> type[Any]:
 
 
 def configuration(name: str, options: Any) -> dict[str, Any]:
-    """The fields of the data set's configuration that the options change, in the library's own types."""
+    """The fields of the data set's configuration that the options change, Enums by their values."""
     _, config = library.data_sets()[name]
     changed = {}
     for each in fields(config):
-        default, option = _default(each), _option(name, each.name)
+        default, option = default_of(each), _option(name, each.name)
         if hasattr(options, option) and (value := getattr(options, option)) != _plain(default):
-            is_tuple, is_enum = isinstance(default, tuple), isinstance(default, Enum)
-            changed[each.name] = tuple(value) if is_tuple else type(default)(value) if is_enum else value
+            changed[each.name] = tuple(value) if isinstance(default, tuple) else value
     return changed
 
 
 def _option(dataset: str, name: str) -> str:
     return f"{dataset}_{name}" if name in _TAKEN else name
-
-
-def _default(of_field: Any) -> Any:
-    if of_field.default is not MISSING:
-        return of_field.default
-    return None if of_field.default_factory is MISSING else of_field.default_factory()
 
 
 def _plain(value: Any) -> Any:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import Any, ClassVar
 
+from tinyzero_trl.runs.files import shortened, text_of
 from tinyzero_trl.tasks.reasoning_gym import library
 from tinyzero_trl.tasks.reasoning_gym.labels import difficulty_label
 from tinyzero_trl.tasks.reasoning_gym.options import CommonOptions, configuration, options_class
@@ -56,9 +57,9 @@ class ReasoningGymTask(Task):
             return wrong("too-long")
         if (refused := _REFUSED.get(self.dataset)) and refused.search(answer):
             return wrong("not-allowed")
+        metadata = library.from_plain(example["metadata"])  # anew: scorers write into it
+        judge = self._judge(metadata.pop("options", {}))
         try:
-            metadata = library.from_plain(example["metadata"])  # anew: scorers write into it
-            judge = library.scorer(self.dataset, json.dumps(metadata.pop("options", {}), sort_keys=True))
             reward = float(judge.score_answer(answer, {**example, "metadata": metadata}))
         except Exception:  # scorers stumble over some texts, and no text may stop a run
             return wrong("scorer-failed")
@@ -87,14 +88,25 @@ class ReasoningGymTask(Task):
         source = example["metadata"].get("source_dataset", self.dataset)
         if source != self.dataset:
             raise ValueError(f"metadata: an example of reasoning-gym's {source!r}; train with task {SAFE}:{source}")
-        library.scorer(self.dataset, json.dumps(library.from_plain(example["metadata"]).get("options", {})))
+        metadata = library.from_plain(example["metadata"])
+        self._judge(metadata.get("options", {}) if isinstance(metadata, dict) else metadata)
         return example
+
+    def _judge(self, options: Any) -> Any:
+        """The data set that scores examples which were made with these options."""
+        try:
+            return library.scorer(self.dataset, json.dumps(options))
+        except TypeError as error:
+            raise ValueError(
+                f"metadata: the options {shortened(options)} were not written by this program ({text_of(error)}); "
+                "write the file anew with tinyzero-trl data"
+            ) from None
 
     def drawn(self, generator: random.Random, options: Any) -> Iterator[dict[str, Any]]:
         """The entries of one small data set of the library after another.
 
         Raises:
-            ValueError: the examples would be others in each process.
+            ValueError: the examples would be others in each process, or the library fails with the options.
         """
         if self.dataset in library.DEPENDS_ON_HASHES and os.environ.get("PYTHONHASHSEED") != "0":
             raise ValueError(
@@ -102,10 +114,14 @@ class ReasoningGymTask(Task):
                 "environment variable PYTHONHASHSEED=0, or write them to a file with tinyzero-trl data"
             )
         changed = configuration(self.dataset, options)
+        self._judge(library.from_plain(library.to_plain(changed)))
         while True:
             entries = library.make(self.dataset, seed=generator.getrandbits(31), size=_CHUNK, **changed)
             for index in range(_CHUNK):
-                entry = entries[index]
+                try:
+                    entry = entries[index]
+                except Exception as error:  # some options are found wanting only now
+                    raise library.refusal(self.dataset, changed, error) from None
                 metadata = {**entry["metadata"], **({"options": changed} if changed else {})}
                 yield {
                     "question": entry["question"],
