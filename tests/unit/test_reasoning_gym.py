@@ -83,6 +83,7 @@ def test_right_answers_earn_one_after_a_file(name: str) -> None:
 def test_right_answers_earn_one_with_options_that_are_choices(name: str, options: dict[str, Any]) -> None:
     task = get_task(named(name), options)
     [example] = [json.loads(json.dumps(each)) for each in task.generate(1, seed=1)]
+    assert example["metadata"]["options"].keys() == options.keys()
     assert task.score(answered(right_answer(name, example)), example) == (1.0, "correct")
     assert task.read(example) == example
 
