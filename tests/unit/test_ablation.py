@@ -169,6 +169,11 @@ def test_a_finished_run_of_an_edited_recipe_does_not_pass_for_this_one(grid):
     run_grid(runs[:1], lambda line: None)
 
 
+def test_a_recipe_of_the_package_is_known_by_its_name(grid):
+    runs = read_grid(grid(seeds=[0], runs={"tiny": {"recipe": "countdown_tiny"}}))
+    assert run_grid(runs, lambda line: None) == run_grid(runs, lambda line: None) == []
+
+
 @pytest.mark.parametrize("damage", ["removed", "[", "null"])
 def test_a_run_whose_settings_are_not_known_does_not_pass_for_this_one(grid, damage):
     runs = read_grid(grid())

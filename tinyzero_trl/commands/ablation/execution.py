@@ -17,6 +17,7 @@ from tinyzero_trl.runs.files import read_mapping
 from tinyzero_trl.runs.json_lines import digest_of
 from tinyzero_trl.runs.lock import locked
 from tinyzero_trl.runs.records import CONFIG, is_finished, write_atomically
+from tinyzero_trl.training.recipe.shipped import find_recipe
 
 LOG = "train.log"
 LOCK = "_ablate_lock"  # the training program takes its own only after its imports
@@ -136,7 +137,8 @@ def _check_same_settings(run: PlannedRun) -> None:
 
 def _settings(run: PlannedRun) -> dict[str, Any]:
     """What a run is trained with: its arguments, and a digest of what its recipe says."""
-    return {"arguments": list(run.arguments), "recipe": digest_of(repr(read_mapping(run.arguments[1])))}
+    recipe = read_mapping(find_recipe(run.arguments[1]))
+    return {"arguments": list(run.arguments), "recipe": digest_of(repr(recipe))}
 
 
 def _noted(file: Path) -> dict[str, Any]:
