@@ -43,7 +43,8 @@ def load_problems(task: TaskConfig, model: str = "") -> tuple[Dataset, Dataset]:
         logger.info(splits.note)
     learned = task.learned()
     taught = taught_problems(model, task.task)
-    if known := sum(learned.key(example) in taught for example in splits.held_out) if taught else 0:
+    known = sum(learned.key(example) in taught for example in splits.held_out) if taught else 0
+    if known:
         logger.warning(
             "test_size: %d of the %d held-out problems were in the warm start of %s, so that accuracy is too high; "
             "take the test_size and problem_seed of the recipe for it",

@@ -59,7 +59,7 @@ class LoadedRuns:
     def missing_steps(self) -> dict[str, str]:
         """The optimizer steps that the records of runs lack, in words, by the folders of those runs."""
         runs = [*(run for group in self.groups for run in group.runs.values()), *(run for _, run in self.left_out)]
-        return {str(run.path): run.missing_steps for run in runs if run.missing_steps}
+        return {str(run.path): steps for run in runs if (steps := run.missing_steps)}
 
 
 def load_run_groups(paths: Sequence[str | PathLike[str]], *, keep_unfinished: bool = False) -> LoadedRuns:
