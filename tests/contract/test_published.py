@@ -355,9 +355,12 @@ def test_the_completions_of_the_pretrained_model(step: int) -> None:
     assert [text.endswith(" ✓") for text in shown] == [line["reward"] == 1 for line in kept if line["source"] == "eval"]
 
 
-def test_the_table_of_a_training_step() -> None:
-    rows = _rows(PERFORMANCE, "| a step, ours over stock TRL")
-    measured = json.loads((ROOT / "results" / "against_trl.json").read_text(encoding="utf-8"))
+@pytest.mark.parametrize(
+    "of_model, record", [("a step", "against_trl.json"), ("a step of SmolLM2", "against_trl_smollm2.json")]
+)
+def test_the_table_of_a_training_step(of_model: str, record: str) -> None:
+    rows = _rows(PERFORMANCE, f"| {of_model}, ours over stock TRL")
+    measured = json.loads((ROOT / "results" / record).read_text(encoding="utf-8"))
     names = {
         "optimization": "optimize_ratio",
         "whole step, rollout included": "step_ratio",
@@ -366,6 +369,8 @@ def test_the_table_of_a_training_step() -> None:
     for name, ratio in names.items():
         cells = [cell.split(" (")[0] for cell in rows[name]]
         assert cells == [f"{measured[lengths][ratio]:.2f} x" for lengths in ("long_tail", "flat")]
+    seconds = [measured["long_tail"][trainer]["step_s"] for trainer in ("stock", "ours")]
+    assert "({:.1f} s -> {:.1f} s)".format(*seconds) in rows["whole step, rollout included"][0]
 
 
 def test_the_table_of_rollout_engines() -> None:

@@ -325,14 +325,16 @@ def test_with_a_price_in_seconds_groups_explore_in_the_same_rollouts() -> None:
     """So that the other rollouts need not take the steps. As many explore in all."""
     steps, explored = {}, {}
     for price in ("tokens", "seconds"):
-        seen, clock = policy(group_price=price), Clock(step=100.0)
+        seen, clock = policy(group_price=price, memory_rollouts=24, explore_share=0.2), Clock(step=100.0)
         groups = Groups(prompts=16, draw=lambda generator: generator.choice((easy, hopeless)))
         of_rollouts = []
-        for _ in range(60):
+        for _ in range(80):
             groups.follow([seen], labels=True, clock=clock)
             of_rollouts.append(seen.group_metrics()["explored_frac"])
-        steps[price], explored[price] = clock.steps, of_rollouts[4:]
-    assert steps["seconds"] < 0.85 * steps["tokens"]
+        steps[price], explored[price] = clock.steps, of_rollouts
+    together = [sum(map(bool, explored["seconds"][lap : lap + 8])) for lap in range(0, 80, 8)]
+    assert set(together) <= {0, 1} and sum(together) > 5, "rollouts in which groups explore, of eight"
+    assert steps["seconds"] < 0.7 * steps["tokens"]
     assert sum(explored["seconds"]) == pytest.approx(sum(explored["tokens"]), rel=0.6)
 
 

@@ -17,8 +17,8 @@ groups explores until it is.
 Price. With `group_price: seconds` a decoding step costs a + b x rows, fitted to the timings of the rollouts. Each group
 pays for its rows, as for tokens; all groups that go on pay together for the a seconds of every step of a stage, so that
 a few groups with little to gain do not go on alone. They all stop only where no more than `slack` of the rollout's
-successes are lost in all. A single group that explores would take all the steps, so groups explore in one rollout of
-four, and there four times as often.
+successes are lost in all. A single group that explores takes all the steps, so groups explore together: in one rollout
+of eight, and there eight times as often (with `memory_rollouts: 24`; three of the remembered rollouts explore).
 
 Limits. (1) Rewards are binary at `success_threshold`. (2) Groups of up to 32 completions: the cost of the backward
 induction grows with the fourth power of their number. (3) A cut that depends on siblings makes the reward of a
@@ -45,7 +45,7 @@ _PRIOR_STEPS = 4  # what a prompt's past tells is rounded to quarters, so that p
 _ROLLOUTS_FOR_THE_PRICE = 8  # whose prompts stand for those of the next
 _MOST_SITUATIONS = 16
 _LEAST_EXPLORING, _EXPLORING_TO_CATCH_UP = 0.01, 0.1  # probabilities
-_EXPLORE_TOGETHER_EVERY = 4  # rollouts, on average, where a step has a price
+_EXPLORE_TOGETHER = 3  # rollouts of those that are remembered, where a step has a price
 
 
 @register_policy("group", config=GroupConfig)
@@ -204,8 +204,10 @@ class GroupWindow(WindowPolicy[GroupConfig]):
         """Whether a group explores if the rule would stop it: known from its place and the number of the rollout."""
         probability = self._explore_probability
         if self.config.group_price == "seconds":
-            together = random.Random(f"{self.config.seed} {self._rollouts}").random() < 1 / _EXPLORE_TOGETHER_EVERY
-            probability *= _EXPLORE_TOGETHER_EVERY * together
+            rollouts = max(1, self.config.memory_rollouts // _EXPLORE_TOGETHER)
+            lap, place = divmod(self._rollouts, rollouts)
+            explores = place == random.Random(f"{self.config.seed} {lap}").randrange(rollouts)
+            probability *= rollouts * explores
         return random.Random(f"{self.config.seed} {self._rollouts} {group}").random() < probability
 
     # --- learning -----------------------------------------------------------------------------------------------
