@@ -1,5 +1,6 @@
 """The figures of an evaluation during training, against a recount."""
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -9,7 +10,6 @@ from tinyzero_trl.metrics import (
     accuracy_interval,
     describe,
     evaluation_metrics,
-    mean_interval,
     wilson_interval,
 )
 
@@ -67,14 +67,29 @@ def test_several_answers_to_a_problem_are_no_independent_trials() -> None:
 
 
 def test_a_problem_counts_as_much_as_it_has_answers() -> None:
-    """With equal numbers of answers this is Student's interval over the problems' means, to the digit of rounding."""
+    """The variance of the mean is 1/24 = 0.5 x 0.5 / 6: six independent trials, fewer because it is an estimate."""
     outcomes = [[True, True], [True, False], [False, False], [False, True]]
-    _, *bounds = mean_interval([1.0, 0.5, 0.0, 0.5])
-    assert accuracy_interval(outcomes) == pytest.approx((max(0.0, bounds[0]), min(1.0, bounds[1])))
+    trials = 6 * (1.959964 / 3.182446) ** 2
+    assert accuracy_interval(outcomes) == pytest.approx(wilson_interval(trials / 2, trials))
     flat = [outcome for answers in outcomes for outcome in answers] + [True]
     uneven = accuracy(flat, [0, 0, 1, 1, 2, 2, 3, 3, 3])
     assert uneven is not None and uneven.mean == pytest.approx(5 / 9)
     assert uneven.low < 5 / 9 < uneven.high
+
+
+@pytest.mark.parametrize(("problems", "answers", "mean"), [(64, 8, 0.01), (128, 4, 0.02), (64, 8, 0.5)])
+def test_the_interval_holds_the_truth_as_often_as_it_says(problems: int, answers: int, mean: float) -> None:
+    """Also where hardly any answer is right: Student's interval over problems covers 0.86 and 0.89 there."""
+    generator = np.random.default_rng(0)
+    chances = generator.beta(5 * mean, 5 * (1 - mean), size=(1000, problems, 1))
+    correct = generator.random((1000, problems, answers)) < chances
+    covered = [low <= mean <= high for low, high in map(accuracy_interval, correct.tolist())]
+    assert np.mean(covered) == pytest.approx(0.95, abs=0.025)
+
+
+def test_equal_problems_count_as_one_trial_each() -> None:
+    assert accuracy_interval([[True, False]] * 3) == wilson_interval(1.5, 3)
+    assert accuracy_interval([[False] * 4] * 9) == wilson_interval(0, 9)
 
 
 def test_what_was_not_judged_is_left_out_of_numerator_and_denominator() -> None:

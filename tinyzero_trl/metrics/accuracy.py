@@ -1,10 +1,10 @@
 """Accuracy with its interval, from one or several answers to every problem: the one implementation."""
 
 from collections.abc import Hashable, Sequence
-from statistics import fmean
+from statistics import fmean, variance
 from typing import NamedTuple
 
-from tinyzero_trl.metrics.intervals import mean_interval, wilson_interval
+from tinyzero_trl.metrics.intervals import normal_quantile, student_t_quantile, wilson_interval
 
 
 class Accuracy(NamedTuple):
@@ -47,21 +47,23 @@ def by_problem(correct: Sequence[bool | None], problems: Sequence[Hashable]) -> 
 def accuracy_interval(outcomes: Sequence[Sequence[bool]]) -> tuple[float, float]:
     """The 95 % interval of the accuracy, from whether each answer of every problem is correct.
 
-    One answer per problem: Wilson's interval. With several, answers to one problem resemble each other and are
-    no independent trials, so the interval is Student's over problems (Miller, "Adding error bars to evals",
-    arXiv 2411.00640, section 2.2), cut to [0, 1]. A problem counts as much as it has answers (the linearised
-    ratio of W. G. Cochran, "Sampling Techniques", 1977, section 6.3). Where all problems have the same mean there
-    is no spread to estimate from, and Wilson's interval with a single trial per problem is the safe side.
+    One answer per problem: Wilson's interval. With several, answers to one problem resemble each other and are no
+    independent trials. Their variance is that over problems (Miller, "Adding error bars to evals", arXiv 2411.00640,
+    section 2.2); a problem counts as much as it has answers (the linearised ratio of W. G. Cochran, "Sampling
+    Techniques", 1977, section 6.3). The interval is Wilson's with as many independent trials as have that variance,
+    at most all answers, fewer by (z/t)^2 because the variance is an estimate (Korn and Graubard, "Confidence
+    intervals for proportions with small expected number of positive counts estimated from survey data", Survey
+    Methodology 24, 1998). Where all problems have the same mean there is no variance to estimate, and a single trial
+    per problem is the safe side.
     """
     means = [fmean(answers) for answers in outcomes]
     if len(set(means)) == 1 or all(len(answers) == 1 for answers in outcomes):
-        return wilson_interval(round(sum(means)), len(means))
-    total = sum(map(len, outcomes))
-    overall, answers_per_problem = sum(map(sum, outcomes)) / total, total / len(outcomes)
-    scores = [
-        overall + len(answers) / answers_per_problem * (mean - overall)
-        for answers, mean in zip(outcomes, means, strict=True)
+        return wilson_interval(sum(means), len(means))
+    total, problems = sum(map(len, outcomes)), len(outcomes)
+    overall = sum(map(sum, outcomes)) / total
+    deviations = [
+        len(answers) * problems / total * (mean - overall) for answers, mean in zip(outcomes, means, strict=True)
     ]
-    _, low, high = mean_interval(scores)
-    assert low is not None and high is not None, "two different means are at least two problems"
-    return max(0.0, low), min(1.0, high)
+    trials = overall * (1 - overall) / (variance(deviations) / problems)
+    trials = min(trials, total) * (normal_quantile() / student_t_quantile(problems - 1)) ** 2
+    return wilson_interval(overall * trials, trials)

@@ -14,20 +14,20 @@ class Interval(NamedTuple):
     high: float | None
 
 
-def wilson_interval(successes: int, trials: int, confidence: float = 0.95) -> tuple[float, float]:
+def wilson_interval(successes: float, trials: float, confidence: float = 0.95) -> tuple[float, float]:
     """Wilson's score interval of a success probability, inside [0, 1] even for 0 or `trials` successes.
 
     Source: E. B. Wilson, "Probable inference, the law of succession, and statistical inference", JASA 22
-    (1927), 209-212.
+    (1927), 209-212. Trials that depend on each other count as fewer: both numbers may be fractions.
 
     Raises:
-        ValueError: if `trials` < 1 or `successes` is outside [0, `trials`].
+        ValueError: if `trials` is not above 0, or `successes` is outside [0, `trials`].
     """
-    if trials < 1:
+    if not trials > 0:
         raise ValueError(f"trials = {trials}: an interval needs at least one trial")
     if not 0 <= successes <= trials:
         raise ValueError(f"successes = {successes}: must lie between 0 and trials = {trials}")
-    z = NormalDist().inv_cdf((1 + _checked(confidence)) / 2)
+    z = normal_quantile(confidence)
     rate = successes / trials
     denominator = 1 + z * z / trials
     centre = (rate + z * z / (2 * trials)) / denominator
@@ -52,6 +52,15 @@ def pass_at_k(n: int, c: int, k: int) -> float:
         raise ValueError(f"k = {k}: must lie between 1 and the number of samples, n = {n}")
     total = math.comb(n, k)
     return (total - math.comb(n - c, k)) / total
+
+
+def normal_quantile(confidence: float = 0.95) -> float:
+    """The z for which P(|Z| <= z) = `confidence` under the standard normal distribution.
+
+    Raises:
+        ValueError: if `confidence` is outside (0, 1).
+    """
+    return NormalDist().inv_cdf((1 + _checked(confidence)) / 2)
 
 
 def student_t_quantile(degrees: int, confidence: float = 0.95) -> float:

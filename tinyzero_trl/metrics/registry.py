@@ -228,7 +228,7 @@ METRICS: dict[str, Metric] = {
     ),
     "eval/acc_low": Metric(
         "fraction",
-        "lower bound of acc's 95 % interval: Wilson's; with several answers per problem, Student's over problems",
+        "lower bound of acc's 95 % interval: Wilson's, in which answers to one problem count as fewer trials",
         "Held-out accuracy, lower bound",
     ),
     "eval/acc_high": Metric("fraction", "upper bound of that interval", "Held-out accuracy, upper bound"),
