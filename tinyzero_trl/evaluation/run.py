@@ -139,7 +139,7 @@ def _answer(
     Raises:
         ValueError: the batch does not fit into the device's memory.
     """
-    task = exam.task.learned()
+    task = exam.task.make_task()
     columns = to_columns(task, [exam.examples[index] for index, _ in batch])
     seeds = tuple(derive_seed(settings.seed, *sample) for sample in batch)
     prompt_ids = [exam.prompt_ids[problem] for problem, _ in batch]

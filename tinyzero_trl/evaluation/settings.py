@@ -122,9 +122,9 @@ def prepare_exam(settings: EvaluationSettings, run: TrainedBy, model_config: Any
     except ValueError as error:  # what a recipe calls dataset is data here
         raise ValueError(re.sub("^dataset:", "data:", str(error))) from error
     notes = [*run.notes_on_task(task), *notes]
-    learned = task.learned()
-    check_score(learned, examples[0])
-    prompts = [learned.prompt(example, task.prompt_template) for example in examples]
+    made = task.make_task()
+    check_score(made, examples[0])
+    prompts = [made.prompt(example, task.prompt_template) for example in examples]
     prompt_ids = encode_prompts(tokenizer, prompts, settings.chat_template_kwargs)
     if copies := len(prompt_ids) - len(set(map(tuple, prompt_ids))):
         notes = [
@@ -175,7 +175,7 @@ def _examples(settings: EvaluationSettings, task: TaskConfig, run: TrainedBy) ->
         examples, notes = run.held_out(task, settings.task)
         return examples[: settings.limit], notes
     if settings.include_trained or run.file is None:
-        return read_examples(settings.data, task=task.learned(), split=split, limit=settings.limit), []
-    examples = read_examples(settings.data, task=task.learned(), split=split)
+        return read_examples(settings.data, task=task.make_task(), split=split, limit=settings.limit), []
+    examples = read_examples(settings.data, task=task.make_task(), split=split)
     kept, notes = run.without_trained(examples, task, settings.task)
     return kept[: settings.limit], notes

@@ -140,7 +140,7 @@ class TrainedBy:
         """The examples that the run was not trained on, and what is to be said."""
         if self.file is None or self.names_no_task or not self._is_own(given_task):
             return examples, []
-        judge = task.learned()
+        judge = task.make_task()
         try:
             if task.dataset == GENERATE and keys(judge, examples) <= keys(judge, generated_held_out(task)):
                 return examples, []  # known without all of a large training set

@@ -58,16 +58,16 @@ class TaskConfig:
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ValueError(f"{name}: {value!r} is below 1; set it to 1 or more")
         if self.dataset == "generate":
-            self.evaluated(self.test_size)
+            self.settle_eval_size(self.test_size)
         if self.problem_seed < 0:
             raise ValueError(f"problem_seed: {self.problem_seed!r} is negative; use 0 or more")
         for name in (each.name for each in fields(self) if each.name.startswith("cosine_")):
             if not math.isfinite(value := getattr(self, name)):
                 raise ValueError(f"{name}: {value!r} is no finite number; change it")
-        task.check_options(self.generator_options())
+        task.check_options(self.task_options())
 
-    def evaluated(self, held_out: int) -> int:
-        """How many of `held_out` problems an evaluation takes: `eval_size`, which is set here if it was left out.
+    def settle_eval_size(self, held_out: int) -> int:
+        """How many of `held_out` problems an evaluation takes: sets `eval_size` if it was left out, and returns it.
 
         Raises:
             ValueError: `eval_size` exceeds them.
@@ -83,11 +83,11 @@ class TaskConfig:
             )
         return self.eval_size
 
-    def learned(self) -> Task:
+    def make_task(self) -> Task:
         """The task with its options."""
-        return get_task(self.task, self.generator_options())
+        return get_task(self.task, self.task_options())
 
-    def generator_options(self) -> dict[str, Any]:
+    def task_options(self) -> dict[str, Any]:
         """The options of the task, of those that this class has: `config_class` brings all."""
         names = (each.name for each in fields(get_task(self.task).options))
         return {name: getattr(self, name) for name in names if hasattr(self, name)}

@@ -43,11 +43,11 @@ def write_splits(
     for path in paths:
         if path.is_dir():  # replacing it would fail after others had been replaced
             raise ValueError(f"{path} is a folder; remove it or name another one with --out")
-    learned = get_task(task)
+    task = get_task(task)
     with made_folder(folder), ExitStack() as partial_files:
         partial_paths = [partial_files.enter_context(_partial(path)) for path in paths]
         for partial_path, (split, examples) in zip(partial_paths, splits.items(), strict=True):
-            _write_parquet(partial_path, examples, split, learned, template, progress)
+            _write_parquet(partial_path, examples, split, task, template, progress)
         _set_others_aside(folder, partial_paths, paths)
         for partial_path, path in zip(partial_paths, paths, strict=True):
             os.replace(partial_path, path)

@@ -104,7 +104,7 @@ def get_task(name: str | Task, options: Mapping[str, Any] | None = None) -> Task
 
 
 def option_defaults() -> dict[str, Any]:
-    """The generator options of all registered tasks, with their defaults."""
+    """The options of all registered tasks, with their defaults."""
     return {
         each.name: each.default if each.default_factory is MISSING else each.default_factory()
         for kind in _TASKS.values()

@@ -46,10 +46,11 @@ def load_splits(config: TaskConfig) -> Splits:
 
 
 def _read(config: TaskConfig) -> Splits:
+    task = config.make_task()
     if not has_splits(config.dataset):
-        return _divided(read_examples(config.dataset, task=config.learned()), config)
-    train, held_out = (read_examples(config.dataset, task=config.learned(), split=split) for split in ("train", "test"))
-    return Splits(train, held_out, _overlap(train, held_out, config))
+        return _divided(read_examples(config.dataset, task=task), task, config)
+    train, held_out = (read_examples(config.dataset, task=task, split=split) for split in ("train", "test"))
+    return Splits(train, held_out, _overlap(train, held_out, task, config))
 
 
 def generated_held_out(config: TaskConfig) -> Sequence[Example]:
@@ -59,7 +60,7 @@ def generated_held_out(config: TaskConfig) -> Sequence[Example]:
 
 def _generated(config: TaskConfig, train_size: int) -> Splits:
     train, held_out = train_test_examples(
-        config.learned(), train_size=train_size, test_size=config.test_size, seed=config.problem_seed
+        config.make_task(), train_size=train_size, test_size=config.test_size, seed=config.problem_seed
     )
     return Splits(train, held_out)
 
@@ -69,9 +70,8 @@ def keys(task: Task, examples: Sequence[Example]) -> set[Hashable]:
     return {task.key(example) for example in examples}
 
 
-def _divided(examples: Sequence[dict[str, Any]], config: TaskConfig) -> Splits:
+def _divided(examples: Sequence[dict[str, Any]], task: Task, config: TaskConfig) -> Splits:
     """Examples without splits in two; what is held out does not stay in training as a copy."""
-    task = config.learned()
     count = min(config.test_size, len(examples) // _HELD_OUT_SHARE)
     if not count:
         raise ValueError(
@@ -91,8 +91,7 @@ def _divided(examples: Sequence[dict[str, Any]], config: TaskConfig) -> Splits:
     return Splits(train, held_out, note)
 
 
-def _overlap(train: Sequence[Example], held_out: Sequence[Example], config: TaskConfig) -> str | None:
-    task = config.learned()
+def _overlap(train: Sequence[Example], held_out: Sequence[Example], task: Task, config: TaskConfig) -> str | None:
     known = keys(task, train)
     shared = sum(task.key(example) in known for example in held_out)
     if not shared:

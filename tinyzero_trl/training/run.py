@@ -41,9 +41,9 @@ def load_problems(task: TaskConfig, model: str = "") -> tuple[Dataset, Dataset]:
     splits = load_splits(task)
     if splits.note:
         logger.info(splits.note)
-    learned = task.learned()
+    made = task.make_task()
     taught = taught_problems(model, task.task)
-    known = sum(learned.key(example) in taught for example in splits.held_out) if taught else 0
+    known = sum(made.key(example) in taught for example in splits.held_out) if taught else 0
     if known:
         logger.warning(
             "test_size: %d of the %d held-out problems were in the warm start of %s, so that accuracy is too high; "
@@ -51,10 +51,9 @@ def load_problems(task: TaskConfig, model: str = "") -> tuple[Dataset, Dataset]:
             *(known, len(splits.held_out), model),
         )
     train, held_out = (
-        to_dataset(examples, task=learned, template=task.prompt_template)
-        for examples in (splits.train, splits.held_out)
+        to_dataset(examples, task=made, template=task.prompt_template) for examples in (splits.train, splits.held_out)
     )
-    return train, held_out.select(range(task.evaluated(len(held_out))))
+    return train, held_out.select(range(task.settle_eval_size(len(held_out))))
 
 
 def check_beforehand(
@@ -89,7 +88,7 @@ def check_beforehand(
 
 def _rewards(task: TaskConfig, training: AdaptiveGRPOConfig) -> tuple[list[RewardFunction], list[float] | None]:
     assert training.max_completion_length is not None, "AdaptiveGRPOConfig checks it"
-    return reward_functions(task.learned(), task.shaping(training.max_completion_length))
+    return reward_functions(task.make_task(), task.shaping(training.max_completion_length))
 
 
 def build_trainer(
@@ -177,7 +176,7 @@ def start_run(trainer: AdaptiveGRPOTrainer, task: TaskConfig | None = None, mode
         model_files=model_files(resolve_model(str(model.model_name_or_path)) if model else name, model_config),
         examples=example_digests(trainer.train_dataset, trainer.eval_dataset),
         **_digest_of_prompts(trainer.eval_dataset),
-        **({TASK_OPTIONS: sorted(task.generator_options())} if task else {}),
+        **({TASK_OPTIONS: sorted(task.task_options())} if task else {}),
     )
 
 
