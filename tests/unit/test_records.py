@@ -12,10 +12,10 @@ import pytest
 import yaml
 
 from tinyzero_trl.runs import environment
-from tinyzero_trl.runs.files import read_mapping
+from tinyzero_trl.runs.files import read_mapping, write_atomically
 from tinyzero_trl.runs.gathered import gather
 from tinyzero_trl.runs.json_lines import read_lines
-from tinyzero_trl.runs.records import RunRecords, answers_of, is_finished, read_run, write_atomically
+from tinyzero_trl.runs.records import RunRecords, answers_of, is_finished, read_run
 
 
 @pytest.fixture

@@ -31,9 +31,9 @@ from tinyzero_trl.models.loading import (
 )
 from tinyzero_trl.models.names import resolve_model
 from tinyzero_trl.runs.earlier import move_aside
-from tinyzero_trl.runs.files import shortened
+from tinyzero_trl.runs.files import shortened, write_atomically
 from tinyzero_trl.runs.json_lines import read_object
-from tinyzero_trl.runs.records import counted, write_atomically
+from tinyzero_trl.runs.records import counted
 from tinyzero_trl.tasks.datasets import to_columns
 from tinyzero_trl.tasks.rewards import completion_text
 

@@ -1,4 +1,4 @@
-"""Files and folders from outside: read with one clear error, and no folder left behind for nothing. No PyTorch."""
+"""Files: those from outside are read with one clear error, ours are replaced whole or not at all. No PyTorch."""
 
 import math
 import os
@@ -91,15 +91,29 @@ def shortened(value: Any) -> str:
 
 
 @contextmanager
-def made_folder(folder: Path) -> Iterator[None]:
-    """The folder exists inside; what was made for it and holds nothing is removed when the body fails."""
-    with unless_it_fails(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        yield
+def replacing(file: Path) -> Iterator[Path]:
+    """Replace `file` in one step: whoever reads it sees the old content or the new, never a part.
+
+    Yields the path to write to. When the body fails, nothing of it stays.
+    """
+    draft = file.with_name(f".{file.name}.draft")
+    try:
+        yield draft
+        with draft.open("rb+") as stream:
+            os.fsync(stream.fileno())
+        draft.replace(file)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def write_atomically(file: Path, text: str) -> None:
+    """Replace `file` by one that holds `text`, in one step."""
+    with replacing(file) as draft:
+        draft.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 @contextmanager
-def unless_it_fails(folder: Path) -> Iterator[None]:
+def no_empty_folder_on_failure(folder: Path) -> Iterator[None]:
     """Whoever makes the folder inside leaves none behind, empty, when the body fails."""
     missing = [each for each in (folder, *folder.parents) if not each.exists()]
     try:

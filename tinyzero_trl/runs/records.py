@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from tinyzero_trl.runs import gathered
 from tinyzero_trl.runs.environment import describe_environment
-from tinyzero_trl.runs.files import checked_figures, is_finite_number, read_mapping, shortened
+from tinyzero_trl.runs.files import checked_figures, is_finite_number, read_mapping, shortened, write_atomically
 from tinyzero_trl.runs.gathered import read_gathered
 from tinyzero_trl.runs.json_lines import drop_partial_line, json_text, plain, read_lines, read_object, unpack
 from tinyzero_trl.runs.missing_steps import missing_steps
@@ -248,16 +248,6 @@ def is_finished(path: str | os.PathLike[str]) -> bool:
         return read_object(Path(path) / SUMMARY) is not None
     except ValueError:
         return False
-
-
-def write_atomically(file: Path, text: str) -> None:
-    """Replace `file` in one step: whoever reads it sees the old text or the new, never a part."""
-    draft = file.with_name(f".{file.name}.draft")
-    with draft.open("w", encoding="utf-8", errors="backslashreplace") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    draft.replace(file)
 
 
 def _read_samples(file: Path) -> Iterator[dict[str, Any]]:

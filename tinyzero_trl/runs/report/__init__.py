@@ -21,7 +21,8 @@ from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
 
-from tinyzero_trl.runs.records import CONFIG, write_atomically
+from tinyzero_trl.runs.files import write_atomically
+from tinyzero_trl.runs.records import CONFIG
 from tinyzero_trl.runs.report.compare import compare
 from tinyzero_trl.runs.report.page import notes_of_missing_steps, render_page
 from tinyzero_trl.runs.report.pictures import draw_pictures

@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from tinyzero_trl.runs.records import write_atomically
+from tinyzero_trl.runs.files import write_atomically
 
 LIST = ".drawn.json"
 
