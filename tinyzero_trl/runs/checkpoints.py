@@ -53,10 +53,10 @@ def checkpoint_to_resume(resume: str, output_dir: str | Path) -> str | None:
     return None if found is None else str(found)
 
 
-def passed_over(output_dir: str | Path) -> dict[Path, str]:
+def passed_over(output_dir: str | Path, newest: str | None) -> dict[Path, str]:
     """The checkpoints of a run that are newer than its newest complete one, each with why it does not count."""
-    faults = ((folder, fault_of(folder)) for folder in _newest_first(output_dir))
-    return {folder: fault for folder, fault in takewhile(lambda each: each[1] is not None, faults) if fault}
+    newer = takewhile(lambda folder: str(folder) != newest, _newest_first(output_dir))
+    return {folder: fault for folder in newer if (fault := fault_of(folder))}
 
 
 def step_of(checkpoint: str | Path) -> int:

@@ -99,8 +99,12 @@ def build_trainer(
     config = load_model_config(path, revision=model.model_revision)  # a wrong name is known before problems are made
     rewards, training.reward_weights = _rewards(task, training)
     train, held_out = load_problems(task, str(model.model_name_or_path))
-    tokenizer = check_run(path, config, training, model, train, held_out)
-    _say_where_it_continues(task, training, model)
+    checkpoint = checkpoint_to_resume(training.resume, str(training.output_dir))
+    tokenizer = check_run(path, config, training, model, train, held_out, checkpoint)
+    if checkpoint is not None:
+        changes = check_continued(checkpoint, resolved_config(task, training, model))
+        changed = ", ".join(f"{name} ({change})" for name, change in changes.items())
+        logger.info("resume: continues from %s%s", checkpoint, changed and f"; changed: {changed}")
     loading, is_adapter = model_init_kwargs(model, training, config), base_of_adapter(path) is not None
     training.model_init_kwargs = None if is_adapter else loading  # TRL warns of those it has no use for
     with offline_if_silent(path):  # TRL loads anew
@@ -144,13 +148,6 @@ def is_over(task: TaskConfig, training: AdaptiveGRPOConfig, model: ModelConfig) 
     if training.process_index == 0:
         print(f"{training.output_dir} is finished: for another run give another --output_dir, or --resume never")
     return True
-
-
-def _say_where_it_continues(task: TaskConfig, training: AdaptiveGRPOConfig, model: ModelConfig) -> None:
-    if checkpoint := checkpoint_to_resume(training.resume, str(training.output_dir)):
-        changes = check_continued(checkpoint, resolved_config(task, training, model))
-        changed = ", ".join(f"{name} ({change})" for name, change in changes.items())
-        logger.info("resume: continues from %s%s", checkpoint, changed and f"; changed: {changed}")
 
 
 def start_run(trainer: AdaptiveGRPOTrainer, task: TaskConfig | None = None, model: ModelConfig | None = None) -> None:

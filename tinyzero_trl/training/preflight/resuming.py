@@ -38,7 +38,7 @@ def asked_checkpoint(asked: str | bool | None, training: Any) -> str | None:
     resume, folder = named.get(asked, str(asked)), str(training.output_dir)
     checkpoint = checkpoint_to_resume(resume, folder)
     if resume in SEARCHED and training.process_index == 0:
-        for newer, fault in passed_over(folder).items():
+        for newer, fault in passed_over(folder, checkpoint).items():
             then = f"training goes on from {Path(checkpoint).name}" if checkpoint else "training starts anew"
             logger.warning("resume: %s does not count, because %s; %s", newer, fault, then)
     return checkpoint
