@@ -5,9 +5,11 @@ from collections.abc import Sequence
 from statistics import NormalDist, fmean, stdev
 from typing import NamedTuple
 
+_CONFIDENCE = 0.95
+
 
 class Interval(NamedTuple):
-    """A mean and the bounds of its confidence interval; no bounds where one sample shows no spread."""
+    """A mean and the bounds of its 95 % confidence interval; no bounds where one sample shows no spread."""
 
     mean: float
     low: float | None
@@ -54,23 +56,22 @@ def pass_at_k(n: int, c: int, k: int) -> float:
     return (total - math.comb(n - c, k)) / total
 
 
-def student_t_quantile(degrees: int, confidence: float = 0.95) -> float:
-    """The t for which P(|T| <= t) = `confidence` under Student's t with `degrees` degrees of freedom.
+def student_t_quantile(degrees: int) -> float:
+    """The t for which P(|T| <= t) = 0.95 under Student's t with `degrees` degrees of freedom.
 
     For whole degrees of freedom the distribution function is a finite sum in the angle
     atan(t / sqrt(degrees)) (Abramowitz & Stegun 26.7.3 and 26.7.4). It grows with the angle, so
     that bisection inverts it to double precision.
 
     Raises:
-        ValueError: if `degrees` < 1 or `confidence` is outside (0, 1).
+        ValueError: if `degrees` < 1.
     """
     if degrees < 1:
         raise ValueError(f"degrees = {degrees}: Student's t needs at least one degree of freedom")
-    _checked(confidence)
     low, high = 0.0, math.pi / 2
     for _ in range(64):
         middle = (low + high) / 2
-        low, high = (middle, high) if _t_coverage(middle, degrees) < confidence else (low, middle)
+        low, high = (middle, high) if _t_coverage(middle, degrees) < _CONFIDENCE else (low, middle)
     return math.sqrt(degrees) * math.tan(low)
 
 
@@ -85,8 +86,8 @@ def _t_coverage(angle: float, degrees: int) -> float:
     return (angle + total) * 2 / math.pi if odd else total
 
 
-def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
-    """Mean of independent samples and its Student-t interval: mean +- t * s / sqrt(n).
+def mean_interval(values: Sequence[float]) -> Interval:
+    """Mean of independent samples and its 95 % Student-t interval: mean +- t * s / sqrt(n).
 
     Raises:
         ValueError: if `values` is empty.
@@ -96,20 +97,20 @@ def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval
     mean = fmean(values)
     if len(values) == 1:
         return Interval(mean, None, None)
-    half = student_t_quantile(len(values) - 1, confidence) * stdev(values) / math.sqrt(len(values))
+    half = student_t_quantile(len(values) - 1) * stdev(values) / math.sqrt(len(values))
     return Interval(mean, mean - half, mean + half)
 
 
-def paired_difference(ours: Sequence[float], baseline: Sequence[float], confidence: float = 0.95) -> Interval:
+def paired_difference(ours: Sequence[float], baseline: Sequence[float]) -> Interval:
     """Mean of `ours[i] - baseline[i]` over seeds i, with its Student-t interval.
 
     Raises:
         ValueError: if the two are empty or differ in length.
     """
-    return mean_interval([a - b for a, b in zip(ours, baseline, strict=True)], confidence)
+    return mean_interval([a - b for a, b in zip(ours, baseline, strict=True)])
 
 
-def paired_ratio(ours: Sequence[float], baseline: Sequence[float], confidence: float = 0.95) -> Interval:
+def paired_ratio(ours: Sequence[float], baseline: Sequence[float]) -> Interval:
     """Geometric mean of `ours[i] / baseline[i]` over seeds i, with a Student-t interval on the logarithms.
 
     On logarithms "twice" and "half" weigh the same, and no bound can fall below 0.
@@ -120,7 +121,7 @@ def paired_ratio(ours: Sequence[float], baseline: Sequence[float], confidence: f
     if any(value <= 0 for value in (*ours, *baseline)):
         raise ValueError(f"ours = {list(ours)}, baseline = {list(baseline)}: a ratio needs positive values")
     logs = [math.log(a) - math.log(b) for a, b in zip(ours, baseline, strict=True)]
-    mean, low, high = mean_interval(logs, confidence)
+    mean, low, high = mean_interval(logs)
     return Interval(math.exp(mean), *(None if bound is None else math.exp(bound) for bound in (low, high)))
 
 
