@@ -13,10 +13,9 @@ from tinyzero_trl.models.fingerprint import model_files
 from tinyzero_trl.models.loading import check_room, default_device, dtype_name, positions_of
 from tinyzero_trl.runs.json_lines import digest_of
 from tinyzero_trl.tasks import Example
-from tinyzero_trl.tasks.config import TaskConfig
+from tinyzero_trl.tasks.config import GENERATE, TaskConfig
 from tinyzero_trl.tasks.datasets import check_score, read_examples
 from tinyzero_trl.tasks.sources import has_splits
-from tinyzero_trl.tasks.splits import GENERATE
 
 LONGEST = 4096
 """Tokens of a completion, at most, where neither the settings nor a run say it and the model has as many positions."""

@@ -84,6 +84,11 @@ def text_of(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
+def first_line_of(error: BaseException) -> str:
+    """The first line of an error's text, where the rest is long; the name of its kind if it has none."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 def shortened(value: Any) -> str:
     """What `value` looks like in a message of one line."""
     text = repr(value)

@@ -11,6 +11,9 @@ from tinyzero_trl.tasks.task import Task
 
 EVAL_SIZE = 256
 
+GENERATE = "generate"
+"""The `dataset` of a run whose examples come from the task's generator."""
+
 
 @dataclass
 class TaskConfig:
@@ -25,7 +28,7 @@ class TaskConfig:
     recipe: str | None = field(default=None, metadata={"help": "name in the records; by default the recipe's file"})
     task: str = field(default="countdown", metadata={"help": "a task's name, or package.module:Class"})
     dataset: str = field(
-        default="generate", metadata={"help": "generate, a parquet, JSON or CSV file, a folder, or a Hub id"}
+        default=GENERATE, metadata={"help": "generate, a parquet, JSON or CSV file, a folder, or a Hub id"}
     )
     allow_overlap: bool = field(
         default=False, metadata={"help": "take a data set whose held-out examples are training examples too"}
@@ -57,7 +60,7 @@ class TaskConfig:
         for name in ("train_size", "test_size", "eval_size"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ValueError(f"{name}: {value!r} is below 1; set it to 1 or more")
-        if self.dataset == "generate":
+        if self.dataset == GENERATE:
             self.settle_eval_size(self.test_size)
         if self.problem_seed < 0:
             raise ValueError(f"problem_seed: {self.problem_seed!r} is negative; use 0 or more")
@@ -76,7 +79,7 @@ class TaskConfig:
             self.eval_size = min(EVAL_SIZE, held_out)
         if self.eval_size > held_out:
             where, more = "", "give more held-out problems"
-            if self.dataset == "generate":
+            if self.dataset == GENERATE:
                 where, more = " (test_size)", "raise test_size"
             raise ValueError(
                 f"eval_size: {self.eval_size} exceeds the {held_out} held-out problems{where}; lower it, or {more}"

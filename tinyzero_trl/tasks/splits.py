@@ -5,13 +5,10 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tinyzero_trl.tasks.config import TaskConfig
+from tinyzero_trl.tasks.config import GENERATE, TaskConfig
 from tinyzero_trl.tasks.datasets import read_examples, train_test_examples
 from tinyzero_trl.tasks.sources import has_splits
 from tinyzero_trl.tasks.task import Example, Task
-
-GENERATE = "generate"
-"""The `dataset` of a run whose examples come from the task's generator."""
 
 _HELD_OUT_SHARE = 10  # of a data set without splits, one in so many examples
 

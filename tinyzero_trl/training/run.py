@@ -21,11 +21,11 @@ from tinyzero_trl.runs.hub_access import offline_if_silent
 from tinyzero_trl.runs.json_lines import digest_of
 from tinyzero_trl.runs.model_card import write_model_card
 from tinyzero_trl.runs.records import HELD_OUT_PROMPTS, TASK_OPTIONS, Run, RunRecords, answers_of, is_finished, read_run
-from tinyzero_trl.tasks.config import TaskConfig
+from tinyzero_trl.tasks.config import GENERATE, TaskConfig
 from tinyzero_trl.tasks.datasets import to_dataset
 from tinyzero_trl.tasks.rewards import RewardFunction, reward_functions
 from tinyzero_trl.tasks.sources import is_on_hub
-from tinyzero_trl.tasks.splits import GENERATE, load_splits
+from tinyzero_trl.tasks.splits import load_splits
 from tinyzero_trl.training.config import WINDOW_PREFIX, AdaptiveGRPOConfig
 from tinyzero_trl.training.model_kwargs import model_init_kwargs
 from tinyzero_trl.training.preflight.resuming import check_continued, example_digests
