@@ -30,5 +30,7 @@ class SlownessWarning:
         if remaining_s > _LONG_S:
             logger.warning(
                 "%s: %s examples take about %s minutes to generate; ask for fewer (train_size, test_size)",
-                *(self._task, f"{self._count:,}", round(remaining_s / 60)),
+                self._task,
+                f"{self._count:,}",
+                round(remaining_s / 60),
             )

@@ -48,7 +48,9 @@ def load_problems(task: TaskConfig, model: str = "") -> tuple[Dataset, Dataset]:
         logger.warning(
             "test_size: %d of the %d held-out problems were in the warm start of %s, so that accuracy is too high; "
             "take the test_size and problem_seed of the recipe for it",
-            *(known, len(splits.held_out), model),
+            known,
+            len(splits.held_out),
+            model,
         )
     train, held_out = (
         to_dataset(examples, task=made, template=task.prompt_template) for examples in (splits.train, splits.held_out)
