@@ -7,7 +7,7 @@ summary       the same for programs: summary.json, summary.csv
 style         palette, PNG and themed SVG
 panels        which figures of training health are drawn
 pictures      how they are drawn
-drawn         which of them an earlier report has drawn, and this one has not
+old_pictures  which of them an earlier report has drawn, and this one has not
 samples       the browser of sampled completions
 headlines     what was reached and what it took, in words
 live          a page that follows runs while they go on

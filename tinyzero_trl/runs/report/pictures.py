@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from tinyzero_trl.metrics import Interval, mean_interval
 from tinyzero_trl.runs.records import Run
 from tinyzero_trl.runs.report.compare import accuracy_curve
-from tinyzero_trl.runs.report.drawn import keep_only
 from tinyzero_trl.runs.report.names import file_slugs
+from tinyzero_trl.runs.report.old_pictures import remove_old_pictures
 from tinyzero_trl.runs.report.panels import Panel, is_on_policy, panels_of
 from tinyzero_trl.runs.report.run_groups import RunGroup
 from tinyzero_trl.runs.report.style import (
@@ -62,14 +62,15 @@ def draw_pictures(
         canvases += [
             _window(group, palette[group.label], slugs[group.label] if len(groups) > 1 else None) for group in groups
         ]
-        moving = [panel for panel in panels_of(groups) if panel.idle is None or not is_on_policy(groups)]
+        on_policy = is_on_policy(groups)
+        moving = [panel for panel in panels_of(groups) if panel.idle is None or not on_policy]
         canvases += [_health(panel, groups, palette) for panel in moving]
         drawn = [canvas for canvas in canvases if canvas.axes.has_data()]
         for canvas in drawn:
             canvas.write(palette, folders)
         pictures = [canvas.picture() for canvas in drawn] if for_page else []
     for folder in folders:
-        keep_only(folder, [canvas.name for canvas in drawn])
+        remove_old_pictures(folder, [canvas.name for canvas in drawn])
     return pictures
 
 
@@ -172,8 +173,8 @@ def _draw_accuracy(
                 continue
             mean, low, high = (np.array(column) for column in zip(*map(mean_interval, values.T.tolist()), strict=True))
         else:
-            (x, mean), run = seeds[0], next(iter(group.runs.values()))
-            low, high = (_bounds(run, name, mean) for name in ("eval/acc_low", "eval/acc_high"))
+            x, mean = seeds[0]
+            low, high = (_bounds(group.first, name, mean) for name in ("eval/acc_low", "eval/acc_high"))
         low, high = np.clip(low, 0, 1), np.clip(high, 0, 1)
         if len(x) > 1:
             canvas.axes.fill_between(x, low, high, color=look.colour, alpha=0.14, linewidth=0)
