@@ -75,7 +75,7 @@ class EvaluationSettings:
 
 
 @dataclass(frozen=True, slots=True)
-class Exam:
+class PreparedExamples:
     """The examples of an evaluation with their prompts, as text and as the model's token ids; and what to say."""
 
     task: TaskConfig
@@ -108,7 +108,9 @@ def resolve(settings: EvaluationSettings, run: TrainedBy) -> tuple[EvaluationSet
     return resolved, notes
 
 
-def prepare_exam(settings: EvaluationSettings, run: TrainedBy, model_config: Any, tokenizer: Any) -> Exam:
+def prepare_examples(
+    settings: EvaluationSettings, run: TrainedBy, model_config: Any, tokenizer: Any
+) -> PreparedExamples:
     """Read the examples and render their prompts; `settings` are resolved.
 
     Raises:
@@ -142,26 +144,28 @@ def prepare_exam(settings: EvaluationSettings, run: TrainedBy, model_config: Any
         notes = [*notes, f"completions have {fit} (--max-completion-length sets another number)"]
     check_room(positions, longest, limit)
     is_chat = not isinstance(prompts[0], str)
-    return Exam(task, examples, texts, prompt_ids, limit, notes, run.success_threshold, is_chat)
+    return PreparedExamples(task, examples, texts, prompt_ids, limit, notes, run.success_threshold, is_chat)
 
 
-def identify(settings: EvaluationSettings, exam: Exam, model_path: str, model_config: Any) -> dict[str, Any]:
+def identify(
+    settings: EvaluationSettings, prepared: PreparedExamples, model_path: str, model_config: Any
+) -> dict[str, Any]:
     """Everything that decides the results: resolved settings, digests of the model's files, of examples and prompts.
 
     `batch_size` is left out, so that an evaluation that ran out of memory can go on with smaller batches.
     """
     asked = {name: value for name, value in asdict(settings).items() if name != "batch_size"}
     return asked | {
-        "task": exam.task.task,
-        "template": exam.task.prompt_template,
-        "max_completion_length": exam.max_completion_length,
-        "success_threshold": exam.success_threshold,
+        "task": prepared.task.task,
+        "template": prepared.task.prompt_template,
+        "max_completion_length": prepared.max_completion_length,
+        "success_threshold": prepared.success_threshold,
         "engine": choose_engine(settings.engine),
         "device": default_device().type,
         "dtype": dtype_name(),
         "model_files": model_files(model_path, model_config),
-        "problems": digest_of([list(example.values()) for example in exam.examples]),
-        "prompts": digest_of(exam.prompt_ids),
+        "problems": digest_of([list(example.values()) for example in prepared.examples]),
+        "prompts": digest_of(prepared.prompt_ids),
     }
 
 

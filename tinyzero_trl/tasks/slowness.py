@@ -1,4 +1,4 @@
-"""A word to whoever waits for a slow generator of examples."""
+"""A warning that it takes long to generate the examples of a task."""
 
 import logging
 import time

@@ -34,7 +34,7 @@ def faults_of(runs: Sequence[PlannedRun]) -> list[str]:
 
 
 def _check(run: PlannedRun, load: Callable[[Any], Any]) -> None:
-    from tinyzero_trl.training.recipe.elsewhere import recipe_for
+    from tinyzero_trl.training.recipe.other_machines import recipe_for
     from tinyzero_trl.training.recipe.parser import check_fields
     from tinyzero_trl.training.run import check_beforehand
 
