@@ -27,7 +27,7 @@ from trl import ModelConfig
 
 from tinyzero_trl import AdaptiveGRPOConfig, AdaptiveGRPOTrainer
 from tinyzero_trl.runs.environment import describe_environment
-from tinyzero_trl.runs.records import write_atomically
+from tinyzero_trl.runs.files import write_atomically
 from tinyzero_trl.runs.report import write_report
 from tinyzero_trl.tasks.config import TaskConfig
 from tinyzero_trl.training.run import start_run

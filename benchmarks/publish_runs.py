@@ -16,8 +16,9 @@ from pathlib import Path
 
 import yaml
 
+from tinyzero_trl.runs.files import write_atomically
 from tinyzero_trl.runs.gathered import CONFIG, ENVIRONMENT, gather
-from tinyzero_trl.runs.records import EVAL, METRICS, SUMMARY, read_run, write_atomically
+from tinyzero_trl.runs.records import EVAL, METRICS, SUMMARY, read_run
 
 
 def publish(source: Path, target: Path) -> list[Path]:

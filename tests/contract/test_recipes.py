@@ -159,10 +159,10 @@ def test_a_recipe_draws_from_the_split_that_its_warm_started_model_never_saw(
     given = {
         key: list(value) if isinstance(value, tuple) else value for key, value in made_for.generator_options.items()
     }
-    made_of = task_config(task=made_for.name, **given).generator_options()
+    made_of = task_config(task=made_for.name, **given).task_options()
     assert (task.task, task.test_size) == (made_for.name, made_for.test_size), "test examples come first"
     assert task.train_size == made_for.train_size or curriculum is LENGTHS, "there, problems come several times"
-    assert task.generator_options() == made_of
+    assert task.task_options() == made_of
     assert task.problem_seed == 0
     assert math.isclose(sum(each.share for each in curriculum.tasks), 1.0)
     assert training.max_completion_length < curriculum.max_positions

@@ -126,7 +126,7 @@ def test_a_turn_is_scored_as_in_training(
             return super().score(completion, example)
 
     monkeypatch.setattr(run_module, "complete", complete)
-    monkeypatch.setattr(TaskConfig, "learned", lambda self: Watched())
+    monkeypatch.setattr(TaskConfig, "make_task", lambda self: Watched())
     configure(run, prompt_template=template, max_completion_length=4)
     evaluate(settings(run, tmp_path, limit=1), tmp_path / "out")
     assert ("<think>" in scored[-1]) == (template == "base")

@@ -65,7 +65,7 @@ def test_a_stop_token_of_vllm_ends_a_completion(tmp_path: Path) -> None:
     end, stop, other = trainer.processing_class.eos_token_id, 5, 6
     for stops, ends in ((None, {end}), ([stop], {end, stop})):
         trainer.args.generation_kwargs = {"stop_token_ids": stops}
-        rollouts = Rollouts.of(trainer)
+        rollouts = Rollouts(trainer)
         assert {last for last in (end, stop, other) if not rollouts.ends.is_cut([3, last])} == ends
         assert set(rollouts._sampling(1).end_token_ids) == ends, "where a stage asks which completions have finished"
 

@@ -188,13 +188,13 @@ def test_own_data_goes_from_file_to_reward(tmp_path: Path) -> None:
         task="prompt_answer", dataset=write(tmp_path / "own.jsonl", rows), answer_match=NUMERIC, instruction="Say it."
     )
     train = load_splits(config).train
-    columns = to_dataset(train, task=config.learned(), template="chat")
+    columns = to_dataset(train, task=config.make_task(), template="chat")
     assert columns.column_names == [
         *("prompt", "example_prompt", "conversation", "answer", "example_difficulty", "difficulty")
     ]
     assert columns[0]["prompt"][1]["content"] == f"{train[0]['prompt']}\n\nSay it."
     assert set(columns["difficulty"]) == {"0", "1"}
-    [score, cosine], weights = reward_functions(config.learned(), CosineShaping(100))
+    [score, cosine], weights = reward_functions(config.make_task(), CosineShaping(100))
     given = {name: columns[name][:2] for name in columns.column_names if name != "prompt"}
     completions = [tagged(f"{given['answer'][0]}.0"), tagged("7000")]
     assert score(completions=completions, **given) == [1.0, 0.0], "numeric, as the recipe says"
@@ -274,10 +274,10 @@ def test_a_prompt_may_be_a_list_of_messages(template: str, tmp_path: Path) -> No
     rows: list[dict[str, Any]] = [{"prompt": conversation(f"{n} + 1?"), "answer": n + 1} for n in range(20)]
     config = task_config(task="prompt_answer", dataset=write(tmp_path / "own.jsonl", rows), instruction="Say it.")
     train = load_splits(config).train
-    columns = to_dataset(train, task=config.learned(), template=template)
+    columns = to_dataset(train, task=config.make_task(), template=template)
     assert columns[0]["prompt"] == conversation(f"{train[0]['prompt']}\n\nSay it.")
     given = {name: columns[name][:2] for name in columns.column_names if name != "prompt"}
-    [score], _ = reward_functions(config.learned(), None)
+    [score], _ = reward_functions(config.make_task(), None)
     assert score(completions=[tagged(given["answer"][0]), tagged("7000")], **given) == [1.0, 0.0]
 
 

@@ -90,7 +90,7 @@ def test_a_checkpoint_that_has_lost_a_file_does_not_count(tmp_path: Path, lost: 
     newer = write(tmp_path / "checkpoint-5", files=ONE_PROCESS)
     (newer / lost).unlink()
     assert checkpoint_to_resume("auto", tmp_path) == checkpoint_to_resume("newest", tmp_path) == str(older)
-    assert passed_over(tmp_path) == {newer: f"{lost} is missing"}
+    assert passed_over(tmp_path, str(older)) == {newer: f"{lost} is missing"}
     with pytest.raises(ValueError, match=rf"-5' holds no complete checkpoint \({lost} is missing\); give auto, never"):
         checkpoint_to_resume(str(newer), tmp_path)
 

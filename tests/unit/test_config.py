@@ -366,10 +366,10 @@ def test_the_resolved_configuration_is_a_recipe_for_the_same_run(parse: Parse, t
     assert json.dumps(config), "plain values alone"
 
 
-def test_generator_options_are_those_of_the_task() -> None:
+def test_task_options_are_those_of_the_task() -> None:
     options = {"operands": [3], "min_number": 1, "max_number": 12, "min_target": 10, "max_target": 100}
-    assert task_config(operands=[3], max_number=12).generator_options() == options
-    assert task_config(task="multiplication", digits=[2]).generator_options() == {"digits": [2]}
+    assert task_config(operands=[3], max_number=12).task_options() == options
+    assert task_config(task="multiplication", digits=[2]).task_options() == {"digits": [2]}
     with pytest.raises(ValueError, match=r"digits: .* has no effect on the task countdown; remove it"):
         task_config(digits=[2])
 

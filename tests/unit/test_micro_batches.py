@@ -46,7 +46,8 @@ def test_measured_rows_are_those_the_batch_was_made_of(figures):
 
 
 def test_a_completion_is_as_long_as_its_last_token_even_with_gaps():
-    (row,) = micro_batches.measure_rows(torch.tensor([[0, 1, 1]]), torch.tensor([[1, 0, 1, 0]]))
+    completion = torch.tensor([[1, 0, 1, 0]])
+    (row,) = micro_batches.measure_rows(torch.tensor([[0, 1, 1]]), completion, completion)
     assert row == Row(index=0, prompt_tokens=2, completion_tokens=3, trained_tokens=2)
 
 

@@ -117,11 +117,6 @@ def test_prompts_are_fixed_segments_around_the_numbers():
     assert "408" not in multiplication.render_prompt(problem, "base")
 
 
-def test_solving_is_multiplying():
-    assert multiplication.solve([12, 34], 408) == "408"
-    assert multiplication.solve([12, 34], 409) is None
-
-
 def test_rows_hold_the_product():
     assert multiplication.to_problem([12, 34], 408) == Problem((12, 34), 408)
     with pytest.raises(ValueError, match=r"target: 409 must be the product of \[12, 34\]"):

@@ -167,7 +167,7 @@ def test_a_run_alone_allows_no_evaluation() -> None:
         run.task_config(None, None)
     assert run.task_config("reasoning_gym_unsafe:n_queens", None).task == "reasoning_gym_unsafe:n_queens"
     config = {"task": "reasoning_gym:chain_sum", "max_terms": 3, "partial_scores": True}
-    assert TrainedBy(Path("config.yaml"), config).task_config(None, None).learned().settings.partial_scores
+    assert TrainedBy(Path("config.yaml"), config).task_config(None, None).make_task().settings.partial_scores
 
 
 @pytest.mark.parametrize(
@@ -198,9 +198,9 @@ def test_without_the_library_one_line_says_how_to_get_it(monkeypatch: pytest.Mon
 
 def test_options_reach_the_library_and_the_scorer(tmp_path: Path) -> None:
     config = task_config(task="reasoning_gym:chain_sum", min_terms=3, max_terms=3, max_digits=1)
-    examples = config.learned().generate(8, seed=0, **config.generator_options())
+    examples = config.make_task().generate(8, seed=0, **config.task_options())
     assert {example["metadata"]["num_terms"] for example in examples} == {3}
-    assert {config.learned().difficulty(example) for example in examples} == {"num_terms 3"}
+    assert {config.make_task().difficulty(example) for example in examples} == {"num_terms 3"}
     assert examples[0]["metadata"]["options"] == {"min_terms": 3, "max_terms": 3, "max_digits": 1}
     loose = get_task("reasoning_gym:decimal_arithmetic")
     [rough] = loose.generate(1, seed=0, max_num_decimal_places=1, min_num_decimal_places=1)

@@ -12,10 +12,10 @@ import pytest
 import yaml
 
 from tinyzero_trl.runs import environment
-from tinyzero_trl.runs.files import read_mapping
+from tinyzero_trl.runs.files import read_mapping, write_atomically
 from tinyzero_trl.runs.gathered import gather
 from tinyzero_trl.runs.json_lines import read_lines
-from tinyzero_trl.runs.records import RunRecords, answers_of, is_finished, read_run, write_atomically
+from tinyzero_trl.runs.records import MOST_CHARACTERS, MOST_SAMPLES, RunRecords, answers_of, is_finished, read_run
 
 
 @pytest.fixture
@@ -105,12 +105,11 @@ def test_truncating_after_minus_one_starts_over(records):
     assert run.config["seed"] == 3
 
 
-def test_samples_are_bounded_in_number_and_length(tmp_path):
-    records = RunRecords(tmp_path, completions_per_step=2, completion_characters=10)
-    records.write_config({})
-    records.append_completions(0, ({"prompt": "p", "completion": "x" * 15} for _ in range(5)))
-    rows = read_run(tmp_path).completions
-    assert [row["completion"] for row in rows] == ["x" * 10 + "\n[5 characters left out]"] * 2
+def test_samples_are_bounded_in_number_and_length(records):
+    text = "x" * (MOST_CHARACTERS + 5)
+    records.append_completions(0, ({"prompt": "p", "completion": text} for _ in range(MOST_SAMPLES + 3)))
+    rows = read_run(records.path).completions
+    assert [row["completion"] for row in rows] == [text[:-5] + "\n[5 characters left out]"] * MOST_SAMPLES
 
 
 def test_text_that_no_encoding_knows_does_not_stop_a_run(records):

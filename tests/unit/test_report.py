@@ -19,9 +19,9 @@ from tinyzero_trl.metrics import Interval
 from tinyzero_trl.runs.records import RunRecords, read_run
 from tinyzero_trl.runs.report import write_pictures, write_report
 from tinyzero_trl.runs.report.compare import Outcome, accuracy_curve, compare, cost_to_reach
-from tinyzero_trl.runs.report.drawn import LIST
 from tinyzero_trl.runs.report.headlines import _best, _tile
 from tinyzero_trl.runs.report.names import group_names
+from tinyzero_trl.runs.report.old_pictures import LIST
 from tinyzero_trl.runs.report.panels import panels_of
 from tinyzero_trl.runs.report.pictures import accuracy_and_cost, on_common_axis, thinned
 from tinyzero_trl.runs.report.run_groups import RunGroup, choose_baseline, load_run_groups

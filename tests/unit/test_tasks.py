@@ -203,7 +203,7 @@ def test_an_installed_package_brings_a_task_by_an_entry_point(tmp_path: Path, mo
 
 
 def test_options_are_fields_of_the_tasks_configuration(facts: str) -> None:
-    assert task_config(task=facts, sides=4).generator_options() == {"sides": 4}
+    assert task_config(task=facts, sides=4).task_options() == {"sides": 4}
     with pytest.raises(ValueError, match=r"operands: .* has no effect on the task facts; remove it"):
         task_config(task=facts, operands=[3])
     with pytest.raises(ValueError, match="sides: 1 is below 2"):

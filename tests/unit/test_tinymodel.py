@@ -29,6 +29,7 @@ from tinyzero_trl.models.toy.traces import (
 )
 from tinyzero_trl.models.toy.warmstart import build_model, tokenized, trace_dataset, traces, warm_start
 from tinyzero_trl.tasks import Problem, countdown, counting, get_task, multiplication
+from tinyzero_trl.tasks.prompts import TEMPLATES
 from tinyzero_trl.training.recipe.parser import parse_recipe
 from tinyzero_trl.training.run import load_problems
 
@@ -63,7 +64,7 @@ def test_awkward_text_comes_back_as_it_went_in(text: str) -> None:
 @pytest.mark.parametrize("task", [countdown, multiplication])
 def test_prompts_of_every_template_come_back_as_they_went_in(task) -> None:
     for problem in task.generate(20, seed=1):
-        for template in task.TEMPLATES:
+        for template in TEMPLATES:
             prompt = task.render_prompt(problem, template)
             if template == "chat":
                 prompt = tokenizer().apply_chat_template(prompt, add_generation_prompt=True, tokenize=False)

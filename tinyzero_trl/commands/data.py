@@ -2,11 +2,12 @@
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import MISSING, fields
+from dataclasses import fields
 from typing import Any, get_args, get_origin, get_type_hints
 
 from tinyzero_trl.commands.console import DefaultsFormatter, OneLineParser, path, progress_bar, true_or_false
 from tinyzero_trl.tasks import Task, generating_forms, get_task
+from tinyzero_trl.tasks.registry import default_of
 
 _TASK_HELP = "a task's name, or package.module:Class"
 
@@ -85,6 +86,6 @@ def _add_generator_options(parser: argparse.ArgumentParser, task: Task) -> None:
             f"--{each.name.replace('_', '-')}",
             type=true_or_false if kind is bool else kind,
             nargs="+" if get_origin(hints[each.name]) is list else None,
-            default=each.default if each.default_factory is MISSING else each.default_factory(),
+            default=default_of(each),
             help=each.metadata.get("help", " "),
         )

@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _train(arguments: Sequence[str]) -> int:
     from safetensors import SafetensorError
 
-    from tinyzero_trl.runs.files import unless_it_fails
+    from tinyzero_trl.runs.files import no_empty_folder_on_failure
     from tinyzero_trl.training import run
     from tinyzero_trl.training.callbacks.progress import log_to_stderr, quiet_without_terminal
     from tinyzero_trl.training.callbacks.safe_points import EXIT_STOPPED_BY_SIGNAL, StopOnSignal
@@ -69,7 +69,7 @@ def _train(arguments: Sequence[str]) -> int:
             output_dir = Path(str(training.output_dir))
             if training.process_index == 0:
                 until_the_end.enter_context(locked(output_dir, "output_dir"))
-            with unless_it_fails(output_dir):
+            with no_empty_folder_on_failure(output_dir):
                 trainer = run.build_trainer(task, training, model, callbacks=[stop])
                 check_disk(training, trainer.model)
                 check_backend(trainer)

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tinyzero_trl.metrics import accuracy, by_problem, labels_of, pass_at_k
+from tinyzero_trl.runs.files import replacing
 from tinyzero_trl.windows.outcomes import FULL_REWARD, outcomes
 
 Row = dict[str, Any]
@@ -92,9 +93,8 @@ def write_rows(path: Path, rows: Iterable[Row]) -> None:
     if texts_tell:
         others = [field.with_type(pa.string()) if field.name == "difficulty" else field for field in others]
     schema = pa.schema([*texts, *own.schema, *others])
-    draft = path.with_name(f".{path.name}.draft")
-    pq.write_table(pa.Table.from_pylist(ordered, schema=schema), draft)
-    draft.replace(path)
+    with replacing(path) as draft:
+        pq.write_table(pa.Table.from_pylist(ordered, schema=schema), draft)
 
 
 def summarise(rows: Sequence[Row], success_threshold: float = FULL_REWARD) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from tinyzero_trl.evaluation.rows import Row, WorkFile, is_correct, summarise, write_rows
-from tinyzero_trl.evaluation.settings import EvaluationSettings, Exam, identify, prepare_exam, resolve
+from tinyzero_trl.evaluation.settings import EvaluationSettings, PreparedExamples, identify, prepare_examples, resolve
 from tinyzero_trl.evaluation.trained_by import TrainedBy, find_run
 from tinyzero_trl.generation.completions import batched, complete
 from tinyzero_trl.generation.engine import ANSWER_END, Engine, EngineSetup, Sampling, derive_seed
@@ -31,9 +31,9 @@ from tinyzero_trl.models.loading import (
 )
 from tinyzero_trl.models.names import resolve_model
 from tinyzero_trl.runs.earlier import move_aside
-from tinyzero_trl.runs.files import shortened
+from tinyzero_trl.runs.files import shortened, write_atomically
 from tinyzero_trl.runs.json_lines import read_object
-from tinyzero_trl.runs.records import counted, write_atomically
+from tinyzero_trl.runs.records import counted
 from tinyzero_trl.tasks.datasets import to_columns
 from tinyzero_trl.tasks.rewards import completion_text
 
@@ -64,33 +64,33 @@ def evaluate(settings: EvaluationSettings, out: Path) -> dict[str, Any]:
     run = find_run(model_path)
     settings, notes = resolve(settings, run)
     notes += run.notes_on_precision(dtype_name())
-    exam = prepare_exam(settings, run, model_config, tokenizer)
+    prepared = prepare_examples(settings, run, model_config, tokenizer)
     check_model(model_path, model_config, tokenizer)
     sampling = _sampling(settings, run, model_path, tokenizer)
-    identity = identify(settings, exam, model_path, model_config) | {
+    identity = identify(settings, prepared, model_path, model_config) | {
         "stop_strings": list(sampling.stop_strings),
         "end_token_ids": list(sampling.end_token_ids),
     }
     out.mkdir(parents=True, exist_ok=True)
     work = WorkFile(out / WORK, identity)
     _set_other_evaluation_aside(out, identity)
-    samples = _by_prompt_length(exam, settings.n)
+    samples = _by_prompt_length(prepared, settings.n)
     if pending := samples[len(work.rows) :]:
         setup = EngineSetup(
             tokenizer,
             model_path,
             batch_size=settings.batch_size,
-            max_sequence_length=exam.longest_prompt_tokens + exam.max_completion_length,
+            max_sequence_length=prepared.longest_prompt_tokens + prepared.max_completion_length,
         )
         engine = engine_class(identity["engine"])(setup)
-        with _progress_bar(len(samples), exam.success_threshold) as advance:
+        with _progress_bar(len(samples), prepared.success_threshold) as advance:
             advance(work.rows)
             for batch in batched(pending, engine.rows_per_call):
-                rows = _answer(engine, exam, batch, settings, sampling)
+                rows = _answer(engine, prepared, batch, settings, sampling)
                 work.append(rows)
                 advance(rows)
-    figures = summarise(work.rows, exam.success_threshold)
-    result = {"settings": identity, "notes": [*notes, *exam.notes], **figures}
+    figures = summarise(work.rows, prepared.success_threshold)
+    result = {"settings": identity, "notes": [*notes, *prepared.notes], **figures}
     write_rows(out / GENERATIONS, work.rows)
     write_atomically(out / RESULT, json.dumps(result, indent=2) + "\n")
     work.remove()
@@ -112,10 +112,10 @@ def default_out(model: str, data: str) -> Path:
     return Path("evaluations") / re.sub(r"[^\w.-]+", "", "-".join(parts))
 
 
-def _by_prompt_length(exam: Exam, n: int) -> list[Sample]:
+def _by_prompt_length(prepared: PreparedExamples, n: int) -> list[Sample]:
     """All samples, prompts of a length together: little is padded, and vLLM reuses a problem's prefix."""
-    samples = [(problem, sample) for problem in range(len(exam.examples)) for sample in range(n)]
-    return sorted(samples, key=lambda sample: len(exam.prompt_ids[sample[0]]))
+    samples = [(problem, sample) for problem in range(len(prepared.examples)) for sample in range(n)]
+    return sorted(samples, key=lambda sample: len(prepared.prompt_ids[sample[0]]))
 
 
 def _sampling(settings: EvaluationSettings, run: TrainedBy, model_path: str, tokenizer: Any) -> Sampling:
@@ -132,38 +132,42 @@ def _sampling(settings: EvaluationSettings, run: TrainedBy, model_path: str, tok
 
 
 def _answer(
-    engine: Engine, exam: Exam, batch: Sequence[Sample], settings: EvaluationSettings, sampling: Sampling
+    engine: Engine,
+    prepared: PreparedExamples,
+    batch: Sequence[Sample],
+    settings: EvaluationSettings,
+    sampling: Sampling,
 ) -> list[Row]:
     """Let the engine write the samples of a batch, and score them.
 
     Raises:
         ValueError: the batch does not fit into the device's memory.
     """
-    task = exam.task.learned()
-    columns = to_columns(task, [exam.examples[index] for index, _ in batch])
+    task = prepared.task.make_task()
+    columns = to_columns(task, [prepared.examples[index] for index, _ in batch])
     seeds = tuple(derive_seed(settings.seed, *sample) for sample in batch)
-    prompt_ids = [exam.prompt_ids[problem] for problem, _ in batch]
+    prompt_ids = [prepared.prompt_ids[problem] for problem, _ in batch]
     try:
-        completions = complete(engine, prompt_ids, replace(sampling, seeds=seeds), exam.max_completion_length)
+        completions = complete(engine, prompt_ids, replace(sampling, seeds=seeds), prepared.max_completion_length)
     except torch.OutOfMemoryError as error:
         raise ValueError(
             f"batch_size: {len(batch)} rows do not fit the device's memory; run the same command "
             "with a smaller --batch-size, it goes on where this one stopped"
         ) from error
     answers = [completion.text for completion in completions]
-    if exam.is_chat:
+    if prepared.is_chat:
         turns = as_turns(engine.setup.tokenizer, prompt_ids, [list(each.token_ids) for each in completions])
         answers = [completion_text([turn]) for turn in turns]
     rows = []
     for place, ((index, sample), completion) in enumerate(zip(batch, completions, strict=True)):
-        example = exam.examples[index]
+        example = prepared.examples[index]
         try:
             score = task.score(answers[place], example)
         except Exception as error:
             raise RuntimeError(f"task: {task.name} did not score the completion {shortened(answers[place])}") from error
         rows.append(
             {
-                "prompt": exam.texts[index],
+                "prompt": prepared.texts[index],
                 "completion": completion.text,
                 **{name: values[place] for name, values in columns.items()},
                 "reward": score.reward,
@@ -173,7 +177,7 @@ def _answer(
                 "difficulty": as_label(task.difficulty(example)),
                 "problem_index": index,
                 "sample_index": sample,
-                "prompt_length": len(exam.prompt_ids[index]),
+                "prompt_length": len(prepared.prompt_ids[index]),
             }
         )
     return rows

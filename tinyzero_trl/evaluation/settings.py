@@ -13,10 +13,9 @@ from tinyzero_trl.models.fingerprint import model_files
 from tinyzero_trl.models.loading import check_room, default_device, dtype_name, positions_of
 from tinyzero_trl.runs.json_lines import digest_of
 from tinyzero_trl.tasks import Example
-from tinyzero_trl.tasks.config import TaskConfig
+from tinyzero_trl.tasks.config import GENERATE, TaskConfig
 from tinyzero_trl.tasks.datasets import check_score, read_examples
 from tinyzero_trl.tasks.sources import has_splits
-from tinyzero_trl.tasks.splits import GENERATE
 
 LONGEST = 4096
 """Tokens of a completion, at most, where neither the settings nor a run say it and the model has as many positions."""
@@ -76,7 +75,7 @@ class EvaluationSettings:
 
 
 @dataclass(frozen=True, slots=True)
-class Exam:
+class PreparedExamples:
     """The examples of an evaluation with their prompts, as text and as the model's token ids; and what to say."""
 
     task: TaskConfig
@@ -109,7 +108,9 @@ def resolve(settings: EvaluationSettings, run: TrainedBy) -> tuple[EvaluationSet
     return resolved, notes
 
 
-def prepare_exam(settings: EvaluationSettings, run: TrainedBy, model_config: Any, tokenizer: Any) -> Exam:
+def prepare_examples(
+    settings: EvaluationSettings, run: TrainedBy, model_config: Any, tokenizer: Any
+) -> PreparedExamples:
     """Read the examples and render their prompts; `settings` are resolved.
 
     Raises:
@@ -122,9 +123,9 @@ def prepare_exam(settings: EvaluationSettings, run: TrainedBy, model_config: Any
     except ValueError as error:  # what a recipe calls dataset is data here
         raise ValueError(re.sub("^dataset:", "data:", str(error))) from error
     notes = [*run.notes_on_task(task), *notes]
-    learned = task.learned()
-    check_score(learned, examples[0])
-    prompts = [learned.prompt(example, task.prompt_template) for example in examples]
+    made = task.make_task()
+    check_score(made, examples[0])
+    prompts = [made.prompt(example, task.prompt_template) for example in examples]
     prompt_ids = encode_prompts(tokenizer, prompts, settings.chat_template_kwargs)
     if copies := len(prompt_ids) - len(set(map(tuple, prompt_ids))):
         notes = [
@@ -143,26 +144,28 @@ def prepare_exam(settings: EvaluationSettings, run: TrainedBy, model_config: Any
         notes = [*notes, f"completions have {fit} (--max-completion-length sets another number)"]
     check_room(positions, longest, limit)
     is_chat = not isinstance(prompts[0], str)
-    return Exam(task, examples, texts, prompt_ids, limit, notes, run.success_threshold, is_chat)
+    return PreparedExamples(task, examples, texts, prompt_ids, limit, notes, run.success_threshold, is_chat)
 
 
-def identify(settings: EvaluationSettings, exam: Exam, model_path: str, model_config: Any) -> dict[str, Any]:
+def identify(
+    settings: EvaluationSettings, prepared: PreparedExamples, model_path: str, model_config: Any
+) -> dict[str, Any]:
     """Everything that decides the results: resolved settings, digests of the model's files, of examples and prompts.
 
     `batch_size` is left out, so that an evaluation that ran out of memory can go on with smaller batches.
     """
     asked = {name: value for name, value in asdict(settings).items() if name != "batch_size"}
     return asked | {
-        "task": exam.task.task,
-        "template": exam.task.prompt_template,
-        "max_completion_length": exam.max_completion_length,
-        "success_threshold": exam.success_threshold,
+        "task": prepared.task.task,
+        "template": prepared.task.prompt_template,
+        "max_completion_length": prepared.max_completion_length,
+        "success_threshold": prepared.success_threshold,
         "engine": choose_engine(settings.engine),
         "device": default_device().type,
         "dtype": dtype_name(),
         "model_files": model_files(model_path, model_config),
-        "problems": digest_of([list(example.values()) for example in exam.examples]),
-        "prompts": digest_of(exam.prompt_ids),
+        "problems": digest_of([list(example.values()) for example in prepared.examples]),
+        "prompts": digest_of(prepared.prompt_ids),
     }
 
 
@@ -175,7 +178,7 @@ def _examples(settings: EvaluationSettings, task: TaskConfig, run: TrainedBy) ->
         examples, notes = run.held_out(task, settings.task)
         return examples[: settings.limit], notes
     if settings.include_trained or run.file is None:
-        return read_examples(settings.data, task=task.learned(), split=split, limit=settings.limit), []
-    examples = read_examples(settings.data, task=task.learned(), split=split)
+        return read_examples(settings.data, task=task.make_task(), split=split, limit=settings.limit), []
+    examples = read_examples(settings.data, task=task.make_task(), split=split)
     kept, notes = run.without_trained(examples, task, settings.task)
     return kept[: settings.limit], notes

@@ -10,9 +10,9 @@ from tinyzero_trl.generation.sampling import other_sampling, recipe_stop_strings
 from tinyzero_trl.runs.files import read_mapping, shortened, text_of
 from tinyzero_trl.runs.records import CONFIG, success_threshold_of
 from tinyzero_trl.tasks import Example
-from tinyzero_trl.tasks.config import TaskConfig, config_class, task_config
+from tinyzero_trl.tasks.config import GENERATE, TaskConfig, config_class, task_config
 from tinyzero_trl.tasks.registry import runs_code
-from tinyzero_trl.tasks.splits import GENERATE, generated_held_out, keys, load_splits
+from tinyzero_trl.tasks.splits import generated_held_out, keys, load_splits
 
 SAMPLING: dict[str, tuple[tuple[type, ...], Any]] = {
     "temperature": ((float, int), 0.0),
@@ -140,7 +140,7 @@ class TrainedBy:
         """The examples that the run was not trained on, and what is to be said."""
         if self.file is None or self.names_no_task or not self._is_own(given_task):
             return examples, []
-        judge = task.learned()
+        judge = task.make_task()
         try:
             if task.dataset == GENERATE and keys(judge, examples) <= keys(judge, generated_held_out(task)):
                 return examples, []  # known without all of a large training set

@@ -34,16 +34,16 @@ def held_out(model_path: str | Path, curriculum: Curriculum, *, problems: int = 
 
 
 def _held_out(model: Any, tokenizer: Any, task: TraceTask, problems: int, max_completion_length: int) -> HeldOut:
-    learned, asked = get_task(task.name), [problem.example for problem in task.split[1][:problems]]
+    made, asked = get_task(task.name), [problem.example for problem in task.split[1][:problems]]
     completions = generate_completions(
         model,
         tokenizer,
-        [learned.prompt(example, "base") for example in asked],
+        [made.prompt(example, "base") for example in asked],
         max_completion_length=max_completion_length,
         temperature=1.0,
         batch_size=256,
     )
-    scores = [learned.score(written.text, example) for example, written in zip(asked, completions, strict=True)]
+    scores = [made.score(written.text, example) for example, written in zip(asked, completions, strict=True)]
     return HeldOut(
         task=task.name,
         problems=len(asked),

@@ -75,7 +75,7 @@ _SHAPE_NOTHING = {
     *("cache_implementation", "disable_compile", "transformers_version"),
     *("output_attentions", "output_hidden_states", "output_scores", "output_logits", "return_dict_in_generate"),
 }
-_NEUTRAL: dict[str, Any] = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
+_NEUTRAL = {name: getattr(Sampling(), name) for name in RECIPE_FIELDS}
 
 
 def advice_on_own_sampling(generation_config: GenerationConfig, recipe: Mapping[str, Any]) -> str:
@@ -112,7 +112,10 @@ def other_sampling(kwargs: Mapping[str, Any]) -> list[str]:
 def generation_settings(sampling: Sampling) -> GenerationConfig:
     """What `generate` takes for `sampling`, without a limit; stop strings and seeds are not part of it."""
     draws_itself = sampling.temperature > 0 and sampling.seeds is None
-    random = {name: value for name, value in _random_settings(sampling).items() if draws_itself}
+    random: dict[str, Any] = {}
+    if draws_itself:
+        random = {"temperature": sampling.temperature, "top_k": sampling.top_k, "top_p": sampling.top_p}
+        random["min_p"] = sampling.min_p or None
     return GenerationConfig(
         do_sample=draws_itself,
         repetition_penalty=sampling.repetition_penalty,
@@ -120,15 +123,6 @@ def generation_settings(sampling: Sampling) -> GenerationConfig:
         pad_token_id=sampling.pad_token_id,
         **random,
     )
-
-
-def _random_settings(sampling: Sampling) -> dict[str, Any]:
-    return {
-        "temperature": sampling.temperature,
-        "top_k": sampling.top_k,
-        "top_p": sampling.top_p,
-        "min_p": sampling.min_p or None,
-    }
 
 
 class RowSampler:

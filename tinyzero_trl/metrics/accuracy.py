@@ -4,7 +4,7 @@ from collections.abc import Hashable, Sequence
 from statistics import fmean, variance
 from typing import NamedTuple
 
-from tinyzero_trl.metrics.intervals import normal_quantile, student_t_quantile, wilson_interval
+from tinyzero_trl.metrics.intervals import NORMAL_QUANTILE, student_t_quantile, wilson_interval
 
 
 class Accuracy(NamedTuple):
@@ -65,5 +65,5 @@ def accuracy_interval(outcomes: Sequence[Sequence[bool]]) -> tuple[float, float]
         len(answers) * problems / total * (mean - overall) for answers, mean in zip(outcomes, means, strict=True)
     ]
     trials = overall * (1 - overall) / (variance(deviations) / problems)
-    trials = min(trials, total) * (normal_quantile() / student_t_quantile(problems - 1)) ** 2
+    trials = min(trials, total) * (NORMAL_QUANTILE / student_t_quantile(problems - 1)) ** 2
     return wilson_interval(overall * trials, trials)

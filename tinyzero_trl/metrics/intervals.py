@@ -5,17 +5,22 @@ from collections.abc import Sequence
 from statistics import NormalDist, fmean, stdev
 from typing import NamedTuple
 
+_CONFIDENCE = 0.95
+
+NORMAL_QUANTILE = NormalDist().inv_cdf((1 + _CONFIDENCE) / 2)
+"""The z for which P(|Z| <= z) = 0.95 under the standard normal distribution."""
+
 
 class Interval(NamedTuple):
-    """A mean and the bounds of its confidence interval; no bounds where one sample shows no spread."""
+    """A mean and the bounds of its 95 % confidence interval; no bounds where one sample shows no spread."""
 
     mean: float
     low: float | None
     high: float | None
 
 
-def wilson_interval(successes: float, trials: float, confidence: float = 0.95) -> tuple[float, float]:
-    """Wilson's score interval of a success probability, inside [0, 1] even for 0 or `trials` successes.
+def wilson_interval(successes: float, trials: float) -> tuple[float, float]:
+    """Wilson's 95 % score interval of a success probability, inside [0, 1] even for 0 or `trials` successes.
 
     Source: E. B. Wilson, "Probable inference, the law of succession, and statistical inference", JASA 22
     (1927), 209-212. Trials that depend on each other count as fewer: both numbers may be fractions.
@@ -27,7 +32,7 @@ def wilson_interval(successes: float, trials: float, confidence: float = 0.95) -
         raise ValueError(f"trials = {trials}: an interval needs at least one trial")
     if not 0 <= successes <= trials:
         raise ValueError(f"successes = {successes}: must lie between 0 and trials = {trials}")
-    z = normal_quantile(confidence)
+    z = NORMAL_QUANTILE
     rate = successes / trials
     denominator = 1 + z * z / trials
     centre = (rate + z * z / (2 * trials)) / denominator
@@ -54,32 +59,22 @@ def pass_at_k(n: int, c: int, k: int) -> float:
     return (total - math.comb(n - c, k)) / total
 
 
-def normal_quantile(confidence: float = 0.95) -> float:
-    """The z for which P(|Z| <= z) = `confidence` under the standard normal distribution.
-
-    Raises:
-        ValueError: if `confidence` is outside (0, 1).
-    """
-    return NormalDist().inv_cdf((1 + _checked(confidence)) / 2)
-
-
-def student_t_quantile(degrees: int, confidence: float = 0.95) -> float:
-    """The t for which P(|T| <= t) = `confidence` under Student's t with `degrees` degrees of freedom.
+def student_t_quantile(degrees: int) -> float:
+    """The t for which P(|T| <= t) = 0.95 under Student's t with `degrees` degrees of freedom.
 
     For whole degrees of freedom the distribution function is a finite sum in the angle
     atan(t / sqrt(degrees)) (Abramowitz & Stegun 26.7.3 and 26.7.4). It grows with the angle, so
     that bisection inverts it to double precision.
 
     Raises:
-        ValueError: if `degrees` < 1 or `confidence` is outside (0, 1).
+        ValueError: if `degrees` < 1.
     """
     if degrees < 1:
         raise ValueError(f"degrees = {degrees}: Student's t needs at least one degree of freedom")
-    _checked(confidence)
     low, high = 0.0, math.pi / 2
     for _ in range(64):
         middle = (low + high) / 2
-        low, high = (middle, high) if _t_coverage(middle, degrees) < confidence else (low, middle)
+        low, high = (middle, high) if _t_coverage(middle, degrees) < _CONFIDENCE else (low, middle)
     return math.sqrt(degrees) * math.tan(low)
 
 
@@ -94,8 +89,8 @@ def _t_coverage(angle: float, degrees: int) -> float:
     return (angle + total) * 2 / math.pi if odd else total
 
 
-def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
-    """Mean of independent samples and its Student-t interval: mean +- t * s / sqrt(n).
+def mean_interval(values: Sequence[float]) -> Interval:
+    """Mean of independent samples and its 95 % Student-t interval: mean +- t * s / sqrt(n).
 
     Raises:
         ValueError: if `values` is empty.
@@ -105,20 +100,20 @@ def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval
     mean = fmean(values)
     if len(values) == 1:
         return Interval(mean, None, None)
-    half = student_t_quantile(len(values) - 1, confidence) * stdev(values) / math.sqrt(len(values))
+    half = student_t_quantile(len(values) - 1) * stdev(values) / math.sqrt(len(values))
     return Interval(mean, mean - half, mean + half)
 
 
-def paired_difference(ours: Sequence[float], baseline: Sequence[float], confidence: float = 0.95) -> Interval:
+def paired_difference(ours: Sequence[float], baseline: Sequence[float]) -> Interval:
     """Mean of `ours[i] - baseline[i]` over seeds i, with its Student-t interval.
 
     Raises:
         ValueError: if the two are empty or differ in length.
     """
-    return mean_interval([a - b for a, b in zip(ours, baseline, strict=True)], confidence)
+    return mean_interval([a - b for a, b in zip(ours, baseline, strict=True)])
 
 
-def paired_ratio(ours: Sequence[float], baseline: Sequence[float], confidence: float = 0.95) -> Interval:
+def paired_ratio(ours: Sequence[float], baseline: Sequence[float]) -> Interval:
     """Geometric mean of `ours[i] / baseline[i]` over seeds i, with a Student-t interval on the logarithms.
 
     On logarithms "twice" and "half" weigh the same, and no bound can fall below 0.
@@ -129,11 +124,5 @@ def paired_ratio(ours: Sequence[float], baseline: Sequence[float], confidence: f
     if any(value <= 0 for value in (*ours, *baseline)):
         raise ValueError(f"ours = {list(ours)}, baseline = {list(baseline)}: a ratio needs positive values")
     logs = [math.log(a) - math.log(b) for a, b in zip(ours, baseline, strict=True)]
-    mean, low, high = mean_interval(logs, confidence)
+    mean, low, high = mean_interval(logs)
     return Interval(math.exp(mean), *(None if bound is None else math.exp(bound) for bound in (low, high)))
-
-
-def _checked(confidence: float) -> float:
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence = {confidence}: must lie strictly between 0 and 1, such as 0.95")
-    return confidence

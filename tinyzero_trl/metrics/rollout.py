@@ -157,31 +157,27 @@ def ratio_metrics(
     log_ratios: NDArray[np.floating[Any]],
     *,
     clip_range: tuple[float, float] | None,
-    mask: NDArray[Any] | None = None,
 ) -> dict[str, float]:
     """Figures of the importance ratios exp(log pi_new - log pi_old), one per completion token.
 
     Args:
-        log_ratios: new-minus-old log-probabilities of every completion token of the step, over all ranks;
-            any shape.
+        log_ratios: new-minus-old log-probabilities of every completion token of the step, over all ranks, (N,).
         clip_range: the interval outside of which the loss clips the ratio of a token; None where it clips none.
-        mask: same shape, true where a token counts; every token counts without it.
 
     Returns:
-        The `actor/` figures; empty when no token counts.
+        The `actor/` figures; empty without a token.
     """
-    flat = np.asarray(log_ratios, dtype=np.float64)
-    flat = flat.ravel() if mask is None else flat[np.asarray(mask, dtype=bool)]
-    if flat.size == 0:
+    if log_ratios.size == 0:
         return {}
     with np.errstate(over="ignore", invalid="ignore"):  # a run that diverges is logged, not warned about
-        ratios = np.exp(flat)
+        log_ratios = log_ratios.astype(np.float64)
+        ratios = np.exp(log_ratios)
         figures = {
             "actor/is_ratio/mean": float(ratios.mean()),
             "actor/is_ratio/std": float(ratios.std()),
             "actor/is_ratio/p95": float(np.quantile(ratios, 0.95)),
-            "actor/is_log_ratio/mean": float(flat.mean()),
-            "actor/is_log_ratio/std": float(flat.std()),
+            "actor/is_log_ratio/mean": float(log_ratios.mean()),
+            "actor/is_log_ratio/std": float(log_ratios.std()),
         }
     if clip_range is not None:
         low, high = clip_range

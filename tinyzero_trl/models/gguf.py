@@ -17,6 +17,8 @@ from filelock import FileLock
 from huggingface_hub import constants
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+from tinyzero_trl.runs.files import first_line_of
+
 logger = logging.getLogger(__name__)
 
 SUFFIX = ".gguf"
@@ -82,8 +84,7 @@ def _convert(file: Path, folder: Path) -> None:
         tokenizer = AutoTokenizer.from_pretrained(**source)
         quantised = AutoModelForCausalLM.from_pretrained(**source, config=config, dtype=torch.float32)
     except Exception as error:  # a damaged file may bring about anything
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise ValueError(f"model: {str(file)!r} cannot be read ({reason}); {_REMEDY}") from error
+        raise ValueError(f"model: {str(file)!r} cannot be read ({first_line_of(error)}); {_REMEDY}") from error
     _name_special_tokens(tokenizer, config)
     tokenizer.clean_up_tokenization_spaces = False  # which would change what a completion says
     tokenizer.save_pretrained(folder)

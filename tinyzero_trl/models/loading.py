@@ -19,6 +19,7 @@ from tinyzero_trl.models import gguf
 from tinyzero_trl.models.adapters import base_of_adapter
 from tinyzero_trl.models.softcap import attention_with_softcap
 from tinyzero_trl.runs.checkpoints import checkpoint_to_resume
+from tinyzero_trl.runs.files import first_line_of
 from tinyzero_trl.runs.hub_access import offline_if_silent
 from tinyzero_trl.runs.records import CONFIG
 
@@ -230,8 +231,7 @@ def load(loader: Any, path: str, **settings: Any) -> Any:
         with offline_if_silent(path):
             return loader(path, **settings)
     except Exception as error:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise ValueError(f"model: {path!r} cannot be loaded ({reason}); {remedy}") from error
+        raise ValueError(f"model: {path!r} cannot be loaded ({first_line_of(error)}); {remedy}") from error
 
 
 def _check_finished(path: str) -> None:

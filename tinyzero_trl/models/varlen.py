@@ -21,6 +21,8 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from tinyzero_trl.runs.files import first_line_of
+
 TORCH_VARLEN = "torch_varlen"
 """The name of `varlen_attention` among Transformers' attention implementations."""
 
@@ -200,7 +202,7 @@ def kernel_fault(heads: int, shared_heads: int, width: int, dtype: torch.dtype, 
                 output = attend(states, bounds, max(_CHECKED_ROWS))
                 found.append([output, *torch.autograd.grad(output, states, weights)])
     except (RuntimeError, TypeError, ValueError) as error:
-        return f"PyTorch's kernel fails ({(str(error).splitlines() or [type(error).__name__])[0]})"
+        return f"PyTorch's kernel fails ({first_line_of(error)})"
     for kernel, reference in zip(*found, strict=True):
         difference = ((kernel - reference).abs().max() / reference.abs().max()).item()
         if not difference <= _TOLERANCE:  # so that NaN is a fault, too

@@ -7,6 +7,7 @@ import zipfile
 from collections.abc import Iterator
 from itertools import takewhile
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
@@ -28,7 +29,7 @@ def fault_of(checkpoint: Path) -> str | None:
     """
     if not checkpoint.is_dir():
         return "there is no such folder"
-    if not _was_written(checkpoint):
+    if trainer_state(checkpoint) is None:
         return f"{TRAINER_STATE} is missing or cut"
     return next(_faults(checkpoint), None)
 
@@ -53,10 +54,19 @@ def checkpoint_to_resume(resume: str, output_dir: str | Path) -> str | None:
     return None if found is None else str(found)
 
 
-def passed_over(output_dir: str | Path) -> dict[Path, str]:
+def passed_over(output_dir: str | Path, newest: str | None) -> dict[Path, str]:
     """The checkpoints of a run that are newer than its newest complete one, each with why it does not count."""
-    faults = ((folder, fault_of(folder)) for folder in _newest_first(output_dir))
-    return {folder: fault for folder, fault in takewhile(lambda each: each[1] is not None, faults) if fault}
+    newer = takewhile(lambda folder: str(folder) != newest, _newest_first(output_dir))
+    return {folder: fault for folder in newer if (fault := fault_of(folder))}
+
+
+def trainer_state(checkpoint: str | Path) -> dict[str, Any] | None:
+    """The trainer state of a checkpoint, its last file; None where the checkpoint was not written to its end."""
+    try:
+        state = json.loads((Path(checkpoint) / TRAINER_STATE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return state if isinstance(state, dict) and "global_step" in state else None
 
 
 def step_of(checkpoint: str | Path) -> int:
@@ -71,12 +81,13 @@ def has_optimizer(checkpoint: str | Path) -> bool:
 
 def written_checkpoints(output_dir: str | Path) -> dict[int, Path]:
     """The checkpoints of a run that were written to their end, by their step, whatever they have lost since."""
-    return {step: folder for step, folder in _checkpoints(output_dir).items() if _was_written(folder)}
+    return {step: folder for step, folder in _checkpoints(output_dir).items() if trainer_state(folder)}
 
 
 def is_last(checkpoint: str, max_steps: int, num_train_epochs: float) -> bool:
     """Whether a checkpoint with a trainer state is that of a run's last step, so that nothing is left to train."""
-    state = json.loads((Path(checkpoint) / TRAINER_STATE).read_text(encoding="utf-8"))
+    state = trainer_state(checkpoint)
+    assert state is not None, "it was written to its end"
     if max_steps > 0:
         return state["global_step"] >= max_steps
     return (state.get("epoch") or 0) >= num_train_epochs
@@ -103,15 +114,6 @@ def _checkpoints(output_dir: str | Path) -> dict[int, Path]:
 
 def _newest_first(output_dir: str | Path) -> list[Path]:
     return [folder for _, folder in sorted(_checkpoints(output_dir).items(), reverse=True)]
-
-
-def _was_written(checkpoint: Path) -> bool:
-    """Whether a checkpoint was written to its end: the trainer state is its last file, and must be readable."""
-    try:
-        state = json.loads((checkpoint / TRAINER_STATE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return isinstance(state, dict) and "global_step" in state
 
 
 def _faults(checkpoint: Path) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Files and folders from outside: read with one clear error, and no folder left behind for nothing. No PyTorch."""
+"""Files: those from outside are read with one clear error, ours are replaced whole or not at all. No PyTorch."""
 
 import math
 import os
@@ -84,6 +84,11 @@ def text_of(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
+def first_line_of(error: BaseException) -> str:
+    """The first line of an error's text, where the rest is long; the name of its kind if it has none."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 def shortened(value: Any) -> str:
     """What `value` looks like in a message of one line."""
     text = repr(value)
@@ -91,15 +96,29 @@ def shortened(value: Any) -> str:
 
 
 @contextmanager
-def made_folder(folder: Path) -> Iterator[None]:
-    """The folder exists inside; what was made for it and holds nothing is removed when the body fails."""
-    with unless_it_fails(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        yield
+def replacing(file: Path) -> Iterator[Path]:
+    """Replace `file` in one step: whoever reads it sees the old content or the new, never a part.
+
+    Yields the path to write to. When the body fails, nothing of it stays.
+    """
+    draft = file.with_name(f".{file.name}.draft")
+    try:
+        yield draft
+        with draft.open("rb+") as stream:
+            os.fsync(stream.fileno())
+        draft.replace(file)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def write_atomically(file: Path, text: str) -> None:
+    """Replace `file` by one that holds `text`, in one step."""
+    with replacing(file) as draft:
+        draft.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 @contextmanager
-def unless_it_fails(folder: Path) -> Iterator[None]:
+def no_empty_folder_on_failure(folder: Path) -> Iterator[None]:
     """Whoever makes the folder inside leaves none behind, empty, when the body fails."""
     missing = [each for each in (folder, *folder.parents) if not each.exists()]
     try:

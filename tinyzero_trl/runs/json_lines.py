@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from tinyzero_trl.runs.files import shortened
+from tinyzero_trl.runs.files import replacing, shortened
 
 
 def plain(value: Any) -> Any:
@@ -100,12 +100,8 @@ def unpack(file: Path) -> None:
     """
     packed = _packed(file)
     if not file.exists() and packed.exists():
-        draft = file.with_name(f".{file.name}.draft")
-        with draft.open("wb") as stream:
-            stream.write(_unpacked(packed))
-            stream.flush()
-            os.fsync(stream.fileno())
-        draft.replace(file)
+        with replacing(file) as draft:
+            draft.write_bytes(_unpacked(packed))
         packed.unlink()
 
 

@@ -9,7 +9,8 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from tinyzero_trl.runs.records import Run, answers_of, read_run, write_atomically
+from tinyzero_trl.runs.files import write_atomically
+from tinyzero_trl.runs.records import Run, answers_of, read_run
 
 CARD = "README.md"
 

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from tinyzero_trl.runs import gathered
 from tinyzero_trl.runs.environment import describe_environment
-from tinyzero_trl.runs.files import checked_figures, is_finite_number, read_mapping, shortened
+from tinyzero_trl.runs.files import checked_figures, is_finite_number, read_mapping, shortened, write_atomically
 from tinyzero_trl.runs.gathered import read_gathered
 from tinyzero_trl.runs.json_lines import drop_partial_line, json_text, plain, read_lines, read_object, unpack
 from tinyzero_trl.runs.missing_steps import missing_steps
@@ -37,6 +37,12 @@ METRICS = "metrics.jsonl"
 EVAL = "eval.jsonl"
 SUMMARY = "summary.json"
 COMPLETIONS = "completions"
+
+MOST_SAMPLES = 16
+"""Completions of one step that are kept."""
+
+MOST_CHARACTERS = 20_000
+"""Longest text that is kept of one prompt or completion; a mark stands for the rest."""
 
 HELD_OUT_PROMPTS = "held_out_prompts"
 """In environment.json: a digest of the held-out prompts, by which reports know that two runs were asked the same."""
@@ -54,20 +60,10 @@ class RunRecords:
 
     Args:
         path: the run directory; created if it is missing.
-        completions_per_step: most samples that one call of `append_completions` keeps.
-        completion_characters: longest text kept of one prompt or completion; the rest is replaced by a mark.
     """
 
-    def __init__(
-        self,
-        path: str | os.PathLike[str],
-        *,
-        completions_per_step: int = 16,
-        completion_characters: int = 20_000,
-    ) -> None:
+    def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
-        self.completions_per_step = completions_per_step
-        self.completion_characters = completion_characters
         self.path.mkdir(parents=True, exist_ok=True)
         unpack(self.path / METRICS)
         unpack(self.path / EVAL)
@@ -101,14 +97,14 @@ class RunRecords:
         self._append(self.path / EVAL, [{"step": step, "time_s": time_s, "tokens": tokens, **metrics}])
 
     def append_completions(self, step: int, samples: Iterable[Mapping[str, Any]]) -> None:
-        """Append sampled completions of `step`, at most `completions_per_step` of them.
+        """Append sampled completions of `step`, at most `MOST_SAMPLES` of them.
 
         Known keys: `source` (train or eval), `prompt`, `completion`, `reward`, `reason`, `length` (tokens),
         `truncated`, `difficulty`; further keys are kept.
         """
         kept = [
-            {"step": step, **{key: self._shortened(value) for key, value in sample.items()}}
-            for _, sample in zip(range(self.completions_per_step), samples, strict=False)
+            {"step": step, **{key: _shortened(value) for key, value in sample.items()}}
+            for _, sample in zip(range(MOST_SAMPLES), samples, strict=False)
         ]
         folder = self.path / COMPLETIONS
         folder.mkdir(exist_ok=True)
@@ -134,12 +130,6 @@ class RunRecords:
     def _line_files(self) -> list[Path]:
         samples = sorted((self.path / COMPLETIONS).glob("step_*.jsonl"))
         return [file for file in (self.path / METRICS, self.path / EVAL, *samples) if file.exists()]
-
-    def _shortened(self, value: Any) -> Any:
-        if isinstance(value, str) and len(value) > self.completion_characters:
-            left_out = len(value) - self.completion_characters
-            return f"{value[: self.completion_characters]}\n[{left_out} characters left out]"
-        return value
 
     @staticmethod
     def _append(file: Path, records: Sequence[Mapping[str, Any]]) -> None:
@@ -250,14 +240,10 @@ def is_finished(path: str | os.PathLike[str]) -> bool:
         return False
 
 
-def write_atomically(file: Path, text: str) -> None:
-    """Replace `file` in one step: whoever reads it sees the old text or the new, never a part."""
-    draft = file.with_name(f".{file.name}.draft")
-    with draft.open("w", encoding="utf-8", errors="backslashreplace") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    draft.replace(file)
+def _shortened(value: Any) -> Any:
+    if isinstance(value, str) and len(value) > MOST_CHARACTERS:
+        return f"{value[:MOST_CHARACTERS]}\n[{len(value) - MOST_CHARACTERS} characters left out]"
+    return value
 
 
 def _read_samples(file: Path) -> Iterator[dict[str, Any]]:

@@ -11,6 +11,9 @@ from tinyzero_trl.tasks.task import Task
 
 EVAL_SIZE = 256
 
+GENERATE = "generate"
+"""The `dataset` of a run whose examples come from the task's generator."""
+
 
 @dataclass
 class TaskConfig:
@@ -25,7 +28,7 @@ class TaskConfig:
     recipe: str | None = field(default=None, metadata={"help": "name in the records; by default the recipe's file"})
     task: str = field(default="countdown", metadata={"help": "a task's name, or package.module:Class"})
     dataset: str = field(
-        default="generate", metadata={"help": "generate, a parquet, JSON or CSV file, a folder, or a Hub id"}
+        default=GENERATE, metadata={"help": "generate, a parquet, JSON or CSV file, a folder, or a Hub id"}
     )
     allow_overlap: bool = field(
         default=False, metadata={"help": "take a data set whose held-out examples are training examples too"}
@@ -57,17 +60,17 @@ class TaskConfig:
         for name in ("train_size", "test_size", "eval_size"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ValueError(f"{name}: {value!r} is below 1; set it to 1 or more")
-        if self.dataset == "generate":
-            self.evaluated(self.test_size)
+        if self.dataset == GENERATE:
+            self.settle_eval_size(self.test_size)
         if self.problem_seed < 0:
             raise ValueError(f"problem_seed: {self.problem_seed!r} is negative; use 0 or more")
         for name in (each.name for each in fields(self) if each.name.startswith("cosine_")):
             if not math.isfinite(value := getattr(self, name)):
                 raise ValueError(f"{name}: {value!r} is no finite number; change it")
-        task.check_options(self.generator_options())
+        task.check_options(self.task_options())
 
-    def evaluated(self, held_out: int) -> int:
-        """How many of `held_out` problems an evaluation takes: `eval_size`, which is set here if it was left out.
+    def settle_eval_size(self, held_out: int) -> int:
+        """How many of `held_out` problems an evaluation takes: sets `eval_size` if it was left out, and returns it.
 
         Raises:
             ValueError: `eval_size` exceeds them.
@@ -76,18 +79,18 @@ class TaskConfig:
             self.eval_size = min(EVAL_SIZE, held_out)
         if self.eval_size > held_out:
             where, more = "", "give more held-out problems"
-            if self.dataset == "generate":
+            if self.dataset == GENERATE:
                 where, more = " (test_size)", "raise test_size"
             raise ValueError(
                 f"eval_size: {self.eval_size} exceeds the {held_out} held-out problems{where}; lower it, or {more}"
             )
         return self.eval_size
 
-    def learned(self) -> Task:
+    def make_task(self) -> Task:
         """The task with its options."""
-        return get_task(self.task, self.generator_options())
+        return get_task(self.task, self.task_options())
 
-    def generator_options(self) -> dict[str, Any]:
+    def task_options(self) -> dict[str, Any]:
         """The options of the task, of those that this class has: `config_class` brings all."""
         names = (each.name for each in fields(get_task(self.task).options))
         return {name: getattr(self, name) for name in names if hasattr(self, name)}

@@ -40,17 +40,17 @@ def train_test_examples(
     Raises:
         ValueError: if the task is unknown, a size, the seed or an option is out of bounds, or too few examples exist.
     """
-    learned = get_task(task, options)
+    task = get_task(task, options)
     for field, size in (("train_size", train_size), ("test_size", test_size)):
         if size < 1:
             raise ValueError(f"{field}: {size} must be at least 1; ask for more problems")
     if seed < 0:
         raise ValueError(f"seed: {seed} is negative; use 0 or more")
     with _asked_for_as("test_size"):
-        test = learned.generate(test_size, seed=2 * seed, progress=progress, **learned.given)
+        test = task.generate(test_size, seed=2 * seed, progress=progress, **task.given)
     with _asked_for_as("train_size"):
-        exclude = {learned.key(example) for example in test}
-        train = learned.generate(train_size, seed=2 * seed + 1, exclude=exclude, progress=progress, **learned.given)
+        exclude = {task.key(example) for example in test}
+        train = task.generate(train_size, seed=2 * seed + 1, exclude=exclude, progress=progress, **task.given)
     return train, test
 
 
@@ -107,13 +107,13 @@ def to_dataset(examples: Sequence[Example], *, task: str | Task, template: str) 
     """
     import datasets
 
-    learned = get_task(task)
+    task = get_task(task)
     for example in examples[:1]:
-        check_score(learned, example)
-    own = to_columns(learned, examples)
-    prompts = [learned.prompt(example, template) for example in examples]
-    columns = {"prompt": prompts, **own, "difficulty": [learned.difficulty(example) for example in examples]}
-    with told_of_values(learned, examples):
+        check_score(task, example)
+    own = to_columns(task, examples)
+    prompts = [task.prompt(example, template) for example in examples]
+    columns = {"prompt": prompts, **own, "difficulty": [task.difficulty(example) for example in examples]}
+    with told_of_values(task, examples):
         return datasets.Dataset.from_dict(columns)
 
 

@@ -2,14 +2,13 @@
 
 import filecmp
 import logging
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from tinyzero_trl.runs.earlier import move_aside
-from tinyzero_trl.runs.files import made_folder
+from tinyzero_trl.runs.files import no_empty_folder_on_failure, replacing
 from tinyzero_trl.tasks.datasets import told_of_values
 from tinyzero_trl.tasks.registry import get_task
 from tinyzero_trl.tasks.task import Example, Task
@@ -43,21 +42,20 @@ def write_splits(
     for path in paths:
         if path.is_dir():  # replacing it would fail after others had been replaced
             raise ValueError(f"{path} is a folder; remove it or name another one with --out")
-    learned = get_task(task)
-    with made_folder(folder), ExitStack() as partial_files:
-        partial_paths = [partial_files.enter_context(_partial(path)) for path in paths]
-        for partial_path, (split, examples) in zip(partial_paths, splits.items(), strict=True):
-            _write_parquet(partial_path, examples, split, learned, template, progress)
-        _set_others_aside(folder, partial_paths, paths)
-        for partial_path, path in zip(partial_paths, paths, strict=True):
-            os.replace(partial_path, path)
+    task = get_task(task)
+    with no_empty_folder_on_failure(folder), ExitStack() as at_the_end:
+        folder.mkdir(parents=True, exist_ok=True)
+        drafts = [at_the_end.enter_context(replacing(path)) for path in paths]
+        for draft, (split, examples) in zip(drafts, splits.items(), strict=True):
+            _write_parquet(draft, examples, split, task, template, progress)
+        _set_others_aside(folder, drafts, paths)
     return paths
 
 
 def _set_others_aside(folder: Path, new: Sequence[Path], paths: Sequence[Path]) -> None:
     """Move the files that would be replaced by others out of the way."""
     pairs = zip(new, paths, strict=True)
-    if not any(path.exists() and not filecmp.cmp(partial_path, path, shallow=False) for partial_path, path in pairs):
+    if not any(path.exists() and not filecmp.cmp(draft, path, shallow=False) for draft, path in pairs):
         return
     aside = move_aside(folder, [path.name for path in paths])
     logger.warning("out: other examples were in %s; they lie in %s now", folder, aside)
@@ -88,13 +86,3 @@ def _write_parquet(
             writer.write_table(table)
             if progress:
                 progress(len(rows))
-
-
-@contextmanager
-def _partial(path: Path) -> Iterator[Path]:
-    """A path beside the final one; what still lies there at the end is removed."""
-    partial_path = path.with_name(f".{path.name}.partial")
-    try:
-        yield partial_path
-    finally:
-        partial_path.unlink(missing_ok=True)

@@ -1,7 +1,7 @@
 """Tasks by name: built in, registered, installed with an entry point, or `package.module:Class`."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, Field, fields
 from typing import Any, NamedTuple, TypeVar
 
 from tinyzero_trl.plugins import find_class, offered_names
@@ -104,9 +104,12 @@ def get_task(name: str | Task, options: Mapping[str, Any] | None = None) -> Task
 
 
 def option_defaults() -> dict[str, Any]:
-    """The generator options of all registered tasks, with their defaults."""
-    return {
-        each.name: each.default if each.default_factory is MISSING else each.default_factory()
-        for kind in _TASKS.values()
-        for each in fields(kind.options)
-    }
+    """The options of all registered tasks, with their defaults."""
+    return {each.name: default_of(each) for kind in _TASKS.values() for each in fields(kind.options)}
+
+
+def default_of(option: "Field[Any]") -> Any:
+    """The default of a field of a dataclass; None if it has none."""
+    if option.default_factory is not MISSING:
+        return option.default_factory()
+    return None if option.default is MISSING else option.default

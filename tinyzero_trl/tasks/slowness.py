@@ -1,4 +1,4 @@
-"""A word to whoever waits for a slow generator of examples."""
+"""A warning that it takes long to generate the examples of a task."""
 
 import logging
 import time
@@ -30,5 +30,7 @@ class SlownessWarning:
         if remaining_s > _LONG_S:
             logger.warning(
                 "%s: %s examples take about %s minutes to generate; ask for fewer (train_size, test_size)",
-                *(self._task, f"{self._count:,}", round(remaining_s / 60)),
+                self._task,
+                f"{self._count:,}",
+                round(remaining_s / 60),
             )

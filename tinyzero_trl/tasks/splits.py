@@ -5,13 +5,10 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tinyzero_trl.tasks.config import TaskConfig
+from tinyzero_trl.tasks.config import GENERATE, TaskConfig
 from tinyzero_trl.tasks.datasets import read_examples, train_test_examples
 from tinyzero_trl.tasks.sources import has_splits
 from tinyzero_trl.tasks.task import Example, Task
-
-GENERATE = "generate"
-"""The `dataset` of a run whose examples come from the task's generator."""
 
 _HELD_OUT_SHARE = 10  # of a data set without splits, one in so many examples
 
@@ -46,10 +43,11 @@ def load_splits(config: TaskConfig) -> Splits:
 
 
 def _read(config: TaskConfig) -> Splits:
+    task = config.make_task()
     if not has_splits(config.dataset):
-        return _divided(read_examples(config.dataset, task=config.learned()), config)
-    train, held_out = (read_examples(config.dataset, task=config.learned(), split=split) for split in ("train", "test"))
-    return Splits(train, held_out, _overlap(train, held_out, config))
+        return _divided(read_examples(config.dataset, task=task), task, config)
+    train, held_out = (read_examples(config.dataset, task=task, split=split) for split in ("train", "test"))
+    return Splits(train, held_out, _overlap(train, held_out, task, config))
 
 
 def generated_held_out(config: TaskConfig) -> Sequence[Example]:
@@ -59,7 +57,7 @@ def generated_held_out(config: TaskConfig) -> Sequence[Example]:
 
 def _generated(config: TaskConfig, train_size: int) -> Splits:
     train, held_out = train_test_examples(
-        config.learned(), train_size=train_size, test_size=config.test_size, seed=config.problem_seed
+        config.make_task(), train_size=train_size, test_size=config.test_size, seed=config.problem_seed
     )
     return Splits(train, held_out)
 
@@ -69,9 +67,8 @@ def keys(task: Task, examples: Sequence[Example]) -> set[Hashable]:
     return {task.key(example) for example in examples}
 
 
-def _divided(examples: Sequence[dict[str, Any]], config: TaskConfig) -> Splits:
+def _divided(examples: Sequence[dict[str, Any]], task: Task, config: TaskConfig) -> Splits:
     """Examples without splits in two; what is held out does not stay in training as a copy."""
-    task = config.learned()
     count = min(config.test_size, len(examples) // _HELD_OUT_SHARE)
     if not count:
         raise ValueError(
@@ -91,8 +88,7 @@ def _divided(examples: Sequence[dict[str, Any]], config: TaskConfig) -> Splits:
     return Splits(train, held_out, note)
 
 
-def _overlap(train: Sequence[Example], held_out: Sequence[Example], config: TaskConfig) -> str | None:
-    task = config.learned()
+def _overlap(train: Sequence[Example], held_out: Sequence[Example], task: Task, config: TaskConfig) -> str | None:
     known = keys(task, train)
     shared = sum(task.key(example) in known for example in held_out)
     if not shared:

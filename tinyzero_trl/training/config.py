@@ -278,7 +278,7 @@ def _parsed_json(name: str, text: str, example: str) -> Any:
         raise ValueError(f"{name}: {shortened(text)} is not JSON; write {example}") from None
 
 
-def configuration(args: Any, model: Any) -> AdaptiveGRPOConfig:
+def config_or_default(args: Any, model: Any) -> AdaptiveGRPOConfig:
     """`args` as given to a trainer of `model`; None stands for a default in the folder that TRL would name.
 
     Raises:

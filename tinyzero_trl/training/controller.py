@@ -168,21 +168,16 @@ def _check(trainer: Any, attached: bool) -> None:
     name = type(trainer).__name__
     if not isinstance(trainer, GRPOTrainer):
         raise ValueError(f"trainer: {name} is no trl.GRPOTrainer; give one, or a subclass of it")
+    is_ours, samples_itself = isinstance(trainer, AdaptiveGRPOTrainer), trainer.rollout_func is not None
+    others = [each for each in trainer.callback_handler.callbacks if isinstance(each, WindowController)]
+    has_no_limit, tools = trainer.max_completion_length is None, trainer.tools
     reasons = {
-        "has a window of its own; set the window_* fields of its configuration": isinstance(
-            trainer, AdaptiveGRPOTrainer
-        ),
-        "has a controller already; attach one controller to one trainer": attached
-        or any(isinstance(each, WindowController) for each in trainer.callback_handler.callbacks),
+        "has a window of its own; set the window_* fields of its configuration": is_ours,
+        "has a controller already; attach one controller to one trainer": attached or others,
         "has started to train; attach the controller before trainer.train()": trainer.is_in_train,
-        "samples with a rollout_func, which sets its own limit; use the trainer's own generation": trainer.rollout_func
-        is not None,
-        "calls tools between parts of a completion, and the limit is one of each part; train without tools": bool(
-            trainer.tools
-        ),
-        "has max_completion_length None, so that the window has no largest value; set it": (
-            trainer.max_completion_length is None
-        ),
+        "samples with a rollout_func, which sets its own limit; use the trainer's own generation": samples_itself,
+        "calls tools between parts of a completion, and the limit is one of each part; train without tools": tools,
+        "has max_completion_length None, so that the window has no largest value; set it": has_no_limit,
         "has restore_callback_states_from_checkpoint set, which would build the controller anew; set it to False, the "
         "controller restores its state by itself": trainer.args.restore_callback_states_from_checkpoint,
     }

@@ -21,11 +21,11 @@ from tinyzero_trl.runs.hub_access import offline_if_silent
 from tinyzero_trl.runs.json_lines import digest_of
 from tinyzero_trl.runs.model_card import write_model_card
 from tinyzero_trl.runs.records import HELD_OUT_PROMPTS, TASK_OPTIONS, Run, RunRecords, answers_of, is_finished, read_run
-from tinyzero_trl.tasks.config import TaskConfig
+from tinyzero_trl.tasks.config import GENERATE, TaskConfig
 from tinyzero_trl.tasks.datasets import to_dataset
 from tinyzero_trl.tasks.rewards import RewardFunction, reward_functions
 from tinyzero_trl.tasks.sources import is_on_hub
-from tinyzero_trl.tasks.splits import GENERATE, load_splits
+from tinyzero_trl.tasks.splits import load_splits
 from tinyzero_trl.training.config import WINDOW_PREFIX, AdaptiveGRPOConfig
 from tinyzero_trl.training.model_kwargs import model_init_kwargs
 from tinyzero_trl.training.preflight.resuming import check_continued, example_digests
@@ -41,20 +41,21 @@ def load_problems(task: TaskConfig, model: str = "") -> tuple[Dataset, Dataset]:
     splits = load_splits(task)
     if splits.note:
         logger.info(splits.note)
-    learned = task.learned()
+    made = task.make_task()
     taught = taught_problems(model, task.task)
-    known = sum(learned.key(example) in taught for example in splits.held_out) if taught else 0
+    known = sum(made.key(example) in taught for example in splits.held_out) if taught else 0
     if known:
         logger.warning(
             "test_size: %d of the %d held-out problems were in the warm start of %s, so that accuracy is too high; "
             "take the test_size and problem_seed of the recipe for it",
-            *(known, len(splits.held_out), model),
+            known,
+            len(splits.held_out),
+            model,
         )
     train, held_out = (
-        to_dataset(examples, task=learned, template=task.prompt_template)
-        for examples in (splits.train, splits.held_out)
+        to_dataset(examples, task=made, template=task.prompt_template) for examples in (splits.train, splits.held_out)
     )
-    return train, held_out.select(range(task.evaluated(len(held_out))))
+    return train, held_out.select(range(task.settle_eval_size(len(held_out))))
 
 
 def check_beforehand(
@@ -89,7 +90,7 @@ def check_beforehand(
 
 def _rewards(task: TaskConfig, training: AdaptiveGRPOConfig) -> tuple[list[RewardFunction], list[float] | None]:
     assert training.max_completion_length is not None, "AdaptiveGRPOConfig checks it"
-    return reward_functions(task.learned(), task.shaping(training.max_completion_length))
+    return reward_functions(task.make_task(), task.shaping(training.max_completion_length))
 
 
 def build_trainer(
@@ -100,8 +101,12 @@ def build_trainer(
     config = load_model_config(path, revision=model.model_revision)  # a wrong name is known before problems are made
     rewards, training.reward_weights = _rewards(task, training)
     train, held_out = load_problems(task, str(model.model_name_or_path))
-    tokenizer = check_run(path, config, training, model, train, held_out)
-    _say_where_it_continues(task, training, model)
+    checkpoint = checkpoint_to_resume(training.resume, str(training.output_dir))
+    tokenizer = check_run(path, config, training, model, train, held_out, checkpoint)
+    if checkpoint is not None:
+        changes = check_continued(checkpoint, resolved_config(task, training, model))
+        changed = ", ".join(f"{name} ({change})" for name, change in changes.items())
+        logger.info("resume: continues from %s%s", checkpoint, changed and f"; changed: {changed}")
     loading, is_adapter = model_init_kwargs(model, training, config), base_of_adapter(path) is not None
     training.model_init_kwargs = None if is_adapter else loading  # TRL warns of those it has no use for
     with offline_if_silent(path):  # TRL loads anew
@@ -147,13 +152,6 @@ def is_over(task: TaskConfig, training: AdaptiveGRPOConfig, model: ModelConfig) 
     return True
 
 
-def _say_where_it_continues(task: TaskConfig, training: AdaptiveGRPOConfig, model: ModelConfig) -> None:
-    if checkpoint := checkpoint_to_resume(training.resume, str(training.output_dir)):
-        changes = check_continued(checkpoint, resolved_config(task, training, model))
-        changed = ", ".join(f"{name} ({change})" for name, change in changes.items())
-        logger.info("resume: continues from %s%s", checkpoint, changed and f"; changed: {changed}")
-
-
 def start_run(trainer: AdaptiveGRPOTrainer, task: TaskConfig | None = None, model: ModelConfig | None = None) -> None:
     """Let the training write `config.yaml` and `environment.json` when it begins; a recipe is not needed.
 
@@ -177,7 +175,7 @@ def start_run(trainer: AdaptiveGRPOTrainer, task: TaskConfig | None = None, mode
         model_files=model_files(resolve_model(str(model.model_name_or_path)) if model else name, model_config),
         examples=example_digests(trainer.train_dataset, trainer.eval_dataset),
         **_digest_of_prompts(trainer.eval_dataset),
-        **({TASK_OPTIONS: sorted(task.generator_options())} if task else {}),
+        **({TASK_OPTIONS: sorted(task.task_options())} if task else {}),
     )
 
 

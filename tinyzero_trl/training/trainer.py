@@ -19,7 +19,7 @@ from tinyzero_trl.training.callbacks.progress import show_rollouts
 from tinyzero_trl.training.callbacks.records import RecordsCallback
 from tinyzero_trl.training.callbacks.safe_points import SaveBetweenRollouts
 from tinyzero_trl.training.callbacks.window import AdaptiveWindowCallback
-from tinyzero_trl.training.config import AdaptiveGRPOConfig, configuration
+from tinyzero_trl.training.config import AdaptiveGRPOConfig, config_or_default
 from tinyzero_trl.training.fault_tolerance import FiniteNumbersGuard
 from tinyzero_trl.training.loss.attention import attend_without_padding
 from tinyzero_trl.training.loss.exact_loss import ExactLoss, LogProbs
@@ -85,7 +85,7 @@ class AdaptiveGRPOTrainer(GRPOTrainer):
         environment_factory: Any = None,
     ) -> None:
         model = resolve_model(model) if isinstance(model, str) else model
-        args = configuration(args, model)
+        args = config_or_default(args, model)
         trainable.check_trainable(model, peft_config)
         window_config = args.window_config()
         self.window_callback = AdaptiveWindowCallback(window_config)
@@ -104,9 +104,9 @@ class AdaptiveGRPOTrainer(GRPOTrainer):
         self.records_callback.follow(self, callbacks or ())
         self.limiter = CompletionLimit(self)
         self.groups = GroupStages(self)
-        self.rollouts = Rollouts.of(self)
+        self.rollouts = Rollouts(self)
         attend_without_padding(self, args.padding_free)
-        self.loss = ExactLoss.of(self)
+        self.loss = ExactLoss(self)
         self.guard = FiniteNumbersGuard(self.accelerator, args.max_skipped_steps, str(args.output_dir))
         self.reference = SyncedReference(self.ref_model, self.accelerator, is_synced=args.sync_ref_model)
         self.checkpoints = CheckpointWriter(is_main=self.is_world_process_zero())

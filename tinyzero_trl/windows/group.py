@@ -69,7 +69,7 @@ class GroupWindow(WindowPolicy[GroupConfig]):
         self._successes_lost = 0.0  # in the current rollout, by the groups that have stopped
         self._group_size = 0
         self._figures: dict[str, float] = {}
-        self._fates: dict[int, str] = {}  # of the groups of the current rollout: stopped, continued, explored
+        self._explored: set[int] = set()  # groups of the current rollout that went on against the rule
         self._rules: dict[tuple[float, ...], Rule] = {}
         self._problem: StoppingProblem | None = None
 
@@ -81,12 +81,10 @@ class GroupWindow(WindowPolicy[GroupConfig]):
     def go_on(self, states: Sequence[GroupState]) -> list[bool]:
         """See `WindowPolicy.go_on`: by the rule, or because the group explores."""
         if states and states[0].stage_end == self._ends[0]:
-            self._fates, self._successes_lost = {}, 0.0
+            self._explored, self._successes_lost = set(), 0.0
         pays = self._pays(states)
         explores = [not paid and self._is_drawn(state.group) for state, paid in zip(states, pays, strict=True)]
-        for state, paid, exploring in zip(states, pays, explores, strict=True):
-            if not paid:
-                self._fates[state.group] = "explored" if exploring else "stopped"
+        self._explored |= {state.group for state, exploring in zip(states, explores, strict=True) if exploring}
         return [
             state.unfinished > 0 and (paid or exploring)
             for state, paid, exploring in zip(states, pays, explores, strict=True)
@@ -119,7 +117,7 @@ class GroupWindow(WindowPolicy[GroupConfig]):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue; where the stages have changed, the figures are kept and the groups are learned anew."""
         super().load_state_dict(state)
-        self._fates, self._rules, self._problem = {}, {}, None
+        self._explored, self._rules, self._problem = set(), {}, None
         self._step_cost.restore(state["step_cost"])
         if state["ends"] != list(self._ends):
             self._price = None
@@ -221,7 +219,7 @@ class GroupWindow(WindowPolicy[GroupConfig]):
         if records:
             self._recent.add(record for record, _ in records)
             self._kinds.fit(*self._recent.weighted(), also_afresh=self._rollouts % _AFRESH_EVERY == 0)
-            self._figures = self._fate_figures(observation, records)
+            self._figures = self._group_figures(observation, records)
             self._knowledge.append([(record.label, self._pasts.of(key)) for record, key in records])
             for record, key in records:
                 if key and self.config.prompt_memory:
@@ -229,7 +227,7 @@ class GroupWindow(WindowPolicy[GroupConfig]):
             self._group_size = max(record.size for record, _ in records)
             self.config.check_group_size(self._group_size)
             self._set_price(groups=len(set(observation.groups)))
-        self._fates = {}
+        self._explored = set()
 
     def _set_price(self, groups: int) -> None:
         """The price for the next rollout, how many groups explore in it, and the successes that it promises."""
@@ -255,10 +253,10 @@ class GroupWindow(WindowPolicy[GroupConfig]):
         else:
             self._explore_probability = 0.0
 
-    def _fate_figures(self, observation: RolloutObservation, records: Any) -> dict[str, float]:
+    def _group_figures(self, observation: RolloutObservation, records: Any) -> dict[str, float]:
         groups, stops = len(set(observation.groups)), observation.group_stops
         stopped = len(stops)
-        explored = sum(fate == "explored" for fate in self._fates.values())
+        explored = len(self._explored)
         spent, saved = sum(observation.lengths), self._tokens_saved(record for record, _ in records)
         return {
             "stopped_frac": stopped / groups,

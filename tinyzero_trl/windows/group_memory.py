@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
-from tinyzero_trl.windows.kinds import GroupRecord, StageCount, stage_counts
+from tinyzero_trl.windows.kinds import GroupRecord, StageCount, stages_as_text, stages_from_text
 from tinyzero_trl.windows.outcomes import is_success
 from tinyzero_trl.windows.policy import RolloutObservation
 
@@ -59,12 +59,12 @@ def _stages(ended: Sequence[tuple[int, bool]], size: int, ends: Sequence[int]) -
 
 def as_text(visits: Iterable[Visit]) -> list[str]:
     """Visits as JSON."""
-    return [" ".join(str(count) for stage in visit for count in stage) for visit in visits]
+    return [stages_as_text(visit) for visit in visits]
 
 
 def from_text(visits: Iterable[str]) -> list[Visit]:
     """Undo `as_text`."""
-    return [stage_counts(visit) for visit in visits]
+    return [stages_from_text(visit) for visit in visits]
 
 
 class RecentGroups:

@@ -49,17 +49,22 @@ class GroupRecord:
 
     def state(self) -> list[Any]:
         """As JSON: the label, and the counts of all stages as one string."""
-        return [self.label, " ".join(str(count) for stage in self.stages for count in stage)]
+        return [self.label, stages_as_text(self.stages)]
 
     @classmethod
     def from_state(cls, state: Sequence[Any]) -> "GroupRecord":
         """Undo `state`."""
         label, counts = state
-        return cls(label, stage_counts(counts))
+        return cls(label, stages_from_text(counts))
 
 
-def stage_counts(text: str) -> tuple[StageCount, ...]:
-    """Counts of stages from a string of numbers, three for each stage."""
+def stages_as_text(stages: Iterable[StageCount]) -> str:
+    """Counts of stages as one string of numbers, three for each stage."""
+    return " ".join(str(count) for stage in stages for count in stage)
+
+
+def stages_from_text(text: str) -> tuple[StageCount, ...]:
+    """Undo `stages_as_text`."""
     numbers = iter(map(int, text.split()))
     return tuple(map(StageCount, numbers, numbers, numbers))
 

@@ -1,7 +1,6 @@
 """Windows that follow the step alone: the baselines that an adaptive policy has to beat."""
 
 import math
-from abc import abstractmethod
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -71,7 +70,7 @@ class CosineConfig(WindowConfig):
 
 
 class _Schedule(WindowPolicy[ConfigT]):
-    """A window that is a function of the step; subclasses say which.
+    """A window that is a function of `_next_step`, the step of the next rollout; subclasses say which.
 
     The step is the trainer's, as observations carry it. A schedule that is written in training steps therefore stays
     true when one rollout serves several of them.
@@ -82,10 +81,6 @@ class _Schedule(WindowPolicy[ConfigT]):
     def __init__(self, config: ConfigT) -> None:
         super().__init__(config)
         self._next_step = 0
-
-    def choose_window(self) -> float:
-        """See `WindowPolicy.choose_window`."""
-        return self._window_at(self._next_step)
 
     def begin_at_step(self, step: int) -> None:
         """See `WindowPolicy.begin_at_step`."""
@@ -99,15 +94,13 @@ class _Schedule(WindowPolicy[ConfigT]):
     def learn(self, observation: RolloutObservation) -> None:
         """The completions do not matter."""
 
-    @abstractmethod
-    def _window_at(self, step: int) -> float: ...
-
 
 @register_policy("fixed", config=FixedConfig)
 class FixedWindow(_Schedule[FixedConfig]):
     """Always `max`."""
 
-    def _window_at(self, step: int) -> float:
+    def choose_window(self) -> float:
+        """See `WindowPolicy.choose_window`."""
         return self._largest
 
 
@@ -115,8 +108,9 @@ class FixedWindow(_Schedule[FixedConfig]):
 class PhasedWindow(_Schedule[PhasedConfig]):
     """The window of the last phase that has begun; `initial` before the first."""
 
-    def _window_at(self, step: int) -> float:
-        begun = [window for first_step, window in self.config.phases if first_step <= step]
+    def choose_window(self) -> float:
+        """See `WindowPolicy.choose_window`."""
+        begun = [window for first_step, window in self.config.phases if first_step <= self._next_step]
         return begun[-1] if begun else self.config.initial
 
 
@@ -124,9 +118,10 @@ class PhasedWindow(_Schedule[PhasedConfig]):
 class CosineWindow(_Schedule[CosineConfig]):
     """From `initial` to `max` along half a cosine over `total_steps`, then `max`."""
 
-    def _window_at(self, step: int) -> float:
+    def choose_window(self) -> float:
+        """See `WindowPolicy.choose_window`."""
         assert self.config.total_steps is not None, "CosineConfig checks it"
-        progress = min(step / self.config.total_steps, 1.0)
+        progress = min(self._next_step / self.config.total_steps, 1.0)
         risen = (1 - math.cos(math.pi * progress)) / 2
         return self.config.initial + (self._largest - self.config.initial) * risen
 

@@ -6,11 +6,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from tinyzero_trl.commands.ablation.grid import PlannedRun
 from tinyzero_trl.commands.console import one_line
 from tinyzero_trl.runs.records import is_finished
+from tinyzero_trl.training.recipe.shipped import read_launch_file
 
 
 def faults_of(runs: Sequence[PlannedRun]) -> list[str]:
@@ -35,7 +34,7 @@ def faults_of(runs: Sequence[PlannedRun]) -> list[str]:
 
 
 def _check(run: PlannedRun, load: Callable[[Any], Any]) -> None:
-    from tinyzero_trl.training.recipe.elsewhere import recipe_for
+    from tinyzero_trl.training.recipe.other_machines import recipe_for
     from tinyzero_trl.training.recipe.parser import check_fields
     from tinyzero_trl.training.run import check_beforehand
 
@@ -80,16 +79,7 @@ def _machines_of(launch: Sequence[str]) -> tuple[int | None, str]:
         is_alone = all(name.startswith(("-", "python", "tinyzero-trl")) for name in names)
         return (1 if is_alone else None), "cuda"
     options = dict(pairwise(words))
-    file = _launch_file(options.get("--config_file"))
+    file = read_launch_file(options.get("--config_file", ""))  # what cannot be read, accelerate will tell
     processes = str(options.get("--num_processes", file.get("num_processes")))
     on_cpu = file.get("use_cpu") is True or "--cpu" in words
     return (int(processes) if processes.isdecimal() else None), ("cpu" if on_cpu else "cuda")
-
-
-def _launch_file(path: str | None) -> dict[str, Any]:
-    """What a launch file of accelerate says; nothing where it cannot be read, which accelerate will tell."""
-    try:
-        file = yaml.safe_load(Path(path).read_text(encoding="utf-8")) if path else None
-    except (OSError, ValueError, yaml.YAMLError):
-        return {}
-    return file if isinstance(file, dict) else {}

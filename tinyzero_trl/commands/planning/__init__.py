@@ -7,10 +7,8 @@ prints.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import yaml
 from trl import ModelConfig
 
 from tinyzero_trl.commands.planning.batches import BatchPlan, batch_plan
@@ -27,8 +25,8 @@ from tinyzero_trl.commands.planning.shape import model_shape
 from tinyzero_trl.models.loading import check_room
 from tinyzero_trl.training.config import AdaptiveGRPOConfig
 from tinyzero_trl.training.preflight.launch import LOST_LEARNING_RATE
-from tinyzero_trl.training.recipe.elsewhere import recipe_for
-from tinyzero_trl.training.recipe.shipped import find_launch_file
+from tinyzero_trl.training.recipe.other_machines import recipe_for
+from tinyzero_trl.training.recipe.shipped import read_launch_file
 from tinyzero_trl.windows import make_policy
 
 _ON_ONE_GPU, _ON_SEVERAL = ("single_gpu",), ("ddp", "zero1", "zero2", "zero3", "fsdp2")
@@ -207,13 +205,12 @@ def _way_of(launch: str) -> str:
     """The way of launching that a file of Accelerate, or the name of one of ours, describes."""
     if launch in WAYS:
         return launch
-    try:
-        config: Any = yaml.safe_load(Path(find_launch_file(launch)).read_text(encoding="utf-8"))
-        kind = str(config["distributed_type"])
-    except (OSError, yaml.YAMLError, KeyError, TypeError):
+    config = read_launch_file(launch)
+    if "distributed_type" not in config:
         raise ValueError(
             f"launch: {launch!r} is no launch file of accelerate; give the path of one, or {', '.join(WAYS)}"
-        ) from None
+        )
+    kind = str(config["distributed_type"])
     stage = (config.get("deepspeed_config") or {}).get("zero_stage")
     named = {"NO": "single_gpu", "MULTI_GPU": "ddp", "FSDP": "fsdp2", "DEEPSPEED": f"zero{stage}"}
     way = named.get(kind)

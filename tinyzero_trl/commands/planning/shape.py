@@ -10,6 +10,7 @@ from tinyzero_trl.commands.planning.memory import ModelShape
 from tinyzero_trl.models.adapters import base_of_adapter
 from tinyzero_trl.models.loading import positions_of
 from tinyzero_trl.models.names import resolve_model
+from tinyzero_trl.runs.files import first_line_of
 from tinyzero_trl.runs.hub_access import offline_if_silent
 
 
@@ -31,8 +32,9 @@ def model_shape(model: ModelConfig) -> ModelShape:
         with torch.device("meta"):
             built: Any = AutoModelForCausalLM.from_config(config)
     except (OSError, ValueError) as error:
+        reason = first_line_of(error).rstrip(".")
         raise ValueError(
-            f"model_name_or_path: no configuration of {name!r} here or on the Hub ({_first_line(error)}); give "
+            f"model_name_or_path: no configuration of {name!r} here or on the Hub ({reason}); give "
             "--model_name_or_path a local folder that holds the model's config.json"
         ) from None
     parameters = built.num_parameters()
@@ -77,13 +79,9 @@ def _trained_parameters(built: Any, model: ModelConfig, adapter_folder: str | No
         adapter = PeftConfig.from_pretrained(adapter_folder) if adapter_folder else asked
     except (ImportError, ValueError) as error:
         raise ValueError(
-            f"use_peft: peft cannot be used ({_first_line(error)}); pip install 'tinyzero-trl[peft]'"
+            f"use_peft: peft cannot be used ({first_line_of(error).rstrip('.')}); pip install 'tinyzero-trl[peft]'"
         ) from None
     adapter.inference_mode = False  # as saved, it would train nothing
     with torch.device("meta"):
         adapted: Any = get_peft_model(built, adapter)
     return int(adapted.num_parameters(only_trainable=True))
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

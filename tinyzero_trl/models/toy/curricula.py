@@ -196,8 +196,12 @@ LENGTHS = Curriculum(
     max_positions=512,
     tasks=(
         TraceTask(
-            *("counting", 1.0, _write_counting, 640, 640),
-            {"steps": (1, 3, 5, 9, 16, 28, 32, 36), "largest_start": 100, "largest_step": 2},
+            name="counting",
+            share=1.0,
+            write_trace=_write_counting,
+            train_size=640,
+            test_size=640,
+            generator_options={"steps": (1, 3, 5, 9, 16, 28, 32, 36), "largest_start": 100, "largest_step": 2},
         ),
     ),
     phases=(

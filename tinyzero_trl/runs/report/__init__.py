@@ -7,7 +7,7 @@ summary       the same for programs: summary.json, summary.csv
 style         palette, PNG and themed SVG
 panels        which figures of training health are drawn
 pictures      how they are drawn
-drawn         which of them an earlier report has drawn, and this one has not
+old_pictures  which of them an earlier report has drawn, and this one has not
 samples       the browser of sampled completions
 headlines     what was reached and what it took, in words
 live          a page that follows runs while they go on
@@ -21,7 +21,8 @@ from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
 
-from tinyzero_trl.runs.records import CONFIG, write_atomically
+from tinyzero_trl.runs.files import write_atomically
+from tinyzero_trl.runs.records import CONFIG
 from tinyzero_trl.runs.report.compare import compare
 from tinyzero_trl.runs.report.page import notes_of_missing_steps, render_page
 from tinyzero_trl.runs.report.pictures import draw_pictures

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from tinyzero_trl.metrics import Interval, mean_interval
 from tinyzero_trl.runs.records import Run
 from tinyzero_trl.runs.report.compare import accuracy_curve
-from tinyzero_trl.runs.report.drawn import keep_only
 from tinyzero_trl.runs.report.names import file_slugs
+from tinyzero_trl.runs.report.old_pictures import remove_old_pictures
 from tinyzero_trl.runs.report.panels import Panel, is_on_policy, panels_of
 from tinyzero_trl.runs.report.run_groups import RunGroup
 from tinyzero_trl.runs.report.style import (
@@ -62,24 +62,27 @@ def draw_pictures(
         canvases += [
             _window(group, palette[group.label], slugs[group.label] if len(groups) > 1 else None) for group in groups
         ]
-        moving = [panel for panel in panels_of(groups) if panel.idle is None or not is_on_policy(groups)]
+        on_policy = is_on_policy(groups)
+        moving = [panel for panel in panels_of(groups) if panel.idle is None or not on_policy]
         canvases += [_health(panel, groups, palette) for panel in moving]
         drawn = [canvas for canvas in canvases if canvas.axes.has_data()]
         for canvas in drawn:
             canvas.write(palette, folders)
         pictures = [canvas.picture() for canvas in drawn] if for_page else []
     for folder in folders:
-        keep_only(folder, [canvas.name for canvas in drawn])
+        remove_old_pictures(folder, [canvas.name for canvas in drawn])
     return pictures
 
 
 def _accuracy_over_tokens(groups: Sequence[RunGroup], palette: Mapping[str, Look]) -> Canvas:
     canvas = Canvas(
-        *("accuracy", "Held-out accuracy against rollout tokens"),
-        "Share of unseen problems solved at full length, against the tokens generated so far. "
+        name="accuracy",
+        title="Held-out accuracy against rollout tokens",
+        caption="Share of unseen problems solved at full length, against the tokens generated so far. "
         + ("Thin lines are seeds, the" if _shows_seeds(groups) else "The")
         + " band is the 95 % interval.",
-        *("rollout tokens", "held-out accuracy"),
+        x_label="rollout tokens",
+        y_label="held-out accuracy",
         lines_tell_groups=True,
     )
     curves = {
@@ -99,9 +102,11 @@ def _accuracy_over_time(groups: Sequence[RunGroup], palette: Mapping[str, Look])
     longest = max(curve.elapsed_s[-1] for of_group in curves.values() for curve in of_group)
     unit, seconds = next(((u, s) for u, s in (("h", 3600), ("min", 60)) if longest >= 2 * s), ("s", 1))
     canvas = Canvas(
-        *("accuracy-time", "Held-out accuracy against training time"),
-        "The same accuracy against wall-clock, without the time that evaluation took.",
-        *(f"training time ({unit})", "held-out accuracy"),
+        name="accuracy-time",
+        title="Held-out accuracy against training time",
+        caption="The same accuracy against wall-clock, without the time that evaluation took.",
+        x_label=f"training time ({unit})",
+        y_label="held-out accuracy",
         lines_tell_groups=True,
     )
     scaled = {name: [(c.elapsed_s / seconds, c.accuracy) for c in cs] for name, cs in curves.items()}
@@ -112,15 +117,18 @@ def _accuracy_over_time(groups: Sequence[RunGroup], palette: Mapping[str, Look])
 def accuracy_and_cost(groups: Sequence[RunGroup], palette: Mapping[str, Look]) -> Canvas:
     """One point per run group: where its runs ended, and what they took."""
     canvas = Canvas(
-        *("accuracy-cost", "What each run group costs and earns"),
-        "Held-out accuracy at the end of training, against the tokens of the whole run; up and to the left is better. "
-        "Bars are 95 % intervals over seeds.",
-        *("rollout tokens of a run", "final held-out accuracy"),
+        name="accuracy-cost",
+        title="What each run group costs and earns",
+        caption="Held-out accuracy at the end of training, against the tokens of the whole run; up and to the left is "
+        "better. Bars are 95 % intervals over seeds.",
+        x_label="rollout tokens of a run",
+        y_label="final held-out accuracy",
     )
     ends = {group.label: _ends(group) for group in groups}
     for name, (tokens, accuracy) in ends.items():
         canvas.axes.errorbar(
-            *(tokens.mean, accuracy.mean),
+            tokens.mean,
+            accuracy.mean,
             xerr=_reach(tokens),
             yerr=_reach(accuracy),
             color=palette[name].colour,
@@ -165,8 +173,8 @@ def _draw_accuracy(
                 continue
             mean, low, high = (np.array(column) for column in zip(*map(mean_interval, values.T.tolist()), strict=True))
         else:
-            (x, mean), run = seeds[0], next(iter(group.runs.values()))
-            low, high = (_bounds(run, name, mean) for name in ("eval/acc_low", "eval/acc_high"))
+            x, mean = seeds[0]
+            low, high = (_bounds(group.first, name, mean) for name in ("eval/acc_low", "eval/acc_high"))
         low, high = np.clip(low, 0, 1), np.clip(high, 0, 1)
         if len(x) > 1:
             canvas.axes.fill_between(x, low, high, color=look.colour, alpha=0.14, linewidth=0)
@@ -190,12 +198,13 @@ def _window(group: RunGroup, look: Look, slug: str | None) -> Canvas:
     stops = _over_tokens(group, "group_window/mean_stop")
     drawn, about = ("stopped groups", _STOPS) if stops else ("window", _WINDOW)
     canvas = Canvas(
-        "window" if slug is None else f"window-{slug}",
-        f"{drawn.capitalize()} and lengths of correct completions"
+        name="window" if slug is None else f"window-{slug}",
+        title=f"{drawn.capitalize()} and lengths of correct completions"
         if slug is None
         else f"{drawn.capitalize()} of {group.label}",
-        about,
-        *("rollout tokens", "tokens"),
+        caption=about,
+        x_label="rollout tokens",
+        y_label="tokens",
     )
     for name, style in (("p95", "--"), ("median", ":")):
         seeds = _over_tokens(group, f"adaptive_window/{name}_success_length")

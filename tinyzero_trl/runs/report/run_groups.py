@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import combinations, islice, product
 from os import PathLike
 from typing import Any
@@ -36,9 +37,14 @@ class RunGroup:
     label: str
 
     @property
+    def first(self) -> Run:
+        """The run with the smallest seed."""
+        return next(iter(self.runs.values()))
+
+    @property
     def config(self) -> dict[str, Any]:
         """The configuration of the first run; the others differ from it in bookkeeping alone."""
-        return _first(self).config
+        return self.first.config
 
 
 @dataclass(frozen=True)
@@ -55,7 +61,7 @@ class LoadedRuns:
     left_out: list[tuple[str, Run]] = field(default_factory=list)  # label of the group, run
     labels: dict[str, str] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def missing_steps(self) -> dict[str, str]:
         """The optimizer steps that the records of runs lack, in words, by the folders of those runs."""
         runs = [*(run for group in self.groups for run in group.runs.values()), *(run for _, run in self.left_out)]
@@ -106,7 +112,7 @@ def evaluation_differences(group: RunGroup, baseline: RunGroup) -> list[str]:
     place, between the groups or between the seeds of one; where a field has been named already, they differ for that
     reason.
     """
-    options = [name for each in (group, baseline) for name in _first(each).environment.get(TASK_OPTIONS, ())]
+    options = [name for each in (group, baseline) for name in each.first.environment.get(TASK_OPTIONS, ())]
     asked = dict.fromkeys((*EVALUATION_FIELDS, *options))
     asked.pop("difficulty_label", None)  # by which figures are split
     recorded = [name for name in asked if name in group.config and name in baseline.config]
@@ -176,10 +182,6 @@ def _seed(run: Run) -> int:
     if type(seed) is not int:
         raise ValueError(f"{run.path}: seed = {shortened(seed)} in its {CONFIG} is no whole number; correct it there")
     return seed
-
-
-def _first(group: RunGroup) -> Run:
-    return next(iter(group.runs.values()))
 
 
 def _problems(run: Run) -> int | None:

@@ -75,23 +75,18 @@ def _sampled(run: Run) -> list[dict[str, Any]]:
 
 def names_of_sides(groups: Sequence[RunGroup]) -> tuple[str, str]:
     """What the two completions of a pair are called: "before" only where it is from before the first step."""
-    first = {min((sample["step"] for sample in _sampled(_speaker(group))), default=0) for group in groups}
+    first = {min((sample["step"] for sample in _sampled(group.first)), default=0) for group in groups}
     return ("before", "after") if first == {0} else ("first", "last")
 
 
 def sample_cards(groups: Sequence[RunGroup]) -> list[SampleCard]:
-    """What the browser of completions shows, nothing if no run sampled any. One run speaks for each group."""
+    """What the browser of completions shows of the first run of each group; nothing if none sampled any."""
     names = names_of_sides(groups)
     return [
-        _card(group.label, dict(zip(names, pair, strict=True)), run.success_threshold)
+        _card(group.label, dict(zip(names, pair, strict=True)), group.first.success_threshold)
         for group in groups
-        for run in [_speaker(group)]
-        for pair in before_and_after(run)
+        for pair in before_and_after(group.first)
     ]
-
-
-def _speaker(group: RunGroup) -> Run:
-    return next(iter(group.runs.values()))
 
 
 def _card(group: str, pair: Mapping[str, Sample | None], threshold: float) -> SampleCard:

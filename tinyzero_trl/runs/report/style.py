@@ -187,7 +187,9 @@ class Canvas:
         for text, point in points.items():
             names = [
                 self.axes.annotate(
-                    *(text, point, (5 * right, up)),
+                    text,
+                    point,
+                    (5 * right, up),
                     textcoords="offset points",
                     ha="left" if right > 0 else "right",
                     va="center",

@@ -11,22 +11,8 @@ from tinyzero_trl.tasks.arithmetic.base import ArithmeticTask, equal_shares
 from tinyzero_trl.tasks.arithmetic.expression import ExpressionError, evaluate, literals, parse
 from tinyzero_trl.tasks.arithmetic.problem import MAX_INTEGER, Problem, ProblemKey, to_problem
 from tinyzero_trl.tasks.arithmetic.solver import find_expression, natural_values
-from tinyzero_trl.tasks.prompts import TEMPLATES
 from tinyzero_trl.tasks.registry import register_task
 from tinyzero_trl.tasks.task import CORRECT, Score, check_count_and_seed, extract_answer, wrong
-
-__all__ = [
-    "TEMPLATES",
-    "Countdown",
-    "difficulty",
-    "extract_answer",
-    "generate",
-    "render_prompt",
-    "score",
-    "solve",
-    "template_segments",
-    "to_problem",
-]
 
 _QUESTION = (
     "Use the numbers ",

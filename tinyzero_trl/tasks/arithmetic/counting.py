@@ -9,20 +9,8 @@ from tinyzero_trl.tasks.arithmetic import problem as arithmetic
 from tinyzero_trl.tasks.arithmetic.base import ArithmeticTask, equal_shares
 from tinyzero_trl.tasks.arithmetic.multiplication import score
 from tinyzero_trl.tasks.arithmetic.problem import Problem, ProblemKey
-from tinyzero_trl.tasks.prompts import TEMPLATES
 from tinyzero_trl.tasks.registry import register_task
 from tinyzero_trl.tasks.task import check_count_and_seed
-
-__all__ = [
-    "TEMPLATES",
-    "Counting",
-    "difficulty",
-    "generate",
-    "render_prompt",
-    "score",
-    "template_segments",
-    "to_problem",
-]
 
 _QUESTION = (
     "Start at ",

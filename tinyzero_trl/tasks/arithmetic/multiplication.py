@@ -10,22 +10,8 @@ from tinyzero_trl.tasks import prompts
 from tinyzero_trl.tasks.arithmetic import problem as arithmetic
 from tinyzero_trl.tasks.arithmetic.base import ArithmeticTask, equal_shares
 from tinyzero_trl.tasks.arithmetic.problem import Problem, ProblemKey
-from tinyzero_trl.tasks.prompts import TEMPLATES
 from tinyzero_trl.tasks.registry import register_task
 from tinyzero_trl.tasks.task import CORRECT, Score, check_count_and_seed, extract_answer, wrong
-
-__all__ = [
-    "TEMPLATES",
-    "Multiplication",
-    "difficulty",
-    "extract_answer",
-    "generate",
-    "render_prompt",
-    "score",
-    "solve",
-    "template_segments",
-    "to_problem",
-]
 
 _QUESTION = (
     "What is the product of the numbers ",
@@ -66,11 +52,6 @@ def to_problem(numbers: object, target: object) -> Problem:
 def difficulty(problem: Problem) -> int:
     """The digits of the longest factor."""
     return max(len(str(number)) for number in problem.numbers)
-
-
-def solve(numbers: Sequence[int], target: int) -> str | None:
-    """The product as text, or None if the target is another number."""
-    return str(target) if prod(numbers) == target else None
 
 
 def score(completion: str, numbers: Sequence[int], target: int) -> Score:

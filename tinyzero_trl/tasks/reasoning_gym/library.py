@@ -6,12 +6,13 @@ The lists below were made by reading version 0.1.25; `tests/unit/test_reasoning_
 import difflib
 import json
 from collections.abc import Mapping
-from dataclasses import MISSING, fields
+from dataclasses import fields
 from enum import Enum
 from functools import lru_cache
 from typing import Any
 
 from tinyzero_trl.runs.files import shortened, text_of
+from tinyzero_trl.tasks.registry import default_of
 
 EVALUATES_COMPLETIONS = {
     "binary_matrix": "eval()",
@@ -89,13 +90,6 @@ def refusal(name: str, options: Mapping[str, Any], error: Exception) -> ValueErr
     """What the library has raised, with the options that it was given."""
     given = ", ".join(f"{option}: {value!r}" for option, value in options.items()) or "its defaults"
     return ValueError(f"task: reasoning_gym:{name} refuses {given} ({text_of(error)}); change them")
-
-
-def default_of(field: Any) -> Any:
-    """The default of a field of a configuration; None if it has none."""
-    if field.default is not MISSING:
-        return field.default
-    return None if field.default_factory is MISSING else field.default_factory()
 
 
 def _in_kind_of(default: Any, value: Any) -> Any:

@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from tinyzero_trl.tasks.reasoning_gym import library
-from tinyzero_trl.tasks.reasoning_gym.library import default_of
+from tinyzero_trl.tasks.registry import default_of
 
 _OWN = ("seed", "size")  # decided by problem_seed, train_size and test_size
 _PLAIN = (bool, int, float, str)

@@ -10,6 +10,7 @@ from functools import lru_cache
 from typing import Any, ClassVar
 
 from tinyzero_trl.runs.files import shortened, text_of
+from tinyzero_trl.tasks.matching import EXACT, FORMS
 from tinyzero_trl.tasks.reasoning_gym import library
 from tinyzero_trl.tasks.reasoning_gym.labels import difficulty_label
 from tinyzero_trl.tasks.reasoning_gym.options import CommonOptions, configuration, options_class
@@ -19,9 +20,6 @@ from tinyzero_trl.tasks.task import CORRECT, Example, Score, Task, extract_answe
 SAFE, UNSAFE = "reasoning_gym", "reasoning_gym_unsafe"
 """The family of names, and the one by which a person allows scorers that evaluate text as Python."""
 
-_FORM = (
-    "Write your thoughts between <think> and </think>, and nothing but the final answer between <answer> and </answer>."
-)
 _LONGEST_ANSWER = 20_000  # characters; the longest right answers, boards of numbers, have a tenth of it
 _REFUSED = {  # answers that no scorer sees: they would take time or memory without bound, or win without being right
     "coin_flip": re.compile(r"[eE]"),  # Fraction("1e999999999") writes the number out
@@ -43,7 +41,7 @@ class ReasoningGymTask(Task):
 
     def question(self, example: Example) -> str:
         """The library's question, and where the answer is to stand."""
-        return f"{example['question'].rstrip()}\n\n{_FORM}"
+        return f"{example['question'].rstrip()}\n\n{FORMS[EXACT]}"
 
     def score(self, completion: str, example: Example) -> Score:
         """What the library's scorer gives the text between the answer tags: 1, or less for what is partly right.

@@ -102,7 +102,8 @@ class RecordsCallback(SavedInCheckpoints):
             if missing := self._records.missing_steps(start):
                 logger.warning(
                     "resume: %s lacks %s, which no report will show; if there is a copy of the file, put it back",
-                    *(folder / METRICS, missing),
+                    folder / METRICS,
+                    missing,
                 )
             drop_later_checkpoints(folder, start)
             if self._description is not None:

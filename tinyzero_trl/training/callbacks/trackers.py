@@ -52,7 +52,8 @@ class Trackers:
             logger.warning(
                 "report_to: %s gets the figures of TRL alone; those of windows, tokens and held-out accuracy are in "
                 "metrics.jsonl and eval.jsonl, and in %s if you name one of them",
-                *(", ".join(others), ", ".join(_KNOWN)),
+                ", ".join(others),
+                ", ".join(_KNOWN),
             )
         if pop_default_callback(trainer, TensorBoardCallback, given):
             self._tensorboard = _TensorBoardOfRun()

@@ -1,11 +1,11 @@
 """TRL's loss from less work: the same gradient without padding and without rows that have none."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
+from trl import GRPOTrainer
 
 from tinyzero_trl.training.loss import collectives, micro_batches, slicing
 from tinyzero_trl.training.loss.loss_metrics import LossMetrics
@@ -52,10 +52,11 @@ class ExactLoss:
     only trimmed. Every rank computes the same number of micro-batches: each runs collectives.
     """
 
-    def __init__(self, accelerator: Accelerator, traits: LossTraits) -> None:
-        self._accelerator = accelerator
-        self._traits = traits
-        self._metrics = LossMetrics(is_sequence_level=traits.is_sequence_level)
+    def __init__(self, trainer: GRPOTrainer) -> None:
+        """Any trainer whose `__init__` has run."""
+        self._accelerator = trainer.accelerator
+        self._traits = LossTraits.of(trainer)
+        self._metrics = LossMetrics(is_sequence_level=self._traits.is_sequence_level)
         self.start_over()
 
     def start_over(self) -> None:
@@ -64,11 +65,6 @@ class ExactLoss:
         self.figures = StepFigures()
         self._log_probs: Tensor | None = None  # of the policy, from the latest forward pass with gradient
         self._rollout_step = -1
-
-    @classmethod
-    def of(cls, trainer: Any) -> Self:
-        """That of a trainer whose `__init__` has run."""
-        return cls(trainer.accelerator, LossTraits.of(trainer))
 
     # -- the rows of an optimizer step ----------------------------------------------------------------------
 

@@ -7,7 +7,8 @@ forward pass takes. Axes: B rows, P prompt tokens (padded on the left), C comple
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
+from operator import add
 
 import torch
 from torch import Tensor
@@ -87,23 +88,17 @@ class ComputeCounts:
     positions: int = 0
 
     def __add__(self, other: "ComputeCounts") -> "ComputeCounts":
-        return ComputeCounts(
-            self.rows + other.rows,
-            self.rows_skipped + other.rows_skipped,
-            self.tokens + other.tokens,
-            self.positions + other.positions,
-        )
+        return ComputeCounts(*map(add, astuple(self), astuple(other)))
 
 
-def measure_rows(prompt_mask: Tensor, completion_mask: Tensor, trained_mask: Tensor | None = None) -> list[Row]:
+def measure_rows(prompt_mask: Tensor, completion_mask: Tensor, trained_mask: Tensor) -> list[Row]:
     """Lengths of every row, in one transfer from the device.
 
     Args:
         prompt_mask: (B, P), 1 from the first prompt token on.
         completion_mask: (B, C); the length of a completion reaches to its last 1.
-        trained_mask: (B, C), 1 where a token enters the loss; `completion_mask` when omitted.
+        trained_mask: (B, C), 1 where a token enters the loss.
     """
-    trained_mask = completion_mask if trained_mask is None else trained_mask
     prompt_steps = torch.arange(prompt_mask.size(1), 0, -1, device=prompt_mask.device)
     completion_steps = torch.arange(1, completion_mask.size(1) + 1, device=completion_mask.device)
     figures = torch.stack(

@@ -1,5 +1,6 @@
 """What the micro-batches of one optimizer step tell: how far the policy has moved, and what they were spent on."""
 
+from dataclasses import astuple
 from typing import Any
 
 import numpy as np
@@ -56,13 +57,9 @@ class StepFigures:
         log_ratios = accelerator.gather(padded).float().cpu().numpy()
         counts = self.pop_counts()
         rows, skipped, tokens, positions = accelerator.reduce(
-            torch.tensor(
-                [counts.rows, counts.rows_skipped, counts.tokens, counts.positions],
-                dtype=torch.float64,
-                device=accelerator.device,
-            )
+            torch.tensor(astuple(counts), dtype=torch.float64, device=accelerator.device)
         ).tolist()
-        figures = ratio_metrics(log_ratios, clip_range=clip_range, mask=~np.isnan(log_ratios))
+        figures = ratio_metrics(log_ratios[~np.isnan(log_ratios)], clip_range=clip_range)
         if rows:
             figures["compute/rows_skipped_frac"] = skipped / rows
         if positions:

@@ -13,31 +13,15 @@ from tinyzero_trl.tasks.registry import option_defaults
 
 MAY_CHANGE: dict[str, tuple[str, ...]] = {
     "where results go": (
-        *(
-            "recipe",
-            "output_dir",
-            "run_name",
-            "project",
-            "report_to",
-            "trackio_*",
-            "hub_*",
-            "push_to_hub",
-            "disable_tqdm",
-        ),
+        *("recipe", "output_dir", "run_name", "project", "report_to", "trackio_*", "hub_*", "push_to_hub"),
         *("logging_*", "log_*", "num_completions_to_print", "include_num_input_tokens_seen", "skip_memory_metrics"),
-        "debug",
+        *("disable_tqdm", "debug"),
     ),
     "when to save and to evaluate": (
         *("save_*", "enable_jit_checkpoint", "eval_steps", "eval_strategy", "eval_delay", "do_*"),
         *("eval_accumulation_steps", "eval_do_concat_batches", "eval_use_gather_object", "per_device_eval_batch_size"),
-        *(
-            "load_best_model_at_end",
-            "metric_for_best_model",
-            "greater_is_better",
-            "prediction_loss_only",
-            "compute_eval_loss",
-        ),
-        *("include_for_metrics", "batch_eval_metrics", "bf16_full_eval", "fp16_full_eval"),
+        *("load_best_model_at_end", "metric_for_best_model", "greater_is_better", "prediction_loss_only"),
+        *("compute_eval_loss", "include_for_metrics", "batch_eval_metrics", "bf16_full_eval", "fp16_full_eval"),
     ),
     "the machine, and how it computes the same": (
         *("use_cpu", "bf16", "fp16", "tf32", "attn_implementation", "padding_free", "max_tokens_per_micro_batch"),
@@ -45,14 +29,9 @@ MAY_CHANGE: dict[str, tuple[str, ...]] = {
         *("torch_empty_cache_steps", "use_liger_kernel", "liger_kernel_config", "pad_to_multiple_of", "use_cache"),
         *("dataloader_num_workers", "dataloader_pin_memory", "dataloader_persistent_workers", "dataloader_in_order"),
         *("dataloader_prefetch_factor", "dataloader_multiprocessing_context", "ddp_*", "fsdp*", "deepspeed"),
-        *(
-            "accelerator_config",
-            "parallelism_config",
-            "local_rank",
-            "full_determinism",
-            "average_tokens_across_devices",
-        ),
-        *("ds3_gather_for_generation", "engine", "use_vllm", "vllm_mode", "vllm_model_impl", "vllm_server_*"),
+        *("accelerator_config", "parallelism_config", "local_rank", "full_determinism"),
+        *("average_tokens_across_devices", "ds3_gather_for_generation"),
+        *("engine", "use_vllm", "vllm_mode", "vllm_model_impl", "vllm_server_*"),
         *("vllm_group_port", "vllm_gpu_memory_utilization", "vllm_max_model_length", "vllm_tensor_parallel_size"),
         *("vllm_enable_sleep_mode", "cache_implementation", "use_transformers_*", "transformers_continuous_*"),
     ),

@@ -7,11 +7,12 @@ import torch
 from torch.utils.checkpoint import checkpoint
 from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM, get_scheduler
 
+from tinyzero_trl.generation.sampling import RECIPE_FIELDS
 from tinyzero_trl.runs.files import shortened, text_of
 
 _LENGTHS = ("max_new_tokens", "max_length", "max_tokens")
 _COUNTS = ("num_return_sequences", "n")
-_SAMPLING_FIELDS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "cache_implementation")
+_SAMPLING_FIELDS = (*RECIPE_FIELDS, "cache_implementation")
 _TRIED_STEPS = 1000  # length of a schedule that is tried where the run's own is not known yet
 
 

@@ -1,6 +1,5 @@
 """Whether a run may continue from the checkpoint that `resume` names."""
 
-import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +9,7 @@ import xxhash
 from datasets import Dataset
 
 from tinyzero_trl.models.fingerprint import COMMIT, model_files
-from tinyzero_trl.runs.checkpoints import SEARCHED, TRAINER_STATE, checkpoint_to_resume, has_optimizer, passed_over
+from tinyzero_trl.runs.checkpoints import SEARCHED, checkpoint_to_resume, has_optimizer, passed_over, trainer_state
 from tinyzero_trl.runs.files import read_mapping, text_of
 from tinyzero_trl.runs.json_lines import read_lines, read_object
 from tinyzero_trl.runs.records import COMPLETIONS, CONFIG, ENVIRONMENT, EVAL, METRICS
@@ -38,7 +37,7 @@ def asked_checkpoint(asked: str | bool | None, training: Any) -> str | None:
     resume, folder = named.get(asked, str(asked)), str(training.output_dir)
     checkpoint = checkpoint_to_resume(resume, folder)
     if resume in SEARCHED and training.process_index == 0:
-        for newer, fault in passed_over(folder).items():
+        for newer, fault in passed_over(folder, checkpoint).items():
             then = f"training goes on from {Path(checkpoint).name}" if checkpoint else "training starts anew"
             logger.warning("resume: %s does not count, because %s; %s", newer, fault, then)
     return checkpoint
@@ -206,7 +205,7 @@ def _noted(start: str, name: str) -> dict[str, str]:
 
 def _saved_strategy(folder: Path) -> str | None:
     """The window strategy whose state a checkpoint holds, if it holds one."""
-    state = json.loads((folder / TRAINER_STATE).read_text(encoding="utf-8"))
+    state: Any = trainer_state(folder)
     try:
         return state["stateful_callbacks"]["AdaptiveWindowCallback"]["attributes"]["saved"]["strategy"]
     except (KeyError, TypeError):

@@ -14,7 +14,6 @@ from tinyzero_trl.models.loading import (
     load_tokenizer,
 )
 from tinyzero_trl.models.softcap import check_softcap
-from tinyzero_trl.runs.checkpoints import checkpoint_to_resume
 from tinyzero_trl.training.config import AdaptiveGRPOConfig
 from tinyzero_trl.training.preflight.explained import check_evaluation_batch
 from tinyzero_trl.training.preflight.mappings import check_offload, check_vllm_sampling
@@ -47,7 +46,13 @@ from tinyzero_trl.windows import make_policy
 
 
 def check_run(
-    path: str, config: Any, training: AdaptiveGRPOConfig, model: ModelConfig, train: Dataset, held_out: Dataset
+    path: str,
+    config: Any,
+    training: AdaptiveGRPOConfig,
+    model: ModelConfig,
+    train: Dataset,
+    held_out: Dataset,
+    checkpoint: str | None,
 ) -> PreTrainedTokenizerBase:
     """All that is known of a run before its weights are read.
 
@@ -58,6 +63,7 @@ def check_run(
         model: what the recipe says of the model.
         train: the examples to train on.
         held_out: the examples of every evaluation.
+        checkpoint: from which the run continues; None for a new run.
 
     Returns:
         The tokenizer, padding on the left.
@@ -69,7 +75,6 @@ def check_run(
     check_settings(training, model)
     use_wandb_offline_without_account(training)
     tokenizer = check_model_and_examples(path, config, training, model, train, held_out)
-    checkpoint = checkpoint_to_resume(training.resume, str(training.output_dir))
     check_saved_reference(training, checkpoint)
     if checkpoint is not None:
         check_architecture(checkpoint, config, training.window_strategy)

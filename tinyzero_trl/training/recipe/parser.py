@@ -22,7 +22,7 @@ from tinyzero_trl.training.recipe.policy_fields import (
     add_policy_fields,
     for_strategy,
     gather_policy_fields,
-    given_strategy,
+    given_option,
 )
 from tinyzero_trl.training.recipe.shipped import advice_for_recipe, find_recipe
 from tinyzero_trl.training.recipe.unknown_fields import advice_for_unknown
@@ -155,12 +155,11 @@ def _recipe_name(arguments: Sequence[str]) -> str | None:
 
 def _parser(arguments: Sequence[str], recipe: Mapping[str, Any]) -> RecipeParser:
     """The parser whose fields are those of the task that the command line or else the recipe names."""
-    given = [value for name, value in pairwise(arguments) if name == "--task"]
-    given += [text.removeprefix("--task=") for text in arguments if text.startswith("--task=")]
-    named = given[-1] if given else recipe.get("task")
+    given = given_option("task", arguments)
+    named = recipe.get("task") if given is None else given
     others = {each.name for kind in (AdaptiveGRPOConfig, ModelConfig) for each in fields(kind)}
     task = config_class(named if isinstance(named, str) else TaskConfig.task, others)
-    parser = RecipeParser(task, AdaptiveGRPOConfig, ModelConfig, strategy=given_strategy(arguments))
+    parser = RecipeParser(task, AdaptiveGRPOConfig, ModelConfig, strategy=given_option("window_strategy", arguments))
     parser.set_defaults(**DEFAULTS)
     return parser
 

@@ -18,11 +18,11 @@ from tinyzero_trl.windows import find_policy
 _STRATEGY, _OPTIONS = "window_strategy", "window_options"
 
 
-def given_strategy(options: Sequence[str]) -> str | None:
-    """The value of `--window_strategy` on a command line, the last one if there are several; None if there is none."""
+def given_option(name: str, options: Sequence[str]) -> str | None:
+    """The value of an option on a command line, the last one if there are several; None if there is none."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--window_strategy", "--window-strategy", nargs="?")
-    return parser.parse_known_args(options)[0].window_strategy
+    parser.add_argument(f"--{name}", f"--{name.replace('_', '-')}", dest="value", nargs="?")
+    return parser.parse_known_args(options)[0].value
 
 
 def for_strategy(strategy: str | None, recipe: Mapping[str, Any]) -> dict[str, Any]:

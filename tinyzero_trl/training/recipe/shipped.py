@@ -6,6 +6,9 @@ they are `recipes/` and `configs/accelerate/`.
 
 import difflib
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 _PACKAGE = Path(__file__).parents[2]
 _INSTALLED = (_PACKAGE / "recipes").is_dir()
@@ -43,6 +46,15 @@ def launch_file(way: str) -> str:
 def find_launch_file(name: str) -> str:
     """The same for the launch files: `zero2` and `configs/accelerate/zero2.yaml` name a shipped one."""
     return _find(name, "configs/accelerate", LAUNCH_FILES)
+
+
+def read_launch_file(name: str) -> dict[str, Any]:
+    """What a launch file, given by its path or its name, says; empty where there is none, or none that can be read."""
+    try:
+        content = yaml.safe_load(Path(find_launch_file(name)).read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def _find(name: str, folder_in_checkout: str, folder: Path) -> str:

@@ -1,9 +1,8 @@
 """Where completions end: with an end token, or with a stop string."""
 
-from collections.abc import Collection, Sequence
-from typing import Any, Self
+from typing import Any
 
-from transformers import GenerationConfig, PreTrainedTokenizerBase
+from transformers import GenerationConfig
 
 from tinyzero_trl.generation.sampling import recipe_stop_strings, recipe_stop_tokens
 from tinyzero_trl.models.loading import give_end_token
@@ -14,7 +13,9 @@ class CompletionEnds:
     """What ends a completion before the engine's limit.
 
     Args:
-        tokenizer: of the policy.
+        trainer: whose tokenizer and configuration say it.
+
+    Attributes:
         tokens: each of them ends a completion.
         strings: so does each of these texts.
 
@@ -22,18 +23,13 @@ class CompletionEnds:
         ValueError: there is no end token.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, tokens: Collection[int], strings: Sequence[str]) -> None:
-        if None in tokens:
-            give_end_token(tokenizer, GenerationConfig())
-        self.tokens, self.strings = frozenset(tokens), tuple(strings)
-        self._tokenizer = tokenizer
-
-    @classmethod
-    def of(cls, trainer: Any) -> Self:
-        """Those of a trainer and its configuration."""
+    def __init__(self, trainer: Any) -> None:
         asked = vars(trainer.args)
-        tokens = [*trainer.eos_token_ids, *recipe_stop_tokens(asked)]
-        return cls(tokenizer_of(trainer), tokens, recipe_stop_strings(asked))
+        self._tokenizer = tokenizer_of(trainer)
+        self.tokens = frozenset([*trainer.eos_token_ids, *recipe_stop_tokens(asked)])
+        self.strings = recipe_stop_strings(asked)
+        if None in self.tokens:
+            give_end_token(self._tokenizer, GenerationConfig())
 
     def is_cut(self, ids: list[int]) -> bool:
         """Whether a completion was cut. TRL also takes a padding token for an end, but a sampled one ends nothing."""

@@ -1,4 +1,4 @@
-"""By what a prompt is known again."""
+"""A short key for each prompt: by it the prompt is recognised when it comes again."""
 
 import hashlib
 import json

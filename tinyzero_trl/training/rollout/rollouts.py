@@ -5,12 +5,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from typing import Any, Self
+from typing import Any
 
 import torch
 from accelerate.utils import set_seed
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase, StopStringCriteria
+from transformers import StopStringCriteria
 
 from tinyzero_trl.generation.compacting import Generation
 from tinyzero_trl.generation.engine import Engine, EngineSetup, SampledBatch, Sampling
@@ -58,12 +58,8 @@ class Rollouts:
       once for each stage, so that in between all is as it was: a reward function may take gradients, and sample.
 
     Args:
-        args: of the run.
-        tokenizer: of the policy.
-        settings: what TRL samples with: its `VLLMGeneration`, or its `generation_config`. Stop strings are taken out.
-        model: the policy.
-        ends: what ends a completion.
-        process_index: of this rank.
+        trainer: an `AdaptiveGRPOTrainer` in which TRL's part is made. Stop strings are taken out of the settings that
+            TRL samples with. With vLLM this process is seeded anew, because the engine has seeded it by itself.
 
     Attributes:
         seed: of this rank's sampling. Ranks that share an engine (tensor parallelism) have the same: each of them
@@ -71,27 +67,20 @@ class Rollouts:
         ends: what ends a completion.
 
     Raises:
-        ValueError: the registered engine cannot be made, or sampling would change the policy.
+        ValueError: there is no end token, the registered engine cannot be made, or sampling would change the policy.
     """
 
-    def __init__(
-        self,
-        args: AdaptiveGRPOConfig,
-        tokenizer: PreTrainedTokenizerBase,
-        settings: Any,
-        *,
-        model: Any,
-        ends: CompletionEnds,
-        process_index: int,
-    ) -> None:
+    def __init__(self, trainer: Any) -> None:
+        args: AdaptiveGRPOConfig = trainer.args
+        model, settings = trainer.model, trainer.vllm_generation if args.use_vllm else trainer.generation_config
+        self.ends = ends = CompletionEnds(trainer)
         ranks_per_engine = args.vllm_tensor_parallel_size if args.use_vllm else 1
-        self.seed = args.seed + process_index // ranks_per_engine
+        self.seed = args.seed + trainer.accelerator.process_index // ranks_per_engine
         check_kept_precision(args, is_float32=any(weight.dtype == torch.float32 for weight in model.parameters()))
         self._args = args
-        self._tokenizer = tokenizer
+        self._tokenizer = tokenizer_of(trainer)
         self._settings = settings
-        self.ends = ends
-        self._setup = EngineSetup(tokenizer, model.config.name_or_path, model, args.per_device_train_batch_size)
+        self._setup = EngineSetup(self._tokenizer, model.config.name_or_path, model, args.per_device_train_batch_size)
         self._engine: Engine | None = None
         if args.has_registered_engine:
             self._engine = engine_class(str(args.engine))(self._setup)
@@ -104,26 +93,11 @@ class Rollouts:
             given = {name: value for name, value in settings.generation_kwargs.items() if name != "stop_strings"}
             stops = {"stop": list(ends.strings), "include_stop_str_in_output": True} if ends.strings else {}
             settings.generation_kwargs = {**given, **stops}
+            set_seed(self.seed)  # vLLM has seeded this process by a number of its own, the same for every `seed`
         else:
             settings.stop_strings = None  # `generate` would ask for a tokenizer, which TRL does not give it
             if ends.strings:
-                self._stops = StopStringCriteria(tokenizer, list(ends.strings))
-
-    @classmethod
-    def of(cls, trainer: Any) -> Self:
-        """Those of a trainer; with vLLM this process is seeded anew, because the engine has seeded it by itself."""
-        args = trainer.args
-        rollouts = cls(
-            args,
-            tokenizer_of(trainer),
-            trainer.vllm_generation if args.use_vllm else trainer.generation_config,
-            model=trainer.model,
-            ends=CompletionEnds.of(trainer),
-            process_index=trainer.accelerator.process_index,
-        )
-        if args.use_vllm:  # by a number of its own, the same for every `seed`
-            set_seed(rollouts.seed)
-        return rollouts
+                self._stops = StopStringCriteria(self._tokenizer, list(ends.strings))
 
     @contextmanager
     def in_stages(self, stages: Stages) -> Iterator[None]:

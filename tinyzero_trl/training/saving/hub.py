@@ -115,7 +115,10 @@ class RetriedPushes:
                 return pushed
         logger.warning(
             "The run is complete in %s, but not on the Hub. Later: hf upload %s %s . --exclude '%s-*'",
-            *(folder, name or self._args.hub_model_id or Path(folder).name, folder, PREFIX_CHECKPOINT_DIR),
+            folder,
+            name or self._args.hub_model_id or Path(folder).name,
+            folder,
+            PREFIX_CHECKPOINT_DIR,
         )
         return None
 

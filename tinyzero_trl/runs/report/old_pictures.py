@@ -1,15 +1,15 @@
-"""Which pictures a report has drawn into a folder, so that the next one removes these and nobody else's."""
+"""The pictures that an earlier report has drawn into a folder: the next one removes these, and nobody else's."""
 
 import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from tinyzero_trl.runs.records import write_atomically
+from tinyzero_trl.runs.files import write_atomically
 
 LIST = ".drawn.json"
 
 
-def keep_only(folder: Path, drawn: Sequence[str]) -> None:
+def remove_old_pictures(folder: Path, drawn: Sequence[str]) -> None:
     """Remove the pictures that an earlier report has drawn into `folder` and this one has not; list those of this one.
 
     Where no list lies beside them, nothing is removed.

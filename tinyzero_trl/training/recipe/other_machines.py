@@ -1,4 +1,4 @@
-"""A recipe read for a run that another process trains: for a plan, and before a grid starts its first run."""
+"""A recipe read as a run on other machines reads it: for a plan, and before a grid starts its first run."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
