@@ -39,6 +39,7 @@ _MAY_BE_NONE = ("top_k", "max_completion_length")  # the configuration says what
 _GIVE = {  # what argparse calls a value of the wrong type
     "invalid int value": "give a whole number",
     "invalid float value": "give a number",
+    "invalid json_value value": "give JSON in quotes, such as '[1, 2]'",
     "Truthy value expected": "give true or false",
     "expected one argument": "give a value after it",
     "expected at least one argument": "give a value after it",
