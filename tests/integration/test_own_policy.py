@@ -118,7 +118,8 @@ def test_recipe_command_line_and_python_say_the_same(folder: Path) -> None:
 def test_a_field_may_be_one_of_some_words_or_a_list(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     page = (folder / "patience.py").read_text()
     page = page.replace("from dataclasses", "from typing import Literal\nfrom dataclasses")
-    words = '    how: Literal["double", "jump"] = choice("double", "how", ("double", "jump"))\n    at: list[int] | None = None\n'
+    words = '    how: Literal["double", "jump"] = choice("double", "how", ("double", "jump"))\n'
+    words += "    at: list[int] | None = None\n"
     page = page.replace("number, ", "choice, number, ").replace("    patience: int", f"{words}    patience: int")
     (folder / "patience.py").write_text(page)
     base = ["--model_name_or_path", "embedded", "--output_dir", "out", "--use_cpu", "true", "--window_strategy", OWN]
