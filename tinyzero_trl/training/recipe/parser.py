@@ -241,3 +241,8 @@ def _check_program_fields(training: AdaptiveGRPOConfig, model: ModelConfig) -> N
     if not training.output_dir or Path(training.output_dir).is_file():
         reason = "is a file" if training.output_dir else "names nothing"
         raise ValueError(f"output_dir: {training.output_dir!r} {reason}; name a folder")
+    if Path(training.output_dir).resolve() == Path(model.model_name_or_path).resolve():
+        raise ValueError(
+            f"output_dir: {training.output_dir!r} is the folder of the model too, which the result would replace; name "
+            "another folder"
+        )
