@@ -23,6 +23,8 @@ from tinyzero_trl.tasks import Example, Score
 from tinyzero_trl.tasks.arithmetic.countdown import Countdown
 from tinyzero_trl.tasks.config import TaskConfig, task_config
 from tinyzero_trl.tasks.splits import generated_held_out, load_splits
+from tinyzero_trl.training.preflight.resuming import example_digests
+from tinyzero_trl.training.run import load_problems
 
 TEMPLATE = (
     "{% if not enable_thinking %}0 0 0 {% endif %}"
@@ -232,6 +234,34 @@ def test_training_data_that_is_gone_is_said(run: Path, tmp_path: Path) -> None:
     assert note.startswith(
         "whether the run was trained on these examples cannot be told (dataset: 'gone/train.parquet'"
     )
+
+
+@pytest.mark.parametrize("changed", ["train", "held_out"])
+def test_data_that_has_changed_since_the_run_is_neither_its_held_out_set_nor_what_it_was_trained_on(
+    changed: str, run: Path, tmp_path: Path
+) -> None:
+    folder, file = tmp_path / "set", {"train": "train", "held_out": "test"}[changed]
+    folder.mkdir()
+
+    def write(name: str, *targets: int) -> None:
+        (folder / f"{name}.jsonl").write_text(
+            "\n".join(json.dumps({"nums": [1, 2], "target": each}) for each in targets)
+        )
+
+    write("train", 1, 2, 3)
+    write("test", 4, 5, 6)
+    fields: dict[str, Any] = {"dataset": str(folder), "eval_size": 2}
+    configure(run, **fields, prompt_template="base", max_completion_length=4)
+    noted = example_digests(*load_problems(task_config(**fields)))
+    (run / "environment.json").write_text(json.dumps({"examples": noted}))
+    asked = EvaluationSettings(model=str(run), data="generate", template="qwen-instruct")
+    assert evaluate(asked, tmp_path / "same")["problems"] == 3
+
+    write(file, 7, 8, 9)
+    with pytest.raises(ValueError, match=rf"^data: 'generate' is .* has changed since the run, {changed} differs; put"):
+        evaluate(asked, tmp_path / "changed")
+    [note] = evaluate(settings(run, tmp_path), tmp_path / "out")["notes"]
+    assert note.startswith(f"whether the run was trained on these examples cannot be told (dataset: '{folder}' has cha")
 
 
 OF_PYTHON = {"recipe": "own", "window_strategy": "signal", "max_completion_length": 4}

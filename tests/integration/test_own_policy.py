@@ -115,6 +115,21 @@ def test_recipe_command_line_and_python_say_the_same(folder: Path) -> None:
     assert parsed({"window_strategy": OWN, "window_patience": 7}, "--window_strategy", "fixed").strategy == "fixed"
 
 
+def test_a_field_may_be_one_of_some_words_or_a_list(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = (folder / "patience.py").read_text()
+    page = page.replace("from dataclasses", "from typing import Literal\nfrom dataclasses")
+    words = '    how: Literal["double", "jump"] = choice("double", "how", ("double", "jump"))\n'
+    words += "    at: list[int] | None = None\n"
+    page = page.replace("number, ", "choice, number, ").replace("    patience: int", f"{words}    patience: int")
+    (folder / "patience.py").write_text(page)
+    base = ["--model_name_or_path", "embedded", "--output_dir", "out", "--use_cpu", "true", "--window_strategy", OWN]
+    parsed = parse_recipe([*base, "--window_how", "jump", "--window_at", "[1, 2]"])[1].window_config()
+    assert (vars(parsed)["how"], vars(parsed)["at"]) == ("jump", [1, 2])
+    for given, message in ((["--window_how", "x"], "choose one of double, jump"), (["--window_at", "1,"], "give JSON")):
+        with pytest.raises(ValueError, match=message):
+            parse_recipe([*base, *given])
+
+
 def test_an_entry_point_names_a_policy(folder: Path) -> None:
     with pytest.raises(ValueError, match="'waiting' is unknown; choose one of fixed"):
         WindowConfig(strategy="waiting")

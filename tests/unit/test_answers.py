@@ -224,6 +224,14 @@ def test_an_answer_that_is_a_number_is_written_out(answer: float | str, how: str
         ({"answer": 10**400}, r"answer: 1000.*000 must be text or a number that a float can hold; write it as text"),
         ({"prompt": " \n"}, r"prompt: ' \\n' is empty; write one, or remove the row"),
         ({"prompt": [{"role": "user", "content": ""}]}, "prompt: '' is empty; write one, or remove the row"),
+        (
+            {"prompt": json.dumps([{"role": "user", "content": "p"}])},
+            "is a list of messages written as text; give the l",
+        ),
+        (
+            {"prompt": str([{"content": "p", "role": "user"}])},
+            "is a list of messages written as text; give the list it",
+        ),
     ],
 )
 def test_a_row_that_would_mislead_is_refused(row: dict[str, Any], message: str) -> None:

@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+import pytest
+
 from tinyzero_trl.runs.earlier import EARLIER, set_aside
 from tinyzero_trl.runs.records import RunRecords, read_run
 
@@ -39,6 +41,24 @@ def test_a_new_run_starts_in_an_empty_folder_and_the_former_one_can_be_read(tmp_
     write_run(tmp_path, 2, seed=1)
     assert set_aside(tmp_path) == tmp_path / EARLIER / "2"
     assert [read_run(tmp_path / EARLIER / name).config["seed"] for name in ("1", "2")] == [0, 1]
+
+
+MODEL = ("model.safetensors", "config.json", "tokenizer.model", "tokenizer.json", "adapter_config.json", "README.md")
+
+
+@pytest.mark.parametrize("step", [-1, 3])
+def test_the_model_of_a_finished_run_is_not_taken_for_that_of_the_next_one(step: int, tmp_path: Path) -> None:
+    """Whether another run starts there or the same one goes on for more steps: both may be killed before their end."""
+    write_run(tmp_path, 3, saved=(3,)).write_summary({"steps": 3})
+    for name in (*MODEL, "notes.txt"):
+        (tmp_path / name).write_text("of the former run")
+    aside = set_aside(tmp_path, step)
+    assert aside is not None and {*MODEL, "summary.json"} < {file.name for file in aside.iterdir()}
+    kept = {EARLIER, "config.yaml", "notes.txt"} | (
+        {"metrics.jsonl", "completions", "checkpoint-3"} if step > 0 else set()
+    )
+    assert {file.name for file in tmp_path.iterdir()} == kept
+    assert set_aside(tmp_path, 3) is None, "a run that is not finished has no result"
 
 
 def test_a_new_folder_and_one_with_settings_alone_have_nothing_to_set_aside(tmp_path: Path) -> None:

@@ -3,10 +3,10 @@
 import random
 import sys
 from collections import Counter
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields, make_dataclass
 from inspect import signature
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import pyarrow.parquet
 import pytest
@@ -294,6 +294,47 @@ def test_an_option_needs_a_default_and_a_name_of_its_own(facts: str, monkeypatch
         for read in (config_class, lambda name: parse_options(name, ["--out", "folder"])):
             with pytest.raises(ValueError, match=message):
                 read(facts)
+
+
+@pytest.mark.parametrize("kind", [list, tuple[int, ...], dict, set, int | str, list[bool], Literal[1, 2], Any])
+def test_an_option_that_a_command_line_cannot_give_is_refused(
+    kind: Any, facts: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Facts, "options", make_dataclass("Options", [("opt", kind, field(default=None))]))
+    for read in (config_class, lambda name: parse_options(name, ["--out", "folder"])):
+        with pytest.raises(ValueError, match=r"^task: 'facts' has an option 'opt' of the type .*; declare it as bool"):
+            read(facts)
+
+
+@pytest.mark.parametrize(
+    ("kind", "default", "given", "value"),
+    [
+        (Literal["low", "high"], "low", ["high"], "high"),
+        (Literal["low", "high"] | None, None, ["high"], "high"),
+        (list[int], None, ["1", "2"], [1, 2]),
+        (list[int] | None, None, ["1", "2"], [1, 2]),
+        (bool | None, None, ["true"], True),
+        (float | None, None, ["0.5"], 0.5),
+    ],
+)
+def test_data_and_recipes_read_an_option_alike(
+    kind: Any, default: Any, given: list[str], value: Any, facts: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Facts, "options", make_dataclass("Options", [("opt", kind, field(default=default))]))
+    assert parse_options(facts, ["--out", "folder", "--opt", *given])["opt"] == value
+    arguments = ["--model_name_or_path", "embedded", "--task", facts, "--output_dir", "run", "--use_cpu", "true"]
+    assert parse_recipe([*arguments, "--opt", *given])[0].generator_options() == {"opt": value}
+
+
+def test_help_of_an_option_may_hold_a_percent_sign(
+    facts: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = make_dataclass("Options", [("opt", int, field(default=1, metadata={"help": "50 % of them"}))])
+    monkeypatch.setattr(Facts, "options", options)
+    for show in (lambda: parse_options(facts, ["--help"]), lambda: parse_recipe(["--task", facts, "--help"])):
+        with pytest.raises(SystemExit):
+            show()
+        assert "50 % of them" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", ["learning_rate", "beta", "lora_r"])

@@ -3,10 +3,11 @@
 import argparse
 from collections.abc import Sequence
 from dataclasses import fields
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, get_type_hints
 
 from tinyzero_trl.commands.console import DefaultsFormatter, OneLineParser, path, progress_bar, true_or_false
 from tinyzero_trl.tasks import Task, generating_forms, get_task
+from tinyzero_trl.tasks.config import config_class, option_kind
 from tinyzero_trl.tasks.registry import default_of
 
 _TASK_HELP = "a task's name, or package.module:Class"
@@ -55,19 +56,17 @@ def parse_options(name: str, arguments: Sequence[str]) -> dict[str, Any]:
         ValueError: there is no such task, it generates no examples, or one of its options has a name that is taken.
         SystemExit: with status 2, an option that the task does not have, or a value of the wrong type.
     """
-    from tinyzero_trl.tasks.config import config_class
-
     task = get_task(name)
     if not task.can_generate:
         forms = ", ".join(generating_forms())
         raise ValueError(f"task: {name!r} generates no examples to write; use one of {forms}, or package.module:Class")
-    config_class(name)  # refuses options with a name that is taken
+    configuration = config_class(name)  # refuses options that no command can take
     parser = OneLineParser(
         prog=f"tinyzero-trl data {name}",
         description=(type(task).__doc__ or name).strip().splitlines()[0],
         formatter_class=DefaultsFormatter,
     )
-    _add_generator_options(parser, task)
+    _add_generator_options(parser, configuration, task)
     add = parser.add_argument
     add("--out", type=path, required=True, metavar="DIR", help="folder for the two files")
     add("--train-size", type=int, default=327_680, help="examples in train.parquet")
@@ -77,15 +76,16 @@ def parse_options(name: str, arguments: Sequence[str]) -> dict[str, Any]:
     return vars(parser.parse_args(list(arguments)))
 
 
-def _add_generator_options(parser: argparse.ArgumentParser, task: Task) -> None:
-    """The fields of the task's options, `min_number` as `--min-number`."""
-    hints = get_type_hints(task.options)
-    for each in fields(task.options):
-        [kind, *_] = [kind for kind in get_args(hints[each.name]) or (hints[each.name],) if kind is not type(None)]
-        parser.add_argument(
-            f"--{each.name.replace('_', '-')}",
-            type=true_or_false if kind is bool else kind,
-            nargs="+" if get_origin(hints[each.name]) is list else None,
-            default=default_of(each),
-            help=each.metadata.get("help", " "),
-        )
+def _add_generator_options(parser: argparse.ArgumentParser, configuration: type[Any], task: Task) -> None:
+    """The fields of the task's options, `min_number` as `--min-number`; `config_class` has checked their types."""
+    own, hints = {each.name for each in fields(task.options)}, get_type_hints(configuration)
+    for each in fields(configuration):
+        if each.name in own and (kind := option_kind(hints[each.name])):
+            parser.add_argument(
+                f"--{each.name.replace('_', '-')}",
+                type=true_or_false if kind.value is bool else kind.value,
+                nargs="+" if kind.several else None,
+                choices=kind.choices,
+                default=default_of(each),
+                help=each.metadata.get("help", " "),
+            )

@@ -7,14 +7,10 @@ from typing import Any
 import xxhash
 
 from tinyzero_trl.models.adapters import base_of_adapter
+from tinyzero_trl.runs.earlier import MODEL_FILES
 
 COMMIT = "commit"
 """Stands in place of a file for a repository of the Hub."""
-
-_LOADED = (
-    *("*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json", "adapter_config.json"),
-    *("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.model", "*.jinja"),
-)
 
 
 def model_files(path: str, model_config: Any) -> dict[str, str]:
@@ -33,7 +29,7 @@ def model_files(path: str, model_config: Any) -> dict[str, str]:
     if not Path(path).is_dir():
         commit = getattr(model_config, "_commit_hash", None)
         return {COMMIT: commit} if commit else {}
-    found = {file.name: _digest(file) for pattern in _LOADED for file in Path(path).glob(pattern) if file.is_file()}
+    found = {file.name: _digest(file) for pattern in MODEL_FILES for file in Path(path).glob(pattern) if file.is_file()}
     base = base_of_adapter(path)
     of_base = {} if base is None else model_files(base, model_config)
     return dict(sorted(found.items())) | {f"base/{name}": digest for name, digest in of_base.items()}

@@ -12,14 +12,22 @@ from tinyzero_trl.runs.records import COMPLETIONS, CONFIG, ENVIRONMENT, EVAL, ME
 EARLIER = "_earlier"
 
 _SETTINGS = (CONFIG, ENVIRONMENT)
+MODEL_FILES = (
+    *("*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json", "adapter_config.json"),
+    *("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.model", "*.jinja"),
+)
+"""Patterns of the files that weights, tokenizer and chat template are loaded from."""
+
+_RESULTS = (SUMMARY, "plots", "README.md", "training_args.bin", *MODEL_FILES)
 _RECORDS = (METRICS, EVAL, f"{METRICS}.gz", f"{EVAL}.gz", COMPLETIONS, "tensorboard")
 
 
 def set_aside(output_dir: str | os.PathLike[str], step: int = -1) -> Path | None:
     """Move what the directory holds of steps after `step` to `_earlier/1`, `_earlier/2`, ...
 
-    Training is about to go on from `step`. Lines that a killed run wrote after its newest checkpoint are not set aside:
-    the run that goes on from it writes them again.
+    Training is about to go on from `step`. The result of a finished run is moved, too: else its model would be taken
+    for that of the run that goes on, until there is one. Lines that a killed run wrote after its newest checkpoint are
+    not set aside: the run that goes on from it writes them again.
 
     Args:
         output_dir: the run directory.
@@ -30,11 +38,12 @@ def set_aside(output_dir: str | os.PathLike[str], step: int = -1) -> Path | None
     """
     folder = Path(output_dir)
     later = [path for at, path in written_checkpoints(folder).items() if at > step]
-    results = [folder / name for name in (SUMMARY, "plots") if (folder / name).exists()]
+    was_finished = (folder / SUMMARY).exists()
     records = [folder / name for name in _RECORDS if (folder / name).exists()]
     is_foreign = (folder / CONFIG).exists() and not (folder / ENVIRONMENT).exists()  # a run writes both
-    if not later and (step >= 0 or not (records or results or is_foreign)):
+    if not (later or was_finished or (step < 0 and (records or is_foreign))):
         return None
+    results = {path for pattern in _RESULTS for path in folder.glob(pattern)}
     aside = _new_folder(folder)
     settings = [folder / name for name in _SETTINGS if (folder / name).exists()]
     shared = settings if step < 0 else settings + records  # what the next run starts with, too

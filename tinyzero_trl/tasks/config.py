@@ -1,9 +1,10 @@
 """What a recipe says of its task: the examples, their prompts, and what a completion earns."""
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import MISSING, dataclass, field, fields, make_dataclass
-from typing import Any, get_type_hints
+from types import NoneType, UnionType
+from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 from tinyzero_trl.tasks.registry import get_task
 from tinyzero_trl.tasks.rewards import CosineShaping
@@ -114,7 +115,8 @@ def config_class(task: str, others: Collection[str] = ()) -> type[TaskConfig]:
         others: names of the fields that stand beside these, such as those of the training.
 
     Raises:
-        ValueError: there is no such task, or one of its options has no default or the name of another field.
+        ValueError: there is no such task, or one of its options has no default, the name of another field, or a type
+            that a command line cannot give.
     """
     options = get_task(task).options
     hints = get_type_hints(options)
@@ -126,11 +128,51 @@ def config_class(task: str, others: Collection[str] = ()) -> type[TaskConfig]:
             )
         if each.default is MISSING and each.default_factory is MISSING:
             raise ValueError(f"task: {task!r} has an option {each.name!r} without a default; give it one")
+        if option_kind(hints[each.name]) is None:
+            kind = getattr(hints[each.name], "__name__", hints[each.name])
+            raise ValueError(
+                f"task: {task!r} has an option {each.name!r} of the type {kind}, which a command line cannot give; "
+                "declare it as bool, int, float, str, a Literal of texts, or a list such as list[int]"
+            )
     further = [
-        (each.name, hints[each.name], field(**_default(each), metadata=each.metadata)) for each in fields(options)
+        (each.name, hints[each.name], field(**_default(each), metadata=_escaped(each.metadata)))
+        for each in fields(options)
     ]
     named = ("task", str, field(default=task, metadata=TaskConfig.__dataclass_fields__["task"].metadata))
     return make_dataclass(TaskConfig.__name__, [named, *further], bases=(TaskConfig,))
+
+
+class OptionKind(NamedTuple):
+    """How a command line gives an option.
+
+    Attributes:
+        value: the type of one value.
+        several: whether the option is a list.
+        choices: the texts to choose from; None for any value.
+    """
+
+    value: type[Any]
+    several: bool = False
+    choices: tuple[str, ...] | None = None
+
+
+def option_kind(hint: Any) -> OptionKind | None:
+    """The kind of an option with this type; None for a type whose values a command line cannot give."""
+    kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    kind, *others = [each for each in kinds if each is not NoneType] or [None]
+    origin, arguments = get_origin(kind), get_args(kind)
+    if others:
+        return None
+    if origin is Literal and all(isinstance(each, str) for each in arguments):
+        return OptionKind(str, choices=arguments)
+    if origin is list and arguments[:1] and arguments[0] in (int, float, str):
+        return OptionKind(arguments[0], several=True)
+    return OptionKind(kind) if kind in (bool, int, float, str) else None
+
+
+def _escaped(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """With a help text as argparse wants it, which takes a single percent sign for a placeholder."""
+    return {name: str(value).replace("%", "%%") if name == "help" else value for name, value in metadata.items()}
 
 
 def _default(option: Any) -> dict[str, Any]:

@@ -117,6 +117,16 @@ def to_dataset(examples: Sequence[Example], *, task: str | Task, template: str) 
         return datasets.Dataset.from_dict(columns)
 
 
+def digest_of_rows(rows: "datasets.Dataset") -> str:
+    """A digest of all columns of all rows, in their order."""
+    import xxhash
+
+    digest = xxhash.xxh3_128()
+    for batch in rows.iter(1000):  # a data set may be larger than the memory
+        digest.update(repr(batch).encode(errors="surrogatepass"))
+    return digest.hexdigest()
+
+
 @contextmanager
 def told_of_values(task: Task, rows: Sequence[Mapping[str, Any]]) -> Iterator[None]:
     """Values that no column can hold, in words that their author knows.

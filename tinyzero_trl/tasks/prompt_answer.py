@@ -1,6 +1,7 @@
 """Data of a user's own: a prompt and its right answer in each row."""
 
 import json
+import re
 import reprlib
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from tinyzero_trl.tasks.task import Example, Score, Task
 PLAIN = "plain"
 """The template that leaves a prompt as it is."""
 
+_WRITTEN_MESSAGES = re.compile(r"""\s*\[\s*\{\s*(["'])(role|content)\1\s*:""")
 _ROLES = ("system", "user", "assistant")
 
 
@@ -85,12 +87,17 @@ class PromptAnswer(Task):
         """A row; its prompt is text or a list of messages, and an answer and a difficulty may be numbers.
 
         Raises:
-            ValueError: a prompt that is neither or empty, or an answer that nothing could match.
+            ValueError: a prompt that is neither, empty, or messages as text; or an answer that nothing could match.
         """
         prompt, answer, difficulty = row.get("prompt"), row.get("answer"), row.get("difficulty")
         conversation = _messages(prompt) if isinstance(prompt, list) else []
         if not isinstance(prompt, str | list):
             raise ValueError(f"prompt: {reprlib.repr(prompt)} must be text or a list of messages")
+        if isinstance(prompt, str) and _WRITTEN_MESSAGES.match(prompt):
+            raise ValueError(
+                f"prompt: {reprlib.repr(prompt)} is a list of messages written as text; give the list itself, in a "
+                "JSON-lines or parquet file"
+            )
         asked = conversation[-1]["content"] if isinstance(prompt, list) else prompt
         if not asked.strip():
             raise ValueError(f"prompt: {asked!r} is empty; write one, or remove the row")

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import xxhash
 from datasets import Dataset
 
 from tinyzero_trl.models.fingerprint import COMMIT, model_files
@@ -13,6 +12,7 @@ from tinyzero_trl.runs.checkpoints import SEARCHED, checkpoint_to_resume, has_op
 from tinyzero_trl.runs.files import read_mapping, text_of
 from tinyzero_trl.runs.json_lines import read_lines, read_object
 from tinyzero_trl.runs.records import COMPLETIONS, CONFIG, ENVIRONMENT, EVAL, METRICS
+from tinyzero_trl.tasks.datasets import digest_of_rows
 from tinyzero_trl.training.preflight.continuing import compare
 
 logger = logging.getLogger(__name__)
@@ -125,14 +125,7 @@ def example_digests(train: Any, held_out: Any) -> dict[str, str]:
     if not isinstance(train, Dataset) or not isinstance(held_out, Dataset):
         return {}
     shared = [name for name in held_out.column_names if name in train.column_names]
-    return {"train": _digest(train), "held_out": _digest(held_out.select_columns(shared))}
-
-
-def _digest(examples: Dataset) -> str:
-    digest = xxhash.xxh3_128()
-    for batch in examples.iter(1000):  # a data set may be larger than the memory
-        digest.update(repr(batch).encode(errors="surrogatepass"))
-    return digest.hexdigest()
+    return {"train": digest_of_rows(train), "held_out": digest_of_rows(held_out.select_columns(shared))}
 
 
 def check_optimizer_state(checkpoint: str) -> None:

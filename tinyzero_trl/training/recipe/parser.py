@@ -39,6 +39,7 @@ _MAY_BE_NONE = ("top_k", "max_completion_length")  # the configuration says what
 _GIVE = {  # what argparse calls a value of the wrong type
     "invalid int value": "give a whole number",
     "invalid float value": "give a number",
+    "invalid json_value value": "give JSON in quotes, such as '[1, 2]'",
     "Truthy value expected": "give true or false",
     "expected one argument": "give a value after it",
     "expected at least one argument": "give a value after it",
@@ -239,3 +240,8 @@ def _check_program_fields(training: AdaptiveGRPOConfig, model: ModelConfig) -> N
     if not training.output_dir or Path(training.output_dir).is_file():
         reason = "is a file" if training.output_dir else "names nothing"
         raise ValueError(f"output_dir: {training.output_dir!r} {reason}; name a folder")
+    if Path(training.output_dir).resolve() == Path(model.model_name_or_path).resolve():
+        raise ValueError(
+            f"output_dir: {training.output_dir!r} is the folder of the model too, which the result would replace; name "
+            "another folder"
+        )

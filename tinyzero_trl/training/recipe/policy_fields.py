@@ -8,10 +8,11 @@ import argparse
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_type_hints
 
 from transformers.hf_argparser import string_to_bool
 
+from tinyzero_trl.tasks.config import option_kind
 from tinyzero_trl.training.config import WINDOW_PREFIX, AdaptiveGRPOConfig, options_as_mapping
 from tinyzero_trl.windows import find_policy
 
@@ -67,11 +68,11 @@ def _names(strategy: str) -> set[str]:
 
 
 def _converter(kind: Any) -> Any:
-    """What turns the text of a command line into a value of `kind`, or of `kind | None`."""
-    [kind, *others] = [each for each in get_args(kind) or (kind,) if each is not type(None)]
-    if others or kind not in (int, float, str, bool):
+    """What turns the text of a command line into a value of this type: JSON for one that a single word cannot spell."""
+    known = option_kind(kind)
+    if known is None or known.several:
         return json_value
-    return string_to_bool if kind is bool else kind
+    return string_to_bool if known.value is bool else known.value
 
 
 def json_value(text: str) -> Any:
