@@ -323,7 +323,7 @@ def test_data_and_recipes_read_an_option_alike(
     monkeypatch.setattr(Facts, "options", make_dataclass("Options", [("opt", kind, field(default=default))]))
     assert parse_options(facts, ["--out", "folder", "--opt", *given])["opt"] == value
     arguments = ["--model_name_or_path", "embedded", "--task", facts, "--output_dir", "run", "--use_cpu", "true"]
-    assert parse_recipe([*arguments, "--opt", *given])[0].generator_options() == {"opt": value}
+    assert parse_recipe([*arguments, "--opt", *given])[0].task_options() == {"opt": value}
 
 
 def test_help_of_an_option_may_hold_a_percent_sign(
