@@ -16,6 +16,7 @@ PACKAGE = ROOT / "tinyzero_trl"
 OF_THE_CHECKOUT = re.compile(r"\b(?:docs|recipes|configs|benchmarks|tests|results)/\w|\b[\w-]+\.md\b|pip install -e")
 LOOKED_UP = {
     "runs/pages.py": "finds pages",
+    "runs/earlier.py": "moves README.md",
     "runs/model_card.py": "writes README.md",
     "training/recipe/shipped.py": "finds recipes and launch files",
 }

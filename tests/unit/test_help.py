@@ -22,3 +22,11 @@ def test_help_of_data_lists_the_tasks_that_generate(capsys: pytest.CaptureFixtur
     text = " ".join(capsys.readouterr().out.split())
     assert ended.value.code == 0
     assert text.endswith("examples: addition, countdown, multiplication, counting, reasoning_gym:DATASET.")
+
+
+def test_fields_are_those_of_the_task_that_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["train", "--help_fields", "--task", "multiplication"])
+    text = capsys.readouterr().out
+    assert ended.value.code == 0
+    assert "--digits" in text and "--max_target" not in text

@@ -257,6 +257,22 @@ def test_the_phases_come_one_after_the_other(tmp_path: Path) -> None:
     assert AutoTokenizer.from_pretrained(tmp_path / "both")("12")["input_ids"] == encode("12")
 
 
+def test_a_model_that_is_in_the_folder_is_kept_and_a_runs_folder_is_refused(tmp_path: Path, caplog) -> None:
+    short = TINY.shortened(2)
+    short = replace(short, phases=short.phases[:1], hidden_size=64, layers=1, attention_heads=2, key_value_heads=2)
+    (tmp_path / "model.safetensors").write_text("of another size")
+    (tmp_path / "notes.txt").touch()
+    warm_start(tmp_path, short, show_progress=False)
+    aside = tmp_path / "_earlier" / "1"
+    assert [file.name for file in aside.iterdir()] == ["model.safetensors"]
+    assert (aside / "model.safetensors").read_text() == "of another size" and (tmp_path / "notes.txt").exists()
+    assert f"out: another model was in {tmp_path}; it lies in {aside} now" in caplog.text
+
+    (tmp_path / "metrics.jsonl").touch()
+    with pytest.raises(ValueError, match=r"^out: .* is the folder of a training run; name another folder$"):
+        warm_start(tmp_path, short, show_progress=False)
+
+
 @pytest.mark.slow
 def test_the_small_curriculum_is_taught_and_measured_by_the_same_command(tmp_path: Path, capsys, monkeypatch) -> None:
     """With a model and batches that a test can pay for: problems, traces and phases are those for a GPU."""

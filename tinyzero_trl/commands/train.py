@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if "--help_fields" in arguments:
         from tinyzero_trl.training.recipe.parser import parse_recipe
 
-        parse_recipe(["--help"])
+        parse_recipe([*(each for each in arguments if each != "--help_fields"), "--help"])  # a task has fields, too
     return _train(arguments)
 
 

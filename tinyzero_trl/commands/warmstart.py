@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tinyzero_trl.commands.console import DefaultsFormatter, path
+from tinyzero_trl.runs.lock import locked
 
 
 def register(commands: Any) -> None:
@@ -40,7 +41,8 @@ def run(args: argparse.Namespace) -> None:
     curriculum = CURRICULA[args.size]
     if args.steps is not None:
         curriculum = curriculum.shortened(args.steps)
-    folder = warm_start(args.out, curriculum, seed=args.seed, show_progress=sys.stderr.isatty())
+    with locked(args.out, "out"):  # which also tries, before a long training, whether the folder can be written
+        folder = warm_start(args.out, curriculum, seed=args.seed, show_progress=sys.stderr.isatty())
     for measured in held_out(folder, curriculum):
         print(
             f"{measured.task}: {measured.accuracy:.1%} of {measured.problems} held-out problems, "

@@ -1,5 +1,6 @@
 """Warm start: supervised training of a small model on search traces, before any reinforcement learning."""
 
+import logging
 import random
 from collections.abc import Iterator
 from functools import partial
@@ -17,7 +18,11 @@ from trl import SFTConfig, SFTTrainer
 
 from tinyzero_trl.models.toy.curricula import Curriculum, TrainingPhase
 from tinyzero_trl.models.toy.tokenizer import build_tokenizer
+from tinyzero_trl.runs.earlier import MODEL_FILES, move_aside
+from tinyzero_trl.runs.records import METRICS
 from tinyzero_trl.tasks import get_task
+
+logger = logging.getLogger(__name__)
 
 _BUCKET_BATCHES = 16
 
@@ -92,7 +97,7 @@ def _length(row: dict[str, str]) -> int:
 
 
 def warm_start(out: str | Path, curriculum: Curriculum, *, seed: int = 0, show_progress: bool = True) -> Path:
-    """Train a model from scratch and save model and tokenizer to `out`.
+    """Train a model from scratch and save model and tokenizer to `out`; another model that is there is moved aside.
 
     Args:
         out: Folder to write, loadable with `AutoModelForCausalLM.from_pretrained`.
@@ -101,17 +106,20 @@ def warm_start(out: str | Path, curriculum: Curriculum, *, seed: int = 0, show_p
         show_progress: Whether to draw progress bars.
 
     Raises:
-        ValueError: a seed out of range, or a file where the folder should be.
+        ValueError: a seed out of range, or the folder of a training run.
     """
     largest_seed = 2**32 - len(curriculum.phases)
     if not 0 <= seed <= largest_seed:
         raise ValueError(f"seed: {seed} is outside 0 to {largest_seed}; choose one between them")
-    if Path(out).is_file():
-        raise ValueError(f"out: {str(out)!r} is a file; name a folder")
+    if (Path(out) / METRICS).exists():
+        raise ValueError(f"out: {str(out)!r} is the folder of a training run; name another folder")
     tokenizer = build_tokenizer(curriculum.tokenizer_tasks)
     model = build_model(tokenizer, curriculum, seed=seed)
     for number, phase in enumerate(curriculum.phases):
         _train_phase(model, tokenizer, curriculum, phase, out, seed=seed + number, show_progress=show_progress)
+    if former := {path.name for pattern in MODEL_FILES for path in Path(out).glob(pattern)}:
+        aside = move_aside(Path(out), former)
+        logger.warning("out: another model was in %s; it lies in %s now", out, aside)
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
     return Path(out)
