@@ -28,6 +28,7 @@ FEW_CUT_ASKED_AGAIN = ROOT / "results" / "ablation_few_cut_four_answers"
 ASKED_AGAIN = ROOT / "results" / "ablation_tiny_three_numbers"
 IMPATIENT = ROOT / "results" / "ablation_impatient"
 IMPATIENT_ASKED_AGAIN = ROOT / "results" / "ablation_impatient_three_numbers"
+SECONDS = ROOT / "results" / "ablation_impatient_seconds"
 GROUPS = ROOT / "results" / "ablation_tiny_group"
 GROUPS_ASKED_AGAIN = ROOT / "results" / "ablation_tiny_group_three_numbers"
 
@@ -107,11 +108,16 @@ def _tokens_of(run: Path) -> float:
     return float(read_run(run).evals[-1]["tokens"])
 
 
+def _steps_of(run: Path) -> float:
+    """Decoding steps of all rollouts: each takes as many as its longest completion has tokens."""
+    return sum(float(line["completions/max_length"]) for line in read_run(run).metrics)
+
+
 def test_the_table_of_the_readme_says_the_same() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     rows, again = _rows(readme, "| window, 60 steps"), paired_accuracy.policies(IMPATIENT, IMPATIENT_ASKED_AGAIN)
     full = fmean(_tokens_of(run) for run in IMPATIENT.glob("full/*"))
-    names = ("full", "group-label", "group", "fixed-256", "fixed-128")
+    names = ("full", "group-label", "group", "signal", "fixed-256", "fixed-128")
     for (said, cells), name in zip(rows.items(), names, strict=True):
         runs = again[name]
         assert runs.keys() == again["full"].keys()
@@ -158,9 +164,8 @@ def per_group_rows() -> dict[str, list[str]]:
         for grid, again in ((GRID, ASKED_AGAIN), (GROUPS, GROUPS_ASKED_AGAIN)):
             for file in (again / name).glob("seed_*/eval.json"):
                 run = read_run(grid / name / file.parent.name)
-                tokens, steps = run.evals[-1]["tokens"], sum(line["completions/max_length"] for line in run.metrics)
-                accuracies = paired_accuracy.accuracies(run.path, file)
-                measured.setdefault(name, {})[run.path.name] = (accuracies, tokens, steps)
+                figures = (paired_accuracy.accuracies(run.path, file), _tokens_of(run.path), _steps_of(run.path))
+                measured.setdefault(name, {})[run.path.name] = figures
     rows, full = {}, measured["full"]
     for name, runs in measured.items():
         again, together = (fmean(each[0][measure] for each in runs.values()) for measure in ("again", "together"))
@@ -283,6 +288,41 @@ def test_groups_against_fixed_windows_on_the_model_of_the_demo(name: str, fixed:
         readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
         mean, low, high = points
         assert f"{mean:.1f} points ({low:.1f} to {high:.1f}) for {ratio.split(' (')[0]} its tokens" in readme
+
+
+@cache
+def rows_of_steps() -> dict[str, list[str]]:
+    """Seeds, decoding steps, tokens and points against the full rollout, of all runs on the model of the demo."""
+    full = {run.name: run for run in IMPATIENT.glob("full/*")}
+    rows = {"full": [str(len(full)), f"{fmean(map(_steps_of, full.values())):,.0f} steps", "", ""]}
+    for folder in (*IMPATIENT.glob("*/"), *SECONDS.glob("*/")):
+        if folder.name != "full":
+            pairs = [(run, full[run.name]) for run in folder.glob("seed_*")]
+            steps, tokens = (
+                paired_ratio(*zip(*((count(ours), count(theirs)) for ours, theirs in pairs), strict=True))
+                for count in (_steps_of, _tokens_of)
+            )
+            points = paired_difference(
+                *zip(*((_accuracy_of(ours), _accuracy_of(theirs)) for ours, theirs in pairs), strict=True)
+            )
+            ratios = (_with_bounds(ratio, 2, unit=" x") for ratio in (steps, tokens))
+            rows[folder.name] = [str(len(pairs)), *ratios, _with_bounds(points, 1, 100)]
+    return rows
+
+
+def _accuracy_of(run: Path) -> float:
+    return float(read_run(run).evals[-1]["eval/acc"])
+
+
+def test_decoding_steps() -> None:
+    rows = rows_of_steps()
+    assert _rows(RESULTS, "| run, decoding steps") == rows
+    ratios = {name: cells[1].split(" (")[0] for name, cells in rows.items()}
+    said = "`group` with a label takes {group-label} those of the full rollout, `signal` {signal}, and the fixed 256 "
+    readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    assert (said + "{fixed-256}").format_map(ratios) in readme
+    for name in ("group-label", "signal", "fixed-256", "dear-steps", "dear-steps-slack"):
+        assert f"{ratios[name]}" in RESULTS[RESULTS.index("### Decoding steps") :].split("```")[0].split("| points")[-1]
 
 
 def test_what_the_quickstart_says_of_the_demo() -> None:
