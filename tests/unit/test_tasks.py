@@ -3,7 +3,7 @@
 import random
 import sys
 from collections import Counter
-from dataclasses import dataclass, field, fields, make_dataclass
+from dataclasses import asdict, dataclass, field, fields, make_dataclass
 from inspect import signature
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -13,6 +13,7 @@ import pytest
 
 from tinyzero_trl.commands.data import parse_options
 from tinyzero_trl.commands.main import main
+from tinyzero_trl.evaluation.trained_by import TrainedBy
 from tinyzero_trl.tasks import Score, Task, countdown, counting, get_task, multiplication, register_task, registry
 from tinyzero_trl.tasks.config import config_class, task_config
 from tinyzero_trl.tasks.datasets import read_examples, to_dataset, train_test_examples
@@ -323,7 +324,10 @@ def test_data_and_recipes_read_an_option_alike(
     monkeypatch.setattr(Facts, "options", make_dataclass("Options", [("opt", kind, field(default=default))]))
     assert parse_options(facts, ["--out", "folder", "--opt", *given])["opt"] == value
     arguments = ["--model_name_or_path", "embedded", "--task", facts, "--output_dir", "run", "--use_cpu", "true"]
-    assert parse_recipe([*arguments, "--opt", *given])[0].task_options() == {"opt": value}
+    task = parse_recipe([*arguments, "--opt", *given])[0]
+    assert task.task_options() == {"opt": value}
+    of_run = TrainedBy(Path("config.yaml"), asdict(task))
+    assert of_run.task_config(None, None).task_options() == {"opt": value}, "what an evaluation of the run reads"
 
 
 def test_help_of_an_option_may_hold_a_percent_sign(

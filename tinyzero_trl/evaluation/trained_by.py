@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from types import UnionType
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from tinyzero_trl.generation.sampling import other_sampling, recipe_stop_strings, recipe_stop_tokens
 from tinyzero_trl.runs.files import read_mapping, shortened, text_of
@@ -218,5 +218,7 @@ def find_run(model_path: str) -> TrainedBy:
 def _kinds(hint: Any) -> tuple[type, ...]:
     """The types that a field may have in a file; a whole number may stand for any number."""
     alternatives = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
-    kinds = {get_origin(kind) or kind for kind in alternatives}
+    kinds = set()
+    for kind in alternatives:
+        kinds |= set(map(type, get_args(kind))) if get_origin(kind) is Literal else {get_origin(kind) or kind}
     return tuple(kinds | ({int} if float in kinds else set()))
