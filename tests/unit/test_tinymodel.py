@@ -268,9 +268,11 @@ def test_a_model_that_is_in_the_folder_is_kept_and_a_runs_folder_is_refused(tmp_
     assert (aside / "model.safetensors").read_text() == "of another size" and (tmp_path / "notes.txt").exists()
     assert f"out: another model was in {tmp_path}; it lies in {aside} now" in caplog.text
 
-    (tmp_path / "metrics.jsonl").touch()
-    with pytest.raises(ValueError, match=r"^out: .* is the folder of a training run; name another folder$"):
-        warm_start(tmp_path, short, show_progress=False)
+    for record in ("metrics.jsonl", "environment.json", "metrics.jsonl.gz"):  # the second is there before any step
+        (tmp_path / record).touch()
+        with pytest.raises(ValueError, match=r"^out: .* is the folder of a training run; name another folder$"):
+            warm_start(tmp_path, short, show_progress=False)
+        (tmp_path / record).unlink()
 
 
 @pytest.mark.slow
