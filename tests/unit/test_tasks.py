@@ -331,6 +331,16 @@ def test_data_and_recipes_read_an_option_alike(
     assert of_run.task_config(None, None).task_options() == {"opt": value}, "what an evaluation of the run reads"
 
 
+def test_data_refuses_a_value_that_a_literal_does_not_name(
+    facts: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = make_dataclass("Options", [("opt", Literal["low", "high"], field(default="low"))])
+    monkeypatch.setattr(Facts, "options", options)
+    with pytest.raises(SystemExit):
+        parse_options(facts, ["--out", "folder", "--opt", "middle"])
+    assert "argument --opt: invalid choice: 'middle'" in capsys.readouterr().err
+
+
 def test_help_of_an_option_may_hold_a_percent_sign(
     facts: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
