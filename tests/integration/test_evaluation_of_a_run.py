@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pyarrow.parquet as pq
 import pytest
@@ -16,10 +16,11 @@ from tinyzero_trl.commands.main import main
 from tinyzero_trl.evaluation import EvaluationSettings, evaluate
 from tinyzero_trl.evaluation import run as run_module
 from tinyzero_trl.evaluation import settings as settings_module
+from tinyzero_trl.evaluation.trained_by import TrainedBy
 from tinyzero_trl.generation.completions import Completion
 from tinyzero_trl.generation.engine import Sampling
 from tinyzero_trl.runs.json_lines import digest_of
-from tinyzero_trl.tasks import Example, Score
+from tinyzero_trl.tasks import Example, Score, Task
 from tinyzero_trl.tasks.arithmetic.countdown import Countdown
 from tinyzero_trl.tasks.config import TaskConfig, task_config
 from tinyzero_trl.tasks.splits import generated_held_out, load_splits
@@ -260,8 +261,37 @@ def test_data_that_has_changed_since_the_run_is_neither_its_held_out_set_nor_wha
     write(file, 7, 8, 9)
     with pytest.raises(ValueError, match=rf"^data: 'generate' is .* has changed since the run, {changed} differs; put"):
         evaluate(asked, tmp_path / "changed")
-    [note] = evaluate(settings(run, tmp_path), tmp_path / "out")["notes"]
-    assert note.startswith(f"whether the run was trained on these examples cannot be told (dataset: '{folder}' has cha")
+    notes = evaluate(settings(run, tmp_path), tmp_path / "out")["notes"]
+    cannot = f"whether the run was trained on these examples cannot be told (dataset: '{folder}' has changed since"
+    told = [note.startswith(cannot) for note in notes]
+    assert told == ([True] if changed == "train" else []), "what was trained on is known with other held-out examples"
+
+
+def test_a_held_out_set_whose_later_rows_decide_the_type_of_a_column_is_the_runs(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A column is of one type in a data set: 1 is 1.0 where 2.5 comes later, also after the rows that a run takes."""
+
+    class Weighed(Task):
+        columns: ClassVar[dict[str, type]] = {"text": str, "weight": float}
+
+        def question(self, example: Example) -> str:
+            return str(example["text"])
+
+        def score(self, completion: str, example: Example) -> Score:
+            return Score(0.0, "wrong")
+
+    weights = {"train": [0.5, 1.5], "test": [1, 2, 2.5]}
+    for name, values in weights.items():
+        rows = [{"text": f"{name} {value}", "weight": value} for value in values]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    fields: dict[str, Any] = {"task": "countdown", "dataset": str(tmp_path), "eval_size": 2}
+    monkeypatch.setattr(TaskConfig, "make_task", lambda self: Weighed())
+    noted = example_digests(*load_problems(task_config(**fields)))
+    (run / "environment.json").write_text(json.dumps({"examples": noted}))
+    of_run = TrainedBy(run / "config.yaml", fields)
+    held_out, notes = of_run.held_out(of_run.task_config(None, None), None)
+    assert [example["weight"] for example in held_out] == weights["test"] and notes == []
 
 
 OF_PYTHON = {"recipe": "own", "window_strategy": "signal", "max_completion_length": 4}

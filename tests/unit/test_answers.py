@@ -232,6 +232,10 @@ def test_an_answer_that_is_a_number_is_written_out(answer: float | str, how: str
             {"prompt": str([{"content": "p", "role": "user"}])},
             "is a list of messages written as text; give the list it",
         ),
+        (
+            {"prompt": "[{'name': 'x', 'content': 'p', 'role': 'system'}\n {'content': 'p', 'role': 'user'}]"},
+            "is a list of messages written as text; give the list it",
+        ),
     ],
 )
 def test_a_row_that_would_mislead_is_refused(row: dict[str, Any], message: str) -> None:
@@ -275,6 +279,18 @@ ROLES = ("system", "user", "assistant", "user")
 def conversation(question: str) -> list[dict[str, str]]:
     contents = ("Be brief.", "1 + 1?", "2", question)
     return [{"role": role, "content": text} for role, text in zip(ROLES, contents, strict=True)]
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        '[{"role": "nurse", "shift": 3}, {"role": "cook", "shift": 1}] How many nurses are there?',
+        '[{"role": "user", "content": "p"}] Which role is it?',
+        '[{"content": "apples", "role": "fruit"}]',
+    ],
+)
+def test_a_question_may_begin_with_data(prompt: str) -> None:
+    assert get_task("prompt_answer").read({"prompt": prompt, "answer": "1"})["prompt"] == prompt
 
 
 @pytest.mark.parametrize("template", ["chat", "plain"])

@@ -351,6 +351,15 @@ def test_the_help_of_every_field_of_ours_can_be_shown(capsys: pytest.CaptureFixt
         assert name in shown
 
 
+def test_the_folder_of_the_model_is_that_which_is_loaded(
+    parse: Parse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(ValueError, match=r"^output_dir: .* is the folder of the model too"):
+        parse(model_name_or_path="~/model", output_dir=str(tmp_path / "model"))
+    assert parse(model_name_or_path="embedded", output_dir="embedded"), "a model of the package lies elsewhere"
+
+
 def test_the_resolved_configuration_is_a_recipe_for_the_same_run(parse: Parse, tmp_path: Path) -> None:
     from tinyzero_trl.runs.records import RunRecords
 

@@ -72,8 +72,11 @@ def test_a_new_folder_and_one_with_settings_alone_have_nothing_to_set_aside(tmp_
 def test_a_configuration_that_no_run_wrote_is_kept(tmp_path: Path) -> None:
     """A run writes environment.json beside its own; this one would be written over."""
     (tmp_path / "config.yaml").write_text("foo: [")
+    for name in ("README.md", "tokenizer.py", "plots"):
+        (tmp_path / name).write_text("of the user's own program")
     aside = set_aside(tmp_path)
     assert aside is not None and (aside / "config.yaml").read_text() == "foo: ["
+    assert [file.name for file in aside.iterdir()] == ["config.yaml"], "where no run was, there is no result of one"
 
 
 def test_a_checkpoint_that_has_lost_files_is_moved_aside_and_not_removed(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import pytest
 
+from tinyzero_trl.commands import train
 from tinyzero_trl.commands.main import main
 
 
@@ -30,3 +31,8 @@ def test_fields_are_those_of_the_task_that_is_named(capsys: pytest.CaptureFixtur
     text = capsys.readouterr().out
     assert ended.value.code == 0
     assert "--digits" in text and "--max_target" not in text
+
+
+def test_a_task_whose_fields_nobody_knows_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert train.main(["--help_fields", "--task", "nope"]) == 2
+    assert capsys.readouterr().err.startswith("error: task: 'nope' is unknown; use one of ")

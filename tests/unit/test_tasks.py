@@ -3,7 +3,7 @@
 import random
 import sys
 from collections import Counter
-from dataclasses import dataclass, field, fields, make_dataclass
+from dataclasses import asdict, dataclass, field, fields, make_dataclass
 from inspect import signature
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -13,6 +13,7 @@ import pytest
 
 from tinyzero_trl.commands.data import parse_options
 from tinyzero_trl.commands.main import main
+from tinyzero_trl.evaluation.trained_by import TrainedBy
 from tinyzero_trl.tasks import Score, Task, countdown, counting, get_task, multiplication, register_task, registry
 from tinyzero_trl.tasks.config import config_class, task_config
 from tinyzero_trl.tasks.datasets import read_examples, to_dataset, train_test_examples
@@ -296,7 +297,7 @@ def test_an_option_needs_a_default_and_a_name_of_its_own(facts: str, monkeypatch
                 read(facts)
 
 
-@pytest.mark.parametrize("kind", [list, tuple[int, ...], dict, set, int | str, list[bool], Literal[1, 2], Any])
+@pytest.mark.parametrize("kind", [list, tuple[int, ...], dict, set, int | str, list[bool], Literal[1, "a"], Any])
 def test_an_option_that_a_command_line_cannot_give_is_refused(
     kind: Any, facts: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -311,6 +312,7 @@ def test_an_option_that_a_command_line_cannot_give_is_refused(
     [
         (Literal["low", "high"], "low", ["high"], "high"),
         (Literal["low", "high"] | None, None, ["high"], "high"),
+        (Literal[1, 2], 1, ["2"], 2),
         (list[int], None, ["1", "2"], [1, 2]),
         (list[int] | None, None, ["1", "2"], [1, 2]),
         (bool | None, None, ["true"], True),
@@ -323,7 +325,20 @@ def test_data_and_recipes_read_an_option_alike(
     monkeypatch.setattr(Facts, "options", make_dataclass("Options", [("opt", kind, field(default=default))]))
     assert parse_options(facts, ["--out", "folder", "--opt", *given])["opt"] == value
     arguments = ["--model_name_or_path", "embedded", "--task", facts, "--output_dir", "run", "--use_cpu", "true"]
-    assert parse_recipe([*arguments, "--opt", *given])[0].task_options() == {"opt": value}
+    task = parse_recipe([*arguments, "--opt", *given])[0]
+    assert task.task_options() == {"opt": value}
+    of_run = TrainedBy(Path("config.yaml"), asdict(task))
+    assert of_run.task_config(None, None).task_options() == {"opt": value}, "what an evaluation of the run reads"
+
+
+def test_data_refuses_a_value_that_a_literal_does_not_name(
+    facts: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = make_dataclass("Options", [("opt", Literal["low", "high"], field(default="low"))])
+    monkeypatch.setattr(Facts, "options", options)
+    with pytest.raises(SystemExit):
+        parse_options(facts, ["--out", "folder", "--opt", "middle"])
+    assert "argument --opt: invalid choice: 'middle'" in capsys.readouterr().err
 
 
 def test_help_of_an_option_may_hold_a_percent_sign(

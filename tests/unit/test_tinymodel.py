@@ -28,6 +28,7 @@ from tinyzero_trl.models.toy.traces import (
     multiplication_trace,
 )
 from tinyzero_trl.models.toy.warmstart import build_model, tokenized, trace_dataset, traces, warm_start
+from tinyzero_trl.runs.lock import locked
 from tinyzero_trl.tasks import Problem, countdown, counting, get_task, multiplication
 from tinyzero_trl.tasks.prompts import TEMPLATES
 from tinyzero_trl.training.recipe.parser import parse_recipe
@@ -268,9 +269,17 @@ def test_a_model_that_is_in_the_folder_is_kept_and_a_runs_folder_is_refused(tmp_
     assert (aside / "model.safetensors").read_text() == "of another size" and (tmp_path / "notes.txt").exists()
     assert f"out: another model was in {tmp_path}; it lies in {aside} now" in caplog.text
 
-    (tmp_path / "metrics.jsonl").touch()
-    with pytest.raises(ValueError, match=r"^out: .* is the folder of a training run; name another folder$"):
-        warm_start(tmp_path, short, show_progress=False)
+    for record in ("metrics.jsonl", "environment.json", "metrics.jsonl.gz"):  # the second is there before any step
+        (tmp_path / record).touch()
+        with pytest.raises(ValueError, match=r"^out: .* is the folder of a training run; name another folder$"):
+            warm_start(tmp_path, short, show_progress=False)
+        (tmp_path / record).unlink()
+
+
+def test_a_warm_start_waits_for_no_training_to_learn_that_its_folder_is_in_use(tmp_path: Path, capsys) -> None:
+    with locked(tmp_path, "out"):
+        assert main(["warmstart", "--steps", "2", "--out", str(tmp_path)]) == 2
+    assert f"out: {str(tmp_path)!r} is in use by another program" in capsys.readouterr().err
 
 
 @pytest.mark.slow

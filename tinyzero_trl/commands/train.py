@@ -36,7 +36,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if "--help_fields" in arguments:
         from tinyzero_trl.training.recipe.parser import parse_recipe
 
-        parse_recipe([*(each for each in arguments if each != "--help_fields"), "--help"])  # a task has fields, too
+        try:  # a task has fields, too
+            parse_recipe([*(each for each in arguments if each != "--help_fields"), "--help"])
+        except (ValueError, OSError, ImportError) as error:
+            return _say_error(error, status=2)
     return _train(arguments)
 
 

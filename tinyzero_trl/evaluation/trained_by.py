@@ -4,14 +4,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from types import UnionType
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from tinyzero_trl.generation.sampling import other_sampling, recipe_stop_strings, recipe_stop_tokens
 from tinyzero_trl.runs.files import read_mapping, shortened, text_of
 from tinyzero_trl.runs.json_lines import read_object
 from tinyzero_trl.runs.records import CONFIG, ENVIRONMENT, success_threshold_of
 from tinyzero_trl.tasks import Example
-from tinyzero_trl.tasks.config import GENERATE, TaskConfig, config_class, task_config
+from tinyzero_trl.tasks.config import EVAL_SIZE, GENERATE, TaskConfig, config_class, task_config
 from tinyzero_trl.tasks.datasets import digest_of_rows, to_dataset
 from tinyzero_trl.tasks.registry import runs_code
 from tinyzero_trl.tasks.splits import Splits, generated_held_out, keys, load_splits
@@ -128,7 +128,7 @@ class TrainedBy:
         if task.dataset == GENERATE or not self._is_own(given_task):
             return generated_held_out(task), []
         try:
-            splits = self._own_splits(task)
+            splits = self._own_splits(task, "train", "held_out")
         except (ValueError, OSError) as error:
             raise ValueError(
                 f"data: {GENERATE!r} is the held-out set of the run, which cannot be read again ({text_of(error)}); "
@@ -146,7 +146,7 @@ class TrainedBy:
         try:
             if task.dataset == GENERATE and keys(judge, examples) <= keys(judge, generated_held_out(task)):
                 return examples, []  # known without all of a large training set
-            trained = keys(judge, self._own_splits(task).train)
+            trained = keys(judge, self._own_splits(task, "train").train)
         except (ValueError, OSError) as error:
             reason = text_of(error)
             return examples, [f"whether the run was trained on these examples cannot be told ({reason})"]
@@ -160,20 +160,24 @@ class TrainedBy:
             )
         return kept, [f"{left_out} are left out, because the run was trained on them (--include-trained keeps them)"]
 
-    def _own_splits(self, task: TaskConfig) -> Splits:
+    def _own_splits(self, task: TaskConfig, *checked: str) -> Splits:
         """The examples of the run, made again.
 
         Raises:
-            ValueError: as `load_splits`; or a file or data set holds others now than `environment.json` has noted.
+            ValueError: as `load_splits`; or a file or data set holds others now than `environment.json` has noted of
+                those that are `checked`, `train` and `held_out`.
         """
         splits = load_splits(task)
         if self.file is None or task.dataset == GENERATE:
             return splits
         noted = (read_object(self.file.parent / ENVIRONMENT) or {}).get("examples") or {}
         template = self._checked("prompt_template", (str,), task.prompt_template)
-        for name, examples in (("train", splits.train), ("held_out", splits.held_out[: task.eval_size])):
-            rows = to_dataset(examples, task=task.make_task(), template=template)
-            if name in noted and noted[name] != digest_of_rows(rows):
+        made, examples = task.make_task(), {"train": splits.train, "held_out": splits.held_out}
+        for name in (each for each in checked if each in noted):
+            rows = to_dataset(examples[name], task=made, template=template)
+            if name == "held_out":  # of which the run has taken the first, after all together had decided the types
+                rows = rows.select(range(min(task.eval_size or EVAL_SIZE, len(rows))))
+            if noted[name] != digest_of_rows(rows):
                 raise ValueError(
                     f"dataset: {task.dataset!r} has changed since the run, {name} differs; put it back as it was"
                 )
@@ -218,5 +222,7 @@ def find_run(model_path: str) -> TrainedBy:
 def _kinds(hint: Any) -> tuple[type, ...]:
     """The types that a field may have in a file; a whole number may stand for any number."""
     alternatives = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
-    kinds = {get_origin(kind) or kind for kind in alternatives}
+    kinds = set()
+    for kind in alternatives:
+        kinds |= set(map(type, get_args(kind))) if get_origin(kind) is Literal else {get_origin(kind) or kind}
     return tuple(kinds | ({int} if float in kinds else set()))

@@ -41,9 +41,10 @@ def set_aside(output_dir: str | os.PathLike[str], step: int = -1) -> Path | None
     was_finished = (folder / SUMMARY).exists()
     records = [folder / name for name in _RECORDS if (folder / name).exists()]
     is_foreign = (folder / CONFIG).exists() and not (folder / ENVIRONMENT).exists()  # a run writes both
-    if not (later or was_finished or (step < 0 and (records or is_foreign))):
+    has_run = bool(later or was_finished or (step < 0 and records))
+    if not has_run and not (step < 0 and is_foreign):
         return None
-    results = {path for pattern in _RESULTS for path in folder.glob(pattern)}
+    results = {path for pattern in _RESULTS for path in folder.glob(pattern) if has_run}
     aside = _new_folder(folder)
     settings = [folder / name for name in _SETTINGS if (folder / name).exists()]
     shared = settings if step < 0 else settings + records  # what the next run starts with, too

@@ -132,7 +132,8 @@ def config_class(task: str, others: Collection[str] = ()) -> type[TaskConfig]:
             kind = getattr(hints[each.name], "__name__", hints[each.name])
             raise ValueError(
                 f"task: {task!r} has an option {each.name!r} of the type {kind}, which a command line cannot give; "
-                "declare it as bool, int, float, str, a Literal of texts, or a list such as list[int]"
+                "declare it as bool, int, float, str, a Literal of texts or of whole numbers, or a list such as "
+                "list[int]"
             )
     further = [
         (each.name, hints[each.name], field(**_default(each), metadata=_escaped(each.metadata)))
@@ -148,12 +149,12 @@ class OptionKind(NamedTuple):
     Attributes:
         value: the type of one value.
         several: whether the option is a list.
-        choices: the texts to choose from; None for any value.
+        choices: the values to choose from; None for any value.
     """
 
     value: type[Any]
     several: bool = False
-    choices: tuple[str, ...] | None = None
+    choices: tuple[Any, ...] | None = None
 
 
 def option_kind(hint: Any) -> OptionKind | None:
@@ -163,8 +164,8 @@ def option_kind(hint: Any) -> OptionKind | None:
     origin, arguments = get_origin(kind), get_args(kind)
     if others:
         return None
-    if origin is Literal and all(isinstance(each, str) for each in arguments):
-        return OptionKind(str, choices=arguments)
+    if origin is Literal and set(map(type, arguments)) in ({str}, {int}):
+        return OptionKind(type(arguments[0]), choices=arguments)
     if origin is list and arguments[:1] and arguments[0] in (int, float, str):
         return OptionKind(arguments[0], several=True)
     return OptionKind(kind) if kind in (bool, int, float, str) else None

@@ -17,8 +17,9 @@ from tinyzero_trl.tasks.task import Example, Score, Task
 PLAIN = "plain"
 """The template that leaves a prompt as it is."""
 
-_WRITTEN_MESSAGES = re.compile(r"""\s*\[\s*\{\s*(["'])(role|content)\1\s*:""")
 _ROLES = ("system", "user", "assistant")
+_WRITTEN_MESSAGES = re.compile(r"\s*\[\s*\{.*\}\s*\]\s*", re.DOTALL)
+_WRITTEN_PARTS = (rf"""["']role["']\s*:\s*["'](?:{"|".join(_ROLES)})["']""", r"""["']content["']\s*:""")
 
 
 @dataclass
@@ -93,7 +94,7 @@ class PromptAnswer(Task):
         conversation = _messages(prompt) if isinstance(prompt, list) else []
         if not isinstance(prompt, str | list):
             raise ValueError(f"prompt: {reprlib.repr(prompt)} must be text or a list of messages")
-        if isinstance(prompt, str) and _WRITTEN_MESSAGES.match(prompt):
+        if isinstance(prompt, str) and _is_written_messages(prompt):
             raise ValueError(
                 f"prompt: {reprlib.repr(prompt)} is a list of messages written as text; give the list itself, in a "
                 "JSON-lines or parquet file"
@@ -129,6 +130,11 @@ def _as_text(answer: Any, how: str) -> str:
             "or set answer_match to numeric"
         )
     return format(Decimal(str(answer)), "f")
+
+
+def _is_written_messages(prompt: str) -> bool:
+    """Whether a text is nothing but messages, as JSON or as Python or NumPy prints them."""
+    return _WRITTEN_MESSAGES.fullmatch(prompt) is not None and all(re.search(part, prompt) for part in _WRITTEN_PARTS)
 
 
 def _messages(given: list[Any]) -> list[prompts.Message]:

@@ -19,7 +19,7 @@ from trl import SFTConfig, SFTTrainer
 from tinyzero_trl.models.toy.curricula import Curriculum, TrainingPhase
 from tinyzero_trl.models.toy.tokenizer import build_tokenizer
 from tinyzero_trl.runs.earlier import MODEL_FILES, move_aside
-from tinyzero_trl.runs.records import METRICS
+from tinyzero_trl.runs.records import ENVIRONMENT, METRICS
 from tinyzero_trl.tasks import get_task
 
 logger = logging.getLogger(__name__)
@@ -111,7 +111,7 @@ def warm_start(out: str | Path, curriculum: Curriculum, *, seed: int = 0, show_p
     largest_seed = 2**32 - len(curriculum.phases)
     if not 0 <= seed <= largest_seed:
         raise ValueError(f"seed: {seed} is outside 0 to {largest_seed}; choose one between them")
-    if (Path(out) / METRICS).exists():
+    if any((Path(out) / name).exists() for name in (ENVIRONMENT, METRICS, f"{METRICS}.gz")):
         raise ValueError(f"out: {str(out)!r} is the folder of a training run; name another folder")
     tokenizer = build_tokenizer(curriculum.tokenizer_tasks)
     model = build_model(tokenizer, curriculum, seed=seed)

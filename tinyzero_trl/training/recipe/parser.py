@@ -12,6 +12,7 @@ from typing import Any, NoReturn, get_args, get_type_hints
 import yaml
 from trl import ModelConfig, TrlParser
 
+from tinyzero_trl.models.toy import SHIPPED
 from tinyzero_trl.runs.files import read_mapping, text_of
 from tinyzero_trl.runs.redaction import shown
 from tinyzero_trl.tasks.config import TaskConfig, config_class
@@ -240,7 +241,8 @@ def _check_program_fields(training: AdaptiveGRPOConfig, model: ModelConfig) -> N
     if not training.output_dir or Path(training.output_dir).is_file():
         reason = "is a file" if training.output_dir else "names nothing"
         raise ValueError(f"output_dir: {training.output_dir!r} {reason}; name a folder")
-    if Path(training.output_dir).resolve() == Path(model.model_name_or_path).resolve():
+    named = model.model_name_or_path
+    if named not in SHIPPED and Path(training.output_dir).resolve() == Path(named).expanduser().resolve():
         raise ValueError(
             f"output_dir: {training.output_dir!r} is the folder of the model too, which the result would replace; name "
             "another folder"
