@@ -338,6 +338,20 @@ def test_with_a_price_in_seconds_groups_explore_in_the_same_rollouts() -> None:
     assert sum(explored["seconds"]) == pytest.approx(sum(explored["tokens"]), rel=0.6)
 
 
+def test_with_a_long_memory_as_many_groups_explore_as_asked() -> None:
+    """The plain rule draws with a known probability. One rollout of 33 would have to explore more than all groups."""
+    plain = policy(
+        group_rule="plain", initial=64, explore_share=0.25, group_price="seconds", memory_rollouts=100, max=128
+    )
+    drawn = []
+    for step in range(400):
+        drawn += plain.go_on([GroupState(group, 64, 0, 0, 4) for group in range(16)])
+        plain.observe(
+            RolloutObservation(step=step, window=128, lengths=[64], rewards=[0.0], truncated=[True], groups=[0])
+        )
+    assert sum(drawn) / len(drawn) == pytest.approx(0.25, abs=0.04)
+
+
 def test_figures_say_what_became_of_the_groups() -> None:
     seen, groups = policy(slack=0.5), Groups(prompts=12)
     for _ in range(12):

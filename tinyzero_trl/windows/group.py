@@ -202,7 +202,8 @@ class GroupWindow(WindowPolicy[GroupConfig]):
         """Whether a group explores if the rule would stop it: known from its place and the number of the rollout."""
         probability = self._explore_probability
         if self.config.group_price == "seconds":
-            rollouts = max(1, self.config.memory_rollouts // _EXPLORE_TOGETHER)
+            most = int(1 / probability) if probability else 1  # beyond it, fewer would explore than is asked
+            rollouts = max(1, min(self.config.memory_rollouts // _EXPLORE_TOGETHER, most))
             lap, place = divmod(self._rollouts, rollouts)
             explores = place == random.Random(f"{self.config.seed} {lap}").randrange(rollouts)
             probability *= rollouts * explores
