@@ -325,6 +325,21 @@ def test_decoding_steps() -> None:
         assert f"{ratios[name]}" in RESULTS[RESULTS.index("### Decoding steps") :].split("```")[0].split("| points")[-1]
 
 
+def test_what_is_said_of_signal_on_the_model_of_the_demo() -> None:
+    windows = [
+        [int(line["adaptive_window/current_window"]) for line in read_run(run).metrics]
+        for run in sorted(IMPATIENT.glob("signal/*"))
+    ]
+    fifth, last = ([each[place] for each in windows] for place in (4, -1))
+    page = " ".join(RESULTS.split())
+    assert f"after the fourth rollout it has {min(fifth)} to {max(fifth)} tokens" in page
+    assert f"at the end {min(last)} to {max(last)}," in page
+    assert all(each.count(1024) == 7 for each in windows) and "Seven of its rollouts have the full length" in page
+    _, (mean, low, high), tokens = _together("signal", "fixed-256")
+    said = f"takes {tokens.split(' (')[0]} the tokens of a fixed 256 and ends level with it"
+    assert f"{said} ({mean:.1f}, {low:.1f} to {high:.1f})" in page
+
+
 def test_what_the_quickstart_says_of_the_demo() -> None:
     page = " ".join((ROOT / "docs" / "quickstart.md").read_text(encoding="utf-8").split())
     lengths = [line["difficulty/4_mean_length"] for line in read_run(ROOT / "results" / "demo").metrics]
