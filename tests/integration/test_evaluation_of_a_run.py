@@ -259,10 +259,10 @@ def test_data_that_has_changed_since_the_run_is_neither_its_held_out_set_nor_wha
     assert evaluate(asked, tmp_path / "same")["problems"] == 3
 
     write(file, 7, 8, 9)
-    with pytest.raises(ValueError, match=rf"^data: 'generate' is .* has changed since the run, {changed} differs; put"):
+    with pytest.raises(ValueError, match=rf"^data: 'generate' is .* other examples \({changed}\) than the run began"):
         evaluate(asked, tmp_path / "changed")
     notes = evaluate(settings(run, tmp_path), tmp_path / "out")["notes"]
-    cannot = f"whether the run was trained on these examples cannot be told (dataset: '{folder}' has changed since"
+    cannot = f"whether the run was trained on these examples cannot be told (dataset: '{folder}' gives other"
     told = [note.startswith(cannot) for note in notes]
     assert told == ([True] if changed == "train" else []), "what was trained on is known with other held-out examples"
 

@@ -179,7 +179,8 @@ class TrainedBy:
                 rows = rows.select(range(min(task.eval_size or EVAL_SIZE, len(rows))))
             if noted[name] != digest_of_rows(rows):
                 raise ValueError(
-                    f"dataset: {task.dataset!r} has changed since the run, {name} differs; put it back as it was"
+                    f"dataset: {task.dataset!r} gives other examples ({name}) than the run began with; put it back as "
+                    "it was"
                 )
         return splits
 
