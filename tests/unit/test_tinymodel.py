@@ -274,6 +274,8 @@ def test_a_model_that_is_in_the_folder_is_kept_and_a_runs_folder_is_refused(tmp_
         with pytest.raises(ValueError, match=r"^out: .* is the folder of a training run; name another folder$"):
             warm_start(tmp_path, short, show_progress=False)
         (tmp_path / record).unlink()
+    with pytest.raises(ValueError, match=r"^out: '.*notes.txt' is a file; name a folder$"):
+        warm_start(tmp_path / "notes.txt", short, show_progress=False)
 
 
 def test_a_warm_start_waits_for_no_training_to_learn_that_its_folder_is_in_use(tmp_path: Path, capsys) -> None:

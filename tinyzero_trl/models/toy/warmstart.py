@@ -106,11 +106,13 @@ def warm_start(out: str | Path, curriculum: Curriculum, *, seed: int = 0, show_p
         show_progress: Whether to draw progress bars.
 
     Raises:
-        ValueError: a seed out of range, or the folder of a training run.
+        ValueError: a seed out of range, a file where the folder should be, or the folder of a training run.
     """
     largest_seed = 2**32 - len(curriculum.phases)
     if not 0 <= seed <= largest_seed:
         raise ValueError(f"seed: {seed} is outside 0 to {largest_seed}; choose one between them")
+    if Path(out).is_file():
+        raise ValueError(f"out: {str(out)!r} is a file; name a folder")
     if any((Path(out) / name).exists() for name in (ENVIRONMENT, METRICS, f"{METRICS}.gz")):
         raise ValueError(f"out: {str(out)!r} is the folder of a training run; name another folder")
     tokenizer = build_tokenizer(curriculum.tokenizer_tasks)
