@@ -103,6 +103,7 @@ class StoppingProblem:
         ]
         self._weights = _weights(rows, ends) if gain.by_tokens else [((1.0,) * len(rows),) * 3] * self.positions
         self._situations: dict[tuple[float, ...], Situation] = {}
+        self._rules: dict[tuple[tuple[float, ...], float], Rule] = {}
 
     def situation(self, prior: Sequence[float]) -> "Situation":
         """The problem for a prompt of which the probability of each kind, (K,), is known; worked out once for each."""
@@ -111,6 +112,13 @@ class StoppingProblem:
             positions = [self._position(place, known) for place in range(self.positions)]
             self._situations[known] = Situation(self.size, positions)
         return self._situations[known]
+
+    def rule(self, prior: Sequence[float], price: float) -> Rule:
+        """The best rule for such a prompt at `price`, see `Situation.solve`; solved once for each."""
+        asked = (tuple(prior), price)
+        if asked not in self._rules:
+            self._rules[asked] = self.situation(prior).solve(price)
+        return self._rules[asked]
 
     def _position(self, place: int, prior: Sequence[float]) -> _Position:
         is_last = place == self.positions - 1
