@@ -13,13 +13,8 @@ from tinyzero_trl.generation.registry import choose_engine, is_built_in
 from tinyzero_trl.runs.files import shortened
 from tinyzero_trl.training.preflight.explained import explained_by_field
 from tinyzero_trl.training.preflight.mappings import check_mappings
-from tinyzero_trl.training.preflight.values import (
-    check_choices,
-    check_hardware,
-    check_mapping_texts,
-    check_numbers,
-    check_schedule,
-)
+from tinyzero_trl.training.preflight.schedule import check_schedule
+from tinyzero_trl.training.preflight.values import check_choices, check_hardware, check_mapping_texts, check_numbers
 from tinyzero_trl.training.recipe.renamed import give_new_names, other_name
 from tinyzero_trl.training.token_in_memory import TokenInMemory
 from tinyzero_trl.windows import WindowConfig, declarations, find_policy, strategies

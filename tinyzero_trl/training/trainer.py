@@ -23,7 +23,7 @@ from tinyzero_trl.training.config import AdaptiveGRPOConfig, config_or_default
 from tinyzero_trl.training.fault_tolerance import FiniteNumbersGuard
 from tinyzero_trl.training.loss.attention import attend_without_padding
 from tinyzero_trl.training.loss.exact_loss import ExactLoss, LogProbs
-from tinyzero_trl.training.preflight import problems, resuming, trainable, values
+from tinyzero_trl.training.preflight import problems, resuming, schedule, trainable
 from tinyzero_trl.training.prompt_order import EpochOrder
 from tinyzero_trl.training.rollout.completion_limit import CompletionLimit
 from tinyzero_trl.training.rollout.group_stages import GroupStages
@@ -156,7 +156,7 @@ class AdaptiveGRPOTrainer(GRPOTrainer):
     ) -> tuple[int, int]:
         """Epochs trained, and batches of the current epoch: all and none for a run that has taken its `max_steps`."""
         trained = super()._init_training_state(max_steps, num_update_steps_per_epoch, num_train_epochs, *checkpoint)
-        values.check_best_is_saved(self.args, max_steps)
+        schedule.check_best_is_saved(self.args, max_steps)
         self.state.compute_steps(self.args, max_steps)  # the checkpoint's own would win over other save_steps
         return (num_train_epochs, 0) if self.state.global_step >= max_steps else trained
 

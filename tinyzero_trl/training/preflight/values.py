@@ -105,7 +105,7 @@ def check_numbers(config: Any) -> None:
 
 
 def check_choices(config: Any) -> None:
-    """Values that must be one of a few.
+    """Values that must be one of a few, or that are known to go wrong.
 
     Raises:
         ValueError: an unknown value, a tracker or library that is not there, or what would run code of others.
@@ -115,6 +115,21 @@ def check_choices(config: Any) -> None:
     for name, choices in _CHOICES.items():
         if (value := getattr(config, name)) not in choices:
             raise ValueError(f"{name}: {value!r} is unknown; choose one of {', '.join(map(str, choices))}")
+    _check_outlets(config)
+    _check_ends_of_completions(config)
+    _check_foreign_code(config)
+    _check_deepspeed_file(config.deepspeed)
+    if config.restore_callback_states_from_checkpoint:
+        raise ValueError(
+            "restore_callback_states_from_checkpoint: true would build the window policy anew; leave it out, "
+            "window and records are restored from every checkpoint"
+        )
+    if config.use_liger_kernel and not is_liger_kernel_available():
+        raise ValueError("use_liger_kernel: liger-kernel is not installed; pip install liger-kernel, or remove it")
+
+
+def _check_outlets(config: Any) -> None:
+    """Where figures and models go: trackers, the best checkpoint, the Hub."""
     try:
         get_reporting_integration_callbacks(config.report_to)
     except (TypeError, ValueError) as error:
@@ -129,6 +144,10 @@ def check_choices(config: Any) -> None:
             validate_repo_id(config.hub_model_id)
         except HFValidationError as error:
             raise ValueError(f"hub_model_id: {error} Give name, or owner/name") from None
+
+
+def _check_ends_of_completions(config: Any) -> None:
+    """What cannot be true beside `stop_at_answer`."""
     if config.stop_at_answer and config.mask_truncated_completions:
         raise ValueError(
             "stop_at_answer: true ends completions without an end token, and mask_truncated_completions would "
@@ -139,11 +158,10 @@ def check_choices(config: Any) -> None:
             "stop_at_answer: true has no effect on use_transformers_continuous_batching, which ends completions with "
             "end tokens alone; set one of the two to false"
         )
-    if config.restore_callback_states_from_checkpoint:
-        raise ValueError(
-            "restore_callback_states_from_checkpoint: true would build the window policy anew; leave it out, "
-            "window and records are restored from every checkpoint"
-        )
+
+
+def _check_foreign_code(config: Any) -> None:
+    """Code from a model's repository is not run, and a token is not written to records."""
     inner = _mapping(config.model_init_kwargs) or {}
     if config.trust_remote_code or inner.get("trust_remote_code"):
         raise ValueError(
@@ -154,9 +172,6 @@ def check_choices(config: Any) -> None:
         raise ValueError(
             "model_init_kwargs: a token would be written to config.yaml; remove it and set HF_TOKEN in the environment"
         )
-    _check_deepspeed_file(config.deepspeed)
-    if config.use_liger_kernel and not is_liger_kernel_available():
-        raise ValueError("use_liger_kernel: liger-kernel is not installed; pip install liger-kernel, or remove it")
 
 
 def _check_deepspeed_file(given: Any) -> None:
@@ -170,55 +185,6 @@ def _check_deepspeed_file(given: Any) -> None:
             f"deepspeed: {given!r} is no file; give the path of a DeepSpeed configuration, or remove it and launch "
             f"with {launch_file('zero2')}"
         ) from None
-
-
-def check_schedule(config: Any) -> None:
-    """What must fit together once TRL has filled in what was left open.
-
-    Raises:
-        ValueError: names field, value and remedy.
-    """
-    assert config.steps_per_generation is not None, "TRL sets it"
-    if config.steps_per_generation % config.gradient_accumulation_steps:
-        raise ValueError(
-            f"steps_per_generation: {config.steps_per_generation} is not a multiple of gradient_accumulation_steps "
-            f"{config.gradient_accumulation_steps}, so that one optimizer step would mix two windows; make it one"
-        )
-    for what, switch in (("eval", "eval_strategy"), ("save", "save_strategy"), ("logging", "logging_strategy")):
-        steps = getattr(config, f"{what}_steps")
-        if getattr(config, switch) == "steps" and not 0 < steps < math.inf:
-            raise ValueError(f"{what}_steps: {steps!r} is not above 0; change it, or set {switch} to 'no'")
-    check_best_is_saved(config, config.max_steps)
-
-
-def check_best_is_saved(config: Any, max_steps: int) -> None:
-    """Where the best model is kept, each evaluation must come where a checkpoint is written.
-
-    Args:
-        config: an `AdaptiveGRPOConfig`.
-        max_steps: of the run; 0 or less where they follow from the data. Then `eval_steps` below 1, which is a share of
-            them, is judged once training begins.
-
-    Raises:
-        ValueError: an evaluation would come between two optimizer steps on one rollout, or without a checkpoint.
-    """
-    wants_best = config.load_best_model_at_end or config.save_strategy == "best"
-    if not wants_best or config.eval_strategy != "steps":
-        return
-    if config.save_strategy == "steps" and config.save_steps != config.eval_steps:
-        raise ValueError(
-            f"save_steps: {config.save_steps!r} is not eval_steps {config.eval_steps!r}, so that the best model may "
-            "not be saved, and load_best_model_at_end would keep the last one; make them the same, or set "
-            "save_strategy to best"
-        )
-    given, per_rollout = config.eval_steps, config.optimizer_steps_per_rollout
-    steps = math.ceil(max(0, max_steps) * given) if given < 1 else given
-    if steps % per_rollout:
-        share = f" of {max_steps} steps is {steps}, which" if given < 1 else ""
-        raise ValueError(
-            f"eval_steps: {given!r}{share} is not a multiple of the {per_rollout} optimizer steps per rollout, "
-            "between which nothing is saved, the best model neither; make it one"
-        )
 
 
 def check_mapping_texts(config: Any) -> None:
