@@ -152,8 +152,11 @@ def test_a_program_that_does_not_exist_is_a_failure_with_a_reason(grid):
 def test_a_finished_run_of_other_settings_does_not_pass_for_this_one(grid):
     run_grid(read_grid(grid()), lambda line: None)
     changed = read_grid(grid(common={"learning_rate": 0.3}))
-    with pytest.raises(ValueError, match=r"runs/full/seed_0 holds a run of other settings"):
+    with pytest.raises(ValueError, match=r"seed_0 holds .* other settings \(learning_rate: 0.1 there, 0.3 here; see"):
         run_grid(changed, lambda line: None)
+    many = read_grid(grid(common={"learning_rate": 0.3, "max_steps": 9, "top_k": 1, "beta": 0.1, "epsilon": 0.3}))
+    with pytest.raises(ValueError, match=r"top_k: left out there, 1 here; 2 more; see"):
+        run_grid(many, lambda line: None)
 
 
 def test_a_finished_run_of_an_edited_recipe_does_not_pass_for_this_one(grid):

@@ -20,6 +20,7 @@ from tinyzero_trl.runs.records import CONFIG, is_finished
 from tinyzero_trl.training.recipe.shipped import find_recipe
 
 LOG = "train.log"
+_MOST_NAMED = 3
 LOCK = "_ablate_lock"  # the training program takes its own only after its imports
 
 _KILLED = re.compile(r"died with <Signals\.(SIG\w+)|Root Cause.*Signal \d+ \((SIG\w+)\) received by PID", re.DOTALL)
@@ -127,12 +128,37 @@ def _check_same_settings(run: PlannedRun) -> None:
         )
     known, asked = _noted(file), _settings(run)
     if known.get("arguments") != asked["arguments"]:
-        raise ValueError(f"{run.folder} holds a run of other settings ({file}): name another output, or remove it")
+        others = "; ".join([*_differences(known.get("arguments"), asked["arguments"]), f"see {file}"])
+        raise ValueError(f"{run.folder} holds a run of other settings ({others}): name another output, or remove it")
     if known.get("recipe", asked["recipe"]) != asked["recipe"]:
         raise ValueError(
             f"{run.folder} holds a run of {run.arguments[1]} as it was before it was edited: name another output, or "
             "remove it"
         )
+
+
+def _differences(known: Any, asked: Sequence[str]) -> list[str]:
+    """Fields that differ, as "learning_rate: 0.1 there, 0.3 here"; none where the old ones are not known."""
+    if not isinstance(known, list):
+        return []
+    there, here = _by_field(known), _by_field(asked)
+    differ = [name for name in here | there if there.get(name) != here.get(name)]
+    told = [
+        f"{name}: {there.get(name, 'left out')} there, {here.get(name, 'left out')} here"
+        for name in differ[:_MOST_NAMED]
+    ]
+    return [*told, *([f"{len(differ) - _MOST_NAMED} more"] if len(differ) > _MOST_NAMED else [])]
+
+
+def _by_field(arguments: Sequence[Any]) -> dict[str, str]:
+    """Values of a command line by the name of their field; several values of one field are joined."""
+    values: dict[str, list[str]] = {}
+    for word in map(str, arguments):
+        if word.startswith("--"):
+            of_field = values.setdefault(word.removeprefix("--"), [])
+        else:
+            of_field.append(word)
+    return {name: " ".join(words) for name, words in values.items()}
 
 
 def _settings(run: PlannedRun) -> dict[str, Any]:
