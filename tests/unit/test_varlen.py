@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from transformers import AttentionInterface, Gemma2Config, OlmoeConfig, Qwen2Config
+from transformers import AttentionInterface, AutoConfig, Gemma2Config, OlmoeConfig, Qwen2Config
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from tests.support.fixed_rollouts import train
@@ -26,6 +26,7 @@ from tinyzero_trl.models.varlen import (
 
 HEADS, SHARED, WIDTH = 4, 2, 8
 CPU = torch.device("cpu")
+DEVICE = (torch.float32, CPU)
 
 
 def naive_kernel(
@@ -52,6 +53,11 @@ def blind_kernel(*states: Any, **options: Any) -> Tensor:
     """A kernel that does not see where rows begin."""
     query, key, value, starts = states[:4]
     return naive_kernel(query, key, value, starts[[0, -1]], starts, len(query), len(query), **options)
+
+
+def windowless_kernel(*states: Any, **options: Any) -> Tensor:
+    """A kernel that takes a window and does not apply it."""
+    return naive_kernel(*states, **{**options, "window_size": (-1, 0)})
 
 
 def failing_kernel(*_: Any, **__: Any) -> Tensor:
@@ -115,13 +121,24 @@ def test_whoever_takes_the_bounds_for_a_mask_fails(states: States) -> None:
 
 
 def test_a_kernel_is_tried_before_a_run_relies_on_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    shape = (HEADS, SHARED, WIDTH, torch.float32, CPU)
+    shape = (HEADS, SHARED, WIDTH, *DEVICE)
     for kernel, says in ((naive_kernel, None), (blind_kernel, "differs from its reference"), (None, "2.11 has")):
         monkeypatch.setattr(varlen, "_kernel", lambda kernel=kernel: kernel)
         fault = kernel_fault(*shape)
         assert fault is None if says is None else says in str(fault)
     monkeypatch.setattr(varlen, "_kernel", lambda: failing_kernel)
     assert kernel_fault(*shape) == "PyTorch's kernel fails (FlashAttention only supports Ampere GPUs or newer.)"
+
+
+@pytest.mark.parametrize(("window", "model_type"), [(64, "mistral"), (None, "mistral"), (None, "qwen2")])
+def test_a_kernel_is_tried_with_a_window_if_the_model_has_one(
+    monkeypatch: pytest.MonkeyPatch, window: int | None, model_type: str
+) -> None:
+    config = AutoConfig.for_model(model_type, sliding_window=window)
+    monkeypatch.setattr(varlen, "_kernel", lambda: windowless_kernel)
+    monkeypatch.setattr(varlen, "kernel_fault", lambda *shape: kernel_fault(HEADS, SHARED, WIDTH, *DEVICE, *shape[5:]))
+    fault = why_no_varlen(config, torch.bfloat16, torch.device("cuda"))
+    assert fault is None if window is None else "differs from its reference" in str(fault)
 
 
 def test_this_pytorch_has_the_kernel_that_is_called() -> None:

@@ -34,6 +34,7 @@ States = tuple[Tensor, Tensor, Tensor]
 
 _TOLERANCE = 2**-5  # of the largest entry: bfloat16 keeps eight bits, and a wrong bound changes entries altogether
 _CHECKED_ROWS = (1, 130, 64, 17)  # tokens of each row that the kernel is tried with
+_CHECKED_WINDOW = 32  # shorter than some of these rows
 
 
 def row_bounds(attention_mask: Tensor) -> dict[str, Any]:
@@ -159,8 +160,8 @@ def _kernel() -> Callable[..., Any] | None:
 def why_no_varlen(config: Any, dtype: torch.dtype, device: torch.device) -> str | None:
     """Why a model cannot attend by `varlen_attention` in passes of this type; None if it can.
 
-    Where the kernel would run, it is run once with heads of the model's shape, forward and backward, and has to give
-    what the reference gives.
+    Where the kernel would run, it is run with heads of the model's shape, forward and backward, and has to give what
+    the reference gives; with a sliding window, too, if the model has one.
 
     Args:
         config: of the model.
@@ -179,10 +180,20 @@ def why_no_varlen(config: Any, dtype: torch.dtype, device: torch.device) -> str 
     heads: int = text.num_attention_heads
     shared = getattr(text, "num_key_value_heads", None) or heads
     width = getattr(text, "head_dim", None) or text.hidden_size // heads
-    return kernel_fault(heads, shared, width, dtype, device)
+    fault = kernel_fault(heads, shared, width, dtype, device)
+    if fault is None and getattr(text, "sliding_window", None):
+        fault = kernel_fault(heads, shared, width, dtype, device, _CHECKED_WINDOW)
+    return fault
 
 
-def kernel_fault(heads: int, shared_heads: int, width: int, dtype: torch.dtype, device: torch.device) -> str | None:
+def kernel_fault(
+    heads: int,
+    shared_heads: int,
+    width: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    sliding_window: int | None = None,
+) -> str | None:
     """What is wrong with PyTorch's kernel for heads of this shape, found by running it; None if nothing is."""
     if _kernel() is None:
         return f"PyTorch {torch.__version__} has no torch.nn.attention.varlen that takes windows; 2.11 has"
@@ -199,7 +210,7 @@ def kernel_fault(heads: int, shared_heads: int, width: int, dtype: torch.dtype, 
     try:
         with torch.enable_grad():
             for attend in (_by_kernel, _by_row):
-                output = attend(states, bounds, max(_CHECKED_ROWS))
+                output = attend(states, bounds, max(_CHECKED_ROWS), sliding_window=sliding_window)
                 found.append([output, *torch.autograd.grad(output, states, weights)])
     except (RuntimeError, TypeError, ValueError) as error:
         return f"PyTorch's kernel fails ({first_line_of(error)})"
