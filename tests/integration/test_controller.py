@@ -1,6 +1,7 @@
 """`WindowController` limits the rollouts of stock TRL, and of trainers that others derive from it."""
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,16 @@ from tests.support.fixed_rollouts import (
     tiny_model_path,
     tiny_tokenizer,
 )
-from tests.support.tiny_models import BY_BATCHES
+from tests.support.staged_rollouts import PROMPTS as STAGED_PROMPTS
+from tests.support.staged_rollouts import save_model
+from tests.support.tiny_models import BY_BATCHES, build_tokenizer
 from tests.support.vllm_server import Server
 from tests.support.windows_by_ranks import MOVING_WINDOWS, Windows, finished_in_an_odd_number, placed
 from tinyzero_trl import AdaptiveGRPOConfig, AdaptiveGRPOTrainer, AdaptiveWindowCallback
+from tinyzero_trl.models.loading import load_tokenizer
+from tinyzero_trl.models.names import resolve_model
 from tinyzero_trl.training.controller import WindowController
-from tinyzero_trl.windows import WindowConfig
+from tinyzero_trl.windows import RolloutObservation, WindowConfig
 
 STEPS = 8
 
@@ -242,12 +247,17 @@ def test_a_controller_says_which_trainer_it_cannot_limit_and_why() -> None:
             another.attach(trainer)
     with pytest.raises(ValueError, match="max: 512 exceeds the trainer's max_completion_length 24"):
         WindowController(WindowConfig(strategy="fixed", max=512)).attach(trainer_of(GRPOTrainer))
+    beams = arguments(generation_kwargs={"num_beams": 2})
     in_stages = WindowController(WindowConfig(strategy="signal", probe_group_every=2, max=24))
     for _ in range(2):  # what was refused is not attached
-        with pytest.raises(ValueError, match="strategy 'signal' samples rollouts in stages"):
-            in_stages.attach(trainer_of(GRPOTrainer))
+        with pytest.raises(ValueError, match="num_beams 2 does not sample in stages"):
+            in_stages.attach(trainer_of(GRPOTrainer, beams))
         with pytest.raises(ValueError, match=r"not attached; call controller\.attach"):
             _ = in_stages.window
+    with pytest.raises(ValueError, match="window_label_column: 'kind' is not a column of the training data"):
+        WindowController(WindowConfig(strategy="group", label_column="kind")).attach(trainer_of(GRPOTrainer))
+    with pytest.raises(ValueError, match="loss_type: 'grpo' is not the trainer's, which is 'dapo'; leave it out"):
+        WindowController(WindowConfig(strategy="group", loss_type="grpo")).attach(trainer_of(GRPOTrainer))
 
 
 def test_the_callback_of_our_trainer_says_that_it_has_no_effect_on_stock() -> None:
@@ -256,6 +266,114 @@ def test_the_callback_of_our_trainer_says_that_it_has_no_effect_on_stock() -> No
     with pytest.raises(ValueError, match=r"AdaptiveWindowCallback has no effect on this trainer; .*WindowController"):
         trainer.train()
     assert trainer.state.global_step == 0
+
+
+# --- a policy that decides per group --------------------------------------------------------------------------------
+
+PER_GROUP: dict[str, dict[str, Any]] = {
+    "value": {"first_stage": 8, "min_groups": 4, "min_samples": 2, "explore_share": 0.1},
+    "plain": {"group_rule": "plain", "initial": 8, "explore_share": 0.0},
+}
+
+
+def even_and_of_kind_0(completion_ids: list[list[int]], kind: list[str], **_: Any) -> list[float]:
+    return [float(len(ids) % 2 == 0 and of == "0") for ids, of in zip(completion_ids, kind, strict=True)]
+
+
+def observed_per_group(workshop: Path, stock: bool, window: dict[str, Any], **settings: Any) -> tuple[Any, list[Any]]:
+    """A training of stock TRL or of ours whose policy decides per group, and what the policy has observed."""
+    save_model(workshop)
+    if stock:
+        trainer: Any = staged_trainer(GRPOTrainer, workshop, arguments(**settings))
+        policy = WindowController(WindowConfig(strategy="group", label_column="kind", **window)).attach(trainer).policy
+    else:
+        fields = {f"window_{name}": value for name, value in window.items()} | {"window_label_column": "kind"}
+        args = arguments(AdaptiveGRPOConfig, window_strategy="group", **fields, **settings)
+        trainer = staged_trainer(AdaptiveGRPOTrainer, workshop, args)
+        policy = trainer.window_callback.policy
+    observed: list[RolloutObservation] = []
+    learn = policy.learn
+
+    def learn_and_note(observation: RolloutObservation) -> None:
+        observed.append(replace(observation, timings=()))
+        learn(observation)
+
+    policy.learn = learn_and_note  # type: ignore[method-assign]
+    return trainer, observed
+
+
+def staged_trainer(kind: type[GRPOTrainer], workshop: Path, args: Any) -> GRPOTrainer:
+    """Of a model of which some completions end early."""
+    kinds = [str(place % 2) for place in range(4 * len(STAGED_PROMPTS))]
+    return kind(
+        str(workshop / "model"),
+        even_and_of_kind_0,
+        args,
+        train_dataset=Dataset.from_dict({"prompt": STAGED_PROMPTS * 4, "kind": kinds}),
+        processing_class=build_tokenizer(),
+    )
+
+
+@pytest.mark.parametrize("rule", PER_GROUP)
+def test_stock_trl_decides_per_group_as_our_trainer_does(rule: str, tmp_path: Path) -> None:
+    """The same rollouts, labels and stops, as long as the weights stay; also where Trainer drops unused columns."""
+    settings = {"learning_rate": 0.0, "remove_unused_columns": True, "max_steps": 6}
+    seen = []
+    for stock in (True, False):
+        trainer, observed = observed_per_group(tmp_path, stock, PER_GROUP[rule], **settings)
+        trainer.train()
+        seen.append(observed)
+        if stock:
+            figures = [line for line in trainer.state.log_history if "group_window/stopped_frac" in line]
+    assert seen[0] == seen[1] and len(figures) == len(seen[0]) == 6
+    assert set(seen[0][0].labels) | set(seen[0][1].labels) | set(seen[0][2].labels) == {"0", "1"}
+    assert max(line["group_window/stopped_frac"] for line in figures) > 0
+    for line, rollout in zip(figures, seen[0], strict=True):
+        assert line["group_window/stopped_frac"] == len(rollout.group_stops) / len(set(rollout.groups))
+
+
+def test_stops_of_groups_survive_a_resume_of_stock_trl(tmp_path: Path) -> None:
+    folder = {"output_dir": str(tmp_path / "run"), "max_steps": 6, "save_strategy": "steps", "save_steps": 3}
+    trainer, unbroken = observed_per_group(tmp_path, True, PER_GROUP["value"], **folder)
+    trainer.train()
+    trainer, resumed = observed_per_group(tmp_path, True, PER_GROUP["value"], **folder)
+    trainer.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-3"))
+    assert resumed == unbroken[3:]
+    assert any(rollout.group_stops for rollout in resumed)
+
+
+def test_a_trainer_that_samples_by_itself_has_no_stages(tmp_path: Path) -> None:
+    save_model(tmp_path)
+    trainer = staged_trainer(placed(GRPOTrainer), tmp_path, arguments())
+    WindowController(WindowConfig(strategy="group", **PER_GROUP["plain"])).attach(trainer)
+    with pytest.raises(ValueError, match="PlacedRollouts does not sample by the engines of TRL, so that its rollouts"):
+        trainer.train()
+
+
+def test_a_stop_string_ends_completions_in_stages_and_in_evaluations_of_stock_trl() -> None:
+    """`generate` of stock TRL fails on one: it has no tokenizer to look for it with."""
+    path = resolve_model("embedded")
+    trainer: Any = GRPOTrainer(
+        path,
+        lambda completions, **_: [float("=" in text) for text in completions],
+        arguments(generation_kwargs={"stop_strings": ["="]}, max_completion_length=40, max_steps=1, eval_on_start=True),
+        train_dataset=Dataset.from_dict({"prompt": PROMPTS * 16}),
+        eval_dataset=Dataset.from_dict({"prompt": PROMPTS}),
+        processing_class=load_tokenizer(path),
+    )
+    WindowController(WindowConfig(strategy="group", first_stage=8)).attach(trainer)
+    sampled: dict[bool, list[str]] = {True: [], False: []}
+    score = trainer.reward_funcs[0]
+
+    def score_and_note(completions: list[str], **columns: Any) -> list[float]:
+        sampled[trainer.model.training].extend(completions)
+        return score(completions, **columns)
+
+    trainer.reward_funcs = [score_and_note]
+    trainer.train()
+    for texts in sampled.values():
+        assert any(text.endswith("=") for text in texts) and not any("=" in text[:-1] for text in texts)
+    assert trainer.generation_config.stop_strings == ["="], "what TRL was given stays"
 
 
 def test_a_trainer_that_samples_beyond_the_limit_is_found_out() -> None:

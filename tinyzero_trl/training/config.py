@@ -211,15 +211,11 @@ class AdaptiveGRPOConfig(TokenInMemory, GRPOConfig):
         return WindowConfig(**values)
 
     def _of_trainer(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """What the window policy asks of this configuration, such as `loss_type`."""
-        declared = fields(find_policy(self.window_strategy).config_class)
-        names = [each.name for each in declared if each.metadata.get("of_trainer")]
-        if taken := sorted(given.keys() & set(names)):
+        """What the window policy asks of this configuration."""
+        values = asked_of_trainer(find_policy(self.window_strategy).config_class, self)
+        if taken := sorted(given.keys() & values.keys()):
             name = taken[0]
             raise ValueError(f"window_{name}: {given[name]!r} follows {name} of the training; remove it")
-        values = {name: getattr(self, name) for name in names}
-        if type(scaled := values.get("scale_rewards")) is bool:  # TRL's older spelling
-            values["scale_rewards"] = "group" if scaled else "none"
         return values
 
     @property
@@ -250,6 +246,14 @@ def optimizer_steps_per_rollout(args: GRPOConfig) -> int:
     """Optimizer steps that are taken on one generation batch; 1 where a step takes several batches."""
     assert args.steps_per_generation is not None, "TRL sets it"
     return max(1, args.steps_per_generation * args.num_iterations // args.gradient_accumulation_steps)
+
+
+def asked_of_trainer(window: type[WindowConfig], args: GRPOConfig) -> dict[str, Any]:
+    """What a window policy with this configuration class asks of the trainer's configuration, such as `loss_type`."""
+    values = {each.name: getattr(args, each.name) for each in fields(window) if each.metadata.get("of_trainer")}
+    if type(scaled := values.get("scale_rewards")) is bool:  # TRL's older spelling
+        values["scale_rewards"] = "group" if scaled else "none"
+    return values
 
 
 def options_as_mapping(options: dict[str, Any] | str | None) -> dict[str, Any]:

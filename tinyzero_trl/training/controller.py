@@ -1,7 +1,9 @@
 """`WindowController`: the rollout window for a stock `trl.GRPOTrainer`, or for any subclass of it."""
 
 from collections.abc import Mapping
-from dataclasses import replace
+from contextlib import nullcontext
+from dataclasses import fields, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,10 +13,15 @@ from trl import GRPOTrainer
 from tinyzero_trl.generation.sampling import recipe_stop_tokens
 from tinyzero_trl.training import trl_internals
 from tinyzero_trl.training.callbacks.events import SavedInCheckpoints
+from tinyzero_trl.training.config import asked_of_trainer
+from tinyzero_trl.training.preflight.problems import check_label_column
 from tinyzero_trl.training.rollout.completion_limit import CompletionLimit
+from tinyzero_trl.training.rollout.group_stages import GroupStages
 from tinyzero_trl.training.rollout.hints import RolloutHints
+from tinyzero_trl.training.rollout.rollouts import Rollouts
 from tinyzero_trl.training.rollout.scoring import gather_columns, observation_of, scores
 from tinyzero_trl.windows import WindowConfig, WindowPolicy, make_policy
+from tinyzero_trl.windows.config import label_column_of
 
 
 class WindowController(SavedInCheckpoints):
@@ -28,12 +35,16 @@ class WindowController(SavedInCheckpoints):
     `max_completion_length`. After each rollout the policy observes the completions of all ranks. The first reward
     function is the score: a completion is a success if that function gives it `success_threshold` or more. The state
     of the policy is saved in the trainer's checkpoints and restored from them. The figures of the policy are logged
-    with those of the trainer, under `adaptive_window/`.
+    with those of the trainer, under `adaptive_window/` and `group_window/`.
+
+    A policy that decides per group has the rollouts sampled in stages, as `AdaptiveGRPOTrainer` samples them: finished
+    completions leave the batch of `generate`, and the generation settings of the model itself count for nothing.
 
     The loss stays that of the trainer. `AdaptiveGRPOTrainer` also saves computation in the training step.
 
     Args:
-        config: configuration of the policy. `max` defaults to the trainer's `max_completion_length`.
+        config: configuration of the policy. `max` defaults to the trainer's `max_completion_length`. `loss_type`,
+            `scale_rewards` and `num_generations` are those of the trainer.
 
     Raises:
         ValueError: `config` is something else.
@@ -44,6 +55,8 @@ class WindowController(SavedInCheckpoints):
             raise ValueError(f"config: {config!r} is no WindowConfig; give WindowConfig(strategy='signal')")
         self.config = config
         self._policy: WindowPolicy | None = None
+        self._rollouts: Rollouts | None = None
+        self._groups: GroupStages | None = None
 
     @property
     def policy(self) -> WindowPolicy:
@@ -67,28 +80,30 @@ class WindowController(SavedInCheckpoints):
             trainer: a trainer that has not started to train.
 
         Raises:
-            ValueError: the trainer cannot be limited, or the window exceeds its `max_completion_length`; the message
-                says why.
+            ValueError: the trainer cannot be limited, or not in stages where the policy needs them, or the window
+                exceeds its `max_completion_length`; the message says why.
         """
         _check(trainer, attached=self._policy is not None)
         model: Any = trainer.model
         full_length: Any = trainer.max_completion_length
-        policy = make_policy(_within(self.config, full_length))
-        if policy.samples_in_stages:
-            raise ValueError(
-                f"WindowController: strategy {policy.config.strategy!r} samples rollouts in stages, which "
-                "a stock trainer does not; train with AdaptiveGRPOTrainer, or choose signal with probe_group_every 1"
-            )
+        policy = make_policy(_within(self.config, trainer))
+        rollouts, groups = _stages_for(policy, trainer)
         limit = CompletionLimit(trainer)
         sample, generate = trainer._generate_single_turn, trainer._generate_and_score_completions
         calculate_rewards = trainer._calculate_rewards
 
-        def sampled(*args: Any, **kwargs: Any) -> Any:
+        def sampled(prompt_ids: list[list[int]], *args: Any, **kwargs: Any) -> Any:
             with trl_internals.unchanged_mode(model):
-                return sample(*args, **kwargs)
+                if rollouts is None:
+                    return sample(prompt_ids, *args, **kwargs)
+                unwrapped = trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_torch_compile=False)
+                at_once = partial(sample, prompt_ids, *args, **kwargs)
+                return rollouts.sample(at_once, unwrapped, prompt_ids, step=trainer.state.global_step)
 
         def limited(inputs: list[dict[str, Any]]) -> dict[str, Any]:
-            with limit.at(self.window if model.training else full_length):
+            training = model.training
+            in_stages = groups.in_stages_of(policy, inputs) if groups and training else nullcontext()
+            with limit.at(self.window if training else full_length), in_stages:
                 return generate(inputs)
 
         def observed(inputs: Any, prompts: Any, completions: Any, completion_ids: list[list[int]]) -> torch.Tensor:
@@ -102,7 +117,8 @@ class WindowController(SavedInCheckpoints):
         wrapped._generate_and_score_completions = limited
         wrapped._calculate_rewards = observed
         trainer.add_callback(self)
-        self._policy, self._hints = policy, RolloutHints(policy.config)
+        self._policy, self._rollouts, self._groups = policy, rollouts, groups
+        self._hints = RolloutHints(policy.config)
         return self
 
     def on_train_begin(
@@ -135,30 +151,53 @@ class WindowController(SavedInCheckpoints):
                 f"WindowController: a completion has {max(lengths)} tokens, and the window is {window}; "
                 f"{type(trainer).__name__} does not sample with TRL's own completion limit, so it has no window"
             )
-        ends = {*trainer.eos_token_ids, *recipe_stop_tokens(vars(trainer.args))}
-        cut = [
-            len(ids) == window and ids[-1] not in ends for ids in completion_ids
-        ]  # or ended there with a stop string
+        if self._rollouts:
+            cut = [self._rollouts.ends.is_cut(ids) for ids in completion_ids]
+        else:
+            ends = {*trainer.eos_token_ids, *recipe_stop_tokens(vars(trainer.args))}
+            cut = [
+                len(ids) == window and ids[-1] not in ends for ids in completion_ids
+            ]  # or ended there with a stop string
         columns = torch.tensor([lengths, cut], device=trainer.accelerator.device)
         of_all, cut_of_all = gather_columns(trainer, columns)
-        seen = observation_of(trainer, of_all, cut_of_all, scores(rewards), window=window)
+        facts = self._groups.facts() if self._groups else {}
+        seen = observation_of(trainer, of_all, cut_of_all, scores(rewards), window=window, **facts)
         self.policy.observe(seen)
         if trainer.is_world_process_zero():
             self._hints.look_at(seen)
-        for name, value in self.policy.metrics().items():
-            trl_internals.training_metrics(trainer)[f"adaptive_window/{name}"].append(value)
+        figures = {f"adaptive_window/{name}": value for name, value in self.policy.metrics().items()}
+        figures |= {f"group_window/{name}": value for name, value in self.policy.group_metrics().items()}
+        for name, value in figures.items():
+            trl_internals.training_metrics(trainer)[name].append(value)
 
 
-def _within(config: WindowConfig, full_length: int) -> WindowConfig:
-    """The configuration with its largest window set."""
-    if config.max is None:
-        return replace(config, max=full_length)
-    if config.max > full_length:
+def _within(config: WindowConfig, trainer: Any) -> WindowConfig:
+    """The configuration with its largest window and the fields that are the trainer's."""
+    full_length = trainer.max_completion_length
+    if config.max is not None and config.max > full_length:
         raise ValueError(
             f"max: {config.max} exceeds the trainer's max_completion_length {full_length}; lower it, or raise "
             "max_completion_length"
         )
-    return config
+    asked = asked_of_trainer(type(config), trainer.args)
+    for declared in fields(config):
+        given, theirs = getattr(config, declared.name), asked.get(declared.name)
+        if declared.name in asked and given not in (declared.default, theirs):
+            raise ValueError(f"{declared.name}: {given!r} is not the trainer's, which is {theirs!r}; leave it out")
+    return replace(config, max=config.max or full_length, **asked)
+
+
+def _stages_for(policy: WindowPolicy, trainer: Any) -> tuple[Rollouts | None, GroupStages | None]:
+    """What samples the rollouts of the policy in stages; nothing where it has none, and the trainer samples as ever."""
+    check_label_column(trainer.train_dataset.column_names, policy.config)
+    if not policy.samples_in_stages:
+        return None, None
+    rollouts = Rollouts(trainer)
+    groups = GroupStages(trainer, rollouts)
+    groups.check(policy)
+    trainer._set_signature_columns_if_needed()
+    trl_internals.keep_columns(trainer, label_column_of(policy.config))
+    return rollouts, groups
 
 
 def _check(trainer: Any, attached: bool) -> None:

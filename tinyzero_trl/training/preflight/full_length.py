@@ -9,7 +9,7 @@ def check_full_length(trainer: Any, policy: WindowPolicy) -> None:
     """Refuse a window that would have no effect, or another one than records and policy are told.
 
     Args:
-        trainer: an `AdaptiveGRPOTrainer`.
+        trainer: a `trl.GRPOTrainer`.
         policy: of its window.
 
     Raises:

@@ -14,6 +14,7 @@ from tinyzero_trl.training import trl_internals
 from tinyzero_trl.training.preflight.full_length import check_full_length
 from tinyzero_trl.training.preflight.problems import check_label_column
 from tinyzero_trl.training.rollout.prompt_keys import prompt_key
+from tinyzero_trl.training.rollout.rollouts import Rollouts
 from tinyzero_trl.training.rollout.stage_scores import StageScores
 from tinyzero_trl.windows import GroupState, WindowPolicy
 from tinyzero_trl.windows.config import label_column_of
@@ -28,11 +29,12 @@ class GroupStages:
     Groups may span ranks: their states are gathered, so that all ranks ask the policy the same and get the same answer.
 
     Args:
-        trainer: an `AdaptiveGRPOTrainer`.
+        trainer: a `trl.GRPOTrainer`.
+        rollouts: what it samples by.
     """
 
-    def __init__(self, trainer: Any) -> None:
-        self._trainer = trainer
+    def __init__(self, trainer: Any, rollouts: Rollouts) -> None:
+        self._trainer, self._rollouts = trainer, rollouts
         self._rollout: StagedRollout | None = None  # the latest one, if it has stages
 
     def check(self, policy: WindowPolicy) -> None:
@@ -45,7 +47,7 @@ class GroupStages:
         check_full_length(self._trainer, policy)
         check_label_column(self._trainer.train_dataset.column_names, policy.config)
         if policy.samples_in_stages:
-            check_stages(self._trainer)
+            check_stages(self._trainer, self._rollouts)
 
     @contextmanager
     def in_stages_of(self, policy: WindowPolicy, examples: Sequence[Any]) -> Iterator[None]:
@@ -66,7 +68,7 @@ class GroupStages:
             return
         scores = StageScores(self._trainer, examples)
         rollout = self._rollout = StagedRollout(self._trainer, scores, policy, examples)
-        with scores.in_place(), self._trainer.rollouts.in_stages(Stages(ends, rollout.go_on)):
+        with scores.in_place(), self._rollouts.in_stages(Stages(ends, rollout.go_on)):
             yield
 
     def facts(self) -> dict[str, Any]:
@@ -140,7 +142,7 @@ class StagedRollout:
         return max(new, default=0), sum(new), time.perf_counter() - self._stage_began_at
 
 
-def check_stages(trainer: Any) -> None:
+def check_stages(trainer: Any, rollouts: Rollouts) -> None:
     """Refuse a trainer that cannot sample a rollout in stages.
 
     Raises:
@@ -157,7 +159,7 @@ def check_stages(trainer: Any) -> None:
             "window_strategy: a rollout in stages needs scores at stage ends, and a reward model gives them for whole "
             "batches; put a reward function first, or choose a strategy without stages, such as fixed"
         )
-    trainer.rollouts.check_stages(trainer.accelerator.unwrap_model(trainer.model_wrapped))
+    rollouts.check_stages(trainer.accelerator.unwrap_model(trainer.model_wrapped))
 
 
 def _of_all_ranks(timings: Sequence[tuple[int, int, float]]) -> tuple[int, int, float]:

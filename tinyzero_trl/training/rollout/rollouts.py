@@ -11,6 +11,7 @@ import torch
 from accelerate.utils import set_seed
 from torch import Tensor
 from transformers import StopStringCriteria
+from trl import GRPOConfig
 
 from tinyzero_trl.generation.compacting import Generation
 from tinyzero_trl.generation.engine import Engine, EngineSetup, SampledBatch, Sampling
@@ -58,8 +59,8 @@ class Rollouts:
       once for each stage, so that in between all is as it was: a reward function may take gradients, and sample.
 
     Args:
-        trainer: an `AdaptiveGRPOTrainer` in which TRL's part is made. Stop strings are taken out of the settings that
-            TRL samples with. With vLLM this process is seeded anew, because the engine has seeded it by itself.
+        trainer: a `trl.GRPOTrainer` that is made. With vLLM this process is seeded anew, because the engine has seeded
+            it by itself.
 
     Attributes:
         seed: of this rank's sampling. Ranks that share an engine (tensor parallelism) have the same: each of them
@@ -71,40 +72,47 @@ class Rollouts:
     """
 
     def __init__(self, trainer: Any) -> None:
-        args: AdaptiveGRPOConfig = trainer.args
-        model, settings = trainer.model, trainer.vllm_generation if args.use_vllm else trainer.generation_config
-        self.ends = ends = CompletionEnds(trainer)
+        args: GRPOConfig = trainer.args
+        model = trainer.model
+        self.ends = CompletionEnds(trainer)
         ranks_per_engine = args.vllm_tensor_parallel_size if args.use_vllm else 1
         self.seed = args.seed + trainer.accelerator.process_index // ranks_per_engine
         check_kept_precision(args, is_float32=any(weight.dtype == torch.float32 for weight in model.parameters()))
         self._args = args
+        self._samples_elsewhere = (
+            f"window_strategy: {type(trainer).__name__} does not sample by the engines of TRL, so that its rollouts "
+            "have no stages; let it call TRL's _generate_single_turn, or choose a strategy without stages, such as "
+            "signal"
+        )
         self._tokenizer = tokenizer_of(trainer)
-        self._settings = settings
+        self._settings = trainer.vllm_generation if args.use_vllm else trainer.generation_config
         self._setup = EngineSetup(self._tokenizer, model.config.name_or_path, model, args.per_device_train_batch_size)
-        self._engine: Engine | None = None
-        if args.has_registered_engine:
-            self._engine = engine_class(str(args.engine))(self._setup)
+        self._engine_name, self._engine = "", None
+        if isinstance(args, AdaptiveGRPOConfig) and args.has_registered_engine:
+            self._engine_name = str(args.engine)
+            self._engine = engine_class(self._engine_name)(self._setup)
         self._weights_of_step: int | None = None  # that the registered engine has
         if advice := advice_on_own_sampling(model.generation_config, vars(args)):
             logger.info(advice)
         self._stages = AT_ONCE  # of the next batch
         self._stops: StopStringCriteria | None = None
         if args.use_vllm:
-            given = {name: value for name, value in settings.generation_kwargs.items() if name != "stop_strings"}
-            stops = {"stop": list(ends.strings), "include_stop_str_in_output": True} if ends.strings else {}
-            settings.generation_kwargs = {**given, **stops}
             set_seed(self.seed)  # vLLM has seeded this process by a number of its own, the same for every `seed`
-        else:
-            settings.stop_strings = None  # `generate` would ask for a tokenizer, which TRL does not give it
-            if ends.strings:
-                self._stops = StopStringCriteria(self._tokenizer, list(ends.strings))
+        elif self.ends.strings:
+            self._stops = StopStringCriteria(self._tokenizer, list(self.ends.strings))
 
     @contextmanager
     def in_stages(self, stages: Stages) -> Iterator[None]:
-        """Within it, the next completions are sampled in stages. `check_stages` says whether that is possible."""
+        """Within it, the next completions are sampled in stages. `check_stages` says whether that is possible.
+
+        Raises:
+            ValueError: the completions came from somewhere else.
+        """
         self._stages = stages
         try:
             yield
+            if self._stages is not AT_ONCE:
+                raise ValueError(self._samples_elsewhere)
         finally:
             self._stages = AT_ONCE
 
@@ -119,16 +127,22 @@ class Rollouts:
 
         Returns:
             What `generate` returns: token ids of the completions, and more.
+
+        Raises:
+            ValueError: the completions were to be sampled in stages, and `generate` asks no engine of TRL.
         """
         stages, self._stages = self._stages, AT_ONCE  # whoever is asked in between may sample, too
         batch = StagedBatch(prompt_ids, self._sampling(len(prompt_ids)), stages)
         goes_on = True
         while goes_on:
-            with sampling_attention(model), self._replaced_call(model, batch.run, step, staged=stages is not AT_ONCE):
+            call = self._replaced_call(model, batch.run, step, staged=stages is not AT_ONCE)
+            with sampling_attention(model), self._own_stops(), call:
                 completion_ids, *others = generate()
             goes_on = batch.goes_on()
         if batch.sampled:
             completion_ids = batch.sampled.completion_ids
+        elif stages is not AT_ONCE:
+            raise ValueError(self._samples_elsewhere)
         elif self._stops:
             completion_ids = [self.ends.without_padding(ids) for ids in completion_ids]
         return completion_ids, *others
@@ -151,6 +165,25 @@ class Rollouts:
         """
         forget_rollout(trainer)
         self._weights_of_step = None
+
+    @contextmanager
+    def _own_stops(self) -> Iterator[None]:
+        """Within it, stop strings stand in TRL's settings as its engine takes them.
+
+        vLLM has another name for them. `generate` would ask for a tokenizer, which TRL does not give it.
+        """
+        name, stops = "stop_strings", None
+        if self._args.use_vllm:
+            name, given = "generation_kwargs", self._settings.generation_kwargs
+            stops = {key: value for key, value in given.items() if key != "stop_strings"}
+            if self.ends.strings:
+                stops |= {"stop": list(self.ends.strings), "include_stop_str_in_output": True}
+        before = getattr(self._settings, name)
+        setattr(self._settings, name, stops)
+        try:
+            yield
+        finally:
+            setattr(self._settings, name, before)
 
     @contextmanager
     def _replaced_call(self, model: Any, run: _Run, step: int, *, staged: bool) -> Iterator[None]:
@@ -186,7 +219,7 @@ class Rollouts:
         """Stands in for `model.generate`: it is called where the weights are complete."""
         assert self._engine is not None
         if more:
-            raise ValueError(f"engine: {self._args.engine!r} takes text alone, not {', '.join(more)}; leave it out")
+            raise ValueError(f"engine: {self._engine_name!r} takes text alone, not {', '.join(more)}; leave it out")
         if step != self._weights_of_step:
             self._engine.update_weights(model)
             self._weights_of_step = step
