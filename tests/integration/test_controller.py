@@ -18,6 +18,7 @@ from tests.support.fixed_rollouts import (
     tiny_model_path,
     tiny_tokenizer,
 )
+from tests.support.ranks import run_on_ranks
 from tests.support.staged_rollouts import PROMPTS as STAGED_PROMPTS
 from tests.support.staged_rollouts import save_model
 from tests.support.tiny_models import BY_BATCHES, build_tokenizer
@@ -340,6 +341,21 @@ def test_stops_of_groups_survive_a_resume_of_stock_trl(tmp_path: Path) -> None:
     trainer.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-3"))
     assert resumed == unbroken[3:]
     assert any(rollout.group_stops for rollout in resumed)
+
+
+@pytest.mark.slow
+def test_ranks_of_stock_trl_decide_alike_where_a_group_lies_on_two(tmp_path: Path) -> None:
+    save_model(tmp_path)
+    first, second = run_on_ranks(2, "stock_groups_by_ranks", str(tmp_path))
+    assert first == second and len(first) == 3
+    for rollout in first:
+        columns = [rollout[name] for name in ("groups", "lengths", "rewards", "truncated")]
+        for group in range(3):
+            rows = [row for row in zip(*columns, strict=True) if row[0] == group]
+            assert len(rows) == 4
+            early = any(won and length <= 8 and not cut for _, length, won, cut in rows)
+            assert all(length == (24 if early else 8) for _, length, _, cut in rows if cut)
+    assert any(8 in [n for n, cut in zip(each["lengths"], each["truncated"], strict=True) if cut] for each in first)
 
 
 def test_a_trainer_that_samples_by_itself_has_no_stages(tmp_path: Path) -> None:
