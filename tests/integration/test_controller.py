@@ -362,7 +362,9 @@ def test_a_trainer_that_samples_by_itself_has_no_stages(tmp_path: Path) -> None:
     save_model(tmp_path)
     trainer = staged_trainer(placed(GRPOTrainer), tmp_path, arguments())
     WindowController(WindowConfig(strategy="group", **PER_GROUP["plain"])).attach(trainer)
-    with pytest.raises(ValueError, match="PlacedRollouts does not sample by the engines of TRL, so that its rollouts"):
+    with pytest.raises(
+        ValueError, match="a rollout of PlacedRollouts had no stages, since it does not sample by TRL's"
+    ):
         trainer.train()
 
 

@@ -331,6 +331,29 @@ class Reciting(Engine):
         return SampledBatch([list(prompt) for prompt in prompt_ids], rows, finished, limit, sampling, logprobs)
 
 
+class Bytes:
+    """A tokenizer of bytes: rare characters are several tokens."""
+
+    def decode(self, ids: list[int]) -> str:
+        return bytes(ids).decode(errors="replace")
+
+
+class RecitingBytes(Reciting):
+    """The same, byte by byte."""
+
+    text = "答案四。后面还有很多字".encode().decode("latin-1")
+
+
+@pytest.mark.parametrize("joint", [10, 11, 12])
+@pytest.mark.parametrize("stop", ["。", "四。"])
+def test_a_stop_string_of_several_tokens_to_a_character_ends_the_completion(stop: str, joint: int) -> None:
+    engine = RecitingBytes(EngineSetup(Bytes(), ""))
+    batch = engine.start([[]], Sampling(stop_strings=(stop,)), joint)
+    if not batch.finished[0] and stop not in Bytes().decode(batch.completion_ids[0]):
+        batch = engine.extend(batch, [0], 30)
+        assert Bytes().decode(batch.completion_ids[0]) == "答案四。" and batch.finished == [True]
+
+
 @pytest.mark.parametrize(
     ("stops", "expected"),
     [

@@ -1,6 +1,7 @@
 """Synthetic rollouts through the callbacks: what the policy sees, what is written down, what a checkpoint keeps."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -47,11 +48,13 @@ class Run:
         self.fire("on_train_begin")
         return self
 
-    def step(self, with_rollout: bool = True) -> None:
+    def step(self, with_rollout: bool = True, optimizer_steps: int = 1) -> None:
         self.fire("on_step_begin")
         if with_rollout:
             self.windows.append(self.window.window)
-            self.fire("on_rollout_end", rollout=rollout(self.state.global_step, self.window.window))
+            made = rollout(self.state.global_step, self.window.window)
+            observation = replace(made.observation, optimizer_steps=optimizer_steps)
+            self.fire("on_rollout_end", rollout=replace(made, observation=observation))
         self.fire("on_policy_update", figures={"compute/rows_skipped_frac": 0.5})
         self.state.global_step += 1
         self.fire("on_step_end")
@@ -136,6 +139,17 @@ def test_samples_are_kept_under_the_step_that_they_belong_to(tmp_path: Path) -> 
         "step_000011.jsonl",
         "step_000012.jsonl",
     ]
+
+
+def test_samples_are_kept_where_rollouts_begin_between_the_tens(tmp_path: Path) -> None:
+    """As after a resume at step 5 with two steps on each rollout."""
+    run = Run(tmp_path).begin()
+    run.state.global_step = 5
+    for _ in range(9):
+        run.step(optimizer_steps=2)
+        run.step(with_rollout=False)
+    steps = sorted(int(file.stem.removeprefix("step_")) for file in (tmp_path / "completions").iterdir())
+    assert steps == [10, 20], "of the rollouts that begin at steps 9 and 19"
 
 
 def test_a_run_continued_from_a_checkpoint_leaves_what_an_uninterrupted_one_does(tmp_path: Path) -> None:

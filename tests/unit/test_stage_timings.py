@@ -41,6 +41,29 @@ def test_a_stage_takes_as_long_as_on_the_slowest_rank(rank: int, monkeypatch: py
     assert rollout.facts()["timings"] == [of_the_other, of_this]
 
 
+def test_what_has_no_score_says_nothing_of_its_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the first group one finished completion has no score, of the second one has and one has not."""
+    asked: list[Any] = []
+
+    def go_on(states: list[Any]) -> list[bool]:
+        asked.extend(states)
+        return [False] * len(states)
+
+    trainer: Any = SimpleNamespace(accelerator=SimpleNamespace(process_index=0), num_generations=ROWS)
+    rewards = {1: None, 4: float("nan"), 5: 1.0, 9: 0.0}
+    scores: Any = SimpleNamespace(score_finished=lambda *_: None, reward=rewards.get)
+    policy: Any = SimpleNamespace(config=SimpleNamespace(success_threshold=1.0), go_on=go_on)
+    monkeypatch.setattr(group_stages.trl_internals, "as_completions", lambda *_: [])
+    rows = 3 * ROWS
+    rollout = StagedRollout(trainer, scores, policy, [{"prompt": "say"}] * rows)
+    finished = [row in rewards for row in range(rows)]
+    ids = [[7] * (2 if done else END) for done in finished]
+    goes_on = rollout.go_on(SampledBatch([[1]] * rows, ids, finished, END, Sampling()))
+    assert goes_on == [0, 2, 3], "the first group, of which nobody knows how it does"
+    counts = [(state.group, state.successes, state.failures, state.unfinished) for state in asked]
+    assert counts == [(1, 1, 0, 2), (2, 0, 1, 3)]
+
+
 def test_a_rank_without_rows_does_not_make_rows_look_free() -> None:
     """A step takes 10 ms and a row 1 ms on each of two ranks; the first has no rows in the last stage."""
     cost = StepCost()

@@ -4,6 +4,7 @@ import copy
 import math
 import pickle
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.support.windows_histories import config_of
+from tinyzero_trl import AdaptiveGRPOConfig
 from tinyzero_trl.windows import (
     MODES,
     AdaptiveConfig,
@@ -25,6 +27,7 @@ from tinyzero_trl.windows import (
     readers,
     unread_fields,
 )
+from tinyzero_trl.windows.fidelity import Gain
 
 PHASES = ((0, 100), (10, 200))
 
@@ -89,6 +92,24 @@ PHASES = ((0, 100), (10, 200))
 def test_a_bad_value_is_refused_with_field_value_and_remedy(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=f"^{message}"):
         WindowConfig(**values)
+
+
+@pytest.mark.parametrize(
+    ("of_trainer", "gain"),
+    [
+        ({}, (True, True, True)),
+        ({"loss_type": "grpo", "scale_rewards": "none"}, (False, False, True)),
+        ({"scale_rewards": "none", "multi_objective_aggregation": "normalize_then_sum"}, (True, True, True)),
+        ({"mask_truncated_completions": True}, (True, True, False)),
+    ],
+)
+def test_the_gain_of_a_group_follows_the_loss(
+    of_trainer: dict[str, Any], gain: tuple[bool, bool, bool], tmp_path: Path
+) -> None:
+    """Also where TRL scales each reward by itself, or leaves completions that are cut out of the loss."""
+    args = AdaptiveGRPOConfig(str(tmp_path), window_strategy="group", use_cpu=True, bf16=False, **of_trainer)
+    made: Any = args.window_config()
+    assert made.gain == Gain(*gain)
 
 
 def test_the_largest_window_must_be_set_before_a_policy_is_made() -> None:

@@ -33,7 +33,9 @@ def test_explained_is_what_the_cut_advantages_leave_of_the_full_ones(
     cut_rewards = [1.0] * won + [0.0] * (size - won)
     full, cut = as_trl(full_rewards, scaled), as_trl(cut_rewards, scaled)
     left = sum(a * a - (a - b) ** 2 for a, b in zip(full, cut, strict=True))
-    assert sum(explained(won, lost, further, size, scaled)) == pytest.approx(left, abs=1e-6)
+    assert sum(explained(won, lost, further, size, Gain(by_tokens=False, scaled=scaled))) == pytest.approx(
+        left, abs=1e-6
+    )
     assert left <= sum(a * a for a in full) + 1e-9
 
 
@@ -44,8 +46,9 @@ def as_trl(rewards: list[float], scaled: bool) -> list[float]:
 
 
 def test_a_group_that_gives_the_advantage_to_the_wrong_completions_explains_less_than_nothing() -> None:
-    assert sum(explained(1, 0, 6, 8, True)) < 0 < sum(explained(1, 6, 0, 8, True))
-    assert sum(explained(0, 3, 2, 8, True)) == 0  # a group that is not mixed where it is cut has no gradient
+    gain = Gain(by_tokens=False, scaled=True)
+    assert sum(explained(1, 0, 6, 8, gain)) < 0 < sum(explained(1, 6, 0, 8, gain))
+    assert sum(explained(0, 3, 2, 8, gain)) == 0  # a group that is not mixed where it is cut has no gradient
 
 
 def kinds_of(*rows: tuple[list[float], list[float]], shares: list[float] | None = None) -> PromptKinds:
@@ -284,3 +287,24 @@ def test_step_costs_are_found_again(a: float, b: float, seed: int) -> None:
     resumed = StepCost()
     resumed.restore(cost.state())
     assert resumed.rows_per_step == cost.rows_per_step
+
+
+def test_where_completions_that_are_cut_have_no_loss_they_explain_nothing() -> None:
+    """Four successes, and four completions that would have failed: half of the squared advantages are theirs."""
+    explains = {of_cut: sum(explained(4, 0, 0, 8, Gain(False, False, of_cut))) for of_cut in (True, False)}
+    assert explains == {True: pytest.approx(2.0), False: pytest.approx(1.0)}
+
+
+@pytest.mark.parametrize("slower", [100.0, 0.01])
+def test_a_run_that_continues_on_another_machine_takes_over_its_prices(slower: float) -> None:
+    """At once, however much faster or slower it is."""
+
+    def seen(cost: StepCost, price: float, seconds: float) -> None:
+        stages = ((steps, steps * rows) for steps, rows in ((32, 128), (48, 80), (400, 20)))
+        cost.add((steps, rows, seconds * (price * steps + rows)) for steps, rows in stages)
+
+    cost = StepCost()
+    for _ in range(24):
+        seen(cost, 1.0, slower)
+    seen(cost, 300.0, 1.0)
+    assert cost.rows_per_step == pytest.approx(300)

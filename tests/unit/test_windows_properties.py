@@ -46,6 +46,32 @@ def test_windows_stay_in_bounds_and_figures_finite(config: WindowConfig, history
 
 
 @many
+@given(configs, histories)
+def test_a_cut_completion_may_have_no_score(config: WindowConfig, history: list[list[Wanted]]) -> None:
+    """A task that finds nothing to judge in it says so, or gives it 0: the same windows and figures come of both."""
+    scored, silent = make_policy(config), make_policy(config)
+    for step, batch in enumerate(history):
+        seen = observed(step, scored.window, batch)
+        rewards = [None if cut else reward for reward, cut in zip(seen.rewards, seen.truncated, strict=True)]
+        scored.observe(seen)
+        silent.observe(replace(seen, rewards=rewards))
+        assert (scored.metrics(), scored.group_metrics()) == (silent.metrics(), silent.group_metrics())
+    assert scored.state_dict() == silent.state_dict()
+
+
+@pytest.mark.parametrize("no_score", [None, math.nan])
+def test_a_group_of_which_a_finished_completion_has_no_score_is_not_judged(no_score: float | None) -> None:
+    """A completion of it that was cut says nothing: whoever judges these prompts is another function."""
+    rewards = [no_score, no_score, 1.0, no_score, 0.0, no_score]
+    cut, groups = [False, True, False, True, True, True], [0, 0, 1, 1, 2, 2]
+    seen = RolloutObservation(0, 9, [5, 9, 4, 9, 9, 9], rewards, cut, groups, labels=list("aabbcc"))
+    for threshold, no_success in ((1.0, 0.0), (0.0, -1.0), (-2.0, -3.0)):
+        judged = seen.judged(threshold)
+        assert judged.groups == [1, 1, 2, 2] and judged.rewards == [1.0, no_success, 0.0, no_success]
+        assert (judged.lengths, judged.labels) == ([4, 9, 9, 9], list("bbcc"))
+
+
+@many
 @given(configs, histories, st.integers(0, 25))
 def test_a_resumed_policy_continues_as_if_never_stopped(
     config: WindowConfig, history: list[list[Wanted]], stop: int
@@ -115,7 +141,10 @@ def test_nothing_outside_the_policy_decides(strategy: str) -> None:
 def test_a_completion_that_was_not_judged_is_not_seen(
     config: WindowConfig, history: list[list[Wanted]], chance: random.Random
 ) -> None:
-    """None and NaN alike. A rollout without any score leaves the window as it is; a schedule goes on."""
+    """None and NaN alike. A rollout without any score leaves the window as it is; a schedule goes on.
+
+    One that was cut counts as no success, unless a finished completion of its group has no score.
+    """
     whole, judged = make_policy(config), make_policy(config)
     for step, batch in enumerate(history):
         window = whole.window
@@ -126,7 +155,9 @@ def test_a_completion_that_was_not_judged_is_not_seen(
             for gone, reward in zip(missing, seen.rewards, strict=True)
         ]
         whole.observe(replace(seen, rewards=rewards))
-        kept = [wanted for gone, wanted in zip(missing, batch, strict=True) if not gone]
+        rows = list(zip(missing, seen.truncated, batch, strict=True))
+        silent = {wanted.group for gone, cut, wanted in rows if gone and not cut}
+        kept = [wanted for gone, cut, wanted in rows if not gone or (cut and wanted.group not in silent)]
         if kept or not batch or config.strategy in ("fixed", "phased", "cosine"):
             judged.observe(observed(step, window, kept))
         else:

@@ -168,8 +168,11 @@ def _joined(batch: SampledBatch, rows: Sequence[int], further: SampledBatch, lim
 
 def _cut_at_stop_strings(batch: SampledBatch, rows: Sequence[int], joint: int, tokenizer: Any) -> SampledBatch:
     """End `rows` with a stop string that lies across `joint` tokens, where no stage has seen the whole of it."""
+    longest = max(
+        (len(stop.encode()) for stop in batch.sampling.stop_strings), default=0
+    )  # tokens: a byte or more each
     for row in rows:
-        ids, longest = batch.completion_ids[row], max(map(len, batch.sampling.stop_strings), default=0)
+        ids = batch.completion_ids[row]
         for length in range(joint + 1, min(joint + longest, len(ids) + 1)):
             text = tokenizer.decode(ids[max(0, joint - longest) : length])
             if any(stop in text for stop in batch.sampling.stop_strings):

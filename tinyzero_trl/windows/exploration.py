@@ -58,6 +58,6 @@ class Exploration:
             self.probability = _TO_CATCH_UP
         elif share:
             per_token_saved = rule.tokens / max(full.tokens - rule.tokens, 1e-9)
-            self.probability = max(_LEAST, share * min(1.0, per_token_saved))
+            self.probability = max(min(_LEAST, share), share * min(1.0, per_token_saved))
         else:
             self.probability = 0.0

@@ -27,10 +27,17 @@ _SCALING_EPSILON = 1e-4  # TRL's, in the divisor of an advantage
 
 @dataclass(frozen=True)
 class Gain:
-    """What counts as gain: by tokens or by sequences, of advantages that are scaled by the group's deviation or not."""
+    """What counts as gain.
+
+    Attributes:
+        by_tokens: a completion weighs as much as it has tokens; else all weigh alike.
+        scaled: advantages are divided by the group's standard deviation.
+        of_cut: completions that are cut have a part in the loss.
+    """
 
     by_tokens: bool
     scaled: bool
+    of_cut: bool = True
 
 
 @lru_cache(maxsize=4096)
@@ -44,7 +51,7 @@ def advantages(successes: int, size: int, scaled: bool) -> tuple[float, float]:
 
 
 @lru_cache(maxsize=65536)
-def explained(won: int, lost: int, further: int, size: int, scaled: bool) -> tuple[float, float, float]:
+def explained(won: int, lost: int, further: int, size: int, gain: Gain) -> tuple[float, float, float]:
     """The terms A' (2 A - A') of a group that is cut, each to be multiplied by the weight of its completions.
 
     Args:
@@ -52,13 +59,14 @@ def explained(won: int, lost: int, further: int, size: int, scaled: bool) -> tup
         lost: failures by the cut.
         further: of the completions that are cut, how many would have succeeded.
         size: completions of the group.
-        scaled: whether advantages are divided by the group's standard deviation.
+        gain: what counts.
 
     Returns:
         The sums over its successes, over its failures, and over the completions that are cut.
     """
-    full, cut = advantages(won + further, size, scaled), advantages(won, size, scaled)
+    full, cut = advantages(won + further, size, gain.scaled), advantages(won, size, gain.scaled)
     of_failure = cut[1] * (2 * full[1] - cut[1])
     of_late = cut[1] * (2 * full[0] - cut[1])
     open_failures = size - won - lost - further
-    return won * cut[0] * (2 * full[0] - cut[0]), lost * of_failure, further * of_late + open_failures * of_failure
+    of_cut = further * of_late + open_failures * of_failure if gain.of_cut else 0.0
+    return won * cut[0] * (2 * full[0] - cut[0]), lost * of_failure, of_cut

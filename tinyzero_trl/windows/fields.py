@@ -47,12 +47,15 @@ def text(default: str, help: str) -> Any:
     return field(default=default, metadata={"help": help, "check": _check_text})
 
 
-def of_trainer(default: str | float, help: str) -> Any:
+def of_trainer(default: str | float | bool, help: str) -> Any:
     """What the trainer's configuration has under the same name, and fills in: users do not set it here.
 
-    A text, or a number; a whole one, unless `default` is a float.
+    A text, true or false, or a number; a whole one, unless `default` is a float.
     """
-    declared = text(default, help) if isinstance(default, str) else number(default, help)
+    if isinstance(default, bool):
+        declared = flag(default, help)
+    else:
+        declared = text(default, help) if isinstance(default, str) else number(default, help)
     return field(default=default, metadata={**declared.metadata, "of_trainer": True})
 
 

@@ -21,7 +21,7 @@ completion depend on them (docs/windows.md).
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from statistics import fmean
 from typing import Any
 
@@ -73,13 +73,11 @@ class GroupWindow(WindowPolicy[GroupConfig]):
         """See `WindowPolicy.go_on`: by the rule, or because the group explores."""
         if states and states[0].stage_end == self._ends[0]:
             self._so_far = _RolloutSoFar()
-        pays = self._pays(states)
-        explores = [not paid and self._is_drawn(state) for state, paid in zip(states, pays, strict=True)]
-        self._so_far.explored |= {state.group for state, exploring in zip(states, explores, strict=True) if exploring}
-        return [
-            state.unfinished > 0 and (paid or exploring)
-            for state, paid, exploring in zip(states, pays, explores, strict=True)
-        ]
+        drawn = [self._exploration.is_drawn(self._rollouts, state.group) for state in states]
+        pays = self._pays(states, drawn)
+        decided = list(zip(states, pays, drawn, strict=True))
+        self._so_far.explored |= {state.group for state, paid, explores in decided if explores and not paid}
+        return [state.unfinished > 0 and (paid or explores) for state, paid, explores in decided]
 
     def metrics(self) -> dict[str, float]:
         """Adds the price of a token and the probability of exploring, once groups may stop; and the price of a step."""
@@ -101,18 +99,24 @@ class GroupWindow(WindowPolicy[GroupConfig]):
             "explore_probability": self._exploration.probability,
             "step_cost": self._step_cost.state(),
             "ends": list(self._ends),
+            "gain": asdict(self.config.gain),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue; where the stages have changed, the figures are kept and the groups are learned anew."""
+        """Continue; where the stages have changed, the figures are kept and the groups are learned anew.
+
+        A price of other gains, and what was drawn by another rule, are dropped.
+        """
         super().load_state_dict(state)
         self._so_far, self._problem = _RolloutSoFar(), None
-        self._exploration.probability = state["explore_probability"]
+        if self.config.group_rule == "value":
+            self._exploration.probability = state["explore_probability"]
         self._step_cost.restore(state["step_cost"])
-        if state["ends"] != list(self._ends):
+        has_other_stages = state["ends"] != list(self._ends)
+        if has_other_stages or state.get("gain", asdict(self.config.gain)) != asdict(self.config.gain):
             self._price = None
-            return
-        self._knowledge.restore(state)
+        if not has_other_stages:
+            self._knowledge.restore(state)
 
     def choose_window(self) -> float:
         """See `WindowPolicy.choose_window`."""
@@ -133,11 +137,8 @@ class GroupWindow(WindowPolicy[GroupConfig]):
 
     # --- decisions ----------------------------------------------------------------------------------------------
 
-    def _is_drawn(self, state: GroupState) -> bool:
-        return self._exploration.is_drawn(self._rollouts, state.group)
-
-    def _pays(self, states: Sequence[GroupState]) -> list[bool]:
-        """Whether the rule lets each group go on."""
+    def _pays(self, states: Sequence[GroupState], drawn: Sequence[bool]) -> list[bool]:
+        """Whether the rule lets each group go on; some are drawn to explore."""
         if self.config.group_rule == "plain":
             return [state.successes > 0 for state in states]
         if self._price is None:
@@ -145,16 +146,19 @@ class GroupWindow(WindowPolicy[GroupConfig]):
         stages = {end: stage for stage, end in enumerate(self._ends)}
         asked = [(self._rule_for(state), stages[state.stage_end], state.successes, state.failures) for state in states]
         pays = [rule.goes_on(*place) for rule, *place in asked]
-        return pays if self.config.group_price == "tokens" else self._with_steps_paid(states, asked, pays)
+        return pays if self.config.group_price == "tokens" else self._with_steps_paid(states, asked, pays, drawn)
 
     def _with_steps_paid(
-        self, states: Sequence[GroupState], asked: Sequence[tuple[Rule, int, int, int]], pays: list[bool]
+        self,
+        states: Sequence[GroupState],
+        asked: Sequence[tuple[Rule, int, int, int]],
+        pays: list[bool],
+        drawn: Sequence[bool],
     ) -> list[bool]:
         """The same answers, or a stop of all groups that are not worth the steps of the next stage.
 
         They go on nevertheless where too many successes would be lost, or where a group that explores takes the steps.
         """
-        drawn = [self._is_drawn(state) for state in states]
         to_come = [rule.successes_to_come(*place) for rule, *place in asked]
         is_bearable = self._so_far.successes_lost + sum(to_come) <= self.config.slack * self._successes_expected
         if states and is_bearable and not any(drawn):
@@ -196,7 +200,7 @@ class GroupWindow(WindowPolicy[GroupConfig]):
             self._price = None
             return
         problem = self._stopping_problem(size)
-        priors, shares = self._knowledge.frequent_priors()
+        priors, shares = self._knowledge.recent_priors()
         situations = [problem.situation(prior) for prior in priors]
         self._price = best_price(situations, shares, self.config.slack, self._price)
         rule, full = (mean_expected(situations, shares, price) for price in (self._price, 0.0))

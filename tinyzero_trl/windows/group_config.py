@@ -13,7 +13,7 @@ _LARGEST_GROUP = 32  # completions; the time of a decision grows with their four
 class GroupConfig(WindowConfig):
     """What the policy knows, what counts as gain, and where it looks.
 
-    `loss_type`, `scale_rewards` and `num_generations` are those of the trainer, which fills them in.
+    The last five are those of the trainer, which fills them in.
     """
 
     slack: float = number(0.02, "share of the successes that may be lost by stopping groups", low=0, below=1)
@@ -32,6 +32,8 @@ class GroupConfig(WindowConfig):
     )
     loss_type: str = of_trainer("dapo", "how the loss weighs tokens and sequences")
     scale_rewards: str = of_trainer("group", "what divides the advantages")
+    multi_objective_aggregation: str = of_trainer("sum_then_normalize", "whether rewards are scaled one by one")
+    mask_truncated_completions: bool = of_trainer(False, "whether completions that are cut have no part in the loss")
     num_generations: int = of_trainer(8, "completions of a group")
 
     def __post_init__(self) -> None:
@@ -57,7 +59,8 @@ class GroupConfig(WindowConfig):
         by_tokens = (
             self.loss_type not in LOSSES_BY_SEQUENCE if self.group_gain == "loss" else self.group_gain == "tokens"
         )
-        return Gain(by_tokens=by_tokens, scaled=self.scale_rewards == "group")
+        scaled = self.scale_rewards == "group" or self.multi_objective_aggregation == "normalize_then_sum"
+        return Gain(by_tokens=by_tokens, scaled=scaled, of_cut=not self.mask_truncated_completions)
 
     def stage_ends(self) -> tuple[int, ...]:
         """Ends of the stages in tokens, strictly ascending, up to `max`; the plain rule looks once, at `initial`."""

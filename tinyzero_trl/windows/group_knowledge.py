@@ -15,7 +15,7 @@ Prior = tuple[float, ...]
 _POWER_OF_THE_PAST = 0.5  # of the last visit; its square of the one before
 _PRIOR_STEPS = 4  # what a prompt's past tells is rounded to quarters, so that prompts share a solution
 _ROLLOUTS_THAT_STAND_FOR_THE_NEXT = 8
-_MOST_PRIORS = 16
+_MOST_PRIORS = 24
 
 
 class GroupKnowledge:
@@ -40,14 +40,19 @@ class GroupKnowledge:
 
     def prior(self, label: str, prompt_key: str) -> Prior:
         """By the label of a prompt, and by what the prompt showed in the past."""
-        return self._prior(label, self._pasts.of(prompt_key))
+        return self._prior(label, self._pasts.of(_name(label, prompt_key)))
 
-    def frequent_priors(self) -> tuple[list[Prior], list[float]]:
-        """What was known of the prompts of recent rollouts before each, most frequent first; and the share of each."""
+    def recent_priors(self) -> tuple[list[Prior], list[float]]:
+        """What was known of the prompts of recent rollouts before each, and the share of each, most frequent first.
+
+        Where many different things were known, those that are alike are taken together, as their mean.
+        """
         counts = Counter(self._prior(*prompt) for rollout in self._prompts for prompt in rollout)
-        most = sorted(counts.items(), key=lambda each: (-each[1], each[0]))[:_MOST_PRIORS]
-        total = sum(count for _, count in most)
-        return [prior for prior, _ in most], [count / total for _, count in most]
+        shares = [(prior, count / counts.total()) for prior, count in counts.items()]
+        if len(shares) > _MOST_PRIORS:
+            shares = _taken_together(shares)
+        shares.sort(key=lambda each: (-each[1], each[0]))
+        return [prior for prior, _ in shares], [share for _, share in shares]
 
     def learn(self, observation: RolloutObservation, *, also_afresh: bool) -> list[GroupRecord]:
         """Take in a rollout, and return its groups; none where it shows nothing.
@@ -62,10 +67,10 @@ class GroupKnowledge:
             return []
         self._recent.add(groups)
         self.kinds.fit(*self._recent.weighted(), also_afresh=also_afresh)
-        self._prompts.append([(record.label, self._pasts.of(key)) for record, key in records])
+        self._prompts.append([(record.label, self._pasts.of(_name(record.label, key))) for record, key in records])
         for record, key in records:
             if key and self._config.prompt_memory:
-                self._pasts.add(key, record.stages)
+                self._pasts.add(_name(record.label, key), record.stages)
         return groups
 
     def tokens_saved(self, groups: Sequence[GroupRecord]) -> float:
@@ -104,3 +109,32 @@ class GroupKnowledge:
         steps = [round(_PRIOR_STEPS * share) for share in prior]
         steps = steps if any(steps) else [int(share == max(prior)) for share in prior]
         return tuple(count / sum(steps) for count in steps)
+
+
+def _name(label: str, prompt_key: str) -> str:
+    """By what a prompt is remembered: one text may stand for another task under another label."""
+    return f"{prompt_key} {label}" if label else prompt_key
+
+
+def _taken_together(shares: Sequence[tuple[Prior, float]]) -> list[tuple[Prior, float]]:
+    """At most `_MOST_PRIORS` means of neighbours, in the order of the likeliest kind and its probability."""
+
+    def likeness(each: tuple[Prior, float]) -> tuple[int, float, Prior]:
+        prior, _ = each
+        likeliest = max(range(len(prior)), key=prior.__getitem__)
+        return likeliest, prior[likeliest], prior
+
+    parts: list[list[tuple[Prior, float]]] = [[] for _ in range(_MOST_PRIORS)]
+    passed = 0.0
+    for prior, share in sorted(shares, key=likeness):
+        middle = passed + share / 2
+        parts[min(int(middle * _MOST_PRIORS), _MOST_PRIORS - 1)].append((prior, share))
+        passed += share
+    return [_mean(part) for part in parts if part]
+
+
+def _mean(part: Sequence[tuple[Prior, float]]) -> tuple[Prior, float]:
+    total = sum(share for _, share in part)
+    kinds = zip(*(prior for prior, _ in part), strict=True)
+    weights = [share / total for _, share in part]
+    return tuple(sum(weight * prior for weight, prior in zip(weights, kind, strict=True)) for kind in kinds), total

@@ -30,7 +30,7 @@ class RolloutObservation:
         window: completion tokens that were allowed when it was generated.
         lengths: (B,) completion lengths in tokens, end token included.
         rewards: (B,) rewards; a completion is a success from the policy's `success_threshold` on. None (or NaN) where
-            a completion was not judged: policies do not see it.
+            a completion was not judged: see `judged`.
         truncated: (B,) True where the window cut the completion, so that its length is right-censored: the
             model would have written more. An end token exactly at the limit is not truncated.
         groups: (B,) the prompt that a completion belongs to, as any integer that is unique within the batch.
@@ -73,13 +73,25 @@ class RolloutObservation:
             length for length, reward in zip(self.lengths, self.rewards, strict=True) if is_success(reward, threshold)
         ]
 
-    def judged(self) -> "RolloutObservation":
-        """The same rollout without the completions that were not judged."""
-        kept = [row for row, reward in enumerate(self.rewards) if is_judged(reward)]
-        if len(kept) == len(self.rewards):
+    def judged(self, success_threshold: float) -> "RolloutObservation":
+        """The same rollout as policies see it, without the completions that were not judged.
+
+        One that was cut before there was anything to judge says that it was cut, and counts as no success. Where a
+        finished completion of its group has no score either, the group is not judged at all.
+        """
+        if all(map(is_judged, self.rewards)):
             return self
+        no_success = min(0.0, success_threshold - 1)
+        ends = zip(self.rewards, self.truncated, strict=True)
+        rewards = [no_success if cut and not is_judged(reward) else reward for reward, cut in ends]
+        silent = {group for group, reward in zip(self.groups, rewards, strict=True) if not is_judged(reward)}
+        kept = [
+            row
+            for row, group in enumerate(self.groups)
+            if is_judged(self.rewards[row]) or (is_judged(rewards[row]) and group not in silent)
+        ]
         columns: dict[str, Any] = {name: [getattr(self, name)[row] for row in kept] for name in self._columns}
-        return replace(self, **columns)
+        return replace(self, **columns | {"rewards": [rewards[row] for row in kept]})
 
     @property
     def _columns(self) -> list[str]:
@@ -190,9 +202,9 @@ class WindowPolicy(ABC, Generic[ConfigT]):
     def observe(self, observation: RolloutObservation) -> None:
         """Learn from one generation batch; its window need not be the one that was asked for.
 
-        A batch of which no completion was judged teaches nothing: the window stays as it is.
+        A batch of which nothing was judged (`RolloutObservation.judged`) teaches nothing: the window stays as it is.
         """
-        judged = observation.judged()
+        judged = observation.judged(self.config.success_threshold)
         if judged.lengths or not observation.lengths:
             self.learn(judged)
         self._observed_window = observation.window
@@ -247,7 +259,7 @@ class WindowPolicy(ABC, Generic[ConfigT]):
 
     @abstractmethod
     def learn(self, observation: RolloutObservation) -> None:
-        """Learn from a rollout, of which every completion was judged."""
+        """Learn from a rollout, of which every completion has a reward."""
 
 
 def generator_state(generator: random.Random) -> list[Any]:

@@ -96,12 +96,15 @@ class _Schedule(WindowPolicy[ConfigT]):
 
 
 @register_policy("fixed", config=FixedConfig)
-class FixedWindow(_Schedule[FixedConfig]):
+class FixedWindow(WindowPolicy[FixedConfig]):
     """Always `max`."""
 
     def choose_window(self) -> float:
         """See `WindowPolicy.choose_window`."""
         return self._largest
+
+    def learn(self, observation: RolloutObservation) -> None:
+        """The completions do not matter."""
 
 
 @register_policy("phased", config=PhasedConfig)

@@ -98,7 +98,7 @@ class StoppingProblem:
             [_by_kind(_multinomial(u, a[k], b[k]) for a, b in rows) for u in range(size + 1)] for k in range(len(ends))
         ]
         self._explained = [  # [state][of successes, failures, completions that are cut][further successes]
-            _by_kind(explained(s, f, further, size, gain.scaled) for further in range(size - s - f + 1))
+            _by_kind(explained(s, f, further, size, gain) for further in range(size - s - f + 1))
             for s, f in _states(size)
         ]
         self._weights = _weights(rows, ends) if gain.by_tokens else [((1.0,) * len(rows),) * 3] * self.positions

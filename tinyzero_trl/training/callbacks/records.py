@@ -132,7 +132,7 @@ class RecordsCallback(SavedInCheckpoints):
         self._line |= self.totals.metrics()
         self._line |= {f"adaptive_window/{name}": value for name, value in self.window_callback.metrics().items()}
         self._line |= {f"group_window/{name}": value for name, value in self.window_callback.group_metrics().items()}
-        if self._records and state.global_step % _SAMPLES_EVERY_STEPS == 0:
+        if self._records and -state.global_step % _SAMPLES_EVERY_STEPS < rollout.observation.optimizer_steps:
             self._records.append_completions(state.global_step + 1, rollout.samples)
 
     def on_policy_update(

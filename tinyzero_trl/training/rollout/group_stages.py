@@ -18,9 +18,9 @@ from tinyzero_trl.training.rollout.rollouts import Rollouts
 from tinyzero_trl.training.rollout.stage_scores import StageScores
 from tinyzero_trl.windows import GroupState, WindowPolicy
 from tinyzero_trl.windows.config import label_column_of
-from tinyzero_trl.windows.outcomes import is_success
+from tinyzero_trl.windows.outcomes import is_judged, is_success
 
-_UNFINISHED, _SUCCESS, _FAILURE = 0, 1, 2
+_UNFINISHED, _SUCCESS, _FAILURE, _UNJUDGED = range(4)
 
 
 class GroupStages:
@@ -103,25 +103,31 @@ class StagedRollout:
         states = self._states(batch.limit, outcomes, runs)
         answers = self._policy.go_on(states)
         self._stage_began_at = time.perf_counter()
-        if not any(answers):
+        stops = {state.group for state, answer in zip(states, answers, strict=True) if not answer}
+        size = self._trainer.num_generations
+        if all(row // size in stops for row, run in enumerate(runs) if run):
             return None
-        decided = {state.group: answer for state, answer in zip(states, answers, strict=True)}
-        first, size = self._trainer.accelerator.process_index * len(running), self._trainer.num_generations
-        return [row for row, run in enumerate(running) if run and decided[(first + row) // size]]
+        first = self._trainer.accelerator.process_index * len(running)
+        return [row for row, run in enumerate(running) if run and (first + row) // size not in stops]
 
     def facts(self) -> dict[str, Any]:
         """Labels, prompt keys and timings."""
         return {"labels": self._labels, "prompt_keys": self._prompt_keys, "timings": self._timings}
 
     def _states(self, end: int, outcomes: Sequence[int], runs: Sequence[bool]) -> list[GroupState]:
-        """Of all groups with rows that may go on, over all ranks."""
+        """Of the groups with rows that may go on, over all ranks.
+
+        Completions that finished without a score are left out; so are groups of which nothing else has finished, which
+        go on: nothing tells how they do.
+        """
         size, states = self._trainer.num_generations, []
         for first in range(0, len(outcomes), size):
             rows = slice(first, first + size)
-            if any(runs[rows]):
-                won, lost = outcomes[rows].count(_SUCCESS), outcomes[rows].count(_FAILURE)
+            won, lost, unjudged = (outcomes[rows].count(kind) for kind in (_SUCCESS, _FAILURE, _UNJUDGED))
+            if any(runs[rows]) and (won + lost or not unjudged):
+                unfinished = size - won - lost - unjudged
                 label, key = self._labels[first], self._prompt_keys[first]
-                states.append(GroupState(first // size, end, won, lost, size - won - lost, label, key))
+                states.append(GroupState(first // size, end, won, lost, unfinished, label, key))
         return states
 
     def _score(self, batch: SampledBatch) -> None:
@@ -132,8 +138,12 @@ class StagedRollout:
         completions = trl_internals.as_completions(self._trainer, prompts, ids, examples)
         self._scores.score_finished(rows, completions, ids)
         for row in rows:
-            succeeds = is_success(self._scores.reward(row), self._policy.config.success_threshold)
-            self._outcomes[row] = _SUCCESS if succeeds else _FAILURE
+            reward = self._scores.reward(row)
+            if not is_judged(reward):
+                self._outcomes[row] = _UNJUDGED
+            else:
+                succeeds = is_success(reward, self._policy.config.success_threshold)
+                self._outcomes[row] = _SUCCESS if succeeds else _FAILURE
 
     def _timing(self, batch: SampledBatch) -> tuple[int, int, float]:
         """Steps of the stage, its rows summed over these steps, and its seconds, on this rank."""

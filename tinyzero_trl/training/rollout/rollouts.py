@@ -80,9 +80,9 @@ class Rollouts:
         check_kept_precision(args, is_float32=any(weight.dtype == torch.float32 for weight in model.parameters()))
         self._args = args
         self._samples_elsewhere = (
-            f"window_strategy: {type(trainer).__name__} does not sample by the engines of TRL, so that its rollouts "
-            "have no stages; let it call TRL's _generate_single_turn, or choose a strategy without stages, such as "
-            "signal"
+            f"window_strategy: a rollout of {type(trainer).__name__} had no stages, since it does not sample by TRL's "
+            "engines, or the model is given more than tokens, such as images; choose a strategy without stages, such "
+            "as signal"
         )
         self._tokenizer = tokenizer_of(trainer)
         self._settings = trainer.vllm_generation if args.use_vllm else trainer.generation_config
