@@ -1,5 +1,6 @@
 """`WindowController` limits the rollouts of stock TRL, and of trainers that others derive from it."""
 
+import random
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
 from trl import GRPOConfig, GRPOTrainer
 
 from tests.support.fixed_rollouts import (
@@ -175,6 +176,23 @@ def test_a_resumed_run_chooses_the_windows_of_an_unbroken_one(strategy: str) -> 
     assert windows(str(Path(folder) / f"checkpoint-{STEPS // 2}")) == unbroken[STEPS // 2 :]
 
 
+def test_the_policy_sees_the_window_under_which_was_sampled() -> None:
+    """Also where it draws another one whenever it is asked."""
+    trainer = trainer_of(placed(GRPOTrainer))
+    controller = controller_of("success").attach(trainer)
+    draws, asked, observed = random.Random(0), [], []
+
+    def choose_window() -> float:
+        asked.append(draws.randint(4, LONGEST_COMPLETION))
+        return asked[-1]
+
+    controller.policy.choose_window = choose_window  # type: ignore[method-assign]
+    controller.policy.learn = lambda seen: observed.append((seen.window, max(seen.lengths)))  # type: ignore[method-assign]
+    trainer.train()
+    assert len(observed) == STEPS and len({window for window, _ in observed}) > 3
+    assert all(longest <= window for window, longest in observed) and {window for window, _ in observed} <= set(asked)
+
+
 def test_several_optimizer_steps_on_a_rollout_share_its_window() -> None:
     args = arguments(steps_per_generation=2, gradient_accumulation_steps=1, per_device_train_batch_size=8)
     trainer = trainer_of(placed(GRPOTrainer), args)
@@ -218,7 +236,7 @@ def test_rewards_that_never_reach_the_threshold_are_named(caplog: pytest.LogCapt
     trainer = trainer_of(GRPOTrainer)
     controller = WindowController(WindowConfig(strategy="signal")).attach(trainer)
     for _ in range(12):
-        controller._observe(trainer, [[3] * 4] * 16, torch.full((16, 1), 0.5))
+        controller._observe(trainer, [[3] * 4] * 16, torch.full((16, 1), 0.5), window=8)
     [line] = [record.message for record in caplog.records if "rollouts had a success" in record.message]
     assert "was 0.5, and a success is 1 or more" in line and line.endswith("set success_threshold.")
     with pytest.raises(ValueError, match=r"^config: 'signal' is no WindowConfig; give WindowConfig\(strategy="):
@@ -341,6 +359,24 @@ def test_stops_of_groups_survive_a_resume_of_stock_trl(tmp_path: Path) -> None:
     trainer.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-3"))
     assert resumed == unbroken[3:]
     assert any(rollout.group_stops for rollout in resumed)
+
+
+@pytest.mark.parametrize("column", ["topic", "topick"])
+def test_a_label_column_that_a_stream_lacks_is_named(column: str) -> None:
+    """The columns of a generator are not known before its first example."""
+    trainer = GRPOTrainer(
+        tiny_model_path(),
+        finished_in_an_odd_number,
+        arguments(max_steps=1),
+        train_dataset=IterableDataset.from_generator(lambda: ({"prompt": each, "topic": "a"} for each in PROMPTS * 16)),
+        processing_class=tiny_tokenizer(),
+    )
+    WindowController(WindowConfig(strategy="group", first_stage=8, label_column=column)).attach(trainer)
+    if column == "topic":
+        trainer.train()
+        return
+    with pytest.raises(ValueError, match=r"window_label_column: 'topick' is not a column .* name one of prompt, topic"):
+        trainer.train()
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from tinyzero_trl.commands.main import main
 from tinyzero_trl.models.names import name_of, resolve_model
 from tinyzero_trl.models.toy import SHIPPED
 from tinyzero_trl.runs.records import HELD_OUT_PROMPTS, read_run
+from tinyzero_trl.training.callbacks.safe_points import StopOnSignal
 from tinyzero_trl.training.run import _digest_of_prompts
 
 PAGE = (Path(__file__).parents[2] / "docs" / "trainer.md").read_text(encoding="utf-8")
@@ -216,6 +218,53 @@ def test_a_run_that_is_described_can_continue_and_what_is_set_aside_keeps_its_ow
     aside = tmp_path / "_earlier" / "1"
     assert (lines(tmp_path), lines(aside)) == ([1], [1, 2])
     assert (read_run(aside).config["max_steps"], read_run(aside).config["seed"]) == (2, 42)
+
+
+def test_a_run_does_not_go_on_as_another_one(tmp_path: Path) -> None:
+    """Its records would say that all steps were taken with the new settings."""
+    made = trainer(tmp_path)
+    start_run(made)
+    made.train()
+    checkpoint = str(tmp_path / "checkpoint-1")
+    changed = trainer(tmp_path, temperature=0.7)
+    start_run(changed)
+    with pytest.raises(ValueError, match=r"^resume: .* is of another recipe \(temperature: 1.0 there, 0.7 here\)"):
+        changed.train(resume_from_checkpoint=checkpoint)
+    others = Dataset.from_dict({"prompt": PROMPTS[::-1]})
+    other = trainer(tmp_path, examples=others, evaluated=others)
+    start_run(other)
+    with pytest.raises(ValueError, match=r"^resume: .* began with other examples \(train, held_out\)"):
+        other.train(resume_from_checkpoint=checkpoint)
+    assert lines(tmp_path) == [1, 2] and read_run(tmp_path).config["temperature"] == 1.0
+
+
+def test_a_stopped_run_is_not_finished(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    stop = StopOnSignal()
+    made = trainer(tmp_path, max_steps=3)
+    made.add_callback(stop)
+    start_run(made)
+    stop._received = signal.SIGTERM
+    made.train()
+    assert stop.was_stopped and made.state.global_step == 1
+    finish_run(made)
+    assert not (tmp_path / "summary.json").exists() and not (tmp_path / "model.safetensors").exists()
+    assert "the run was told to stop, and goes on from its checkpoint" in caplog.text
+
+
+def test_a_run_that_was_not_started_loses_no_model(tmp_path: Path) -> None:
+    made = trainer(tmp_path, max_steps=1, save_strategy="no")
+    made.train()
+    with pytest.raises(ValueError, match=r"has no config.yaml; with a trainer of your own, call .*start_run before"):
+        finish_run(made)
+    assert (tmp_path / "model.safetensors").is_file()
+
+
+def test_a_loss_that_chooses_the_best_model_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    best = {"load_best_model_at_end": True, "eval_strategy": "steps", "eval_steps": 1, "use_cpu": True, "bf16": False}
+    for metric, warns in ((None, True), ("eval/acc", False)):
+        caplog.clear()
+        AdaptiveGRPOConfig(str(tmp_path), save_strategy="steps", save_steps=1, metric_for_best_model=metric, **best)
+        assert ("the loss chooses the best model, which is near 0" in caplog.text) == warns
 
 
 @pytest.mark.slow

@@ -162,3 +162,19 @@ def test_its_state_travels_in_checkpoints_and_its_name_is_taken_once(folder: Pat
         registry.register_policy("other", config=type("Undecorated", (WindowConfig,), {}))
     with pytest.raises(ValueError, match=r"register_policy: 'a:b' is not a name; give one without a colon"):
         registry.register_policy("a:b", config=module.PatienceConfig)
+
+
+def test_figures_of_its_own_stand_beside_the_windows() -> None:
+    class Counting(WindowPolicy[WindowConfig]):
+        def metrics(self) -> dict[str, float]:
+            return {"half": 0.5}
+
+        def choose_window(self) -> float:
+            return 24
+
+        def learn(self, observation: RolloutObservation) -> None:
+            pass
+
+    policy = Counting(WindowConfig(strategy="fixed", max=24))
+    policy.observe(RolloutObservation(0, 24, [3], [1.0], [False], [0]))
+    assert policy.figures() == {"current_window": 24.0, "next_window": 24.0, "half": 0.5}

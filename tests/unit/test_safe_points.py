@@ -10,8 +10,13 @@ from transformers import TrainerControl, TrainerState
 from tinyzero_trl.training.callbacks.safe_points import EXIT_STOPPED_BY_SIGNAL, SaveBetweenRollouts, StopOnSignal
 
 
+def rollouts_of(steps: int) -> SimpleNamespace:
+    """Arguments of stock TRL: as many micro-batches of a rollout, each an optimizer step."""
+    return SimpleNamespace(steps_per_generation=steps, num_iterations=1, gradient_accumulation_steps=1)
+
+
 def steps_saved(due: set[int], *, per_rollout: int, last: int, start: int = 0) -> list[int]:
-    callback, args, saved = SaveBetweenRollouts(), SimpleNamespace(optimizer_steps_per_rollout=per_rollout), []
+    callback, args, saved = SaveBetweenRollouts(), rollouts_of(per_rollout), []
     callback.on_train_begin(args, TrainerState(global_step=start), TrainerControl())
     for step in range(start + 1, last + 1):
         control = TrainerControl(should_save=step in due, should_training_stop=step == last)
@@ -48,7 +53,7 @@ class Run:
 
     def __init__(self) -> None:
         self.stop, self.state = StopOnSignal(), TrainerState()
-        self.args = SimpleNamespace(optimizer_steps_per_rollout=2)
+        self.args = rollouts_of(2)
 
     def fire(self, event: str, **facts) -> TrainerControl:
         control = TrainerControl()
@@ -78,7 +83,7 @@ def test_a_run_is_stopped_between_rollouts_and_says_how_to_go_on(capfd: pytest.C
     assert run.stop.was_stopped
     assert capfd.readouterr().err.splitlines() == [
         "SIGTERM: stopping with a checkpoint once this rollout has been learned from; again stops at once",
-        "stopped after step 6; to go on, give the same command with --resume auto",
+        "stopped after step 6; to go on, give the same command with --resume auto (from Python: resume='auto')",
     ]
 
 

@@ -157,6 +157,7 @@ def test_a_completion_that_was_not_judged_is_not_seen(
         whole.observe(replace(seen, rewards=rewards))
         rows = list(zip(missing, seen.truncated, batch, strict=True))
         silent = {wanted.group for gone, cut, wanted in rows if gone and not cut}
+        silent |= {wanted.group for wanted in batch} if silent and all(missing) else set()
         kept = [wanted for gone, cut, wanted in rows if not gone or (cut and wanted.group not in silent)]
         if kept or not batch or config.strategy in ("fixed", "phased", "cosine"):
             judged.observe(observed(step, window, kept))

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 Label = int | str
-"""A difficulty: a positive whole number or a text; 0 and the empty text say that there is none."""
+"""A difficulty: a positive whole number or a text; 0, true, false and the empty text say that there is none."""
 
 MOST_LABELS = 32
 """With more labels in a batch nothing is broken down: they tell examples apart, not difficulties."""
@@ -16,6 +16,8 @@ def as_label(value: Any) -> Label:
     """The label that a value of any kind stands for, in one line that a terminal shows as it is; 0 where it is none."""
     if type(value) is int:
         return max(value, 0)
+    if isinstance(value, float) and value.is_integer():  # as pandas makes of whole numbers beside missing ones
+        return max(int(value), 0)
     if not isinstance(value, str):
         return 0
     return "".join(filter(str.isprintable, " ".join(value.split())))[:_LONGEST]

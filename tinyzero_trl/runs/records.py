@@ -216,7 +216,9 @@ def read_run(path: str | os.PathLike[str]) -> Run:
     own = (folder / CONFIG).is_file()
     config = read_mapping(folder / CONFIG) if own else read_gathered(folder, gathered.CONFIG)
     if config is None and (folder / METRICS).is_file():
-        raise ValueError(f"{folder} has no {CONFIG}; for a trainer of your own, tinyzero_trl.start_run writes it")
+        raise ValueError(
+            f"{folder} has no {CONFIG}; with a trainer of your own, call tinyzero_trl.start_run before you train"
+        )
     if config is None:
         raise ValueError(f"{folder} is no run directory: it has no {CONFIG}; give the output_dir of a training run")
     samples = sorted((folder / COMPLETIONS).glob("step_*.jsonl"))

@@ -101,15 +101,17 @@ class WindowController(SavedInCheckpoints):
                 return rollouts.sample(at_once, unwrapped, prompt_ids, step=trainer.state.global_step)
 
         def limited(inputs: list[dict[str, Any]]) -> dict[str, Any]:
-            training = model.training
-            in_stages = groups.in_stages_of(policy, inputs) if groups and training else nullcontext()
-            with limit.at(self.window if training else full_length), in_stages:
+            if not model.training:
+                with limit.at(full_length):
+                    return generate(inputs)
+            in_stages = groups.in_stages_of(policy, inputs) if groups else nullcontext()
+            with limit.at(policy.window), in_stages:
                 return generate(inputs)
 
         def observed(inputs: Any, prompts: Any, completions: Any, completion_ids: list[list[int]]) -> torch.Tensor:
             rewards = calculate_rewards(inputs, prompts, completions, completion_ids)
             if model.training:
-                self._observe(trainer, completion_ids, rewards)
+                self._observe(trainer, completion_ids, rewards, window=limit.tokens)
             return rewards
 
         wrapped: Any = trainer  # its own methods stay what they are; these three stand before them
@@ -136,15 +138,17 @@ class WindowController(SavedInCheckpoints):
         """Restore the state of the policy."""
         self.policy.load_state_dict(state)
 
-    def _observe(self, trainer: GRPOTrainer, completion_ids: list[list[int]], rewards: torch.Tensor) -> None:
+    def _observe(
+        self, trainer: GRPOTrainer, completion_ids: list[list[int]], rewards: torch.Tensor, *, window: int
+    ) -> None:
         """Show the policy the rollout of all ranks.
 
         Args:
             trainer: has sampled the rollout.
             completion_ids: token ids of this rank's completions.
             rewards: (B, reward functions) over all ranks; the first is the score.
+            window: tokens that a completion could have.
         """
-        window = self.window
         lengths = [len(ids) for ids in completion_ids]
         if max(lengths, default=0) > window:
             raise ValueError(
@@ -165,7 +169,7 @@ class WindowController(SavedInCheckpoints):
         self.policy.observe(seen)
         if trainer.is_world_process_zero():
             self._hints.look_at(seen)
-        figures = {f"adaptive_window/{name}": value for name, value in self.policy.metrics().items()}
+        figures = {f"adaptive_window/{name}": value for name, value in self.policy.figures().items()}
         figures |= {f"group_window/{name}": value for name, value in self.policy.group_metrics().items()}
         for name, value in figures.items():
             trl_internals.training_metrics(trainer)[name].append(value)

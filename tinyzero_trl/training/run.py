@@ -26,6 +26,7 @@ from tinyzero_trl.tasks.datasets import to_dataset
 from tinyzero_trl.tasks.rewards import RewardFunction, reward_functions
 from tinyzero_trl.tasks.sources import is_on_hub
 from tinyzero_trl.tasks.splits import load_splits
+from tinyzero_trl.training.callbacks.safe_points import StopOnSignal
 from tinyzero_trl.training.config import WINDOW_PREFIX, AdaptiveGRPOConfig
 from tinyzero_trl.training.model_kwargs import model_init_kwargs
 from tinyzero_trl.training.preflight.resuming import check_continued, example_digests
@@ -207,14 +208,25 @@ def resolved_config(task: TaskConfig | None, training: AdaptiveGRPOConfig, model
 
 
 def finish_run(trainer: AdaptiveGRPOTrainer) -> None:
-    """Evaluate if the last step has not been, save the model, write summary, pictures and card, and push if asked."""
+    """Evaluate if the last step has not been, save the model, write summary, pictures and card, and push if asked.
+
+    A run that was told to stop (`StopOnSignal`) is not finished: nothing is done.
+
+    Raises:
+        ValueError: `start_run` was not called before the training. The model is saved.
+    """
+    callbacks = trainer.callback_handler.callbacks
+    if any(isinstance(each, StopOnSignal) and each.was_stopped for each in callbacks):
+        logger.warning("finish_run: the run was told to stop, and goes on from its checkpoint; it has no summary yet")
+        return
     folder = Path(str(trainer.args.output_dir))
-    evaluated = trainer.is_world_process_zero() and _evaluated_at(folder, trainer.state.global_step)
-    if not gather_object([evaluated])[0]:
-        trainer.evaluate()
     trainer.wait_for_pushes()
     trainer.save_model(str(folder), _internal_call=True)  # else it pushes, before there are pictures and a card
-    if trainer.is_world_process_zero():
+    is_main, step = trainer.is_world_process_zero(), trainer.state.global_step
+    evaluated = is_main and read_run(folder).evaluation_at(step) is not None
+    if not gather_object([evaluated])[0]:
+        trainer.evaluate()
+    if is_main:
         _write_result(folder, _step_of_kept_weights(trainer))
     if trainer.args.push_to_hub:
         trainer.push_to_hub()
@@ -273,10 +285,6 @@ def summarise(run: Run, best_step: int | None = None) -> dict[str, Any]:
         "rollout_tokens": last["tokens"],
         "seconds": last["time/elapsed_s"],
     }
-
-
-def _evaluated_at(folder: Path, step: int) -> bool:
-    return read_run(folder).evaluation_at(step) is not None
 
 
 def _accuracy(line: dict[str, Any] | None) -> dict[str, float] | None:

@@ -77,7 +77,8 @@ class RolloutObservation:
         """The same rollout as policies see it, without the completions that were not judged.
 
         One that was cut before there was anything to judge says that it was cut, and counts as no success. Where a
-        finished completion of its group has no score either, the group is not judged at all.
+        finished completion of its group has no score either, the group is not judged at all; so it is with all groups
+        of a rollout without any score, unless all its completions were cut.
         """
         if all(map(is_judged, self.rewards)):
             return self
@@ -85,6 +86,8 @@ class RolloutObservation:
         ends = zip(self.rewards, self.truncated, strict=True)
         rewards = [no_success if cut and not is_judged(reward) else reward for reward, cut in ends]
         silent = {group for group, reward in zip(self.groups, rewards, strict=True) if not is_judged(reward)}
+        if silent and not any(map(is_judged, self.rewards)):
+            silent = set(self.groups)
         kept = [
             row
             for row, group in enumerate(self.groups)
@@ -218,6 +221,10 @@ class WindowPolicy(ABC, Generic[ConfigT]):
         if self._observed_window is not None:
             figures["current_window"] = float(self._observed_window)
         return figures
+
+    def figures(self) -> dict[str, float]:
+        """What is recorded of the policy: its windows, and `metrics`."""
+        return WindowPolicy.metrics(self) | self.metrics()
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the policy has learned, as plain JSON values."""

@@ -19,6 +19,7 @@ from tinyzero_trl.training.callbacks.events import Evaluation, Rollout, SavedInC
 from tinyzero_trl.training.callbacks.trackers import Trackers
 from tinyzero_trl.training.callbacks.window import AdaptiveWindowCallback
 from tinyzero_trl.training.logged_figures import LoggedFigures
+from tinyzero_trl.training.preflight.resuming import check_continued, check_same_examples
 
 logger = logging.getLogger(__name__)
 
@@ -86,7 +87,11 @@ class RecordsCallback(SavedInCheckpoints):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Open the run directory at the step that training starts from; what is later is moved aside."""
+        """Open the run directory at the step that training starts from; what is later is moved aside.
+
+        Raises:
+            ValueError: `describe` was called with other fields or examples than those of the run that continues.
+        """
         self.totals, self._skipped_steps, self._clock = RunningTotals(), 0, _Clock()
         self._evaluated_step = None
         if self.logged_figures:
@@ -95,6 +100,8 @@ class RecordsCallback(SavedInCheckpoints):
         if state.is_world_process_zero:
             folder = Path(str(args.output_dir))
             is_own = self._checkpoint is not None and Path(self._checkpoint).resolve().parent == folder.resolve()
+            if is_own and self._description is not None:
+                self._check_same_run(*self._description)
             start = state.global_step if is_own else -1
             set_aside(folder, start)
             self._records = RunRecords(folder)
@@ -110,6 +117,13 @@ class RecordsCallback(SavedInCheckpoints):
                 config, environment = self._description
                 self._records.write_config(config)
                 self._records.write_environment(**environment)
+
+    def _check_same_run(self, config: Mapping[str, Any], environment: Mapping[str, Any]) -> None:
+        """Refuse to go on as another run, of which the records would be wrong; the weights are the checkpoint's."""
+        checkpoint = str(self._checkpoint)
+        fields = {name: value for name, value in config.items() if name != "model_name_or_path"}
+        check_continued(checkpoint, fields, may_be_longer=True)
+        check_same_examples(checkpoint, environment.get("examples", {}))
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

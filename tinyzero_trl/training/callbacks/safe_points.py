@@ -16,6 +16,7 @@ from accelerate.utils import gather_object
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from tinyzero_trl.training.callbacks.events import Evaluation, RolloutCallback
+from tinyzero_trl.training.config import optimizer_steps_per_rollout
 from tinyzero_trl.training.process_group import leave_process_group
 
 # EX_TEMPFAIL of sysexits.h: nothing is wrong, the same command goes on from here.
@@ -35,8 +36,8 @@ class _BetweenRollouts(RolloutCallback):
         self._first_step = state.global_step
 
     def is_between_rollouts(self, args: Any, state: TrainerState) -> bool:
-        """Whether the next optimizer step begins with a new rollout; `args` is an `AdaptiveGRPOConfig`."""
-        return bool((state.global_step - self._first_step) % args.optimizer_steps_per_rollout == 0)
+        """Whether the next optimizer step begins with a new rollout; `args` is a `GRPOConfig`."""
+        return (state.global_step - self._first_step) % optimizer_steps_per_rollout(args) == 0
 
 
 class SaveBetweenRollouts(_BetweenRollouts):
@@ -125,7 +126,10 @@ class StopOnSignal(_BetweenRollouts):
         """Say how to go on."""
         self._is_training = False
         if self._agree():
-            self._say(f"stopped after step {state.global_step}; to go on, give the same command with --resume auto")
+            self._say(
+                f"stopped after step {state.global_step}; to go on, give the same command with --resume auto (from "
+                "Python: resume='auto')"
+            )
 
     def _agree(self) -> bool:
         self.was_stopped = self.was_stopped or any(gather_object([self._received is not None]))

@@ -61,7 +61,7 @@ class AdaptiveWindowCallback(SavedInCheckpoints):
 
     def metrics(self) -> dict[str, float]:
         """The figures of the policy in use."""
-        return self.policy.metrics()
+        return self.policy.figures()
 
     def group_metrics(self) -> dict[str, float]:
         """The figures of groups of the policy in use; none where it does not decide per group."""

@@ -43,12 +43,13 @@ def asked_checkpoint(asked: str | bool | None, training: Any) -> str | None:
     return checkpoint
 
 
-def check_continued(start: str, config: Mapping[str, Any]) -> dict[str, str]:
+def check_continued(start: str, config: Mapping[str, Any], *, may_be_longer: bool = False) -> dict[str, str]:
     """A run continues as what it was: compare its `config.yaml` with the recipe that would continue it.
 
     Args:
         start: the checkpoint to continue from, beside which `config.yaml` lies, or the folder of the run.
         config: the fields of the recipe as resolved.
+        may_be_longer: whether the length may change although past learning rates depend on it, as in TRL.
 
     Returns:
         What changes, and may: a mapping of a field to "old there, new here".
@@ -59,7 +60,7 @@ def check_continued(start: str, config: Mapping[str, Any]) -> dict[str, str]:
     if (file := _record_of(start, CONFIG)) is None:
         return {}
     free, refused = compare(_recorded_fields(file), config)
-    if not refused:
+    if not refused or (may_be_longer and set(refused) <= _LENGTHS):
         return free
     changes = "; ".join(f"{name}: {change}" for name, change in refused.items())
     if set(refused) <= _LENGTHS:
@@ -98,18 +99,17 @@ def check_same_model(start: str, path: str, model_config: Any) -> None:
     raise ValueError(f"resume: {start!r} began with {what}; {remedy}, or start anew: {_START_OVER}")
 
 
-def check_same_examples(start: str, train: Any, held_out: Any) -> None:
+def check_same_examples(start: str, new: Mapping[str, str]) -> None:
     """A run continues with the examples it began with, wherever they lie and however they are made.
 
     Args:
         start: the checkpoint to continue from, beside which `environment.json` lies, or the folder of the run.
-        train: the examples to train on.
-        held_out: the examples of every evaluation.
+        new: the `example_digests` of the examples that it would continue with.
 
     Raises:
         ValueError: they are others. Runs that recorded nothing of them are not compared.
     """
-    old, new = _noted(start, "examples"), example_digests(train, held_out)
+    old = _noted(start, "examples")
     if changed := [name for name, digest in old.items() if name in new and new[name] != digest]:
         raise ValueError(
             f"resume: {start!r} began with other examples ({', '.join(changed)}), although no field has changed; put "

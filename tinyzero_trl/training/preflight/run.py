@@ -39,6 +39,7 @@ from tinyzero_trl.training.preflight.resuming import (
     check_records,
     check_same_examples,
     check_same_model,
+    example_digests,
 )
 from tinyzero_trl.training.preflight.stages import check_stage_settings
 from tinyzero_trl.training.preflight.trackers import check_trackers, use_wandb_offline_without_account
@@ -81,7 +82,7 @@ def check_run(
         check_optimizer_state(checkpoint)
         check_records(checkpoint, str(training.output_dir))
         check_same_model(checkpoint, path, config)
-        check_same_examples(checkpoint, train, held_out)
+        check_same_examples(checkpoint, example_digests(train, held_out))
     return tokenizer
 
 
