@@ -166,6 +166,12 @@ def test_a_run_of_wandb_begins_without_an_account(tmp_path: Path) -> None:
     assert list(tmp_path.glob("wandb/offline-run-*"))
 
 
+def test_a_wandb_that_is_too_old_is_named(wandb_mode: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wandb, "__version__", "0.22.3")
+    with pytest.raises(ValueError, match=r"^report_to: wandb 0\.22\.3 cannot be asked .* pip install 'wandb>=0\.30'"):
+        use_wandb_offline_without_account(config(report_to=["wandb"]))
+
+
 def test_wandb_that_refuses_the_key_or_is_not_reached_records_offline_too(
     wandb_mode: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

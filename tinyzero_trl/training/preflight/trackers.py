@@ -3,6 +3,7 @@
 import logging
 import os
 
+from packaging.version import Version
 from transformers.integrations import get_reporting_integration_callbacks
 
 from tinyzero_trl.runs.files import text_of
@@ -11,6 +12,7 @@ from tinyzero_trl.training.config import AdaptiveGRPOConfig
 logger = logging.getLogger(__name__)
 
 _MODE = "WANDB_MODE"
+_OLDEST_WANDB = Version("0.30")
 
 
 def check_trackers(training: AdaptiveGRPOConfig) -> None:
@@ -27,13 +29,22 @@ def check_trackers(training: AdaptiveGRPOConfig) -> None:
 
 
 def use_wandb_offline_without_account(training: AdaptiveGRPOConfig) -> None:
-    """A recipe that names W&B runs without an account: the run is then kept here, and can be uploaded later."""
+    """A recipe that names W&B runs without an account: the run is then kept here, and can be uploaded later.
+
+    Raises:
+        ValueError: W&B is too old to say whether there is an account.
+    """
     if "wandb" not in (training.report_to or ()):
         return
     import wandb
 
     if os.environ.get(_MODE, "online") not in ("online", "shared"):
         return
+    if Version(wandb.__version__) < _OLDEST_WANDB:
+        raise ValueError(
+            f"report_to: wandb {wandb.__version__} cannot be asked for an account without a prompt; pip install "
+            f"'wandb>={_OLDEST_WANDB}', or set {_MODE}=offline"
+        )
     try:
         reason = "" if wandb.login(prompt=False) else "no API key is known here"
     except wandb.errors.Error as error:
