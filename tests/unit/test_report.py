@@ -79,12 +79,12 @@ def test_the_comparison_finds_the_known_answer(grid):
     groups = load_run_groups(grid).groups
     outcomes = {outcome.name: outcome for outcome in compare(groups, choose_baseline(groups, None))}
     full, bold, short = (outcomes[name] for name in ("full", "bold", "short"))
-    assert bold.tokens_to_target_ratio == pytest.approx((0.5, 0.5, 0.5))
-    assert bold.time_to_target_ratio == pytest.approx((0.5, 0.5, 0.5))
-    assert bold.tokens_ratio == bold.time_ratio == pytest.approx((1, 1, 1)), "of whole runs"
+    assert bold.tokens_to_target_ratio == (pytest.approx(0.5), None, None), "all seeds have the same"
+    assert bold.time_to_target_ratio == (pytest.approx(0.5), None, None)
+    assert bold.tokens_ratio == bold.time_ratio == (pytest.approx(1), None, None), "of whole runs"
     assert (bold.tokens_to_target, full.tokens_to_target) == pytest.approx((4000, 8000))
     assert (bold.time_to_target_s, full.time_to_target_s) == pytest.approx((8, 16))
-    assert bold.acc_difference == pytest.approx((0, 0, 0), abs=1e-12)
+    assert bold.acc_difference == (pytest.approx(0, abs=1e-12), None, None)
     half = 4.302653 * 0.1 / math.sqrt(3)
     assert full.final_acc == pytest.approx((0.7, 0.7 - half, 0.7 + half), abs=1e-6)
     differences = [0.9 - 0.6, 0.3 - 0.7, 0.3 - 0.8]
@@ -202,11 +202,12 @@ def test_the_machine_readable_result_follows_the_contract(report):
     ratios = ("tokens_ratio", "time_ratio", "tokens_to_target_ratio", "time_to_target_ratio")
     for name in ("final_acc", "acc_difference", *ratios):
         assert list(bold[name]) == ["mean", "low", "high"]
-    assert bold["tokens_to_target_ratio"]["high"] == pytest.approx(0.5)
+    assert bold["tokens_to_target_ratio"] == {"mean": pytest.approx(0.5), "low": None, "high": None}
     assert summary["policies"]["short"]["tokens_to_target_ratio"] is None
     with (report / "summary.csv").open(encoding="utf-8", newline="") as stream:
         rows = {row["policy"]: row for row in csv.DictReader(stream)}
     assert float(rows["bold"]["tokens_to_target_ratio_mean"]) == pytest.approx(0.5)
+    assert rows["bold"]["tokens_to_target_ratio_low"] == ""
     assert (rows["short"]["tokens_to_target_ratio_mean"], rows["short"]["reached_target"]) == ("", "1")
 
 
@@ -222,7 +223,7 @@ def test_the_first_tile_says_what_was_reached_and_what_it_took(report):
     assert '<div class="card tile wide"><b>1.00 x the tokens</b>' in first
     assert (
         "With bold, a run reached 70.0% held-out accuracy and took 8 k rollout tokens. With full, it reached 70.0% "
-        "and took 8 k tokens. The difference is +0.0 points, between +0.0 and +0.0 (95 % interval). These are means "
+        "and took 8 k tokens. The difference is +0.0 points. These are means "
         "over the 3 seeds that both have." in first
     )
 
@@ -235,7 +236,7 @@ def test_what_is_said_beside_a_paired_difference_is_of_the_same_seeds(tmp_path):
     text = " ".join(Page(page).text)
     assert (
         "With bold, a run reached 55.0% held-out accuracy and took 8 k rollout tokens. With full, it reached 45.0% and "
-        "took 8 k tokens. The difference is +10.0 points, between +10.0 and +10.0 (95 % interval). These are means "
+        "took 8 k tokens. The difference is +10.0 points. These are means "
         "over the 2 seeds that both have." in text
     )
     table = page.split('aria-label="Results"')[1].split("</table>")[0]
@@ -331,7 +332,7 @@ def test_the_picture_of_costs_has_a_point_for_every_group(grid):
     )
     boxes = [label.get_window_extent() for label in axes.texts]
     assert [box.count_overlaps(boxes) for box in boxes] == [1, 1, 1], "each overlaps itself alone, at equal points too"
-    heights = [bar.get_segments()[0][:, 1] for bar in (container.lines[2][1] for container in axes.containers)]
+    heights = [bar.get_segments()[0][:, 1] for bar in (container.lines[2][-1] for container in axes.containers)]
     half = 4.302653 * 0.1 / math.sqrt(3)
     assert heights[0].tolist() == pytest.approx([0.7 - half, 0.7 + half])
 

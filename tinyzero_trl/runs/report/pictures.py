@@ -171,7 +171,7 @@ def _draw_accuracy(
                 draw_line(canvas.axes, *curve, color=look.colour, **_SEED)
             if not len(x):
                 continue
-            mean, low, high = (np.array(column) for column in zip(*map(mean_interval, values.T.tolist()), strict=True))
+            mean, low, high = np.array([_with_bounds(mean_interval(column)) for column in values.T.tolist()]).T
         else:
             x, mean = seeds[0]
             low, high = (_bounds(group.first, name, mean) for name in ("eval/acc_low", "eval/acc_high"))
@@ -186,6 +186,12 @@ def _draw_accuracy(
     canvas.axes.set_xlim(left=0)
     if canvas.axes.dataLim.x1 <= 0:  # nothing but evaluations before the first step
         canvas.axes.set(xlim=(0, 1), xticks=[0])
+
+
+def _with_bounds(interval: Interval) -> Interval:
+    """With the mean as its bounds where it has none, so that the band is empty there."""
+    mean, low, high = interval
+    return Interval(mean, mean if low is None else low, mean if high is None else high)
 
 
 def _bounds(run: Run, name: str, accuracy: Array) -> Array:
