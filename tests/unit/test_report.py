@@ -262,15 +262,29 @@ def test_an_interval_has_the_direction_of_its_number(ratio, number, interval):
     assert tile.number == number and tile.text.endswith(f"(95 % interval: {interval})")
 
 
+def _without_first_evaluations(run, count):
+    lines = (run / "eval.jsonl").read_text().splitlines(keepends=True)
+    (run / "eval.jsonl").write_text("".join(lines[count:]))
+
+
+def test_where_the_first_evaluations_are_at_the_target_their_spacing_is_no_saving(tmp_path):
+    """Neither was evaluated before it trained: 0.4 and 0.8 at step 2, and the target is 0.2."""
+    runs = [train(tmp_path / "full", best=0.2, speed=4.0), train(tmp_path / "bold", recipe="bold", evaluate_every=4)]
+    for run in runs:
+        _without_first_evaluations(run, 1)
+    groups = load_run_groups(runs).groups
+    for outcome in compare(groups, groups[0]):
+        assert (outcome.reached_target, outcome.began_at_target) == (1, 1)
+        assert (outcome.tokens_to_target_ratio, outcome.time_to_target_ratio) == (None, None)
+
+
 def test_a_group_that_begins_at_the_target_is_said_to_do_so(tmp_path):
     runs = []
     for seed in range(2):
-        runs += [train(tmp_path / f"a{seed}", seed=seed, best=0.0), train(tmp_path / f"b{seed}", seed=seed, recipe="b")]
-        late = train(tmp_path / f"c{seed}", seed=seed, recipe="late", best=0.0)
-        lines = [json.loads(line) for line in (late / "eval.jsonl").read_text().splitlines()]
-        lines = [line for line in lines if line["step"]]
-        (late / "eval.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-        runs.append(late)
+        runs += [train(tmp_path / f"a{seed}", seed=seed, best=0.2), train(tmp_path / f"b{seed}", seed=seed, recipe="b")]
+        _without_first_evaluations(runs[-2], 4)
+        runs += [train(tmp_path / f"c{seed}", seed=seed, recipe="late", speed=2.0)]
+        _without_first_evaluations(runs[-1], 1)
     page = write_report(runs, tmp_path / "out", baseline="full").read_text(encoding="utf-8")
     assert page.count("<small>2 of 2 seeds began there</small>") == 2, "of tokens and of time"
     assert page.count("<small>the baseline began there</small>") == 2 and "seeds arrive" not in page
