@@ -576,6 +576,16 @@ def test_before_and_after_answer_the_same_prompts(tmp_path):
     assert {(before["step"], after["step"]) for before, after in pairs} == {(0, 8)}
 
 
+def test_the_first_answer_to_a_prompt_stands_beside_the_first(tmp_path):
+    records = RunRecords(tmp_path)
+    records.write_config({})
+    for step, answers in ((0, "abc"), (9, "xy")):
+        asked = [{"prompt": prompt, "completion": f"{prompt}{answer}"} for prompt in "PQ" for answer in answers]
+        records.append_completions(step, asked)
+    pairs = [(before["completion"], after["completion"]) for before, after in before_and_after(read_run(tmp_path))]
+    assert pairs == [("Pa", "Px"), ("Pb", "Py"), ("Qa", "Qx"), ("Qb", "Qy")]
+
+
 def test_samples_of_different_prompts_stand_side_by_side(tmp_path):
     records = RunRecords(tmp_path)
     records.write_config({})
