@@ -351,6 +351,18 @@ def test_the_picture_of_costs_has_a_point_for_every_group(grid):
     assert heights[0].tolist() == pytest.approx([0.7 - half, 0.7 + half])
 
 
+def test_bars_of_accuracies_end_within_0_and_1(tmp_path):
+    runs = [
+        train(tmp_path / f"{recipe}{seed}", seed=seed, recipe=recipe, best=best)
+        for recipe, ends in (("full", (0.9, 1.0)), ("bold", (0.0, 0.1)))
+        for seed, best in enumerate(ends)
+    ]
+    groups = load_run_groups(runs).groups
+    axes = accuracy_and_cost(groups, looks([group.label for group in groups], "full")).axes
+    ends = [container.lines[2][-1].get_segments()[0][:, 1] for container in axes.containers]
+    assert min(map(min, ends)) == pytest.approx(0) and max(map(max, ends)) == pytest.approx(1)
+
+
 def test_a_name_stays_clear_of_the_bars_and_of_the_edge():
     with house_style():
         canvas = Canvas("name", "title", "caption", "x", "y")

@@ -116,7 +116,7 @@ def _outcome(group: RunGroup, reference: Mapping[int, Curve], differences: tuple
         name=group.name,
         label=group.label,
         seeds=len(curves),
-        final_acc=_within_0_and_1(mean_interval([float(curve.accuracy[-1]) for curve in curves.values()])),
+        final_acc=final_accuracy(list(curves.values())),
         acc_difference=paired_difference(ours, targets) if pairs else None,
         tokens_ratio=_ratio([(float(curve.tokens[-1]), float(other.tokens[-1])) for curve, other in pairs]),
         time_ratio=_ratio([(float(curve.elapsed_s[-1]), float(other.elapsed_s[-1])) for curve, other in pairs]),
@@ -139,7 +139,9 @@ def _means(curves: Sequence[Curve]) -> Means:
     return Means(accuracy, float(np.mean([curve.tokens[-1] for curve in curves])))
 
 
-def _within_0_and_1(accuracy: Interval) -> Interval:
+def final_accuracy(curves: Sequence[Curve]) -> Interval:
+    """Mean accuracy at the ends of runs; its bounds are within 0 and 1."""
+    accuracy = mean_interval([float(curve.accuracy[-1]) for curve in curves])
     if accuracy.low is None or accuracy.high is None:
         return accuracy
     return accuracy._replace(low=max(0.0, accuracy.low), high=min(1.0, accuracy.high))
