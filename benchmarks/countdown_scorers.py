@@ -81,9 +81,9 @@ def compare(count: int, seed: int = 0) -> dict[str, Any]:
         if (ours.reward == 1) == (paid == 1):
             agree["both right" if paid == 1 else "both wrong"] += 1
             continue
-        found = differ.setdefault(kind, {"times": 0, "numbers": problem.numbers, "target": problem.target})
-        found |= {"times": found["times"] + 1, "text": text, "ours": [*ours], "reasoning_gym": paid}
-        found |= {"numbers": list(problem.numbers), "target": problem.target}
+        found = differ.setdefault(kind, {"times": 0})
+        found |= {"times": found["times"] + 1, "numbers": list(problem.numbers), "target": problem.target}
+        found |= {"text": text, "ours": [*ours], "reasoning_gym": paid}
     return {"expressions": count, "seed": seed, "agree": dict(agree), "differ": dict(sorted(differ.items()))}
 
 

@@ -1,7 +1,6 @@
 """One measurement of `against_trl.py`: a trainer, a planned batch, a few steps; seconds and bytes."""
 
 import argparse
-import dataclasses
 import hashlib
 import json
 import math
@@ -18,6 +17,7 @@ from typing import Any
 
 import torch
 from datasets import Dataset
+from seen_completions import SeenCompletions
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -50,8 +50,9 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     trainer.train()
     peak_bytes = torch.cuda.max_memory_allocated() if on_cuda else peak_resident_bytes()
     rollout_s, step_s = median(clock.rollout_s[1:]), median(clock.step_s[1:])
+    tokens = seen.processed_tokens(lengths, rewards, trainer, args.num_generations)
     # A forward pass costs 2 and a backward pass 4 operations per parameter and token that is not padding.
-    tflops = 6 * parameters * sum(lengths) / (step_s - rollout_s) / 1e12
+    tflops = 6 * parameters * tokens / (step_s - rollout_s) / 1e12
     return {
         "rollout_s": rollout_s,
         "optimize_s": step_s - rollout_s,
@@ -75,25 +76,6 @@ def planned_batch(args: argparse.Namespace) -> tuple[list[int], list[float]]:
     lengths = [min(longest, max(2, round(quantile * longest))) for quantile in quantiles]
     random.Random(0).shuffle(lengths)
     return lengths, [float(place % 2 and place // args.num_generations % 2) for place in range(count)]
-
-
-@dataclasses.dataclass
-class SeenCompletions:
-    """What the reward function was shown, for the proof that both trainers saw the same."""
-
-    lengths: list[list[int]] = dataclasses.field(default_factory=list)
-    first_rollout: list[list[int]] = dataclasses.field(default_factory=list)
-
-    def recording(self, rewards: list[float]) -> Callable[..., list[float]]:
-        """A reward function that pays by place and remembers what it was shown."""
-
-        def reward_by_place(completion_ids: list[list[int]], **_: Any) -> list[float]:
-            assert len(completion_ids) == len(rewards)
-            self.first_rollout = self.first_rollout or completion_ids
-            self.lengths.append([len(ids) for ids in completion_ids])
-            return rewards
-
-        return reward_by_place
 
 
 def trainer_settings(

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from datasets import Dataset
 from measured_trainer import Clock, planned_batch, trainer_settings
+from seen_completions import SeenCompletions
 from transformers import Qwen2ForCausalLM
 from trl import GRPOConfig, GRPOTrainer, ModelConfig
 
@@ -45,9 +46,7 @@ def measure(args: argparse.Namespace, size: Size) -> dict[str, Any]:
         logprobs = [[0.0] * len(ids) for ids in completions]
         return {"prompt_ids": tokenizer(prompts).input_ids, "completion_ids": completions, "logprobs": logprobs}
 
-    def reward(completion_ids: list[list[int]], **_: Any) -> list[float]:
-        return rewards
-
+    seen = SeenCompletions()
     prompts = [countdown.render_prompt(problem, "base") for problem in countdown.generate(size.rows, seed=0)]
     settings = trainer_settings(
         folder,
@@ -59,7 +58,12 @@ def measure(args: argparse.Namespace, size: Size) -> dict[str, Any]:
         loss_type="dapo",
     )
     shared: dict[str, Any] = {
-        **{"model": model, "reward_funcs": reward, "processing_class": tokenizer, "rollout_func": given},
+        **{
+            "model": model,
+            "reward_funcs": seen.recording(rewards),
+            "processing_class": tokenizer,
+            "rollout_func": given,
+        },
         "train_dataset": Dataset.from_dict({"prompt": prompts}),
     }
     trainer: Any
@@ -75,12 +79,13 @@ def measure(args: argparse.Namespace, size: Size) -> dict[str, Any]:
         torch.cuda.reset_peak_memory_stats()
     trainer.train()
     seconds = median(step - rollout for step, rollout in zip(clock.step_s[1:], clock.rollout_s[1:], strict=True))
+    tokens = seen.processed_tokens(lengths, rewards, trainer, GROUP)
     # A forward pass costs 2 and a backward pass 4 operations for each parameter and token that is not padding.
-    tflops = 6 * model.num_parameters() * sum(lengths) / seconds / 1e12
+    tflops = 6 * model.num_parameters() * tokens / seconds / 1e12
     prompt_tokens = max(len(ids) for ids in tokenizer(prompts).input_ids)
     return {
         "parameters": model.num_parameters(),
-        "tokens": sum(lengths),
+        "tokens": tokens,
         "optimize_s": seconds,
         "tflops": tflops,
         **share_of_peak(tflops),

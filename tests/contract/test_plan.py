@@ -154,6 +154,16 @@ def test_bad_input_is_one_line_and_status_2(
     assert message in line
 
 
+def test_a_vllm_server_leaves_the_training_gpus_nothing_to_generate(models: dict[str, str]) -> None:
+    arguments = ["--config", "countdown_3b_base", "--model_name_or_path", models["3"]]
+    [here], [served] = (
+        plan_recipe([*arguments, *extra], Machines(4, launch="zero3")).memory
+        for extra in ([], ["--vllm_mode", "server"])
+    )
+    assert served.rollout == {} and served.vllm_rows is None and served.fits
+    assert [name for name in here.states | here.rollout if name not in served.states] == ["vLLM (weights and KV cache)"]
+
+
 def test_contradictions_and_lost_steps_are_said(models: dict[str, str]) -> None:
     recipe = ROOT / "recipes" / "countdown_adaptive.yaml"
     given = ["--config", str(recipe), "--model_name_or_path", models["1.5"], "--vllm_tensor_parallel_size", "8"]

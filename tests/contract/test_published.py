@@ -62,8 +62,10 @@ def _every_row(text: str, mark: str) -> list[list[str]]:
 
 
 def _with_bounds(interval: Interval | None, places: int, scale: float = 1, unit: str = "") -> str:
-    assert interval is not None and interval.low is not None and interval.high is not None
-    mean, low, high = (f"{scale * value:z.{places}f}" for value in interval)
+    """Counts of steps that all seeds have in common give no bounds: the tables have the mean in their place."""
+    assert interval is not None
+    bounds = (interval.mean if bound is None else bound for bound in interval)
+    mean, low, high = (f"{scale * value:z.{places}f}" for value in bounds)
     return f"{mean}{unit} ({low} to {high})"
 
 

@@ -161,6 +161,33 @@ def test_an_unfinished_evaluation_with_other_settings_is_kept(settings: Evaluati
     assert work.read_text() == left
 
 
+def test_an_unfinished_evaluation_under_other_options_of_the_task_is_kept(
+    settings: EvaluationSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One file would hold scores by two rules."""
+    model, data = save_tiny_model(tmp_path / "model"), tmp_path / "data.jsonl"
+    data.write_text("".join(json.dumps({"prompt": f"p {row}", "answer": "25"}) + "\n" for row in range(12)))
+    config = {"task": "prompt_answer", "answer_match": "exact", "instruction": "", "prompt_template": "base"}
+    (model / "config.yaml").write_text(json.dumps({**config, "window_strategy": "fixed", "dataset": "elsewhere"}))
+    asked = replace(settings, model=str(model), data=str(data), n=1, include_trained=True)
+    answer, calls = run_module._answer, iter(range(9))
+
+    def answer_until_killed(*args: object) -> list:
+        if next(calls) == 1:
+            raise KeyboardInterrupt
+        return answer(*args)
+
+    monkeypatch.setattr(run_module, "_answer", answer_until_killed)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(asked, tmp_path / "out")
+    text = (model / "config.yaml").read_text()
+    (model / "config.yaml").write_text(text.replace("exact", "numeric"))
+    with pytest.raises(ValueError, match=r"task_options: .*exact.* there, .*numeric.* here"):
+        evaluate(asked, tmp_path / "out")
+    (model / "config.yaml").write_text(text)
+    assert evaluate(asked, tmp_path / "out")["settings"]["task_options"]["answer_match"] == "exact"
+
+
 def test_results_with_other_settings_are_moved_aside(
     settings: EvaluationSettings, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

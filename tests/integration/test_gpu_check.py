@@ -10,6 +10,7 @@ import gpu_check
 import gpu_table
 import pytest
 from gpu.advice import engine_advice
+from seen_completions import tokens_in_passes
 
 ROOT = Path(__file__).parents[2]
 
@@ -32,7 +33,10 @@ def test_parts_run_on_a_cpu_or_say_why_not(tmp_path: Path) -> None:
     assert sorted(found) == sorted(parts.split(","))
     assert found["attention"]["skipped"] == "the kernel needs a CUDA device"
     assert "skipped" in found["handover"]
-    assert found["optimization/long_tail/padding_free"]["optimize_s"] > 0
+    optimization = found["optimization/long_tail/padding_free"]
+    assert optimization["optimize_s"] > 0
+    flops = optimization["tflops"] * optimization["optimize_s"] * 1e12
+    assert flops == pytest.approx(6 * optimization["parameters"] * optimization["tokens"])
     assert found["sampling/8x12/ours"]["tokens_per_s"] > 0
     ratio = found["sampling/8x12/continuous"]["tokens_per_s"] / found["sampling/8x12/ours"]["tokens_per_s"]
     assert result["engine"]["continuous_over_ours"] == {"sampling/8x12": ratio}
@@ -108,6 +112,13 @@ def test_every_part_is_a_program_that_exists() -> None:
                 module == "tinyzero_trl.commands.main"
                 or (ROOT / "benchmarks" / f"{module.replace('.', '/')}.py").exists()
             )
+
+
+def test_tokens_are_counted_that_a_pass_takes() -> None:
+    """Prompts too, and of ours no group whose rewards are equal."""
+    rows, rewards = [10 + 3, 10 + 5, 20 + 1, 20 + 2], [0.0, 1.0, 0.0, 0.0]
+    assert tokens_in_passes(rows, rewards, 2, leaves_out=False) == 71
+    assert tokens_in_passes(rows, rewards, 2, leaves_out=True) == 28
 
 
 def test_figures_of_a_card_are_rows_of_a_table() -> None:

@@ -229,11 +229,21 @@ def test_student_t_quantile_equals_the_printed_tables(degrees, t):
 def test_intervals_over_seeds():
     assert mean_interval([1.0, 2.0, 3.0]) == pytest.approx((2.0, 2 - 4.30265 / 3**0.5, 2 + 4.30265 / 3**0.5), abs=1e-4)
     assert mean_interval([0.5]) == Interval(0.5, None, None)
-    assert paired_difference([0.6, 0.7], [0.5, 0.6]) == pytest.approx((0.1, 0.1, 0.1))
+    assert paired_difference([0.6, 0.7], [0.5, 0.7]) == pytest.approx(
+        (0.05, 0.05 - 12.7062 * 0.05, 0.05 + 12.7062 * 0.05)
+    )
     assert paired_ratio([2.0, 1.0], [1.0, 2.0]).mean == pytest.approx(1.0)  # twice and half cancel
     ours, baseline = [3.0, 4.0, 7.0], [2.0, 5.0, 6.0]
     inverse = paired_ratio(baseline, ours)
     assert paired_ratio(ours, baseline) == pytest.approx((1 / inverse.mean, 1 / inverse.high, 1 / inverse.low))
+
+
+def test_samples_without_spread_have_no_bounds():
+    """Nor those that differ by rounding: 0.6 - 0.5 is not 0.7 - 0.6."""
+    assert mean_interval([1.0, 1.0]) == Interval(1.0, None, None)
+    assert paired_difference([0.6, 0.7], [0.5, 0.6]) == (pytest.approx(0.1), None, None)
+    assert paired_difference([0.3, 0.5], [0.3, 0.2 + 0.3]) == (pytest.approx(0.0, abs=1e-9), None, None)
+    assert paired_ratio([3.0, 6.0], [2.0, 4.0]) == (pytest.approx(1.5), None, None)
 
 
 def test_a_five_seed_interval_covers_the_truth_as_often_as_it_says():

@@ -261,6 +261,53 @@ def test_partial_scores_are_rewards_only_where_asked_for() -> None:
     assert 0 < reward < 1 and reason == "partial-score"
 
 
+def verdicts(name: str, gold: str, answers: list[str], **metadata: Any) -> list[str]:
+    task = get_task(f"reasoning_gym:{name}", {"partial_scores": True})
+    [example] = task.generate(1, seed=0)
+    example |= {"answer": gold, "metadata": {**example["metadata"], **metadata}}
+    scores = [task.score(answered(answer), example) for answer in answers]
+    assert all((score.reward == 1) == (score.reason == "correct") for score in scores)
+    return [answer for answer, score in zip(answers, scores, strict=True) if score.reward == 1]
+
+
+def test_a_probability_is_no_first_part_of_itself() -> None:
+    right, wrong = ["0.65625", "21/32", ".6563"], ["0", "0.0", "0.6", "0.65", "0.656", "-0.65625", "1/3"]
+    assert verdicts("coin_flip", "0.65625", [*right, *wrong]) == right
+
+
+def test_sorted_numbers_are_those_that_were_to_be_sorted() -> None:
+    gold, right = (
+        "['-3.0', '1.5', '20.25']",
+        ["['-3', '1.5', '20.25']", "[-3.0, 1.54, 20.25]", '["-3", "1.5", "20.250"]'],
+    )
+    nan, off = "[NaN, NaN, NaN]", "['-2.1', '2.4', '21.15']"
+    wrong = [nan, "['nan', 'nan', 'nan']", off, "[-3, 1.5, 20.26]", "[-3, 1.5]", "[true, 1.5, 20.25]", "[-3, 1.5, 20]"]
+    assert verdicts("number_sorting", gold, [*right, *wrong], direction="ascending") == right
+
+
+def test_a_word_with_more_behind_it_is_another_word() -> None:
+    for letters in range(3, 11):
+        word = "abcdefghij"[:letters]
+        assert verdicts("spell_backward", word, [word, f"{word}zzz", f"{word} or not"]) == [word]
+
+
+def test_numbers_of_word_problems_have_their_sign() -> None:
+    right = ["-5", "-5.0", "\N{MINUS SIGN}5"]
+    assert verdicts("gsm_symbolic", "-5", [*right, "5", "-5 or 3", "it is -5"]) == right
+    assert verdicts("gsm_symbolic", "1762.5", ["1,762.5", "$1762.50", "1762", "-1762.5"]) == ["1,762.5", "$1762.50"]
+    task = get_task("reasoning_gym:gsm_symbolic")
+    [example] = task.generate(1, seed=0)
+    assert task.read(example) == example
+    with pytest.raises(ValueError, match=r"^answer: 'a few' is no number; correct it, or remove the row$"):
+        task.read({**example, "answer": "a few"})
+
+
+def test_a_score_above_one_is_no_success() -> None:
+    """calendar_arithmetic divides by what may be -1, and gives any other number e to the power of 40."""
+    metadata = {"task": "recurring_event_day", "source_dataset": "calendar_arithmetic"}
+    assert verdicts("calendar_arithmetic", "-1", ["-1", "7", "-8", "0"], **metadata) == ["-1"]
+
+
 @pytest.mark.parametrize(
     ("metadata", "chosen", "label"),
     [

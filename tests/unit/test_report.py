@@ -79,12 +79,12 @@ def test_the_comparison_finds_the_known_answer(grid):
     groups = load_run_groups(grid).groups
     outcomes = {outcome.name: outcome for outcome in compare(groups, choose_baseline(groups, None))}
     full, bold, short = (outcomes[name] for name in ("full", "bold", "short"))
-    assert bold.tokens_to_target_ratio == pytest.approx((0.5, 0.5, 0.5))
-    assert bold.time_to_target_ratio == pytest.approx((0.5, 0.5, 0.5))
-    assert bold.tokens_ratio == bold.time_ratio == pytest.approx((1, 1, 1)), "of whole runs"
+    assert bold.tokens_to_target_ratio == (pytest.approx(0.5), None, None), "all seeds have the same"
+    assert bold.time_to_target_ratio == (pytest.approx(0.5), None, None)
+    assert bold.tokens_ratio == bold.time_ratio == (pytest.approx(1), None, None), "of whole runs"
     assert (bold.tokens_to_target, full.tokens_to_target) == pytest.approx((4000, 8000))
     assert (bold.time_to_target_s, full.time_to_target_s) == pytest.approx((8, 16))
-    assert bold.acc_difference == pytest.approx((0, 0, 0), abs=1e-12)
+    assert bold.acc_difference == (pytest.approx(0, abs=1e-12), None, None)
     half = 4.302653 * 0.1 / math.sqrt(3)
     assert full.final_acc == pytest.approx((0.7, 0.7 - half, 0.7 + half), abs=1e-6)
     differences = [0.9 - 0.6, 0.3 - 0.7, 0.3 - 0.8]
@@ -202,11 +202,12 @@ def test_the_machine_readable_result_follows_the_contract(report):
     ratios = ("tokens_ratio", "time_ratio", "tokens_to_target_ratio", "time_to_target_ratio")
     for name in ("final_acc", "acc_difference", *ratios):
         assert list(bold[name]) == ["mean", "low", "high"]
-    assert bold["tokens_to_target_ratio"]["high"] == pytest.approx(0.5)
+    assert bold["tokens_to_target_ratio"] == {"mean": pytest.approx(0.5), "low": None, "high": None}
     assert summary["policies"]["short"]["tokens_to_target_ratio"] is None
     with (report / "summary.csv").open(encoding="utf-8", newline="") as stream:
         rows = {row["policy"]: row for row in csv.DictReader(stream)}
     assert float(rows["bold"]["tokens_to_target_ratio_mean"]) == pytest.approx(0.5)
+    assert rows["bold"]["tokens_to_target_ratio_low"] == ""
     assert (rows["short"]["tokens_to_target_ratio_mean"], rows["short"]["reached_target"]) == ("", "1")
 
 
@@ -222,7 +223,7 @@ def test_the_first_tile_says_what_was_reached_and_what_it_took(report):
     assert '<div class="card tile wide"><b>1.00 x the tokens</b>' in first
     assert (
         "With bold, a run reached 70.0% held-out accuracy and took 8 k rollout tokens. With full, it reached 70.0% "
-        "and took 8 k tokens. The difference is +0.0 points, between +0.0 and +0.0 (95 % interval). These are means "
+        "and took 8 k tokens. The difference is +0.0 points. These are means "
         "over the 3 seeds that both have." in first
     )
 
@@ -235,7 +236,7 @@ def test_what_is_said_beside_a_paired_difference_is_of_the_same_seeds(tmp_path):
     text = " ".join(Page(page).text)
     assert (
         "With bold, a run reached 55.0% held-out accuracy and took 8 k rollout tokens. With full, it reached 45.0% and "
-        "took 8 k tokens. The difference is +10.0 points, between +10.0 and +10.0 (95 % interval). These are means "
+        "took 8 k tokens. The difference is +10.0 points. These are means "
         "over the 2 seeds that both have." in text
     )
     table = page.split('aria-label="Results"')[1].split("</table>")[0]
@@ -261,15 +262,29 @@ def test_an_interval_has_the_direction_of_its_number(ratio, number, interval):
     assert tile.number == number and tile.text.endswith(f"(95 % interval: {interval})")
 
 
+def _without_first_evaluations(run, count):
+    lines = (run / "eval.jsonl").read_text().splitlines(keepends=True)
+    (run / "eval.jsonl").write_text("".join(lines[count:]))
+
+
+def test_where_the_first_evaluations_are_at_the_target_their_spacing_is_no_saving(tmp_path):
+    """Neither was evaluated before it trained: 0.4 and 0.8 at step 2, and the target is 0.2."""
+    runs = [train(tmp_path / "full", best=0.2, speed=4.0), train(tmp_path / "bold", recipe="bold", evaluate_every=4)]
+    for run in runs:
+        _without_first_evaluations(run, 1)
+    groups = load_run_groups(runs).groups
+    for outcome in compare(groups, groups[0]):
+        assert (outcome.reached_target, outcome.began_at_target) == (1, 1)
+        assert (outcome.tokens_to_target_ratio, outcome.time_to_target_ratio) == (None, None)
+
+
 def test_a_group_that_begins_at_the_target_is_said_to_do_so(tmp_path):
     runs = []
     for seed in range(2):
-        runs += [train(tmp_path / f"a{seed}", seed=seed, best=0.0), train(tmp_path / f"b{seed}", seed=seed, recipe="b")]
-        late = train(tmp_path / f"c{seed}", seed=seed, recipe="late", best=0.0)
-        lines = [json.loads(line) for line in (late / "eval.jsonl").read_text().splitlines()]
-        lines = [line for line in lines if line["step"]]
-        (late / "eval.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-        runs.append(late)
+        runs += [train(tmp_path / f"a{seed}", seed=seed, best=0.2), train(tmp_path / f"b{seed}", seed=seed, recipe="b")]
+        _without_first_evaluations(runs[-2], 4)
+        runs += [train(tmp_path / f"c{seed}", seed=seed, recipe="late", speed=2.0)]
+        _without_first_evaluations(runs[-1], 1)
     page = write_report(runs, tmp_path / "out", baseline="full").read_text(encoding="utf-8")
     assert page.count("<small>2 of 2 seeds began there</small>") == 2, "of tokens and of time"
     assert page.count("<small>the baseline began there</small>") == 2 and "seeds arrive" not in page
@@ -331,9 +346,21 @@ def test_the_picture_of_costs_has_a_point_for_every_group(grid):
     )
     boxes = [label.get_window_extent() for label in axes.texts]
     assert [box.count_overlaps(boxes) for box in boxes] == [1, 1, 1], "each overlaps itself alone, at equal points too"
-    heights = [bar.get_segments()[0][:, 1] for bar in (container.lines[2][1] for container in axes.containers)]
+    heights = [bar.get_segments()[0][:, 1] for bar in (container.lines[2][-1] for container in axes.containers)]
     half = 4.302653 * 0.1 / math.sqrt(3)
     assert heights[0].tolist() == pytest.approx([0.7 - half, 0.7 + half])
+
+
+def test_bars_of_accuracies_end_within_0_and_1(tmp_path):
+    runs = [
+        train(tmp_path / f"{recipe}{seed}", seed=seed, recipe=recipe, best=best)
+        for recipe, ends in (("full", (0.9, 1.0)), ("bold", (0.0, 0.1)))
+        for seed, best in enumerate(ends)
+    ]
+    groups = load_run_groups(runs).groups
+    axes = accuracy_and_cost(groups, looks([group.label for group in groups], "full")).axes
+    ends = [container.lines[2][-1].get_segments()[0][:, 1] for container in axes.containers]
+    assert min(map(min, ends)) == pytest.approx(0) and max(map(max, ends)) == pytest.approx(1)
 
 
 def test_a_name_stays_clear_of_the_bars_and_of_the_edge():
@@ -559,6 +586,16 @@ def test_before_and_after_answer_the_same_prompts(tmp_path):
         ("make 2", "make 2"),
     ]
     assert {(before["step"], after["step"]) for before, after in pairs} == {(0, 8)}
+
+
+def test_the_first_answer_to_a_prompt_stands_beside_the_first(tmp_path):
+    records = RunRecords(tmp_path)
+    records.write_config({})
+    for step, answers in ((0, "abc"), (9, "xy")):
+        asked = [{"prompt": prompt, "completion": f"{prompt}{answer}"} for prompt in "PQ" for answer in answers]
+        records.append_completions(step, asked)
+    pairs = [(before["completion"], after["completion"]) for before, after in before_and_after(read_run(tmp_path))]
+    assert pairs == [("Pa", "Px"), ("Pb", "Py"), ("Qa", "Qx"), ("Qb", "Qy")]
 
 
 def test_samples_of_different_prompts_stand_side_by_side(tmp_path):

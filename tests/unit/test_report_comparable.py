@@ -7,7 +7,7 @@ from dataclasses import fields
 import pytest
 
 from tests.support.synthetic_runs import train
-from tinyzero_trl.runs.records import HELD_OUT_PROMPTS, TASK_OPTIONS, RunRecords, read_run
+from tinyzero_trl.runs.records import EXAMPLES, HELD_OUT_PROMPTS, TASK_OPTIONS, RunRecords, read_run
 from tinyzero_trl.runs.report import write_report
 from tinyzero_trl.runs.report.compare import compare
 from tinyzero_trl.runs.report.run_groups import EVALUATION_FIELDS, choose_baseline, load_run_groups
@@ -119,6 +119,24 @@ def test_prompts_that_no_field_tells_apart_are_not_compared(tmp_path):
     groups = load_run_groups(runs).groups
     compared = [outcome.not_compared for outcome in compare(groups, groups[0])]
     assert compared == [(), (), ("other held-out prompts than those of the baseline",), ()]
+
+
+@pytest.mark.parametrize(
+    ("ours", "baseline", "fields", "is_said"),
+    [
+        ({"held_out": "corrected", "train": "t"}, {"held_out": "a", "train": "t"}, {}, True),
+        ({"held_out": "a", "train": "other"}, {"held_out": "a", "train": "t"}, {}, False),
+        ({}, {"held_out": "a", "train": "t"}, {}, False),
+        ({"held_out": "b"}, {"held_out": "a"}, {"difficulty_label": "n"}, False),
+    ],
+)
+def test_the_same_prompts_with_other_right_answers_are_not_compared(tmp_path, ours, baseline, fields, is_said):
+    runs = [train(tmp_path / "full", **ASKED), train(tmp_path / "bold", recipe="bold", **ASKED | fields)]
+    for run, digests in zip(runs, (baseline, ours), strict=True):
+        RunRecords(run).write_environment(["cpu"], **{HELD_OUT_PROMPTS: "a", EXAMPLES: digests})
+    groups = load_run_groups(runs).groups
+    [difference] = compare(groups, groups[0])[1].not_compared or [""]
+    assert difference.startswith("other right answers") == is_said and bool(difference) == is_said
 
 
 @pytest.mark.parametrize(("ours", "baseline"), [("aab", "aaa"), ("aaa", "aab"), ("ba-", "a--"), ("abc", "abc")])

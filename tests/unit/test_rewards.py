@@ -1,12 +1,17 @@
 """Verdicts in TRL's signature, and the cosine shaping against its paper."""
 
 import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
-from tinyzero_trl.tasks import countdown
+from tinyzero_trl.tasks import Example, Score, Task, countdown
 from tinyzero_trl.tasks.config import TaskConfig
 from tinyzero_trl.tasks.rewards import CosineShaping, completion_text, reward_functions
+from tinyzero_trl.training.recipe.parser import parse_recipe
+from tinyzero_trl.training.run import _rewards
 
 RIGHT, WRONG = "</think>\n<answer>(1 + 2) * 3</answer>", "</think>\n<answer>1 + 2 + 3</answer>"
 COLUMNS = {"numbers": [[1, 2, 3]] * 2, "target": [9, 9]}
@@ -70,6 +75,33 @@ def test_shaping_logs_no_reason_of_its_own() -> None:
     for function in functions:
         call(function, [RIGHT, WRONG], completion_ids=[[1], [1]], log_extra=lambda *row: logged.append(row), **COLUMNS)
     assert len(logged) == 1
+
+
+class Partly(Task):
+    """Pays 0.8 for whatever is written."""
+
+    columns: ClassVar[Mapping[str, type]] = {"question": str}
+
+    def question(self, example: Example) -> str:
+        return str(example["question"])
+
+    def score(self, completion: str, example: Example) -> Score:
+        return Score(0.8, "partly")
+
+
+def test_shaping_calls_a_success_what_the_run_does() -> None:
+    for threshold, reward in ((0.5, 1.5), (1.0, -5.0)):
+        _, cosine = reward_functions(Partly(), CosineShaping(100), threshold)[0]
+        assert cosine(["x"], completion_ids=[[7] * 50], question=["q"]) == pytest.approx([reward])
+
+
+def test_the_recipes_threshold_reaches_the_shaping(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fields = ["--reward_shaping", "cosine", "--output_dir", str(tmp_path), "--window_success_threshold", "0.1"]
+    task, training, _ = parse_recipe(["--config", "countdown_tiny", *fields])
+    monkeypatch.setattr(countdown.Countdown, "score", Partly.score)
+    functions, _ = _rewards(task, training)
+    verdicts, shaped = (call(function, [RIGHT, WRONG], completion_ids=[[1], [1]], **COLUMNS) for function in functions)
+    assert verdicts == [0.8, 0.8] and min(shaped) > 0
 
 
 @pytest.mark.parametrize(

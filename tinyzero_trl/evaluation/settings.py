@@ -158,6 +158,7 @@ def identify(
     return asked | {
         "task": prepared.task.task,
         "template": prepared.task.prompt_template,
+        "task_options": prepared.task.task_options(),
         "max_completion_length": prepared.max_completion_length,
         "success_threshold": prepared.success_threshold,
         "engine": choose_engine(settings.engine),

@@ -12,7 +12,7 @@ NORMAL_QUANTILE = NormalDist().inv_cdf((1 + _CONFIDENCE) / 2)
 
 
 class Interval(NamedTuple):
-    """A mean and the bounds of its 95 % confidence interval; no bounds where one sample shows no spread."""
+    """A mean and the bounds of its 95 % confidence interval; no bounds where the samples show no spread."""
 
     mean: float
     low: float | None
@@ -92,13 +92,16 @@ def _t_coverage(angle: float, degrees: int) -> float:
 def mean_interval(values: Sequence[float]) -> Interval:
     """Mean of independent samples and its 95 % Student-t interval: mean +- t * s / sqrt(n).
 
+    A lone sample shows no spread, nor do several that are equal but for rounding: two runs that both end at 100 % do
+    not say that every run would. There are no bounds then.
+
     Raises:
         ValueError: if `values` is empty.
     """
     if not values:
         raise ValueError("values = []: a mean needs at least one sample")
     mean = fmean(values)
-    if len(values) == 1:
+    if math.isclose(min(values), max(values), rel_tol=1e-9, abs_tol=1e-12):
         return Interval(mean, None, None)
     half = student_t_quantile(len(values) - 1) * stdev(values) / math.sqrt(len(values))
     return Interval(mean, mean - half, mean + half)

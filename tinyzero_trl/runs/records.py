@@ -47,6 +47,9 @@ MOST_CHARACTERS = 20_000
 HELD_OUT_PROMPTS = "held_out_prompts"
 """In environment.json: a digest of the held-out prompts, by which reports know that two runs were asked the same."""
 
+EXAMPLES = "examples"
+"""In environment.json: digests of the training and held-out examples, as whole rows with their right answers."""
+
 TASK_OPTIONS = "task_options"
 """In environment.json: the fields of config.yaml that are options of the run's task."""
 

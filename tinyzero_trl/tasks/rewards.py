@@ -12,7 +12,7 @@ from typing import Any
 from tinyzero_trl.tasks.datasets import from_columns
 from tinyzero_trl.tasks.registry import get_task
 from tinyzero_trl.tasks.task import Task
-from tinyzero_trl.windows.outcomes import is_success
+from tinyzero_trl.windows.outcomes import FULL_REWARD, is_success
 
 RewardFunction = Callable[..., list[float]]
 
@@ -50,11 +50,12 @@ def completion_text(completion: str | Sequence[dict[str, Any]]) -> str:
 
 
 def reward_functions(
-    task: str | Task, shaping: CosineShaping | None = None
+    task: str | Task, shaping: CosineShaping | None = None, success_threshold: float = FULL_REWARD
 ) -> tuple[list[RewardFunction], list[float] | None]:
     """The reward functions of a task and their weights (None where each counts once), in TRL's terms.
 
-    The dataset must have the columns of the task, as `tasks.datasets.to_dataset` makes them.
+    The dataset must have the columns of the task, as `tasks.datasets.to_dataset` makes them. Shaping pays a completion
+    as a right one from a score of `success_threshold` on, which is the run's `window_success_threshold`.
     """
     judge = get_task(task)
 
@@ -74,7 +75,8 @@ def reward_functions(
         columns.pop("log_extra", None)
         correct = score(completions, **columns)
         return [
-            shaping.reward(is_success(reward), len(ids)) for reward, ids in zip(correct, completion_ids, strict=True)
+            shaping.reward(is_success(reward, success_threshold), len(ids))
+            for reward, ids in zip(correct, completion_ids, strict=True)
         ]
 
     return [score, cosine], [0.0, 1.0]

@@ -91,7 +91,8 @@ def check_beforehand(
 
 def _rewards(task: TaskConfig, training: AdaptiveGRPOConfig) -> tuple[list[RewardFunction], list[float] | None]:
     assert training.max_completion_length is not None, "AdaptiveGRPOConfig checks it"
-    return reward_functions(task.make_task(), task.shaping(training.max_completion_length))
+    shaping = task.shaping(training.max_completion_length)
+    return reward_functions(task.make_task(), shaping, training.window_config().success_threshold)
 
 
 def build_trainer(

@@ -155,6 +155,7 @@ def _workload(
         optimizer=str(getattr(training.optim, "value", training.optim)),
         beta=training.beta,
         use_vllm=training.use_vllm and training.vllm_mode == "colocate",
+        is_served=training.use_vllm and training.vllm_mode == "server",
         vllm_gpu_memory_utilization=training.vllm_gpu_memory_utilization,
         vllm_tensor_parallel_size=training.vllm_tensor_parallel_size,
         vllm_enable_sleep_mode=training.vllm_enable_sleep_mode,

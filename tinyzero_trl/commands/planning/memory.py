@@ -19,7 +19,8 @@ size), I width of the gated MLP, V vocabulary, b bytes of a weight or activation
 - Logits: TRL projects tiles of 4096 positions and 32768 words instead of all T V logits; its backward pass holds
   float32 gradients of the hidden states and of the head's weight, 4 T h + (4 + b) V h.
 - KV cache: 2 L v b for each token (keys and values). vLLM takes `vllm_gpu_memory_utilization` of the card, for its own
-  copy of the weights and the cache; `generate` needs the cache of every row of a rollout at once.
+  copy of the weights and the cache; `generate` needs the cache of every row of a rollout at once. With a server neither
+  is on these GPUs.
 - 2 GiB are set aside for CUDA, NCCL and what the allocator cannot use.
 
 These are estimates for a first choice, good to some tenths; the run's own peak is what counts.
@@ -98,6 +99,7 @@ class Workload:
     every_n_layers: int = 1  # with gradient checkpointing, like the next
     offload: bool = False
     use_vllm: bool = True  # inside the training processes
+    is_served: bool = False  # completions come from a vLLM server on GPUs of its own
     vllm_gpu_memory_utilization: float = 0.3
     vllm_tensor_parallel_size: int = 1
     vllm_enable_sleep_mode: bool = False
@@ -167,7 +169,7 @@ def memory_plan(work: Workload) -> MemoryPlan:
         free = share - work.shape.parameters * work.compute_bytes / parts - VLLM_WORKSPACE
         heads = work.shape.kv_heads  # vLLM gives each GPU its share of them, at least one
         cache_tokens = max(0.0, free) * heads / max(1, heads // parts) / work.kv_bytes_per_token
-    else:
+    elif not work.is_served:
         rollout["KV cache (generate)"] = work.rollout_rows * work.row_tokens * work.kv_bytes_per_token
         rollout["sampling logits"] = 8.0 * work.rollout_rows * work.shape.vocabulary  # float32, twice
     return MemoryPlan(work, states, update, rollout, cache_tokens)

@@ -36,9 +36,10 @@ class Outcome:
     """One run group against the baseline. A comparison is None where there is nothing to compare.
 
     The target of a seed is the final accuracy of the baseline's run with that seed; `reached_target` counts
-    the seeds that arrive there, and `began_at_target` those of them that took no tokens to it. Costs to target and
-    their ratios are None unless every paired seed arrives: leaving out those that fail would flatter the group. A cost
-    of 0 has no ratio either. `tokens_ratio` and `time_ratio` are those of whole runs. `final_acc`, `tokens` and
+    the seeds that arrive there, and `began_at_target` those of them that were there in their first evaluation. Costs to
+    target and their ratios are None unless every paired seed arrives: leaving out those that fail would flatter the
+    group. Nor is there a ratio where a run or its baseline was there in its first evaluation: what it seems to have
+    taken depends on when that was. `tokens_ratio` and `time_ratio` are those of whole runs. `final_acc`, `tokens` and
     `elapsed_s` are over all seeds; `paired_means` has the group's and the baseline's over the paired ones.
     Where the two, or seeds of one of them, were evaluated on other problems or in another way, `not_compared` says how
     they differ, and no seeds are paired.
@@ -106,23 +107,27 @@ def _outcome(group: RunGroup, reference: Mapping[int, Curve], differences: tuple
     targets = [float(baseline.accuracy[-1]) for _, baseline in pairs]
     tokens = _costs(pairs, lambda curve: curve.tokens)
     elapsed = _costs(pairs, lambda curve: curve.elapsed_s)
-    tokens_to_target_ratio = _ratio(tokens)
+    began = [
+        (curve.accuracy[0] >= target, baseline.accuracy[0] >= target)
+        for (curve, baseline), target in zip(pairs, targets, strict=True)
+    ]
+    tokens_to_target_ratio = None if any(map(any, began)) else _ratio(tokens)
     return Outcome(
         name=group.name,
         label=group.label,
         seeds=len(curves),
-        final_acc=_within_0_and_1(mean_interval([float(curve.accuracy[-1]) for curve in curves.values()])),
+        final_acc=final_accuracy(list(curves.values())),
         acc_difference=paired_difference(ours, targets) if pairs else None,
         tokens_ratio=_ratio([(float(curve.tokens[-1]), float(other.tokens[-1])) for curve, other in pairs]),
         time_ratio=_ratio([(float(curve.elapsed_s[-1]), float(other.elapsed_s[-1])) for curve, other in pairs]),
         tokens_to_target_ratio=tokens_to_target_ratio,
-        time_to_target_ratio=_ratio(elapsed) if tokens_to_target_ratio else None,  # at step 0 it took no time
+        time_to_target_ratio=_ratio(elapsed) if tokens_to_target_ratio else None,
         tokens_to_target=_mean_if_all(tokens),
         time_to_target_s=_mean_if_all(elapsed),
         paired_seeds=len(pairs),
         paired_means=(_means([curve for curve, _ in pairs]), _means([other for _, other in pairs])) if pairs else None,
         reached_target=sum(cost is not None for cost, _ in tokens),
-        began_at_target=sum(cost == 0 for cost, _ in tokens),
+        began_at_target=sum(bool(ours_began) for ours_began, _ in began),
         tokens=float(np.mean([curve.tokens[-1] for curve in curves.values()])),
         elapsed_s=float(np.mean([curve.elapsed_s[-1] for curve in curves.values()])),
         not_compared=differences,
@@ -134,7 +139,9 @@ def _means(curves: Sequence[Curve]) -> Means:
     return Means(accuracy, float(np.mean([curve.tokens[-1] for curve in curves])))
 
 
-def _within_0_and_1(accuracy: Interval) -> Interval:
+def final_accuracy(curves: Sequence[Curve]) -> Interval:
+    """Mean accuracy at the ends of runs; its bounds are within 0 and 1."""
+    accuracy = mean_interval([float(curve.accuracy[-1]) for curve in curves])
     if accuracy.low is None or accuracy.high is None:
         return accuracy
     return accuracy._replace(low=max(0.0, accuracy.low), high=min(1.0, accuracy.high))
@@ -154,10 +161,9 @@ def _costs(
 
 
 def _ratio(costs: Sequence[tuple[float | None, float]]) -> Interval | None:
-    reached = [(ours, baseline) for ours, baseline in costs if ours and baseline]  # nor does 0 make a ratio
-    if not costs or len(reached) < len(costs):
+    if not costs or not all(map(all, costs)):  # nor does 0 make a ratio
         return None
-    return paired_ratio([ours for ours, _ in reached], [baseline for _, baseline in reached])
+    return paired_ratio(*zip(*costs, strict=True))
 
 
 def _mean_if_all(costs: Sequence[tuple[float | None, float]]) -> float | None:

@@ -1,6 +1,6 @@
 """The pictures of a report: held-out accuracy against its cost, the window, the health of training."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from tinyzero_trl.metrics import Interval, mean_interval
 from tinyzero_trl.runs.records import Run
-from tinyzero_trl.runs.report.compare import accuracy_curve
+from tinyzero_trl.runs.report.compare import Curve, accuracy_curve, final_accuracy
 from tinyzero_trl.runs.report.names import file_slugs
 from tinyzero_trl.runs.report.old_pictures import remove_old_pictures
 from tinyzero_trl.runs.report.panels import Panel, is_on_policy, panels_of
@@ -85,11 +85,8 @@ def _accuracy_over_tokens(groups: Sequence[RunGroup], palette: Mapping[str, Look
         y_label="held-out accuracy",
         lines_tell_groups=True,
     )
-    curves = {
-        group.label: [(c.tokens, c.accuracy) for c in map(accuracy_curve, group.runs.values())] for group in groups
-    }
     canvas.axes.xaxis.set_major_formatter(EngFormatter(sep=" "))
-    _draw_accuracy(canvas, groups, curves, palette)
+    _draw_accuracy(canvas, groups, palette, lambda curve: curve.tokens)
     return canvas
 
 
@@ -98,8 +95,7 @@ def _shows_seeds(groups: Sequence[RunGroup]) -> bool:
 
 
 def _accuracy_over_time(groups: Sequence[RunGroup], palette: Mapping[str, Look]) -> Canvas:
-    curves = {group.label: [accuracy_curve(run) for run in group.runs.values()] for group in groups}
-    longest = max(curve.elapsed_s[-1] for of_group in curves.values() for curve in of_group)
+    longest = max(accuracy_curve(run).elapsed_s[-1] for group in groups for run in group.runs.values())
     unit, seconds = next(((u, s) for u, s in (("h", 3600), ("min", 60)) if longest >= 2 * s), ("s", 1))
     canvas = Canvas(
         name="accuracy-time",
@@ -109,8 +105,7 @@ def _accuracy_over_time(groups: Sequence[RunGroup], palette: Mapping[str, Look])
         y_label="held-out accuracy",
         lines_tell_groups=True,
     )
-    scaled = {name: [(c.elapsed_s / seconds, c.accuracy) for c in cs] for name, cs in curves.items()}
-    _draw_accuracy(canvas, groups, scaled, palette)
+    _draw_accuracy(canvas, groups, palette, lambda curve: curve.elapsed_s / seconds)
     return canvas
 
 
@@ -147,7 +142,7 @@ def accuracy_and_cost(groups: Sequence[RunGroup], palette: Mapping[str, Look]) -
 def _ends(group: RunGroup) -> tuple[Interval, Interval]:
     """Tokens of a group's whole runs, and accuracy at their ends."""
     curves = [accuracy_curve(run) for run in group.runs.values()]
-    return mean_interval([float(c.tokens[-1]) for c in curves]), mean_interval([float(c.accuracy[-1]) for c in curves])
+    return mean_interval([float(curve.tokens[-1]) for curve in curves]), final_accuracy(curves)
 
 
 def _reach(interval: Interval) -> list[list[float]] | None:
@@ -160,18 +155,19 @@ def _reach(interval: Interval) -> list[list[float]] | None:
 def _draw_accuracy(
     canvas: Canvas,
     groups: Sequence[RunGroup],
-    curves: Mapping[str, Sequence[tuple[Array, Array]]],
     palette: Mapping[str, Look],
+    axis: Callable[[Curve], Array],
 ) -> None:
     for group in groups:
-        look, seeds = palette[group.label], curves[group.label]
+        look = palette[group.label]
+        seeds = [(axis(curve), curve.accuracy) for curve in map(accuracy_curve, group.runs.values())]
         if len(seeds) > 1:
             x, values = on_common_axis(seeds)
             for curve in seeds if _shows_seeds(groups) or not len(x) else ():
                 draw_line(canvas.axes, *curve, color=look.colour, **_SEED)
             if not len(x):
                 continue
-            mean, low, high = (np.array(column) for column in zip(*map(mean_interval, values.T.tolist()), strict=True))
+            mean, low, high = np.array([_with_bounds(mean_interval(column)) for column in values.T.tolist()]).T
         else:
             x, mean = seeds[0]
             low, high = (_bounds(group.first, name, mean) for name in ("eval/acc_low", "eval/acc_high"))
@@ -186,6 +182,12 @@ def _draw_accuracy(
     canvas.axes.set_xlim(left=0)
     if canvas.axes.dataLim.x1 <= 0:  # nothing but evaluations before the first step
         canvas.axes.set(xlim=(0, 1), xticks=[0])
+
+
+def _with_bounds(interval: Interval) -> Interval:
+    """With the mean as its bounds where it has none, so that the band is empty there."""
+    mean, low, high = interval
+    return Interval(mean, mean if low is None else low, mean if high is None else high)
 
 
 def _bounds(run: Run, name: str, accuracy: Array) -> Array:

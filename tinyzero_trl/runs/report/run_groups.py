@@ -8,7 +8,7 @@ from os import PathLike
 from typing import Any
 
 from tinyzero_trl.runs.files import shortened
-from tinyzero_trl.runs.records import CONFIG, HELD_OUT_PROMPTS, TASK_OPTIONS, Run, read_run
+from tinyzero_trl.runs.records import CONFIG, EXAMPLES, HELD_OUT_PROMPTS, TASK_OPTIONS, Run, read_run
 from tinyzero_trl.runs.report.names import group_names, short_labels
 from tinyzero_trl.runs.report.style import can_be_drawn
 from tinyzero_trl.windows import unread_fields
@@ -136,11 +136,25 @@ def _other_problems(run: Run, other: Run) -> str:
     """What is known of two runs' held-out problems that says they differ; empty if nothing does."""
     prompts = [each.environment.get(HELD_OUT_PROMPTS) for each in (run, other)]
     if None not in prompts and prompts[0] == prompts[1]:
-        return ""
+        return _other_answers(run, other)
     counts = _problems(run), _problems(other)
     if None not in counts and counts[0] != counts[1]:
         return f"held-out problems {counts[0]}, not {counts[1]}"
     return "" if None in prompts else "other held-out prompts than those of the baseline"
+
+
+def _other_answers(run: Run, other: Run) -> str:
+    """As `_other_problems`, where the prompts are the same: by the digests of whole rows, which hold right answers.
+
+    Rows hold the label of the difficulty too, so that those labelled by something else are not compared.
+    """
+    if run.config.get("difficulty_label") != other.config.get("difficulty_label"):
+        return ""
+    noted = [each.environment.get(EXAMPLES) for each in (run, other)]
+    rows = [each.get("held_out") if isinstance(each, dict) else None for each in noted]
+    if None in rows or rows[0] == rows[1]:
+        return ""
+    return "other right answers (or other columns beside the held-out prompts) than those of the baseline"
 
 
 def choose_baseline(groups: Sequence[RunGroup], name: str | None) -> RunGroup:

@@ -3,6 +3,7 @@
 Prompts and completions are text that a model made up: the template escapes every character of theirs.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -53,7 +54,8 @@ def before_and_after(run: Run) -> list[tuple[Sample | None, Sample | None]]:
     """Pairs of a completion from the run's first sampled step and one from its last.
 
     Held-out samples where there are some. The two of a pair answer the same prompt where both steps sampled
-    it; otherwise they stand beside each other in the order of sampling, and a missing one is None.
+    it, the first answer beside the first, the second beside the second; otherwise they stand beside each other in the
+    order of sampling, and a missing one is None.
     """
     samples = _sampled(run)
     if not samples:
@@ -62,11 +64,22 @@ def before_and_after(run: Run) -> list[tuple[Sample | None, Sample | None]]:
     first, last = min(steps), max(steps)
     before = [sample for sample in samples if sample["step"] == first]
     after = [sample for sample in samples if sample["step"] == last] if last > first else []
-    later = {sample.get("prompt"): sample for sample in after}
+    later = {key: sample for key, sample in zip(_keys(after), after, strict=True)}
     pairs: list[tuple[Sample | None, Sample | None]] = [
-        (sample, later[sample.get("prompt")]) for sample in before if sample.get("prompt") in later
+        (sample, later[key]) for key, sample in zip(_keys(before), before, strict=True) if key in later
     ]
     return (pairs or list(zip_longest(before, after)))[:_PER_GROUP]
+
+
+def _keys(samples: Sequence[Sample]) -> list[tuple[Any, int]]:
+    """Of each its prompt, and how many answers to that prompt come before it."""
+    seen: Counter[Any] = Counter()
+    keys = []
+    for sample in samples:
+        prompt = sample.get("prompt")
+        keys.append((prompt, seen[prompt]))
+        seen[prompt] += 1
+    return keys
 
 
 def _sampled(run: Run) -> list[dict[str, Any]]:

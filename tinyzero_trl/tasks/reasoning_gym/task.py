@@ -1,7 +1,6 @@
 """A data set of reasoning-gym as a task: its questions in our prompts, its scorer behind our checks."""
 
 import json
-import math
 import os
 import random
 import re
@@ -10,9 +9,10 @@ from functools import lru_cache
 from typing import Any, ClassVar
 
 from tinyzero_trl.runs.files import shortened, text_of
-from tinyzero_trl.tasks.matching import EXACT, FORMS
+from tinyzero_trl.tasks.matching import EXACT, FORMS, NUMERIC, match, to_number
 from tinyzero_trl.tasks.reasoning_gym import library
 from tinyzero_trl.tasks.reasoning_gym.labels import difficulty_label
+from tinyzero_trl.tasks.reasoning_gym.numbers import IS_RIGHT
 from tinyzero_trl.tasks.reasoning_gym.options import CommonOptions, configuration, options_class
 from tinyzero_trl.tasks.registry import Family, register_family
 from tinyzero_trl.tasks.task import CORRECT, Example, Score, Task, extract_answer, wrong
@@ -29,7 +29,8 @@ _REFUSED = {  # answers that no scorer sees: they would take time or memory with
     "rush_hour": re.compile(r"[0-9]{3}"),
 }
 _CHUNK = 512  # examples that are drawn of one data set, before the next seed
-_FULL = 1 - 1e-9
+_MOST_PARTIAL = 0.999  # of what is partly right, so that no sum of parts is a success
+_NUMERIC = {"gsm_symbolic"}  # the library's scorer takes the first digits of a text, and leaves out a minus sign
 
 
 class ReasoningGymTask(Task):
@@ -46,7 +47,8 @@ class ReasoningGymTask(Task):
     def score(self, completion: str, example: Example) -> Score:
         """What the library's scorer gives the text between the answer tags: 1, or less for what is partly right.
 
-        What is partly right earns 0 unless `partial_scores` is set, and is never a success by itself.
+        What is partly right earns 0 unless `partial_scores` is set, and is never a success by itself. Where the library
+        gives 1 to wrong numbers, `numbers.py` must confirm it; those of `gsm_symbolic` are judged by `matching` alone.
         """
         answer = extract_answer(completion)
         if answer is None:
@@ -55,17 +57,20 @@ class ReasoningGymTask(Task):
             return wrong("too-long")
         if (refused := _REFUSED.get(self.dataset)) and refused.search(answer):
             return wrong("not-allowed")
+        if self.dataset in _NUMERIC:
+            return match(completion, example["answer"], NUMERIC)
         metadata = library.from_plain(example["metadata"])  # anew: scorers write into it
-        judge = self._judge(metadata.pop("options", {}))
+        judge, confirms = self._judge(metadata.pop("options", {})), IS_RIGHT.get(self.dataset)
         try:
             reward = float(judge.score_answer(answer, {**example, "metadata": metadata}))
+            is_right = reward == 1 and (confirms is None or confirms(answer, example["answer"]))
         except Exception:  # scorers stumble over some texts, and no text may stop a run
             return wrong("scorer-failed")
-        if reward >= _FULL:
+        if is_right:
             return CORRECT
-        if not reward > 0 or not math.isfinite(reward):
+        if not 0 < reward < 1:  # an error in the library's arithmetic, where it is above 1
             return wrong("wrong-answer")
-        return Score(reward if self.settings.partial_scores else 0.0, "partial-score")
+        return Score(min(reward, _MOST_PARTIAL) if self.settings.partial_scores else 0.0, "partial-score")
 
     def difficulty(self, example: Example) -> str:
         """By `difficulty_label`, or the first usable entry of the library's metadata."""
@@ -86,6 +91,8 @@ class ReasoningGymTask(Task):
         source = example["metadata"].get("source_dataset", self.dataset)
         if source != self.dataset:
             raise ValueError(f"metadata: an example of reasoning-gym's {source!r}; train with task {SAFE}:{source}")
+        if self.dataset in _NUMERIC and to_number(example["answer"]) is None:
+            raise ValueError(f"answer: {shortened(example['answer'])} is no number; correct it, or remove the row")
         metadata = library.from_plain(example["metadata"])
         self._judge(metadata.get("options", {}) if isinstance(metadata, dict) else metadata)
         return example
