@@ -29,6 +29,8 @@ ASKED_AGAIN = ROOT / "results" / "ablation_tiny_three_numbers"
 IMPATIENT = ROOT / "results" / "ablation_impatient"
 IMPATIENT_ASKED_AGAIN = ROOT / "results" / "ablation_impatient_three_numbers"
 SECONDS = ROOT / "results" / "ablation_impatient_seconds"
+MORE_PROMPTS = ROOT / "results" / "ablation_impatient_more_prompts"
+MORE_PROMPTS_ASKED_AGAIN = ROOT / "results" / "ablation_impatient_more_prompts_three_numbers"
 GROUPS = ROOT / "results" / "ablation_tiny_group"
 GROUPS_ASKED_AGAIN = ROOT / "results" / "ablation_tiny_group_three_numbers"
 
@@ -325,6 +327,37 @@ def test_decoding_steps() -> None:
     assert (said + "{fixed-256}").format_map(ratios) in readme
     for name in ("group-label", "signal", "fixed-256", "dear-steps", "dear-steps-slack"):
         assert f"{ratios[name]}" in RESULTS[RESULTS.index("### Decoding steps") :].split("```")[0].split("| points")[-1]
+
+
+@cache
+def rows_of_more_prompts() -> dict[str, list[str]]:
+    """32 prompts a step against each run with 16: seeds of both, points, and the ratios of tokens and steps."""
+    name, rows = "group-label-32", {}
+    ours = paired_accuracy.policies(MORE_PROMPTS, MORE_PROMPTS_ASKED_AGAIN)[name]
+    for baseline, theirs in paired_accuracy.policies(IMPATIENT, IMPATIENT_ASKED_AGAIN).items():
+        _, points = paired_accuracy.against(ours, theirs, "together")
+        assert points is not None
+        seeds = sorted(ours.keys() & theirs.keys())
+        pairs = [(MORE_PROMPTS / name / seed, IMPATIENT / baseline / seed) for seed in seeds]
+        ratios = (
+            paired_ratio(*zip(*((count(one), count(other)) for one, other in pairs), strict=True))
+            for count in (_tokens_of, _steps_of)
+        )
+        rows[baseline] = [str(len(seeds)), _with_bounds(points, 1), *(_with_bounds(r, 2, unit=" x") for r in ratios)]
+    return rows
+
+
+def test_more_prompts_for_the_tokens_that_are_saved() -> None:
+    rows = rows_of_more_prompts()
+    assert _rows(RESULTS, "| 32 prompts a step against") == rows
+    seeds, points, tokens, _ = rows["full"]
+    readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    assert (
+        f"takes {tokens.split(' (')[0]} the tokens of full and ends {points} points above it, {seeds} seeds" in readme
+    )
+    section = " ".join(RESULTS[RESULTS.index("### More prompts") :].split("```")[0].split())
+    assert f"takes only {rows['group-label'][3].split(' (')[0]} the decoding steps" in section
+    assert f"Against `signal`, which takes as many tokens, it is {rows['signal'][1]} points ahead" in section
 
 
 def test_what_is_said_of_signal_on_the_model_of_the_demo() -> None:

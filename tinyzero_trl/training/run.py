@@ -216,8 +216,7 @@ def finish_run(trainer: AdaptiveGRPOTrainer) -> None:
     Raises:
         ValueError: `start_run` was not called before the training. The model is saved.
     """
-    callbacks = trainer.callback_handler.callbacks
-    if any(isinstance(each, StopOnSignal) and each.was_stopped for each in callbacks):
+    if any(isinstance(each, StopOnSignal) and each.was_stopped for each in trainer.callback_handler.callbacks):
         logger.warning("finish_run: the run was told to stop, and goes on from its checkpoint; it has no summary yet")
         return
     folder = Path(str(trainer.args.output_dir))
