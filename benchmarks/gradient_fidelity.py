@@ -1,6 +1,6 @@
 """How near the policy gradient of a cut rollout is to that of the full rollout, on the same completions.
 
-    python benchmarks/gradient_fidelity.py --model embedded --out results/gradient_fidelity/embedded.json
+    python benchmarks/gradient_fidelity.py --model embedded-impatient --out results/gradient_fidelity/before.json
     python benchmarks/gradient_fidelity.py --table results/gradient_fidelity/*.json
 
 Groups of 8 completions are sampled in full. Each rule then cuts them: a fixed window, or the decision per group, which

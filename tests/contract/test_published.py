@@ -476,7 +476,7 @@ def test_the_tables_of_simulated_windows(simulator: str) -> None:
 
 
 def test_the_table_of_gradients() -> None:
-    files = [ROOT / "results" / "gradient_fidelity" / f"{model}.json" for model in ("embedded", "after_training")]
+    files = [ROOT / "results" / "gradient_fidelity" / f"{model}.json" for model in ("before", "after")]
     assert gradient_fidelity.table(files) in (ROOT / "docs" / "windows.md").read_text(encoding="utf-8")
 
 
