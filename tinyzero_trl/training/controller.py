@@ -199,8 +199,7 @@ def _stages_for(policy: WindowPolicy, trainer: Any) -> tuple[Rollouts | None, Gr
     rollouts = Rollouts(trainer)
     groups = GroupStages(trainer, rollouts)
     groups.check(policy)
-    trainer._set_signature_columns_if_needed()
-    trl_internals.keep_columns(trainer, label_column_of(policy.config))
+    trl_internals.keep_columns_of_stock(trainer, label_column_of(policy.config))
     return rollouts, groups
 
 

@@ -69,6 +69,12 @@ def keep_columns(trainer: GRPOTrainer, *columns: str) -> None:
     trainer._signature_columns = kept + [name for name in columns if name and name not in kept]
 
 
+def keep_columns_of_stock(trainer: GRPOTrainer, *columns: str) -> None:
+    """The same for a trainer whose own method does not call `keep_columns`: the columns are chosen now."""
+    trainer._set_signature_columns_if_needed()
+    keep_columns(trainer, *columns)
+
+
 def training_metrics(trainer: GRPOTrainer) -> dict[str, list[float]]:
     """The lists to which the loss appends its figures, averaged and emptied by `log`."""
     metrics: dict[str, list[float]] = trainer._metrics["train"]
