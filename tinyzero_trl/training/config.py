@@ -11,6 +11,7 @@ from trl.trainer.utils import get_config_model_id
 
 from tinyzero_trl.generation.registry import choose_engine, is_built_in
 from tinyzero_trl.runs.files import shortened
+from tinyzero_trl.training.preflight.best_figure import warn_where_the_loss_chooses
 from tinyzero_trl.training.preflight.explained import explained_by_field
 from tinyzero_trl.training.preflight.mappings import check_mappings
 from tinyzero_trl.training.preflight.schedule import check_schedule
@@ -165,11 +166,13 @@ class AdaptiveGRPOConfig(TokenInMemory, GRPOConfig):
         self._choose_engine()
         self.window_config()
         give_new_names(self)
+        best = self.metric_for_best_model
         with explained_by_field(self):
             super().__post_init__()
         check_schedule(self)
         check_hardware(self)
         check_mappings(self)
+        warn_where_the_loss_chooses(best, wants_best=self.load_best_model_at_end)
         self._is_complete = True
 
     _is_complete = False

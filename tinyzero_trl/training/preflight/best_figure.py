@@ -1,8 +1,11 @@
 """Whether evaluations have the figure by which the best model is chosen (`metric_for_best_model`)."""
 
+import logging
 from collections.abc import Mapping
 
 from tinyzero_trl.metrics import METRICS, describe
+
+logger = logging.getLogger(__name__)
 
 _OF_TRL = ("loss", "reward", "reward_std", "frac_reward_zero_std")
 _NO_CHOICE = ("_runtime", "_per_second", "epoch")  # ends of names that say nothing about a model
@@ -23,6 +26,20 @@ def check_best_figure(best: str | None, *, is_recipe: bool = False) -> None:
     if is_recipe or best.startswith("eval/") or describe(best) is not None:
         known = ", ".join(name for name in METRICS if name.startswith("eval/") and "{" not in name)
         raise ValueError(f"metric_for_best_model: {best!r} is no figure of an evaluation; choose one of {known}")
+
+
+def warn_where_the_loss_chooses(best: str | None, *, wants_best: bool) -> None:
+    """Say what chooses the best model where nothing was named.
+
+    Args:
+        best: `metric_for_best_model` as given, before Transformers fills it in.
+        wants_best: `load_best_model_at_end`.
+    """
+    if wants_best and best is None:
+        logger.warning(
+            "metric_for_best_model: left out, so that the loss chooses the best model, which is near 0 throughout a "
+            "training with GRPO; give eval/acc"
+        )
 
 
 def check_best_figure_is_there(best: str | None, figures: Mapping[str, float]) -> None:

@@ -2,7 +2,6 @@
 
 import base64
 import json
-import logging
 import math
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,6 @@ from tinyzero_trl.runs.redaction import shown
 from tinyzero_trl.training.loss.micro_batches import LOSS_NORMALISERS
 from tinyzero_trl.training.preflight.best_figure import check_best_figure
 from tinyzero_trl.training.recipe.shipped import launch_file
-
-logger = logging.getLogger(__name__)
 
 _LEAST_COUNTS = {
     "max_completion_length": 1,
@@ -138,11 +135,6 @@ def _check_outlets(config: Any) -> None:
     except (TypeError, ValueError) as error:
         raise ValueError(f"report_to: {config.report_to!r} cannot be used ({error}); name a tracker or none") from None
     check_best_figure(config.metric_for_best_model)
-    if config.load_best_model_at_end and config.metric_for_best_model is None:
-        logger.warning(
-            "metric_for_best_model: left out, so that the loss chooses the best model, which is near 0 throughout a "
-            "training with GRPO; give eval/acc"
-        )
     if config.metric_for_best_model is None and config.save_strategy == "best":
         raise ValueError(
             "save_strategy: 'best' needs a figure to choose by; give metric_for_best_model, such as eval/acc"
