@@ -184,10 +184,10 @@ def _within(config: WindowConfig, trainer: Any) -> WindowConfig:
             "max_completion_length"
         )
     asked = asked_of_trainer(type(config), trainer.args)
-    for declared in fields(config):
-        given, theirs = getattr(config, declared.name), asked.get(declared.name)
-        if declared.name in asked and given not in (declared.default, theirs):
-            raise ValueError(f"{declared.name}: {given!r} is not the trainer's, which is {theirs!r}; leave it out")
+    defaults = {declared.name: declared.default for declared in fields(config)}
+    for name, theirs in asked.items():
+        if (given := getattr(config, name)) not in (defaults[name], theirs):
+            raise ValueError(f"{name}: {given!r} is not the trainer's, which is {theirs!r}; leave it out")
     return replace(config, max=config.max or full_length, **asked)
 
 

@@ -20,8 +20,9 @@ from tinyzero_trl.runs.records import CONFIG, is_finished
 from tinyzero_trl.training.recipe.shipped import find_recipe
 
 LOG = "train.log"
-_MOST_NAMED = 3
 LOCK = "_ablate_lock"  # the training program takes its own only after its imports
+
+_MOST_NAMED = 3  # fields in which a run differs
 
 _KILLED = re.compile(r"died with <Signals\.(SIG\w+)|Root Cause.*Signal \d+ \((SIG\w+)\) received by PID", re.DOTALL)
 """How the launchers of accelerate and PyTorch say that a signal has ended what they launched; they exit with 1."""

@@ -14,7 +14,7 @@ from trl import GRPOTrainer
 from tinyzero_trl.metrics import RunningTotals, rollout_metrics
 from tinyzero_trl.runs.checkpoints import drop_later_checkpoints
 from tinyzero_trl.runs.earlier import set_aside
-from tinyzero_trl.runs.records import METRICS, RunRecords
+from tinyzero_trl.runs.records import EXAMPLES, METRICS, RunRecords
 from tinyzero_trl.training.callbacks.events import Evaluation, Rollout, SavedInCheckpoints
 from tinyzero_trl.training.callbacks.trackers import Trackers
 from tinyzero_trl.training.callbacks.window import AdaptiveWindowCallback
@@ -123,7 +123,7 @@ class RecordsCallback(SavedInCheckpoints):
         checkpoint = str(self._checkpoint)
         fields = {name: value for name, value in config.items() if name != "model_name_or_path"}
         check_continued(checkpoint, fields, may_be_longer=True)
-        check_same_examples(checkpoint, environment.get("examples", {}))
+        check_same_examples(checkpoint, environment.get(EXAMPLES, {}))
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

@@ -11,7 +11,7 @@ from tinyzero_trl.models.fingerprint import COMMIT, model_files
 from tinyzero_trl.runs.checkpoints import SEARCHED, checkpoint_to_resume, has_optimizer, passed_over, trainer_state
 from tinyzero_trl.runs.files import read_mapping, text_of
 from tinyzero_trl.runs.json_lines import read_lines, read_object
-from tinyzero_trl.runs.records import COMPLETIONS, CONFIG, ENVIRONMENT, EVAL, METRICS
+from tinyzero_trl.runs.records import COMPLETIONS, CONFIG, ENVIRONMENT, EVAL, EXAMPLES, METRICS
 from tinyzero_trl.tasks.datasets import digest_of_rows
 from tinyzero_trl.training.preflight.continuing import compare
 
@@ -109,7 +109,7 @@ def check_same_examples(start: str, new: Mapping[str, str]) -> None:
     Raises:
         ValueError: they are others. Runs that recorded nothing of them are not compared.
     """
-    old = _noted(start, "examples")
+    old = _noted(start, EXAMPLES)
     if changed := [name for name, digest in old.items() if name in new and new[name] != digest]:
         raise ValueError(
             f"resume: {start!r} began with other examples ({', '.join(changed)}), although no field has changed; put "
