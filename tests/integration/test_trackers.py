@@ -8,10 +8,12 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
+from transformers import TrainerCallback
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
 from tests.support.training import train, write_recipe
 from tests.support.wandb_files import history
@@ -109,13 +111,33 @@ def test_wandb_gets_a_run_of_its_own_after_a_kill(tmp_path: Path) -> None:
     assert_a_run_each(steps)
 
 
-@pytest.mark.parametrize(("report_to", "told"), [(["mlflow", "tensorboard"], 1), ("none", 0), (["wandb"], 0)])
+@pytest.mark.parametrize(("report_to", "told"), [(["dvclive", "tensorboard"], 1), ("none", 0), (["mlflow"], 0)])
 def test_a_tracker_that_does_not_get_our_figures_is_a_warning(
     report_to: Any, told: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     trainer: Any = SimpleNamespace(callback_handler=SimpleNamespace(callbacks=[]))
     Trackers(report_to).take_over(trainer, [])
-    assert [record.message.startswith("report_to: mlflow gets") for record in caplog.records] == [True] * told
+    assert [record.message.startswith("report_to: dvclive gets") for record in caplog.records] == [True] * told
+
+
+class Notes(TrainerCallback):
+    """A tracker that keeps what it is told to log."""
+
+    told: ClassVar[list[tuple[int, dict[str, Any]]]] = []
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        self.told.append((state.global_step, logs))
+
+
+def test_other_trackers_get_our_figures_by_their_callbacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(INTEGRATION_TO_CALLBACK, "mlflow", Notes)
+    monkeypatch.setattr(Notes, "told", [])
+    train(write_recipe(tmp_path, report_to=["mlflow"], max_steps=2, eval_strategy="steps", eval_steps=2))
+    for name, steps in {"adaptive_window/current_window": [1, 2], "eval/acc": [0, 2], "reward": [1, 2]}.items():
+        assert [step for step, figures in Notes.told if name in figures] == steps
+    figures = {step: figures for step, figures in Notes.told if "adaptive_window/current_window" in figures}
+    written = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert all(written[step - 1].items() >= row.items() for step, row in figures.items())
 
 
 @pytest.mark.parametrize(

@@ -181,6 +181,7 @@ class RecordsCallback(SavedInCheckpoints):
         if self._records:
             self._records.append_metrics(state.global_step, self._clock.wall_s, {**figures, **self._line})
             self.trackers.log(self._line, state.global_step, self.totals.response_tokens)
+            self.trackers.log_to_others(self._line, args, state, control)
 
     def on_log(
         self,

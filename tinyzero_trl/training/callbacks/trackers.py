@@ -1,7 +1,8 @@
 """Our figures in the trackers that `report_to` names, under exactly the names of `metrics.jsonl`.
 
 Transformers prefixes every logged name with `train/`, so its own reporting cannot keep our names; TRL's figures keep
-going that way. Ours go beside them, into the same W&B or trackio run and the same TensorBoard folder.
+going that way. Ours go beside them, into the same W&B or trackio run and the same TensorBoard folder. Other trackers,
+such as MLflow, get them by their own callback of Transformers, and so with the prefix where it sets one.
 
 What the records of a run forget, trackers forget. A run that is killed and continued trains some steps again:
 
@@ -16,8 +17,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from transformers import Trainer, TrainerControl, TrainerState, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.integrations import TensorBoardCallback, TrackioCallback
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
 from tinyzero_trl.training.callbacks.events import pop_default_callback
 
@@ -25,6 +27,7 @@ logger = logging.getLogger(__name__)
 
 TENSORBOARD_FOLDER = "tensorboard"
 _KNOWN = ("wandb", "trackio", "tensorboard")
+_COUNTS_LOGS = "dvclive"  # it takes each log for a step of its own
 _STEP = "train/global_step"
 _TOKENS = "tokens/response_cumulative"
 # W&B's table of runs has their mean too. A definition takes the place of the one for "*", so it names the step again.
@@ -41,20 +44,23 @@ class Trackers:
     def __init__(self, report_to: str | Sequence[str] | None) -> None:
         self._names = [report_to] if isinstance(report_to, str) else list(report_to or [])
         self._tensorboard: _TensorBoardOfRun | None = None
+        self._others: list[TrainerCallback] = []
         self._charted: set[tuple[str, str]] = set()  # W&B's id of a run, and a figure whose chart the run knows
 
     def take_over(self, trainer: Trainer, given: Sequence[Any]) -> None:
         """Put callbacks that forget in place of those that Trainer has made; those that the user has given stay.
 
-        Other trackers than the three that this class knows are told of in a warning.
+        A tracker that would take our figures for further steps does not get them, and a warning says so.
         """
-        if others := [name for name in self._names if name not in (*_KNOWN, "none")]:
+        if _COUNTS_LOGS in self._names:
             logger.warning(
-                "report_to: %s gets the figures of TRL alone; those of windows, tokens and held-out accuracy are in "
-                "metrics.jsonl and eval.jsonl, and in %s if you name one of them",
-                ", ".join(others),
+                "report_to: %s gets no figures of windows and tokens; they are in metrics.jsonl, and in %s if you name "
+                "one of them",
+                _COUNTS_LOGS,
                 ", ".join(_KNOWN),
             )
+        others = [INTEGRATION_TO_CALLBACK.get(name) for name in self._names if name not in (*_KNOWN, _COUNTS_LOGS)]
+        self._others = [each for each in trainer.callback_handler.callbacks if type(each) in others]
         if pop_default_callback(trainer, TensorBoardCallback, given):
             self._tensorboard = _TensorBoardOfRun()
             trainer.add_callback(self._tensorboard)
@@ -77,6 +83,13 @@ class Trackers:
                 trackio.log(row)
         if self._tensorboard is not None:
             self._tensorboard.write(figures, step)
+
+    def log_to_others(
+        self, figures: Mapping[str, float], args: TrainingArguments, state: TrainerState, control: TrainerControl
+    ) -> None:
+        """Log the figures of a step to the other trackers. Those of evaluations they get from Trainer."""
+        for callback in self._others:
+            callback.on_log(args, state, control, logs=dict(figures))
 
     def _define_charts(self, run: Any, names: Iterable[str]) -> None:
         """Tell a W&B run what to draw figures over, where it is not the step that Transformers sets for all of them."""
