@@ -359,7 +359,8 @@ def test_a_label_is_shown_as_one_plain_line(
 ) -> None:
     monkeypatch.setattr(countdown.Countdown, "difficulty", lambda self, example: "very\n\x1b[31mhard " + "x" * 99)
     result = evaluate(replace(settings, n=1), tmp_path)
-    assert list(result["difficulty"]) == [("very [31mhard " + "x" * 99)[:40]]
+    [label] = result["difficulty"]
+    assert label.startswith("very [31mhard xxxx") and len(label) == 40
 
 
 def test_a_task_that_returns_nan_leaves_json_that_every_program_reads(
@@ -372,3 +373,57 @@ def test_a_task_that_returns_nan_leaves_json_that_every_program_reads(
     evaluate(replace(settings, n=1), tmp_path)
     result = json.loads((tmp_path / "eval.json").read_text(), parse_constant=pytest.fail)
     assert 0 < result["unjudged"] <= result["generations"] == len(PROBLEMS)
+
+
+def test_options_of_the_task_may_be_given(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A model without a run is asked and scored as the one that it is compared with."""
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "1 + 1", "answer": "2"}\n')
+    given = ["eval", "--model", str(model), "--data", str(tmp_path / "rows.jsonl"), "--task", "prompt_answer"]
+    given += ["--max-completion-length", "4", "--template", "plain"]
+    for options, answer in ((None, "exact"), ('{"answer_match": "numeric"}', "numeric")):
+        out = tmp_path / answer
+        assert main([*given, *(["--task-options", options] if options else []), "--out", str(out)]) == 0
+        assert json.loads((out / "eval.json").read_text())["settings"]["task_options"]["answer_match"] == answer
+    faults = {'{"tolerance": 1}': "tolerance is no option of the task", '{"answer_match": 3}': "does not fit"}
+    for options, message in faults.items():
+        assert main([*given, "--task-options", options, "--out", str(tmp_path / "no")]) == 2
+        assert message in capsys.readouterr().err
+
+
+OWN = """
+from tinyzero_trl.tasks import Score, Task
+class Own(Task):
+    columns = {"text": str, "size": int}
+    def question(self, example): return example["text"]
+    def score(self, completion, example): return Score(SCORE, "own")
+"""
+
+
+def test_answers_scored_by_other_code_do_not_pass_for_those_of_this_one(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    module = tmp_path / "own_scores.py"
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "rows.jsonl").write_text('{"text": "1 + 1", "size": 1}\n{"text": "1 + 2", "size": 2}\n')
+    given = ["eval", "--model", str(model), "--data", str(tmp_path / "rows.jsonl"), "--task", "own_scores:Own"]
+    given += ["--max-completion-length", "4", "--batch-size", "1", "--out", str(tmp_path / "out")]
+    module.write_text(OWN.replace("SCORE", "1.0 if example['size'] == 1 or completion == '' else 1 / 0"))
+    with pytest.raises(RuntimeError):
+        main(given)
+    module.write_text(OWN.replace("SCORE", "0.0"))
+    assert main(given) == 2
+    assert "is the unfinished part of another evaluation (task_code" in capsys.readouterr().err
+
+
+def test_a_number_that_no_file_can_hold_is_told_before_a_model_loads(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = OWN.replace("SCORE", "half if completion else 0.0") + "from numpy import float32\nhalf = float32(0.5)\n"
+    (tmp_path / "own_sizes.py").write_text(own)
+    monkeypatch.syspath_prepend(tmp_path)
+    given = ["eval", "--model", str(model), "--data", str(tmp_path / "rows.jsonl"), "--task", "own_sizes:Own"]
+    given += ["--max-completion-length", "4", "--out", str(tmp_path / "out")]
+    (tmp_path / "rows.jsonl").write_text('{"text": "1 + 1", "size": 99999999999999999999}\n')
+    assert main(given) == 2 and "beyond the whole numbers of 64 bits" in capsys.readouterr().err
+    (tmp_path / "rows.jsonl").write_text('{"text": "1 + 1", "size": 9}\n')
+    assert main(given) == 0 and "mean reward     0.5" in capsys.readouterr().out

@@ -20,7 +20,7 @@ from tinyzero_trl.models.names import name_of, resolve_model
 from tinyzero_trl.models.toy import SHIPPED
 from tinyzero_trl.runs.records import HELD_OUT_PROMPTS, read_run
 from tinyzero_trl.training.callbacks.safe_points import StopOnSignal
-from tinyzero_trl.training.run import _digest_of_prompts
+from tinyzero_trl.training.preflight.resuming import digest_of_prompts
 
 PAGE = (Path(__file__).parents[2] / "docs" / "trainer.md").read_text(encoding="utf-8")
 SECTION = PAGE.split("## Records and a report from Python\n")[1].split("\n## ")[0]
@@ -431,6 +431,6 @@ def test_several_held_out_sets_have_one_digest_of_their_names_and_prompts() -> N
     """Without one, a report compared runs whatever they were asked."""
     easy, hard = (Dataset.from_dict({"prompt": prompts}) for prompts in (PROMPTS[:2], PROMPTS[2:4]))
     given = ({"easy": easy, "hard": hard}, {"easy": hard, "hard": easy}, {"easy": easy}, easy)
-    digests = [_digest_of_prompts(held_out)[HELD_OUT_PROMPTS] for held_out in given]
+    digests = [digest_of_prompts(held_out)[HELD_OUT_PROMPTS] for held_out in given]
     assert len(set(digests)) == 4
-    assert _digest_of_prompts({"easy": easy, "stream": hard.to_iterable_dataset()}) == {}
+    assert digest_of_prompts({"easy": easy, "stream": hard.to_iterable_dataset()}) == {}

@@ -358,3 +358,37 @@ def test_what_is_not_on_this_machine_is_left_to_the_run(grid):
         "data": {"recipe": "countdown_tiny", "overrides": {"dataset": "somebody/problems"}},
     }
     assert faults_of(read_grid(grid(launch=None, common={}, runs=runs))) == []
+
+
+@pytest.mark.parametrize("other", ["full", "FULL"])
+def test_two_runs_share_no_folder(grid, other):
+    """The second would pass for finished without being trained; not all file systems tell A from a."""
+    runs = {"full": {"recipe": "tiny.yaml"}, other: {"recipe": "tiny.yaml", "overrides": {"max_steps": 3}}}
+    file = grid(runs=runs)
+    if other == "full":  # a number and a text are two names in YAML
+        file.write_text(file.read_text().replace('"runs": {"full"', '"runs": {1: {"recipe": "tiny.yaml"}, "1"'))
+    with pytest.raises(ValueError, match=r"runs: '\w+' and '\w+' would share the folder runs/\w+; rename one"):
+        read_grid(file)
+
+
+def test_the_order_of_fields_is_no_other_setting(grid):
+    runs = {"full": {"recipe": "tiny.yaml", "overrides": {"learning_rate": 0.1, "max_steps": 3}}}
+    run_grid(read_grid(grid(runs=runs, common=None)), print)
+    runs["full"]["overrides"] = {"max_steps": 3}
+    said = []
+    run_grid(read_grid(grid(runs=runs, common={"learning_rate": 0.1})), said.append)
+    assert [line.endswith("finished before") for line in said] == [True, True]
+
+
+def test_a_value_that_begins_with_a_minus_is_no_option(grid):
+    runs = {"full": {"recipe": "tiny.yaml", "overrides": {"window_success_threshold": -1e-05}}}
+    run, *_ = read_grid(grid(runs=runs))
+    assert "--window_success_threshold=-1e-05" in run.arguments
+    assert run_grid([run], print) == []
+    run_grid(read_grid(grid(runs=runs)), print)  # known again
+
+
+def test_a_launch_file_is_found_in_either_spelling(grid):
+    launches = [["accelerate", "launch", *words] for words in (["--config_file", "cpu"], ["--config_file=cpu"])]
+    apart, joined = (read_grid(grid(launch=launch))[0].launch for launch in launches)
+    assert joined[2] == f"--config_file={apart[3]}" and Path(apart[3]).is_file()

@@ -356,3 +356,28 @@ def test_without_math_verify_one_line_says_how_to_get_it(monkeypatch: pytest.Mon
         task_config(task="gsm8k", dataset="x.jsonl")
     with pytest.raises(ValueError, match="answer_match: 'math_verify' is scored by a package"):
         task_config(task="prompt_answer", dataset="x.jsonl", answer_match=MATH)
+
+
+@pytest.mark.parametrize("expected", ["<answer>0</answer>", "a <answer> b", "x</answer>"])
+def test_an_exact_answer_with_the_tags_of_answers_is_refused(expected: str) -> None:
+    with pytest.raises(ValueError, match="holds a tag by which answers are found; give the text between the tags"):
+        check_expected(expected, EXACT)
+
+
+@needs_math_verify
+@pytest.mark.parametrize("expected", ["1e5", "1.5e-3", "-2E10", "$1e5$", "\\boxed{1e5}"])
+def test_an_exponent_is_no_mathematics(expected: str) -> None:
+    """math-verify reads 1e5 as 1 times e times 5, and would pay for 13.59."""
+    with pytest.raises(ValueError, match="has an exponent, which math-verify takes for Euler's number"):
+        check_expected(expected, MATH)
+    check_expected("2e", MATH)
+
+
+@pytest.mark.parametrize(
+    ("written", "label"), [("NaN", ""), ("null", ""), ("3.0", "3"), ("3", "3"), ("0.5", "0.5"), ('"easy"', "easy")]
+)
+def test_a_difficulty_is_the_same_label_in_every_spelling(written: str, label: str, tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text(f'{{"prompt": "p", "answer": "a", "difficulty": {written}}}\n')
+    [example] = read_examples(str(file), task=get_task("prompt_answer"))
+    assert example["difficulty"] == label

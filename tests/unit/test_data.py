@@ -9,6 +9,7 @@ import datasets
 import pyarrow
 import pyarrow.parquet
 import pytest
+from datasets import ClassLabel, Dataset, Features, Value
 
 from tinyzero_trl.commands import main as cli
 from tinyzero_trl.runs import hub_access
@@ -333,3 +334,31 @@ def test_other_files_of_the_same_names_are_moved_aside(tmp_path, caplog):
     write(PROBLEMS[:1])
     assert (tmp_path / "_earlier" / "1" / "train.parquet").read_bytes() == first
     assert "they lie in" in caplog.text
+
+
+def test_names_of_classes_take_the_place_of_their_numbers(tmp_path):
+    """Or no answer could be right: the model is asked for words."""
+    yes_or_no = ClassLabel(names=["no", "yes"])
+    rows = {"prompt": ["Is 0 even?", "Is 1 even?"], "answer": [1, 0], "difficulty": [0, None]}
+    kinds = Features({"prompt": Value("string"), "answer": yes_or_no, "difficulty": ClassLabel(names=["easy", "hard"])})
+    saved = Dataset.from_dict(rows, features=kinds)
+    saved.with_format("torch").save_to_disk(tmp_path / "saved")
+    saved.to_parquet(tmp_path / "rows.parquet")
+    for source in ("saved", "rows.parquet"):
+        examples = read_examples(str(tmp_path / source), task=get_task("prompt_answer"))
+        assert [(each["answer"], each["difficulty"]) for each in examples] == [("yes", "easy"), ("no", "")]
+
+
+def test_a_format_of_a_saved_data_set_changes_no_value(tmp_path):
+    rows = {"prompt": ["p"], "answer": ["a"], "difficulty": [1]}
+    Dataset.from_dict(rows).with_format("torch", columns=["difficulty"]).save_to_disk(tmp_path / "saved")
+    [example] = read_examples(str(tmp_path / "saved"), task=get_task("prompt_answer"))
+    assert (example["answer"], example["difficulty"]) == ("a", "1")
+
+
+def test_a_part_of_a_data_set_does_not_pass_for_the_whole(tmp_path):
+    """As an interrupted download leaves it."""
+    for name in ("train-00000-of-00003.parquet", "train-00002-of-00003.parquet"):
+        Dataset.from_dict({"prompt": ["p"], "answer": ["a"]}).to_parquet(tmp_path / name)
+    with pytest.raises(ValueError, match=r"has 2 of 3 files such as train-00000-of-00003\.parquet; fetch the others"):
+        read_examples(str(tmp_path), task=get_task("prompt_answer"), split="train")

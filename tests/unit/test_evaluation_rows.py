@@ -129,7 +129,7 @@ def test_a_reward_that_is_no_finite_number_is_not_judged(no_reward: float | None
             pytest.approx(2 / 3),
         )
         assert (figures["unjudged"], figures["generations"], figures["mean_length"]) == (3, 6, 20)
-        assert list(figures["difficulty"]) == ["3"] and figures["pass_at_k"] == {"1": 0.75, "2": 1.0}
+        assert list(figures["difficulty"]) == ["3"] and figures["pass_at_k"] == {"1": 0.5, "2": 1.0}
         json.dumps(figures, allow_nan=False)
     for text in (tmp_path / "work.jsonl").read_text().splitlines():
         json.loads(text, parse_constant=pytest.fail)
@@ -205,3 +205,11 @@ def test_work_file_refuses_what_is_not_its_own(tmp_path: Path) -> None:
     path.write_text("[]\n")
     with pytest.raises(ValueError, match=r"is damaged .* delete it to start over"):
         WorkFile(path, {"seed": 0})
+
+
+def test_pass_at_k_is_over_the_same_problems_for_every_k() -> None:
+    """Where answers were not judged, more answers would else have a smaller share."""
+    rows = [row(0, sample, reward=0.0) for sample in range(4)]
+    rows += [row(1, sample, reward=1.0 if sample < 2 else None) for sample in range(4)]
+    rows += [row(2, sample, reward=float(sample == 0)) for sample in range(4)]
+    assert summarise(rows)["pass_at_k"] == {"1": 0.125, "2": 0.25, "4": 0.5}

@@ -15,7 +15,15 @@ from tinyzero_trl.runs import environment
 from tinyzero_trl.runs.files import read_mapping, write_atomically
 from tinyzero_trl.runs.gathered import gather
 from tinyzero_trl.runs.json_lines import read_lines
-from tinyzero_trl.runs.records import MOST_CHARACTERS, MOST_SAMPLES, RunRecords, answers_of, is_finished, read_run
+from tinyzero_trl.runs.records import (
+    MOST_CHARACTERS,
+    MOST_SAMPLES,
+    RunRecords,
+    answers_of,
+    is_finished,
+    name_of_folder,
+    read_run,
+)
 
 
 @pytest.fixture
@@ -72,7 +80,7 @@ def test_figures_that_are_not_finite_are_absent_and_the_json_is_strict(records):
     assert read_run(records.path).summary == {"accuracy": {"mean": 0.5}, "values": [1.0, None]}
 
 
-@pytest.mark.parametrize("cut", [1, 9, 30])
+@pytest.mark.parametrize("cut", [2, 9, 30])
 def test_a_line_cut_by_a_kill_is_skipped_on_reading_and_gone_after_reopening(records, cut):
     fill(records, range(4))
     file = records.path / "metrics.jsonl"
@@ -81,6 +89,33 @@ def test_a_line_cut_by_a_kill_is_skipped_on_reading_and_gone_after_reopening(rec
     reopened = RunRecords(records.path)
     reopened.append_metrics(3, 30.0, {})
     assert [line["step"] for line in read_run(records.path).metrics] == [0, 1, 2, 3]
+
+
+def test_a_last_line_that_is_whole_counts_although_its_end_is_missing(records):
+    """As an editor or a copy leaves it: a report would call the figures before it the last."""
+    fill(records, range(4))
+    file = records.path / "metrics.jsonl"
+    file.write_bytes(file.read_bytes().removesuffix(b"\n"))
+    assert [line["step"] for line in read_run(records.path).metrics] == [0, 1, 2, 3]
+    RunRecords(records.path).append_metrics(4, 40.0, {})
+    assert [line["step"] for line in read_run(records.path).metrics] == [0, 1, 2, 3, 4]
+
+
+def test_a_figure_called_step_replaces_no_step(records):
+    records.append_metrics(1, 1.0, {"step": 0.5, "time_s": 9.0, "a": 2.0})
+    records.append_eval(1, 1.0, 30, {"tokens": 7.5, "eval/acc": 0.5})
+    records.write_config({"seed": 0})
+    run = read_run(records.path)
+    assert run.metrics == [{"step": 1, "time_s": 1.0, "a": 2.0}]
+    assert run.evals[0]["tokens"] == 30
+
+
+@pytest.mark.parametrize(
+    ("folder", "name"),
+    [("runs/python", "python"), ("runs/mine/seed_3", "mine"), ("mine-seed2", "mine"), ("seeds", "seeds")],
+)
+def test_repetitions_from_python_have_one_name(folder, name):
+    assert name_of_folder(folder) == name
 
 
 def test_a_resumed_run_neither_loses_nor_doubles_a_line(records, tmp_path):

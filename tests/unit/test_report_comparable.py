@@ -3,6 +3,7 @@
 import json
 import re
 from dataclasses import fields
+from pathlib import Path
 
 import pytest
 
@@ -227,3 +228,97 @@ def test_a_run_that_can_only_be_read_gets_a_report(tmp_path, monkeypatch):
     monkeypatch.setattr("tinyzero_trl.runs.report.os.access", lambda path, mode: False)
     page, _ = report([run], tmp_path / "out")
     assert "<svg" in page and not (run / "plots").exists()
+
+
+def test_a_last_evaluation_without_a_judged_answer_still_costs_its_tokens(tmp_path):
+    """Or the run would seem to have spent what it had spent when an answer was judged last."""
+    full, signal = train(tmp_path / "full"), train(tmp_path / "signal", recipe="signal", speed=2.0)
+    RunRecords(signal).append_eval(10, 90.0, 20_000, {"eval/truncated_frac": 1.0})
+    page, summary = report([full, signal], tmp_path / "out")
+    assert summary["policies"]["signal"]["tokens_ratio"]["mean"] == pytest.approx(20_000 / 8_000)
+    assert f"no answer of the last evaluation of {signal} was judged; its accuracy is that of step 8" in page
+
+
+def test_records_that_have_lost_their_last_evaluation_are_refused(tmp_path):
+    run = train(tmp_path / "full")
+    RunRecords(run).write_summary({"seed": 0, "accuracy_after": {"mean": 0.8}})
+    report([run], tmp_path / "out")
+    lines = (run / "eval.jsonl").read_text().splitlines(keepends=True)
+    (run / "eval.jsonl").write_text("".join(lines[:-1]))
+    with pytest.raises(ValueError, match=r"accuracy 0\.6000, and summary\.json 0\.8000; lines are missing"):
+        report([run], tmp_path / "out")
+
+
+@pytest.mark.parametrize(("name", "value"), [("devices", ["NVIDIA H100"]), ("processes", 8)])
+def test_times_on_other_devices_are_not_compared(tmp_path, name, value):
+    full, signal = train(tmp_path / "full"), train(tmp_path / "signal", recipe="signal", speed=2.0)
+    for run, entry in ((full, {"devices": ["cpu"], "processes": 1}), (signal, {"devices": ["cpu"], "processes": 1})):
+        RunRecords(run).write_environment(**entry)
+    _, alike = report([full, signal], tmp_path / "out")
+    RunRecords(signal).write_environment(**{"devices": ["cpu"], "processes": 1} | {name: value})
+    page, apart = report([full, signal], tmp_path / "out")
+    assert alike["policies"]["signal"]["time_ratio"] and not apart["policies"]["signal"]["time_ratio"]
+    assert alike["policies"]["signal"]["tokens_ratio"] == apart["policies"]["signal"]["tokens_ratio"]
+    assert "other devices" in page
+
+
+@pytest.mark.parametrize(
+    ("entries", "note"),
+    [
+        ([{EXAMPLES: {"train": "a"}}, {EXAMPLES: {"train": "b"}}], "had other training examples than one another"),
+        (
+            [{"model_files": {"a": "1"}}, {"model_files": {"a": "2"}}],
+            "had another model to begin with than one another",
+        ),
+        ([{EXAMPLES: {"train": "a"}}, {}], None),
+    ],
+)
+def test_seeds_that_do_not_repeat_one_another_are_told(tmp_path, entries, note):
+    runs = [train(tmp_path / f"full{seed}", seed=seed) for seed in range(2)]
+    for run, entry in zip(runs, entries, strict=True):
+        RunRecords(run).write_environment(["cpu"], **entry)
+    page, _ = report(runs, tmp_path / "out")
+    assert "than one another" not in page if note is None else f"the seeds of full {note}" in page
+
+
+def test_an_answer_of_the_last_evaluation_that_was_not_judged_makes_no_other_problems(tmp_path):
+    full, signal = train(tmp_path / "full"), train(tmp_path / "signal", recipe="signal")
+    for run, last in ((full, 512), (signal, 511)):
+        RunRecords(run).append_eval(9, 90.0, 9_000, {"eval/acc": 0.8, "eval/n": 512, "eval/problems": 512})
+        RunRecords(run).append_eval(10, 95.0, 10_000, {"eval/acc": 0.8, "eval/n": last, "eval/problems": last})
+    _, summary = report([full, signal], tmp_path / "out")
+    assert "not_compared" not in summary["policies"]["signal"]
+
+
+@pytest.mark.parametrize("file", ["eval.jsonl", "metrics.jsonl.gz"])
+def test_a_report_writes_into_no_run_that_is_kept(tmp_path, file):
+    """A published run has no configuration of its own; the report would write over its summary."""
+    run = train(tmp_path / "full")
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / file).touch()
+    with pytest.raises(ValueError, match=r"kept is a run directory, whose summary\.json would be lost"):
+        report([run], tmp_path / "kept")
+
+
+def test_a_run_that_has_not_begun_is_left_out(tmp_path):
+    """As a grid leaves it whose run has failed at its start."""
+    run, failed = train(tmp_path / "full"), tmp_path / "failed"
+    failed.mkdir()
+    (failed / "arguments.json").write_text("{}")
+    page, _ = report([run, failed], tmp_path / "out")
+    assert f"{failed} has not begun, and is left out" in page
+    with pytest.raises(ValueError, match="failed has not begun; wait for its first evaluation, or give --live"):
+        report([failed], tmp_path / "out")
+
+
+def test_a_baseline_without_a_finished_run_is_called_so(tmp_path):
+    runs = [train(tmp_path / "full", finished=False), train(tmp_path / "signal", recipe="signal")]
+    with pytest.raises(ValueError, match="baseline = 'full' has no finished run yet; train it, or choose another"):
+        write_report(runs, tmp_path / "out", baseline="full")
+
+
+def test_a_kept_run_is_found_from_within_and_through_a_link(tmp_path, monkeypatch):
+    kept = sorted((Path(__file__).parents[2] / "results" / "ablation_impatient" / "full").glob("seed_*"))[0]
+    (tmp_path / "link").symlink_to(kept)
+    monkeypatch.chdir(kept)
+    assert read_run(".").config == read_run(tmp_path / "link").config == read_run(kept).config

@@ -133,3 +133,12 @@ def test_a_time_that_is_none_is_refused(seconds, tmp_path, capsys):
     with pytest.raises(SystemExit) as end:
         main(["report", str(tmp_path), "--out", str(tmp_path / "out"), f"--live={seconds}"])
     assert end.value.code == 2 and "is no number of seconds; give 1 or more" in capsys.readouterr().err
+
+
+def test_a_run_that_has_not_begun_is_waited_for(tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "_lock").touch()
+    training = Training(lambda: train(run))
+    training.follow([run], tmp_path / "out")
+    assert training.written == [None] and training.said[0].startswith("no run has an evaluation yet")

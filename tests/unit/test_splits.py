@@ -57,7 +57,8 @@ def test_a_file_is_divided_and_says_so(tmp_path: Path) -> None:
     examples = [*rows(50), *rows(50)]  # every one has a copy
     file = write_lines(tmp_path / "words.jsonl", examples)
     divided = split(file, test_size=8)
-    assert divided.note == f"dataset: {str(file)!r} has no splits; 8 of its 100 examples are held out"
+    copies = "and 8 that are copies of those are left out of training"
+    assert divided.note == f"dataset: {str(file)!r} has no splits; 8 of its 100 examples are held out, {copies}"
     asked = split(file, test_size=8, train_size=5)
     assert asked.train == divided.train
     told = f"train_size: 5 has no effect on a data set, of which all {len(divided.train)} examples are trained on"
@@ -178,3 +179,11 @@ def test_a_missing_split_is_one_line_with_the_remedy(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"is no data set that can be read: .*; save it anew") as refusal:
         read_examples(str(tmp_path / "broken"), task="echo")
     assert "\n" not in str(refusal.value)
+
+
+def test_copies_that_leave_training_are_counted(tmp_path: Path) -> None:
+    rows = [{"prompt": f"p{number % 25}", "answer": "a"} for number in range(200)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    splits = load_splits(task_config(task="prompt_answer", dataset=str(tmp_path / "rows.jsonl"), test_size=20))
+    lost = 200 - len(splits.train) - len(splits.held_out)
+    assert lost and f", and {lost} that are copies of those are left out of training" in str(splits.note)

@@ -16,7 +16,7 @@ from tinyzero_trl.commands.main import main
 from tinyzero_trl.evaluation.trained_by import TrainedBy
 from tinyzero_trl.tasks import Score, Task, countdown, counting, get_task, multiplication, register_task, registry
 from tinyzero_trl.tasks.config import config_class, task_config
-from tinyzero_trl.tasks.datasets import read_examples, to_dataset, train_test_examples
+from tinyzero_trl.tasks.datasets import read_examples, to_columns, to_dataset, train_test_examples
 from tinyzero_trl.tasks.parquet import write_splits
 from tinyzero_trl.tasks.rewards import reward_functions
 from tinyzero_trl.training.recipe.parser import parse_recipe
@@ -397,3 +397,17 @@ def test_a_difficulty_of_another_kind_is_refused(label: Any, facts: str, monkeyp
     monkeypatch.setattr(Facts, "difficulty", lambda self, example: label)
     with pytest.raises(ValueError, match=rf"^task: facts gives the difficulty {label}; return a positive whole"):
         to_dataset([GOOD_FACT], task=facts, template="base")
+
+
+def test_two_columns_are_not_stored_under_one_name(facts: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A score would get the one in place of the other."""
+    monkeypatch.setattr(Facts, "columns", {"reward": str, "example_reward": str})
+    with pytest.raises(ValueError, match="the columns reward and example_reward of facts would both be stored as"):
+        to_columns(get_task(facts), [{"reward": "r", "example_reward": "e"}])
+
+
+def test_a_list_of_mappings_is_refused(facts: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Arrow would give each mapping the keys of all."""
+    monkeypatch.setattr(Facts, "columns", {"seen": list})
+    with pytest.raises(ValueError, match="seen of the task facts is a list of mappings"):
+        to_columns(get_task(facts), [{"seen": [{"a": 1}]}, {"seen": [{"b": 1}]}])

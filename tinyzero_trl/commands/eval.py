@@ -45,6 +45,12 @@ def register(commands: Any) -> None:
     )
     add("--seed", type=int, default=0, help="the same seed gives the same files")
     add("--task", help="a task's name, or package.module:Class; left out, that of the model's run, else countdown")
+    add(
+        "--task-options",
+        type=json_mapping,
+        metavar="JSON",
+        help='such as {"answer_match": "numeric"}; left out, those of the model\'s run, else the defaults',
+    )
     add("--template", help="base, qwen-instruct or chat; left out, that of the model's run, else the task's first")
     add("--include-trained", action="store_true", help="keep examples that the model's run was trained on")
     add("--batch-size", type=int, default=64, metavar="ROWS", help="rows generated side by side")

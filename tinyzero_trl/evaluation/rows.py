@@ -160,13 +160,17 @@ def _accuracy(judged: Sequence[Row], success_threshold: float) -> dict[str, Any]
 
 
 def _pass_at_k(judged: Sequence[Row], samples: int, success_threshold: float) -> dict[str, float]:
-    """Mean of the unbiased estimate for k = 1, 2, 4, ... and `samples`, over the problems with k judged answers."""
+    """Mean of the unbiased estimate for k = 1, 2, 4, ... and `samples`, over the problems with so many judged answers.
+
+    Every k is over the same problems, so that more answers never have a smaller share.
+    """
     powers = [2**exponent for exponent in range(samples.bit_length())]
     correct = by_problem(
         [is_correct(row, success_threshold) for row in judged], [row["problem_index"] for row in judged]
     ).values()
+    complete = [answers for answers in correct if len(answers) == samples]
     return {
-        str(k): fmean(pass_at_k(len(answers), sum(answers), k) for answers in correct if len(answers) >= k)
+        str(k): fmean(pass_at_k(samples, sum(answers), k) for answers in complete)
         for k in dict.fromkeys((*powers, samples))
     }
 

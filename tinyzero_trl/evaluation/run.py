@@ -170,7 +170,7 @@ def _answer(
                 "prompt": prepared.texts[index],
                 "completion": completion.text,
                 **{name: values[place] for name, values in columns.items()},
-                "reward": score.reward,
+                "reward": None if score.reward is None else float(score.reward),
                 "reason": score.reason,
                 "length": completion.length_tokens,
                 "truncated": completion.truncated,

@@ -1,10 +1,14 @@
 """What an evaluation is asked to do: its settings, the examples with their prompts, and its identity."""
 
+import inspect
 import math
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
+
+import pyarrow
 
 from tinyzero_trl.evaluation.trained_by import SAMPLING, TrainedBy
 from tinyzero_trl.generation.prompts import encode_prompts
@@ -12,9 +16,10 @@ from tinyzero_trl.generation.registry import choose_engine
 from tinyzero_trl.models.fingerprint import model_files
 from tinyzero_trl.models.loading import check_room, default_device, dtype_name, positions_of
 from tinyzero_trl.runs.json_lines import digest_of
-from tinyzero_trl.tasks import Example
+from tinyzero_trl.tasks import Example, Task
 from tinyzero_trl.tasks.config import GENERATE, TaskConfig
-from tinyzero_trl.tasks.datasets import check_score, read_examples
+from tinyzero_trl.tasks.datasets import check_score, read_examples, to_columns, told_of_values
+from tinyzero_trl.tasks.registry import runs_code
 from tinyzero_trl.tasks.sources import has_splits
 
 LONGEST = 4096
@@ -29,10 +34,10 @@ class EvaluationSettings:
 
     `model` is a folder, a Hub id or `embedded`; `data` a file, a folder or Hub id with a `split` (None is `test`), or
     `generate` for the held-out problems of the model's own run. `limit` takes the first problems, `n` samples each.
-    Where the task, the template and what shapes a completion (`trained_by.SAMPLING`) are None, the run that trained the
-    model decides. For any other model they are `countdown`, the task's first template, and greedy completions of at
-    most `LONGEST` tokens, or as many as fit its positions. Examples that the run was trained on are left out, unless
-    `include_trained` is set.
+    Where the task, its options, the template and what shapes a completion (`trained_by.SAMPLING`) are None, the run
+    that trained the model decides. For any other model they are `countdown`, the task's defaults, its first template,
+    and greedy completions of at most `LONGEST` tokens, or as many as fit its positions. Examples that the run was
+    trained on are left out, unless `include_trained` is set.
     `batch_size` is a matter of memory: it changes the results no more than rounding does.
 
     Raises:
@@ -56,6 +61,7 @@ class EvaluationSettings:
     engine: str = "auto"
     seed: int = 0
     task: str | None = None
+    task_options: dict[str, Any] | None = None
     template: str | None = None
     batch_size: int = 64
 
@@ -117,7 +123,7 @@ def prepare_examples(
         ValueError: examples that cannot be read, a task that gives no scores, chat prompts for a model without a chat
             template, or prompts and completions beyond the model's positions.
     """
-    task = run.task_config(settings.task, settings.template)
+    task = run.task_config(settings.task, settings.template, settings.task_options)
     try:
         examples, notes = _examples(settings, task, run)
     except ValueError as error:  # what a recipe calls dataset is data here
@@ -125,6 +131,8 @@ def prepare_examples(
     notes = [*run.notes_on_task(task), *notes]
     made = task.make_task()
     check_score(made, examples[0])
+    with told_of_values(made, examples):  # before a model loads, for they stand in the file of results
+        pyarrow.table(to_columns(made, examples))
     prompts = [made.prompt(example, task.prompt_template) for example in examples]
     prompt_ids = encode_prompts(tokenizer, prompts, settings.chat_template_kwargs)
     if copies := len(prompt_ids) - len(set(map(tuple, prompt_ids))):
@@ -155,6 +163,8 @@ def identify(
     `batch_size` is left out, so that an evaluation that ran out of memory can go on with smaller batches.
     """
     asked = {name: value for name, value in asdict(settings).items() if name != "batch_size"}
+    if runs_code(prepared.task.task):  # an answer that is scored again by other code is another answer
+        asked["task_code"] = _code_of(prepared.task.make_task())
     return asked | {
         "task": prepared.task.task,
         "template": prepared.task.prompt_template,
@@ -168,6 +178,12 @@ def identify(
         "problems": digest_of([list(example.values()) for example in prepared.examples]),
         "prompts": digest_of(prepared.prompt_ids),
     }
+
+
+def _code_of(task: Task) -> str | None:
+    """The digest of the file that a task of one's own stands in, where there is one."""
+    file = inspect.getsourcefile(type(task))
+    return None if file is None else digest_of(Path(file).read_text(encoding="utf-8"))
 
 
 def _examples(settings: EvaluationSettings, task: TaskConfig, run: TrainedBy) -> tuple[Sequence[Example], list[str]]:

@@ -13,7 +13,7 @@ from tinyzero_trl.runs.records import CONFIG, ENVIRONMENT, success_threshold_of
 from tinyzero_trl.tasks import Example
 from tinyzero_trl.tasks.config import EVAL_SIZE, GENERATE, TaskConfig, config_class, task_config
 from tinyzero_trl.tasks.datasets import digest_of_rows, to_dataset
-from tinyzero_trl.tasks.registry import runs_code
+from tinyzero_trl.tasks.registry import get_task, runs_code
 from tinyzero_trl.tasks.splits import Splits, generated_held_out, keys, load_splits
 
 SAMPLING: dict[str, tuple[tuple[type, ...], Any]] = {
@@ -39,11 +39,19 @@ class TrainedBy:
     file: Path | None
     config: Mapping[str, Any]
 
-    def task_config(self, task: str | None, template: str | None) -> TaskConfig:
+    def task_config(
+        self, task: str | None, template: str | None, options: Mapping[str, Any] | None = None
+    ) -> TaskConfig:
         """The task of the run, or its defaults; what is given wins. Of another task, only what the two share.
 
+        Args:
+            task: name of the task; None for that of the run.
+            template: of its prompts; None for that of the run.
+            options: of the task, by the names of its fields.
+
         Raises:
-            ValueError: a value of a wrong type; or code that only the file asks for, which may come from anywhere.
+            ValueError: a value of a wrong type; an option that the task does not have; or code that only the file asks
+                for, which may come from anywhere.
         """
         named = self._checked("task", (str,), TaskConfig.task)
         if runs_code(named) and task is None:
@@ -58,7 +66,7 @@ class TrainedBy:
             for each in fields(kind)
             if self.config.get(each.name) is not None
         }
-        chosen = {"task": task, "prompt_template": template}
+        chosen = {"task": task, "prompt_template": template, **_checked_options(options or {}, kind, task or named)}
         return task_config(**values | {name: value for name, value in chosen.items() if value is not None})
 
     @property
@@ -123,7 +131,7 @@ class TrainedBy:
         if self.names_no_task and given_task is None:
             raise ValueError(
                 f"data: {GENERATE!r} is the held-out set of the run, but {self.file} names no task, as of a run from "
-                "Python; give --task and --data FILE"
+                "Python; give --task, or --data FILE"
             )
         if task.dataset == GENERATE or not self._is_own(given_task):
             return generated_held_out(task), []
@@ -205,7 +213,7 @@ class TrainedBy:
 def find_run(model_path: str) -> TrainedBy:
     """The run of a model's folder, or of a checkpoint's parent folder, also where the path is a link to it.
 
-    Programs of other kinds have a `config.yaml` too: in a parent folder one without a field of windows is not of a run.
+    Programs of other kinds have a `config.yaml` too: one without a field of windows is not of a run.
 
     Raises:
         ValueError: its `config.yaml` holds no mapping.
@@ -215,9 +223,21 @@ def find_run(model_path: str) -> TrainedBy:
     for file in (own / CONFIG, *(parent / CONFIG for parent in parents)) if own.is_dir() else ():
         if file.is_file():
             config = read_mapping(file)
-            if file.parent == own or any(name.startswith("window_") for name in config):
+            if any(name.startswith("window_") for name in config):
                 return TrainedBy(file, config)
     return TrainedBy(None, {})
+
+
+def _checked_options(options: Mapping[str, Any], kind: type[Any], task: str) -> Mapping[str, Any]:
+    """The options, if the task has them and their types fit."""
+    hints, own = get_type_hints(kind), {each.name for each in fields(get_task(task).options)}
+    for name, value in options.items():
+        if name not in own:
+            known = f"choose among {', '.join(sorted(own))}" if own else "leave it out"
+            raise ValueError(f"task_options: {name} is no option of the task {task}; {known}")
+        if type(value) not in _kinds(hints[name]):
+            raise ValueError(f"task_options: {name} = {shortened(value)} does not fit; see the task's options")
+    return options
 
 
 def _kinds(hint: Any) -> tuple[type, ...]:

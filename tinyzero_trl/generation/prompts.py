@@ -29,8 +29,8 @@ def _encode(tokenizer: Any, prompt: Prompt, chat_template_kwargs: Mapping[str, A
         return tokenizer(prompt)["input_ids"]
     if not tokenizer.chat_template:
         raise ValueError(
-            "template: 'chat' needs a tokenizer with a chat template, and the model's has none; use the "
-            "template base or qwen-instruct, or another model"
+            "template: messages need a tokenizer with a chat template, and the model's has none; use another model, or "
+            "a template that makes text of them (base or qwen-instruct, where the data have no messages)"
         )
     try:
         return tokenizer.apply_chat_template(
@@ -38,8 +38,8 @@ def _encode(tokenizer: Any, prompt: Prompt, chat_template_kwargs: Mapping[str, A
         )["input_ids"]
     except Exception as error:  # a chat template is a program of the model's author, run in Jinja's sandbox
         raise ValueError(
-            f"template: 'chat' fails in the model's own chat template ({text_of(error)}); use the "
-            "template base or qwen-instruct, or another model"
+            f"template: the model's own chat template refuses the messages ({text_of(error)}); use another model, "
+            "or a template that makes text of them (base or qwen-instruct, where the data have no messages)"
         ) from error
 
 

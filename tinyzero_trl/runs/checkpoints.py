@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import zipfile
+import zlib
 from collections.abc import Iterator
 from itertools import takewhile
 from pathlib import Path
@@ -137,8 +138,10 @@ def _is_damaged(file: Path) -> bool:
                 for name in archive.namelist():
                     if "/data/" not in name:  # those are the tensors
                         archive.read(name)  # compares it with its checksum
-    except (SafetensorError, zipfile.BadZipFile, ValueError):
-        return True
+    except PermissionError:
+        raise
+    except (SafetensorError, zipfile.BadZipFile, zlib.error, ValueError, EOFError, RuntimeError, OSError):
+        return True  # RuntimeError and OSError, too, are what a flipped bit makes of a zip file's directory
     return False
 
 

@@ -39,7 +39,7 @@ def set_aside(output_dir: str | os.PathLike[str], step: int = -1) -> Path | None
     folder = Path(output_dir)
     later = [path for at, path in written_checkpoints(folder).items() if at > step]
     was_finished = (folder / SUMMARY).exists()
-    records = [folder / name for name in _RECORDS if (folder / name).exists()]
+    records = [folder / name for name in _RECORDS if _holds_something(folder / name)]
     is_foreign = (folder / CONFIG).exists() and not (folder / ENVIRONMENT).exists()  # a run writes both
     has_run = bool(later or was_finished or (step < 0 and records))
     if not has_run and not (step < 0 and is_foreign):
@@ -54,6 +54,11 @@ def set_aside(output_dir: str | os.PathLike[str], step: int = -1) -> Path | None
     for path in (*later, *results, *([] if step >= 0 else records)):
         path.rename(aside / path.name)
     return aside
+
+
+def _holds_something(path: Path) -> bool:
+    """Whether there is such a file, or a folder that is not empty, as TRL makes one with `log_completions`."""
+    return any(path.iterdir()) if path.is_dir() else path.exists()
 
 
 def move_aside(folder: Path, names: Iterable[str]) -> Path:

@@ -17,7 +17,7 @@ ENVIRONMENT = "environment"
 
 def gathered_file(run: Path) -> Path:
     """Where the configuration of a kept run stands: `grid/full.yaml` for `grid/full/seed_0`."""
-    group = run.absolute().parent
+    group = run.resolve().parent
     return group.with_name(f"{group.name}.yaml")
 
 
@@ -31,10 +31,10 @@ def read_gathered(run: Path, part: str) -> dict[str, Any] | None:
     file = gathered_file(run)
     if not file.is_file():
         return None
-    group = read_mapping(file).get(part)
-    if not isinstance(group, dict) or not isinstance(group.get("runs"), dict) or run.name not in group["runs"]:
+    group, name = read_mapping(file).get(part), run.resolve().name
+    if not isinstance(group, dict) or not isinstance(group.get("runs"), dict) or name not in group["runs"]:
         return None
-    own = group["runs"][run.name]
+    own = group["runs"][name]
     if not isinstance(own, dict) or not isinstance(group.get("common"), dict):
         raise ValueError(f"{file}: {part} holds no mappings `common` and `runs`; write it anew")
     return {**group["common"], **own}

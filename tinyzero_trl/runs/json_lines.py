@@ -1,4 +1,7 @@
-"""JSON lines, as a run writes them: strict JSON, and a last line that was only partially written is no line."""
+"""JSON lines, as a run writes them: strict JSON, and a last line that was only partially written is no line.
+
+A last line without its line end is whole where it is JSON: no beginning of an object is.
+"""
 
 import gzip
 import hashlib
@@ -48,14 +51,26 @@ def _infinite(value: Any) -> bool:
 
 
 def drop_partial_line(file: Path) -> None:
-    """Cut `file` after its last line end; a line without one was being written when the run was killed.
+    """Cut `file` after its last whole line; one that is only begun was being written when the run was killed.
 
     What cannot be the beginning of a record stays, for `read_lines` to refuse.
     """
     content = file.read_bytes()
     complete = content.rfind(b"\n") + 1
-    if complete < len(content) and _is_begun(content[complete:].decode("utf-8", errors="replace")):
+    last = content[complete:].decode("utf-8", errors="replace")
+    if _is_whole(last):
+        with file.open("ab") as stream:
+            stream.write(b"\n")
+    elif complete < len(content) and _is_begun(last):
         os.truncate(file, complete)
+
+
+def _is_whole(line: str) -> bool:
+    """Whether a line without an end is a record all the same."""
+    try:
+        return isinstance(json.loads(line), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 def _is_begun(line: str) -> bool:
@@ -73,9 +88,9 @@ def read_lines(file: Path) -> Iterator[dict[str, Any]]:
     if not file.exists() and not packed.exists():
         return
     content = file.read_bytes() if file.exists() else _unpacked(packed)
-    *lines, partial = content.decode("utf-8", errors="replace").split("\n")
-    if not _is_begun(partial):
-        lines.append(partial)
+    *lines, last = content.decode("utf-8", errors="replace").split("\n")
+    if _is_whole(last) or not _is_begun(last):
+        lines.append(last)
     for number, line in enumerate(lines, start=1):
         try:
             record = json.loads(line)

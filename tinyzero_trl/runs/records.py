@@ -13,6 +13,7 @@ figure that is not finite is left out, as one without samples is.
 """
 
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,8 +26,9 @@ from numpy.typing import NDArray
 from tinyzero_trl.runs import gathered
 from tinyzero_trl.runs.environment import describe_environment
 from tinyzero_trl.runs.files import checked_figures, is_finite_number, read_mapping, shortened, write_atomically
-from tinyzero_trl.runs.gathered import read_gathered
+from tinyzero_trl.runs.gathered import gathered_file, read_gathered
 from tinyzero_trl.runs.json_lines import drop_partial_line, json_text, plain, read_lines, read_object, unpack
+from tinyzero_trl.runs.lock import LOCK
 from tinyzero_trl.runs.missing_steps import missing_steps
 from tinyzero_trl.runs.redaction import without_secrets
 from tinyzero_trl.windows.outcomes import FULL_REWARD
@@ -37,6 +39,8 @@ METRICS = "metrics.jsonl"
 EVAL = "eval.jsonl"
 SUMMARY = "summary.json"
 COMPLETIONS = "completions"
+ARGUMENTS = "arguments.json"
+"""What a grid has begun a run with, beside the records of the run."""
 
 MOST_SAMPLES = 16
 """Completions of one step that are kept."""
@@ -89,7 +93,8 @@ class RunRecords:
 
     def append_metrics(self, step: int, time_s: float, metrics: Mapping[str, Any]) -> None:
         """Append the figures of the rollout at optimizer step `step`, `time_s` seconds into the run."""
-        self._append(self.path / METRICS, [{"step": step, "time_s": time_s, **metrics}])
+        place = {"step": step, "time_s": time_s}  # first in the line, and no figure's name
+        self._append(self.path / METRICS, [{**place, **metrics, **place}])
 
     def append_eval(self, step: int, time_s: float, tokens: int, metrics: Mapping[str, Any]) -> None:
         """Append an evaluation: the rollout tokens generated so far and the `eval/` figures.
@@ -97,7 +102,8 @@ class RunRecords:
         With `time/elapsed_s` in `metrics` (training time without evaluation) comparisons of wall-clock do not
         depend on how often a run evaluates.
         """
-        self._append(self.path / EVAL, [{"step": step, "time_s": time_s, "tokens": tokens, **metrics}])
+        place = {"step": step, "time_s": time_s, "tokens": tokens}
+        self._append(self.path / EVAL, [{**place, **metrics, **place}])
 
     def append_completions(self, step: int, samples: Iterable[Mapping[str, Any]]) -> None:
         """Append sampled completions of `step`, at most `MOST_SAMPLES` of them.
@@ -222,6 +228,8 @@ def read_run(path: str | os.PathLike[str]) -> Run:
         raise ValueError(
             f"{folder} has no {CONFIG}; with a trainer of your own, call tinyzero_trl.start_run before you train"
         )
+    if config is None and has_not_begun(folder):
+        raise ValueError(f"{folder} is a run that has not begun: it has no {CONFIG} yet; leave it out")
     if config is None:
         raise ValueError(f"{folder} is no run directory: it has no {CONFIG}; give the output_dir of a training run")
     samples = sorted((folder / COMPLETIONS).glob("step_*.jsonl"))
@@ -235,6 +243,22 @@ def read_run(path: str | os.PathLike[str]) -> Run:
         evals=evals,
         completions=[sample for file in samples for sample in _read_samples(file)],
     )
+
+
+def name_of_folder(path: str | os.PathLike[str]) -> str:
+    """What a run without a recipe is called: by its folder, without a seed, so that repetitions have one name."""
+    folder = Path(path).absolute()
+    return re.sub(r"[-_.]?seed[-_.]?[0-9]+$", "", folder.name) or folder.parent.name
+
+
+def has_not_begun(path: str | os.PathLike[str]) -> bool:
+    """Whether a folder is that of a run whose records are not there yet: it is in use, or a grid has tried to begin it.
+
+    One that failed at its start stays so.
+    """
+    folder = Path(path)
+    begun = (folder / CONFIG).exists() or (folder / METRICS).exists() or gathered_file(folder).exists()
+    return not begun and any((folder / name).exists() for name in (LOCK, ARGUMENTS))
 
 
 def is_finished(path: str | os.PathLike[str]) -> bool:

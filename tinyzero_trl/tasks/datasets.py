@@ -188,10 +188,29 @@ def to_columns(task: Task, examples: Sequence[Example]) -> dict[str, list[Any]]:
                 f"task: an example of {task.name} has the columns {sorted(example)}, but the task declares "
                 f"{sorted(task.columns)}; return exactly these"
             )
+    _check_names(task)
+    for name in (name for name, kind in task.columns.items() if kind is list):
+        mappings = (value for example in examples for value in example[name] if isinstance(value, dict))
+        if len({frozenset(each) for each in mappings}) > 1:
+            raise ValueError(
+                f"dataset: {name} of the task {task.name} is a list of mappings with different keys, and in a column "
+                "each would have the keys of all; give all the same keys, or declare a dict that holds the list"
+            )
     return {
         column_name(name): [json.dumps(example[name]) if kind is dict else example[name] for example in examples]
         for name, kind in task.columns.items()
     }
+
+
+def _check_names(task: Task) -> None:
+    taken: dict[str, str] = {}
+    for name in task.columns:
+        if (stored := column_name(name)) in taken:
+            raise ValueError(
+                f"task: the columns {taken[stored]} and {name} of {task.name} would both be stored as {stored}, for "
+                f"one of the names is taken; rename one of them"
+            )
+        taken[stored] = name
 
 
 def from_columns(task: Task, columns: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:

@@ -25,6 +25,7 @@ TOLERANCE = Fraction(1, 10**6)
 Where that is a whole number they differ by no more than a half, so that every other whole number is wrong.
 """
 
+_EXPONENT = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)[eE][+-]?[0-9]+")
 _NUMBER = re.compile(
     r"([+-]?)(?:[$€£¥] ?)?((?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]{1,200})(?:\.[0-9]{0,200})?|\.[0-9]{1,200})"
     r"(?:[eE]([+-]?[0-9]{1,3}))? ?%?[.,]?"
@@ -98,6 +99,15 @@ def check_expected(expected: str, how: str) -> None:
     """Raise ValueError if no answer could ever match, or wrong ones would."""
     if not expected.strip():
         raise ValueError(f"answer: {expected!r} is empty; give the right answer, or remove the row")
+    if how == EXACT and "answer>" in expected and extract_answer(f"<answer>{expected}</answer>") != expected:
+        raise ValueError(
+            f"answer: {expected[:40]!r} holds a tag by which answers are found; give the text between the tags"
+        )
+    if how == MATH and _EXPONENT.fullmatch(_bare(expected)):
+        raise ValueError(
+            f"answer: {expected[:40]!r} has an exponent, which math-verify takes for Euler's number; write it out, or "
+            "set answer_match to numeric"
+        )
     if how == NUMERIC and to_number(expected) is None:
         raise ValueError(
             f"answer: {expected[:40]!r} is no number; correct it, or set answer_match to exact or math_verify"

@@ -6,6 +6,7 @@ import reprlib
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
+from math import isfinite
 from typing import Any, ClassVar
 
 from tinyzero_trl.runs.files import is_finite_number
@@ -108,8 +109,15 @@ class PromptAnswer(Task):
             "prompt": asked,
             "conversation": conversation,
             "answer": expected,
-            "difficulty": "" if difficulty is None else str(difficulty),
+            "difficulty": _as_label(difficulty),
         }
+
+
+def _as_label(difficulty: Any) -> str:
+    """A difficulty in words; pandas makes floats of whole numbers beside missing ones, which are not a number there."""
+    if isinstance(difficulty, float):
+        difficulty = int(difficulty) if difficulty.is_integer() else difficulty if isfinite(difficulty) else None
+    return "" if difficulty is None else str(difficulty)
 
 
 def _as_text(answer: Any, how: str) -> str:

@@ -2,7 +2,8 @@
 
 import glob
 import json
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from tinyzero_trl.runs.files import text_of
 
 _FORMATS = (".parquet", ".jsonl", ".json", ".csv")
 _SAVED, _SAVED_WITH_SPLITS = "state.json", "dataset_dict.json"  # what `save_to_disk` of Hugging Face Datasets leaves
+_SHARD = re.compile(r"-[0-9]{5}-of-([0-9]{5})\.parquet$")
 _LARGEST_BLOCK = 2**31 - 1  # bytes of a CSV file that Arrow reads at once, at most
 
 Rows = tuple[str, Iterable[Mapping[str, Any]]]
@@ -73,11 +75,21 @@ def _files_of_split(folder: Path, split: str) -> list[Path]:
             if (file := place / f"{split}{suffix}").is_file():
                 return [file]
         if shards := sorted(place.glob(f"{begins}-*.parquet")):
+            _check_complete(shards)
             return shards
     names = ", ".join(f"{split}{suffix}" for suffix in _FORMATS)
     deeper = sorted({file.parent.relative_to(folder) for file in folder.glob(f"*/**/{begins}*.parquet")})
     remedy = f"give {folder / deeper[0]}" if deeper else "choose another folder or split"
     raise ValueError(f"{folder}: has no {names} or {split}-*.parquet, nor has its folder data; {remedy}")
+
+
+def _check_complete(shards: Sequence[Path]) -> None:
+    """Refuse a part of a data set, as an interrupted download leaves it: names say of how many shards each is one."""
+    counts = {int(found[1]) for shard in shards if (found := _SHARD.search(shard.name))}
+    if counts and max(counts) > len(shards):
+        raise ValueError(
+            f"{shards[0].parent}: has {len(shards)} of {max(counts)} files such as {shards[0].name}; fetch the others"
+        )
 
 
 def _read_file(path: Path, select: Select, texts: Collection[str]) -> Rows:
@@ -120,8 +132,10 @@ def _read_parquet(path: Path, select: Select) -> Iterable[Mapping[str, Any]]:
     import pyarrow.parquet
 
     try:
-        names = _select(path, pyarrow.parquet.read_schema(path).names, select)
-        return pyarrow.parquet.read_table(path, columns=names, partitioning=None).to_pylist()
+        schema = pyarrow.parquet.read_schema(path)
+        names = _select(path, schema.names, select)
+        rows = pyarrow.parquet.read_table(path, columns=names, partitioning=None).to_pylist()
+        return _with_class_names(rows, _features(schema))
     except (pyarrow.ArrowException, OSError) as error:  # damage inside a page is an OSError
         raise ValueError(f"{path}: is no readable parquet file: {text_of(error)}; write it anew") from None
 
@@ -156,7 +170,8 @@ def _read_saved(folder: Path, split: str, select: Select) -> Rows:
         if split not in saved:
             raise ValueError(f"{folder}: has the splits {sorted(saved)} and no {split}; choose another folder or split")
         saved = saved[split]
-    return str(folder), saved.select_columns(_select(folder, saved.column_names, select))
+    chosen = _select(folder, (plain := saved.with_format(None)).column_names, select)
+    return str(folder), _with_class_names(plain.select_columns(chosen), plain.features)
 
 
 def _read_hub(identifier: str, split: str, select: Select) -> Rows:
@@ -175,7 +190,29 @@ def _read_hub(identifier: str, split: str, select: Select) -> Rows:
                 remedy = "" if configuration else f"; if it has several configurations, give {name}:CONFIGURATION"
                 why = f"{text_of(error)}{remedy}"
             raise ValueError(f"dataset: {identifier!r}, split {split!r}: {why}") from None
-    return identifier, rows.select_columns(_select(identifier, rows.column_names, select))
+    chosen = _select(identifier, rows.column_names, select)
+    return identifier, _with_class_names(rows.select_columns(chosen), rows.features)
+
+
+def _features(schema: Any) -> Mapping[str, Any]:
+    """What Hugging Face Datasets has noted of the columns in the file that it wrote; nothing of other files."""
+    if b"huggingface" not in (schema.metadata or {}):
+        return {}
+    import datasets
+
+    return datasets.Features.from_arrow_schema(schema)
+
+
+def _with_class_names(rows: Iterable[Mapping[str, Any]], features: Mapping[str, Any]) -> Iterable[Mapping[str, Any]]:
+    """The rows with the names of classes, where a column has their numbers (`ClassLabel`)."""
+    classes = {name: feature for name, feature in features.items() if hasattr(feature, "int2str")}
+    if not classes:
+        return rows
+
+    def named(name: str, value: Any) -> Any:
+        return classes[name].int2str(value) if name in classes and isinstance(value, int) and value >= 0 else value
+
+    return [{name: named(name, value) for name, value in row.items()} for row in rows]
 
 
 def _select(source: str | Path, columns: Iterable[str], select: Select) -> list[str]:

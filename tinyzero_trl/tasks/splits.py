@@ -85,6 +85,8 @@ def _divided(examples: Sequence[dict[str, Any]], task: Task, config: TaskConfig)
             "give different ones"
         )
     note = f"dataset: {config.dataset!r} has no splits; {count} of its {len(examples)} examples are held out"
+    if copies := len(examples) - count - len(train):
+        note += f", and {copies} that are copies of those are left out of training"
     return Splits(train, held_out, note)
 
 

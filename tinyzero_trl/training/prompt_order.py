@@ -16,10 +16,18 @@ class EpochOrder(Sampler[int]):
     def __init__(self, sampler: Sampler, epoch: Callable[[], int]) -> None:
         assert isinstance(sampler, RepeatSampler), "TRL's trainer no longer repeats prompts by a RepeatSampler"
         self._sampler, self._epoch = sampler, epoch
+        self._told_epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Told by Trainer before it goes through an epoch, where its data loader hands that on.
+
+        After an epoch that a callback has ended early, the state of the trainer still says that it is in it.
+        """
+        self._told_epoch = epoch
 
     def __iter__(self) -> Iterator[int]:
         if self._sampler.shuffle:
-            self._sampler.generator.manual_seed((self._sampler.seed or 0) + self._epoch())
+            self._sampler.generator.manual_seed((self._sampler.seed or 0) + max(self._epoch(), self._told_epoch))
         return iter(self._sampler)
 
     def __len__(self) -> int:

@@ -18,9 +18,8 @@ from tinyzero_trl.models.names import name_of, resolve_model
 from tinyzero_trl.models.toy.curricula import taught_problems
 from tinyzero_trl.runs.checkpoints import SEARCHED, checkpoint_to_resume, is_last, step_of, written_checkpoints
 from tinyzero_trl.runs.hub_access import offline_if_silent
-from tinyzero_trl.runs.json_lines import digest_of
 from tinyzero_trl.runs.model_card import write_model_card
-from tinyzero_trl.runs.records import HELD_OUT_PROMPTS, TASK_OPTIONS, Run, RunRecords, answers_of, is_finished, read_run
+from tinyzero_trl.runs.records import TASK_OPTIONS, Run, RunRecords, answers_of, is_finished, name_of_folder, read_run
 from tinyzero_trl.tasks.config import GENERATE, TaskConfig
 from tinyzero_trl.tasks.datasets import to_dataset
 from tinyzero_trl.tasks.rewards import RewardFunction, reward_functions
@@ -29,7 +28,7 @@ from tinyzero_trl.tasks.splits import load_splits
 from tinyzero_trl.training.callbacks.safe_points import StopOnSignal
 from tinyzero_trl.training.config import WINDOW_PREFIX, AdaptiveGRPOConfig
 from tinyzero_trl.training.model_kwargs import model_init_kwargs
-from tinyzero_trl.training.preflight.resuming import check_continued, example_digests
+from tinyzero_trl.training.preflight.resuming import check_continued, digest_of_prompts, example_digests
 from tinyzero_trl.training.preflight.run import check_model_and_examples, check_run, check_settings
 from tinyzero_trl.training.recipe.renamed import RENAMED
 from tinyzero_trl.training.trainer import AdaptiveGRPOTrainer
@@ -168,7 +167,7 @@ def start_run(trainer: AdaptiveGRPOTrainer, task: TaskConfig | None = None, mode
         return
     model_config = trainer.accelerator.unwrap_model(trainer.model).config
     name = model_config.name_or_path
-    described = {"model_name_or_path": name_of(name), "recipe": Path(str(trainer.args.output_dir)).name}
+    described = {"model_name_or_path": name_of(name), "recipe": name_of_folder(str(trainer.args.output_dir))}
     trainer.records_callback.describe(
         described | resolved_config(task, trainer.args, model),
         devices=[str(trainer.accelerator.device)],
@@ -176,21 +175,9 @@ def start_run(trainer: AdaptiveGRPOTrainer, task: TaskConfig | None = None, mode
         distributed=trainer.accelerator.distributed_type.value,
         model_files=model_files(resolve_model(str(model.model_name_or_path)) if model else name, model_config),
         examples=example_digests(trainer.train_dataset, trainer.eval_dataset),
-        **_digest_of_prompts(trainer.eval_dataset),
+        **digest_of_prompts(trainer.eval_dataset),
         **({TASK_OPTIONS: sorted(task.task_options())} if task else {}),
     )
-
-
-def _digest_of_prompts(held_out: Any) -> dict[str, str]:
-    """The entry of `environment.json` about held-out prompts, of one set or several; nothing of a stream or images."""
-    sets = held_out if isinstance(held_out, dict) else {"": held_out}
-    if not all(isinstance(each, Dataset) and "prompt" in each.column_names for each in sets.values()):
-        return {}
-    prompts = {name: list(each["prompt"]) for name, each in sets.items()}
-    try:
-        return {HELD_OUT_PROMPTS: digest_of(prompts if isinstance(held_out, dict) else prompts[""])}
-    except TypeError:
-        return {}
 
 
 def resolved_config(task: TaskConfig | None, training: AdaptiveGRPOConfig, model: ModelConfig | None) -> dict[str, Any]:

@@ -10,13 +10,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from tinyzero_trl.commands.ablation.grid import ARGUMENTS, PlannedRun
+from tinyzero_trl.commands.ablation.grid import PlannedRun
 from tinyzero_trl.commands.ablation.session import StoppedBySignal, TrainingSessions
 from tinyzero_trl.commands.console import one_line
 from tinyzero_trl.runs.files import read_mapping, write_atomically
 from tinyzero_trl.runs.json_lines import digest_of
 from tinyzero_trl.runs.lock import locked
-from tinyzero_trl.runs.records import CONFIG, is_finished
+from tinyzero_trl.runs.records import ARGUMENTS, CONFIG, is_finished
 from tinyzero_trl.training.recipe.shipped import find_recipe
 
 LOG = "train.log"
@@ -128,8 +128,9 @@ def _check_same_settings(run: PlannedRun) -> None:
             "remove it"
         )
     known, asked = _noted(file), _settings(run)
-    if known.get("arguments") != asked["arguments"]:
-        others = "; ".join([*_differences(known.get("arguments"), asked["arguments"]), f"see {file}"])
+    arguments = known.get("arguments")
+    if not isinstance(arguments, list) or _by_field(arguments) != _by_field(asked["arguments"]):
+        others = "; ".join([*_differences(arguments, asked["arguments"]), f"see {file}"])
         raise ValueError(f"{run.folder} holds a run of other settings ({others}): name another output, or remove it")
     if known.get("recipe", asked["recipe"]) != asked["recipe"]:
         raise ValueError(
@@ -154,9 +155,12 @@ def _differences(known: Any, asked: Sequence[str]) -> list[str]:
 def _by_field(arguments: Sequence[Any]) -> dict[str, str]:
     """Values of a command line by the name of their field; several values of one field are joined."""
     values: dict[str, list[str]] = {}
+    of_field: list[str] = []
     for word in map(str, arguments):
         if word.startswith("--"):
-            of_field = values.setdefault(word.removeprefix("--"), [])
+            name, equals, value = word.removeprefix("--").partition("=")
+            of_field = values.setdefault(name, [])
+            of_field.extend([value] if equals else [])
         else:
             of_field.append(word)
     return {name: " ".join(words) for name, words in values.items()}

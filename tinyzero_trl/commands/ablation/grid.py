@@ -26,11 +26,11 @@ from pathlib import Path
 from typing import Any
 
 from tinyzero_trl.runs.files import read_mapping, shortened
+from tinyzero_trl.runs.records import ARGUMENTS
 from tinyzero_trl.runs.redaction import SECRET_FIELDS
 from tinyzero_trl.training.recipe.shipped import RECIPES, advice_for_recipe, find_launch_file, find_recipe, path_of
 
 DEFAULT_LAUNCH = ("accelerate", "launch", "--config_file", "cpu", "-m", "tinyzero_trl.commands.train")
-ARGUMENTS = "arguments.json"
 
 _FIELDS = {"output", "seeds", "launch", "common", "runs"}
 _NUL = "\0"
@@ -76,6 +76,7 @@ def read_grid(path: str | os.PathLike[str]) -> list[PlannedRun]:
         for name, entry in grid["runs"].items()
         for run in _planned(name, entry, common_seeds, common, output, launch)
     ]
+    _check_folders(runs)
     seeds = list(dict.fromkeys([*common_seeds, *(run.seed for run in runs)]))
     return sorted(runs, key=lambda run: seeds.index(run.seed))  # runs of one seed stay in the grid's order
 
@@ -128,6 +129,17 @@ def _planned(
     return runs
 
 
+def _check_folders(runs: Sequence[PlannedRun]) -> None:
+    """Refuse two runs in one folder, as of the names 1 and "1", or A and a where letter case tells no files apart."""
+    taken: dict[str, str] = {}
+    for run in runs:
+        folder = str(run.folder).lower()
+        if folder in taken:
+            names = f"{taken[folder]!r} and {run.name!r}"
+            raise ValueError(f"runs: {names} would share the folder {run.folder.parent}; rename one of them")
+        taken[folder] = run.name
+
+
 def _option(key: Any, value: Any) -> list[str]:
     """One override as command line arguments; a list of plain values becomes several, a nested one JSON."""
     if not re.fullmatch(r"[a-z][a-z0-9_]*", str(key)):
@@ -138,10 +150,12 @@ def _option(key: Any, value: Any) -> list[str]:
         raise ValueError(f"override {key!r} has no value; a command line cannot unset a field, change the recipe")
     values = value if isinstance(value, list) else [value]
     if isinstance(value, dict) or any(isinstance(entry, list | dict) for entry in values):
-        values = [json.dumps(value)]
+        values = [json.dumps(value, default=str)]
     texts = [str(entry).lower() if isinstance(entry, bool) else str(entry) for entry in values]
     if any(_NUL in text for text in texts):
         raise ValueError(f"override {key!r} = {shortened(value)} holds a NUL character; remove it")
+    if len(texts) == 1 and texts[0].startswith("-"):  # which would be taken for an option
+        return [f"--{key}={texts[0]}"]
     return [f"--{key}", *texts]
 
 
@@ -164,8 +178,16 @@ def _launch(launch: Any) -> tuple[str, ...]:
     fit = isinstance(launch, list) and all(isinstance(part, str) and _NUL not in part for part in launch)
     if not fit or not launch:
         raise ValueError(f"launch = {launch!r}: give a list of arguments, such as {list(DEFAULT_LAUNCH)}")
-    is_launch_file = [False, *(part == "--config_file" for part in launch[:-1])]
-    return tuple(find_launch_file(part) if names else part for part, names in zip(launch, is_launch_file, strict=True))
+    before = ["", *launch[:-1]]
+    return tuple(_with_launch_file(option, part) for option, part in zip(before, launch, strict=True))
+
+
+def _with_launch_file(before: str, part: str) -> str:
+    """A part of the launch command; where it names a launch file, also one that comes with the package, its path."""
+    if before == "--config_file":
+        return find_launch_file(part)
+    option, equals, name = part.partition("=")
+    return f"{option}={find_launch_file(name)}" if equals and option == "--config_file" else part
 
 
 def _check_mapping(value: Any, field: str) -> None:

@@ -24,6 +24,7 @@ from tinyzero_trl.commands.planning.remedies import with_remedies
 from tinyzero_trl.commands.planning.shape import model_shape
 from tinyzero_trl.models.loading import check_room
 from tinyzero_trl.training.config import AdaptiveGRPOConfig
+from tinyzero_trl.training.preflight.continuing import joins_rows
 from tinyzero_trl.training.preflight.launch import LOST_LEARNING_RATE
 from tinyzero_trl.training.recipe.other_machines import recipe_for
 from tinyzero_trl.training.recipe.shipped import read_launch_file
@@ -93,6 +94,8 @@ def plan_recipe(arguments: Sequence[str], machines: Machines, *, prompt_tokens: 
     with recipe_for(arguments, processes=machines.gpus) as recipe:
         task, training, model = recipe
     training.use_vllm |= training.engine == "auto"  # the machine that is planned for has it
+    if joins_rows(vars(training)):
+        training.max_tokens_per_micro_batch = None  # has no effect there
     assert training.steps_per_generation is not None, "TRL sets it"
     shape = model_shape(model)
     windows = training.window_config()
@@ -147,6 +150,7 @@ def _workload(
         per_device_train_batch_size=rows,
         rollout_rows=rows * training.steps_per_generation,
         max_tokens_per_micro_batch=training.max_tokens_per_micro_batch,
+        divides_batches=not joins_rows(vars(training)),
         gradient_checkpointing=training.gradient_checkpointing,
         every_n_layers=checkpointing.get("every_n_layers", 1),
         offload=checkpointing.get("offload", False),

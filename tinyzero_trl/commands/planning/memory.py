@@ -96,6 +96,7 @@ class Workload:
     is_half: bool  # computes in half precision
     optimizer: str  # the recipe's `optim`
     beta: float
+    divides_batches: bool = True  # whether max_tokens_per_micro_batch has an effect
     every_n_layers: int = 1  # with gradient checkpointing, like the next
     offload: bool = False
     use_vllm: bool = True  # inside the training processes

@@ -51,6 +51,8 @@ def _changes(work: Workload) -> list[_Change | None]:
 
 def _smaller_passes(work: Workload) -> _Change | None:
     """The largest budget that fits, at most half of today's passes; without one, a single row in a pass."""
+    if not work.divides_batches:
+        return None
     budget = work.pass_positions // 2
     while budget > work.row_tokens:
         if memory_plan(replace(work, max_tokens_per_micro_batch=budget)).fits:

@@ -22,9 +22,9 @@ from os import PathLike
 from pathlib import Path
 
 from tinyzero_trl.runs.files import write_atomically
-from tinyzero_trl.runs.records import CONFIG
+from tinyzero_trl.runs.records import CONFIG, EVAL, METRICS
 from tinyzero_trl.runs.report.compare import compare
-from tinyzero_trl.runs.report.page import notes_of_missing_steps, render_page
+from tinyzero_trl.runs.report.page import notes_of_records, render_page
 from tinyzero_trl.runs.report.pictures import draw_pictures
 from tinyzero_trl.runs.report.run_groups import LoadedRuns, choose_baseline, load_run_groups
 from tinyzero_trl.runs.report.summary import summary, summary_csv
@@ -55,7 +55,7 @@ def write_report(runs: Sequence[StrPath], out: StrPath, *, baseline: str | None 
     """
     own = [Path(run) / "plots" for run in runs if len(runs) == 1 and os.access(run, os.W_OK)]  # others are read alone
     loaded = load_run_groups(runs)
-    for note in notes_of_missing_steps(loaded):
+    for note in notes_of_records(loaded):
         logger.warning(note)
     return write_loaded(loaded, out, baseline=baseline, more_plots=own)
 
@@ -84,11 +84,11 @@ def write_loaded(
         ValueError: the baseline is unknown, or `out` is a run.
     """
     folder = Path(out)
-    if (folder / CONFIG).exists():
+    if any((folder / name).exists() for name in (CONFIG, EVAL, METRICS, f"{EVAL}.gz", f"{METRICS}.gz")):
         raise ValueError(f"out = {folder} is a run directory, whose summary.json would be lost; give another folder")
     if (file := next((each for each in (folder, *folder.parents) if each.is_file()), None)) is not None:
         raise ValueError(f"out = {folder}: {file} is a file; name a folder")
-    reference = choose_baseline(loaded.groups, baseline)
+    reference = choose_baseline(loaded.groups, baseline, {*loaded.labels, *loaded.labels.values()})
     outcomes = compare(loaded.groups, reference)
     plots = [folder / "plots", *more_plots]
     for target in plots:

@@ -2,26 +2,29 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tinyzero_trl.metrics import Interval, mean_interval, paired_difference, paired_ratio
 from tinyzero_trl.runs.records import Run
-from tinyzero_trl.runs.report.run_groups import RunGroup, evaluation_differences
+from tinyzero_trl.runs.report.run_groups import RunGroup, evaluation_differences, same_devices
 
 
 @dataclass(frozen=True)
 class Curve:
-    """Held-out accuracy of one run: (E,) arrays over its evaluations.
+    """Held-out accuracy of one run: (E,) arrays over its evaluations in which answers were judged.
 
-    `elapsed_s` is training time without evaluation, so that evaluating often does not look slow.
+    `whole_tokens` and `whole_elapsed_s` are those of the last evaluation, judged or not. Seconds are training time
+    without evaluation, so that evaluating often does not look slow.
     """
 
     tokens: NDArray[np.float64]
     elapsed_s: NDArray[np.float64]
     accuracy: NDArray[np.float64]
+    whole_tokens: float
+    whole_elapsed_s: float
 
 
 class Means(NamedTuple):
@@ -42,7 +45,8 @@ class Outcome:
     taken depends on when that was. `tokens_ratio` and `time_ratio` are those of whole runs. `final_acc`, `tokens` and
     `elapsed_s` are over all seeds; `paired_means` has the group's and the baseline's over the paired ones.
     Where the two, or seeds of one of them, were evaluated on other problems or in another way, `not_compared` says how
-    they differ, and no seeds are paired.
+    they differ, and no seeds are paired. Times are not compared where `same_devices` is
+    False: devices or the number of processes differ.
     """
 
     name: str
@@ -63,21 +67,25 @@ class Outcome:
     tokens: float
     elapsed_s: float
     not_compared: tuple[str, ...] = ()
+    same_devices: bool = True
 
 
 def accuracy_curve(run: Run) -> Curve:
     """The run's held-out accuracy over rollout tokens and over training time."""
-    lines = run.judged_evals
     steps, elapsed = run.series("time/elapsed_s")
-    seconds = []
-    for line in lines:
+
+    def seconds(line: Mapping[str, Any]) -> float:
         done = np.searchsorted(steps, line["step"], side="right")
         known = elapsed[done - 1] if done else 0.0
-        seconds.append(line.get("time/elapsed_s", known if len(steps) else line["time_s"]))
+        return float(line.get("time/elapsed_s", known if len(steps) else line["time_s"]))
+
+    lines, last = run.judged_evals, run.evals[-1:]
     return Curve(
         tokens=np.array([line["tokens"] for line in lines], dtype=np.float64),
-        elapsed_s=np.array(seconds, dtype=np.float64),
+        elapsed_s=np.array([seconds(line) for line in lines], dtype=np.float64),
         accuracy=np.array([line["eval/acc"] for line in lines], dtype=np.float64),
+        whole_tokens=sum(float(line["tokens"]) for line in last),
+        whole_elapsed_s=sum(map(seconds, last)),
     )
 
 
@@ -96,10 +104,15 @@ def cost_to_reach(target: float, cost: NDArray[np.float64], accuracy: NDArray[np
 def compare(groups: Sequence[RunGroup], baseline: RunGroup) -> list[Outcome]:
     """Every group's outcome against the baseline, itself included, in the order given."""
     reference = {seed: accuracy_curve(run) for seed, run in baseline.runs.items()}
-    return [_outcome(group, reference, tuple(evaluation_differences(group, baseline))) for group in groups]
+    return [
+        _outcome(group, reference, tuple(evaluation_differences(group, baseline)), same_devices(group, baseline))
+        for group in groups
+    ]
 
 
-def _outcome(group: RunGroup, reference: Mapping[int, Curve], differences: tuple[str, ...]) -> Outcome:
+def _outcome(
+    group: RunGroup, reference: Mapping[int, Curve], differences: tuple[str, ...], times_compare: bool
+) -> Outcome:
     curves = {seed: accuracy_curve(run) for seed, run in group.runs.items()}
     comparable = not differences
     pairs = [(curve, reference[seed]) for seed, curve in curves.items() if comparable and seed in reference]
@@ -118,25 +131,26 @@ def _outcome(group: RunGroup, reference: Mapping[int, Curve], differences: tuple
         seeds=len(curves),
         final_acc=final_accuracy(list(curves.values())),
         acc_difference=paired_difference(ours, targets) if pairs else None,
-        tokens_ratio=_ratio([(float(curve.tokens[-1]), float(other.tokens[-1])) for curve, other in pairs]),
-        time_ratio=_ratio([(float(curve.elapsed_s[-1]), float(other.elapsed_s[-1])) for curve, other in pairs]),
+        tokens_ratio=_ratio([(curve.whole_tokens, other.whole_tokens) for curve, other in pairs]),
+        time_ratio=_ratio([(curve.whole_elapsed_s, other.whole_elapsed_s) for curve, other in pairs if times_compare]),
         tokens_to_target_ratio=tokens_to_target_ratio,
-        time_to_target_ratio=_ratio(elapsed) if tokens_to_target_ratio else None,
+        time_to_target_ratio=_ratio(elapsed) if tokens_to_target_ratio and times_compare else None,
         tokens_to_target=_mean_if_all(tokens),
         time_to_target_s=_mean_if_all(elapsed),
         paired_seeds=len(pairs),
         paired_means=(_means([curve for curve, _ in pairs]), _means([other for _, other in pairs])) if pairs else None,
         reached_target=sum(cost is not None for cost, _ in tokens),
         began_at_target=sum(bool(ours_began) for ours_began, _ in began),
-        tokens=float(np.mean([curve.tokens[-1] for curve in curves.values()])),
-        elapsed_s=float(np.mean([curve.elapsed_s[-1] for curve in curves.values()])),
+        tokens=float(np.mean([curve.whole_tokens for curve in curves.values()])),
+        elapsed_s=float(np.mean([curve.whole_elapsed_s for curve in curves.values()])),
         not_compared=differences,
+        same_devices=times_compare,
     )
 
 
 def _means(curves: Sequence[Curve]) -> Means:
     accuracy = float(np.mean([curve.accuracy[-1] for curve in curves]))
-    return Means(accuracy, float(np.mean([curve.tokens[-1] for curve in curves])))
+    return Means(accuracy, float(np.mean([curve.whole_tokens for curve in curves])))
 
 
 def final_accuracy(curves: Sequence[Curve]) -> Interval:

@@ -13,7 +13,7 @@ from tinyzero_trl.runs.report.compare import Outcome, accuracy_curve
 from tinyzero_trl.runs.report.formats import NOTHING, Cell, count, duration, interval_cell, points, saved
 from tinyzero_trl.runs.report.headlines import tiles_of_comparison, tiles_of_one
 from tinyzero_trl.runs.report.panels import is_on_policy
-from tinyzero_trl.runs.report.run_groups import LoadedRuns, RunGroup
+from tinyzero_trl.runs.report.run_groups import LoadedRuns, RunGroup, differ_in
 from tinyzero_trl.runs.report.samples import names_of_sides, sample_cards
 from tinyzero_trl.runs.report.style import Picture, looks, style_sheet
 
@@ -52,7 +52,7 @@ def render_page(
     return templates.get_template("page.html").render(
         title=labels[0] if alone else "Rollout windows compared",
         subtitle=_described(groups[0]) if alone else _counted(groups, baseline),
-        notes=[*_notes(loaded), *(f"{each}." for each in notes_of_missing_steps(loaded))],
+        notes=[*_notes(loaded), *(f"{each}." for each in notes_of_records(loaded))],
         reload_s=reload_s,
         headlines=tiles_of_one(outcomes[0], groups[0]) if alone else tiles_of_comparison(outcomes, baseline.label),
         legend={} if alone else looks(labels, baseline.label),
@@ -118,10 +118,21 @@ def _notes(loaded: LoadedRuns) -> list[str]:
     return notes
 
 
-def notes_of_missing_steps(loaded: LoadedRuns) -> list[str]:
-    """A note for each run that has lost lines of its records."""
+def notes_of_records(loaded: LoadedRuns) -> list[str]:
+    """A note for each run whose records say less than they seem to, and for seeds that do not repeat one another."""
     what = "which no picture of its training shows"
-    return [f"{METRICS} of {path} lacks {steps}, {what}" for path, steps in loaded.missing_steps.items()]
+    notes = [f"{METRICS} of {path} lacks {steps}, {what}" for path, steps in loaded.missing_steps.items()]
+    for group in loaded.groups:
+        for run in group.runs.values():
+            judged = run.judged_evals[-1]["step"]
+            if judged != run.evals[-1]["step"]:
+                notes.append(
+                    f"no answer of the last evaluation of {run.path} was judged; its accuracy is that of step {judged}"
+                )
+        for name, what in (("examples", "other training examples"), ("model_files", "another model to begin with")):
+            if differ_in(group, name):
+                notes.append(f"the seeds of {group.label} had {what} than one another")
+    return notes + [f"{path} has not begun, and is left out" for path in loaded.not_begun]
 
 
 def _results(outcomes: Sequence[Outcome], baseline: str) -> Table:
@@ -152,7 +163,7 @@ def _result(outcome: Outcome, baseline: Outcome) -> list[Cell]:
         *(label, seeds, accuracy),
         interval_cell(points(outcome.acc_difference), "{:+z.1f}"),
         interval_cell(outcome.tokens_ratio, "{:.2f} x"),
-        interval_cell(outcome.time_ratio, "{:.2f} x"),
+        interval_cell(outcome.time_ratio, "{:.2f} x", "" if outcome.same_devices else "other devices"),
         to_target,
         interval_cell(saved(outcome.tokens_to_target_ratio), "{:z.0%}", missed),
         time_to_target,
@@ -187,7 +198,7 @@ def _run(label: str, run: Run) -> list[Cell]:
     if len(curve.accuracy):
         before = f"{curve.accuracy[0]:.1%}" if run.judged_evals[0]["step"] == 0 else NOTHING
         figures = [before, f"{curve.accuracy[-1]:.1%}"]
-        figures += [count(curve.tokens[-1]), duration(curve.elapsed_s[-1])]
+        figures += [count(curve.whole_tokens), duration(curve.whole_elapsed_s)]
     texts = [label, str(run.config.get("seed")), "finished" if run.summary else "unfinished", *figures]
     rollouts = sum(_ROLLOUT in line for line in run.metrics)
     texts += [str(rollouts), str(run.environment.get("git_commit") or "unknown")[:12]]

@@ -1,14 +1,27 @@
 """Run directories -> run groups: finished runs that differ in nothing but their seed, by their configuration alone."""
 
-from collections.abc import Iterator, Sequence
+import json
+import math
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import combinations, islice, product
 from os import PathLike
+from pathlib import Path
 from typing import Any
 
-from tinyzero_trl.runs.files import shortened
-from tinyzero_trl.runs.records import CONFIG, EXAMPLES, HELD_OUT_PROMPTS, TASK_OPTIONS, Run, read_run
+from tinyzero_trl.runs.files import is_finite_number, shortened
+from tinyzero_trl.runs.records import (
+    CONFIG,
+    EVAL,
+    EXAMPLES,
+    HELD_OUT_PROMPTS,
+    SUMMARY,
+    TASK_OPTIONS,
+    Run,
+    has_not_begun,
+    read_run,
+)
 from tinyzero_trl.runs.report.names import group_names, short_labels
 from tinyzero_trl.runs.report.style import can_be_drawn
 from tinyzero_trl.windows import unread_fields
@@ -59,6 +72,7 @@ class LoadedRuns:
     groups: list[RunGroup]
     finished: bool = True
     left_out: list[tuple[str, Run]] = field(default_factory=list)  # label of the group, run
+    not_begun: list[Path] = field(default_factory=list)
     labels: dict[str, str] = field(default_factory=dict)
 
     @cached_property
@@ -79,7 +93,12 @@ def load_run_groups(paths: Sequence[str | PathLike[str]], *, keep_unfinished: bo
         ValueError: if a folder is no run, a run that should count has no evaluation or no seed, or a group has a seed
             twice.
     """
-    runs = [read_run(path) for path in paths]
+    not_begun = [Path(path) for path in paths if has_not_begun(path)]
+    runs = [read_run(path) for path in paths if Path(path) not in not_begun]
+    if not runs and not_begun and keep_unfinished:
+        return LoadedRuns([], False, not_begun=not_begun)
+    if not runs and not_begun:
+        raise ValueError(f"{not_begun[0]} has not begun; wait for its first evaluation, or give --live")
     if not runs:
         raise ValueError("no runs given: name at least one run directory")
     names = group_names([_configuration(run) for run in runs])
@@ -93,6 +112,7 @@ def load_run_groups(paths: Sequence[str | PathLike[str]], *, keep_unfinished: bo
             continue
         if not run.judged_evals:
             raise ValueError(f"{run.path} has no evaluation yet: train it with eval_strategy set, or leave it out")
+        _check_last_evaluation(run)
         seed = _seed(run)
         seeds = gathered.setdefault(name, {})
         if seed in seeds:
@@ -102,7 +122,7 @@ def load_run_groups(paths: Sequence[str | PathLike[str]], *, keep_unfinished: bo
             )
         seeds[seed] = run
     groups = [RunGroup(name, dict(sorted(seeds.items())), labels[name]) for name, seeds in gathered.items()]
-    return LoadedRuns(groups, any_finished, left_out, labels)
+    return LoadedRuns(groups, any_finished, left_out, not_begun, labels)
 
 
 def evaluation_differences(group: RunGroup, baseline: RunGroup) -> list[str]:
@@ -112,7 +132,7 @@ def evaluation_differences(group: RunGroup, baseline: RunGroup) -> list[str]:
     place, between the groups or between the seeds of one; where a field has been named already, they differ for that
     reason.
     """
-    options = [name for each in (group, baseline) for name in each.first.environment.get(TASK_OPTIONS, ())]
+    options = [name for each in (group, baseline) for name in each.first.environment.get(TASK_OPTIONS) or ()]
     asked = dict.fromkeys((*EVALUATION_FIELDS, *options))
     asked.pop("difficulty_label", None)  # by which figures are split
     recorded = [name for name in asked if name in group.config and name in baseline.config]
@@ -157,8 +177,32 @@ def _other_answers(run: Run, other: Run) -> str:
     return "other right answers (or other columns beside the held-out prompts) than those of the baseline"
 
 
-def choose_baseline(groups: Sequence[RunGroup], name: str | None) -> RunGroup:
+def same_devices(group: RunGroup, baseline: RunGroup) -> bool:
+    """Whether nothing says that runs of the two had other devices, or another number of processes."""
+    runs = [*group.runs.values(), *baseline.runs.values()]
+    return all(len(_recorded(runs, name)) < 2 for name in ("devices", "processes"))
+
+
+def differ_in(group: RunGroup, name: str) -> bool:
+    """Whether an entry of `environment.json` differs between the seeds of a group; of `examples`, those trained on."""
+    return len(_recorded(group.runs.values(), name)) > 1
+
+
+def _recorded(runs: Iterable[Run], name: str) -> set[str]:
+    """The values of an entry of `environment.json`, where it is recorded."""
+    entries = [run.environment.get(name) for run in runs]
+    if name == EXAMPLES:
+        entries = [entry.get("train") if isinstance(entry, dict) else None for entry in entries]
+    return {json.dumps(entry, sort_keys=True) for entry in entries if entry is not None}
+
+
+def choose_baseline(groups: Sequence[RunGroup], name: str | None, others: Collection[str] = ()) -> RunGroup:
     """The group called `name`; without a name the largest fixed window, or else the first group.
+
+    Args:
+        groups: those that can be one.
+        name: of a group, or its label.
+        others: names and labels of groups that have no run that counts.
 
     Raises:
         ValueError: if no group has that name or label.
@@ -167,6 +211,8 @@ def choose_baseline(groups: Sequence[RunGroup], name: str | None) -> RunGroup:
         for group in groups:
             if name in (group.name, group.label):
                 return group
+        if name in others:
+            raise ValueError(f"baseline = {name!r} has no finished run yet; train it, or choose another")
         known = ", ".join(group.name for group in groups)
         raise ValueError(f"baseline = {name!r} is none of the run groups; choose one of {known}")
     fixed = [group for group in groups if group.config.get("window_strategy") == "fixed"]
@@ -191,6 +237,18 @@ def _configuration(run: Run) -> dict[str, Any]:
     return {name: value for name, value in configuration.items() if name not in unread}
 
 
+def _check_last_evaluation(run: Run) -> None:
+    """Refuse records of a finished run that have lost its last evaluation, which its summary knows."""
+    known = (run.summary or {}).get("accuracy_after")
+    mean = known.get("mean") if isinstance(known, dict) else None
+    last = run.judged_evals[-1]["eval/acc"]
+    if mean is not None and is_finite_number(mean) and not math.isclose(mean, last, abs_tol=1e-9):
+        raise ValueError(
+            f"{run.path}: its last evaluation in {EVAL} has the accuracy {last:.4f}, and {SUMMARY} {mean:.4f}; lines "
+            "are missing: copy the file anew"
+        )
+
+
 def _seed(run: Run) -> int:
     seed = run.config.get("seed")
     if type(seed) is not int:
@@ -199,7 +257,6 @@ def _seed(run: Run) -> int:
 
 
 def _problems(run: Run) -> int | None:
-    """How many held-out problems the last evaluation of a run counts, where it says so."""
-    last = run.evals[-1]
-    problems = last.get("eval/problems", last.get("eval/n"))
-    return None if problems is None else int(problems)
+    """How many held-out problems a run has, where its evaluations say so: the most that one of them has judged."""
+    counts = [line.get("eval/problems", line.get("eval/n")) for line in run.evals]
+    return max((int(each) for each in counts if each is not None), default=None)

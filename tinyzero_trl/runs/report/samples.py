@@ -76,7 +76,7 @@ def _keys(samples: Sequence[Sample]) -> list[tuple[Any, int]]:
     seen: Counter[Any] = Counter()
     keys = []
     for sample in samples:
-        prompt = sample.get("prompt")
+        prompt = repr(sample.get("prompt"))  # a chat is a list
         keys.append((prompt, seen[prompt]))
         seen[prompt] += 1
     return keys

@@ -22,7 +22,7 @@ SAFE, UNSAFE = "reasoning_gym", "reasoning_gym_unsafe"
 
 _LONGEST_ANSWER = 20_000  # characters; the longest right answers, boards of numbers, have a tenth of it
 _REFUSED = {  # answers that no scorer sees: they would take time or memory without bound, or win without being right
-    "coin_flip": re.compile(r"[eE]"),  # Fraction("1e999999999") writes the number out
+    "coin_flip": re.compile(r"[eE][+-]?[\d_]{4}"),  # Fraction("1e999999999") writes the number out
     "complex_arithmetic": re.compile(r"nan", re.IGNORECASE),  # earns 1, by min(1.0, nan)
     "propositional_logic": re.compile(r".{500}", re.DOTALL),
     "rubiks_cube": re.compile(r"[0-9]{3}|.{1000}", re.DOTALL),  # R999999999 becomes so many moves

@@ -14,7 +14,7 @@ from trl import GRPOTrainer
 from tinyzero_trl.metrics import RunningTotals, rollout_metrics
 from tinyzero_trl.runs.checkpoints import drop_later_checkpoints
 from tinyzero_trl.runs.earlier import set_aside
-from tinyzero_trl.runs.records import EXAMPLES, METRICS, RunRecords
+from tinyzero_trl.runs.records import COMPLETIONS, EXAMPLES, METRICS, RunRecords
 from tinyzero_trl.training.callbacks.events import Evaluation, Rollout, SavedInCheckpoints
 from tinyzero_trl.training.callbacks.trackers import Trackers
 from tinyzero_trl.training.callbacks.window import AdaptiveWindowCallback
@@ -104,6 +104,8 @@ class RecordsCallback(SavedInCheckpoints):
                 self._check_same_run(*self._description)
             start = state.global_step if is_own else -1
             set_aside(folder, start)
+            if args.log_completions:  # type: ignore[attr-defined]
+                (folder / COMPLETIONS).mkdir(parents=True, exist_ok=True)  # TRL has made it before, and writes there
             self._records = RunRecords(folder)
             self._records.truncate_after(start)
             if missing := self._records.missing_steps(start):

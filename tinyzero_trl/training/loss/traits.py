@@ -59,7 +59,7 @@ class LossTraits:
         if args.padding_free and not can_pack:
             logger.warning(
                 f"padding_free has no effect: it takes a plain decoder (this is {model.config.model_type!r}) "
-                "without an adapter that acts by place, and no router_aux_loss_coef."
+                "without an adapter that acts by place, no router_aux_loss_coef, and top_entropy_quantile 1."
             )
         if indivisible_because and args.max_tokens_per_micro_batch is not None:
             logger.warning(
@@ -95,8 +95,12 @@ def clip_range(trainer: GRPOTrainer) -> tuple[float, float] | None:
 
 
 def can_pack_rows(trainer: GRPOTrainer) -> bool:
-    """Whether rows can lie end to end: positions that start again separate them, and no router's loss joins them."""
-    return is_plain_decoder(trainer.accelerator.unwrap_model(trainer.model)) and not trainer.aux_loss_enabled
+    """Whether rows can lie end to end: positions that start again separate them, and nothing in the loss joins them.
+
+    A quantile of entropies does: equal tokens have equal entropies up to rounding, which decides there.
+    """
+    joined = trainer.aux_loss_enabled or trainer.top_entropy_quantile < 1.0
+    return is_plain_decoder(trainer.accelerator.unwrap_model(trainer.model)) and not joined
 
 
 def packs_rows(wanted: bool | None, attention: str, *, can_pack: bool) -> bool:

@@ -109,12 +109,20 @@ def _schedule_depends_on_length(config: Mapping[str, Any]) -> bool:
     return kind not in _ENDLESS and not (kind in _ENDLESS_AFTER_WARMUP and (warmup == 0 or warmup >= 1))
 
 
+def joins_rows(config: Mapping[str, Any]) -> bool:
+    """Whether something in the loss of a batch is no sum over its rows, so that no pass takes a part of it."""
+    names = ("entropy_coef", "use_adaptive_entropy", "router_aux_loss_coef")
+    return any(config.get(name) for name in names) or (config.get("top_entropy_quantile") or 1.0) < 1.0
+
+
 def _same_batches(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
-    """Whether a rollout and an optimizer step have as many completions as before, however they are split.
+    """Whether a rollout and an optimizer step have as many completions as before, and how they are split is all one.
 
     `generation_batch_size` completions of all processes are dealt out to `steps_per_generation` micro-batches.
     """
-    if not {"generation_batch_size", *_BATCH} <= old.keys() & new.keys():
+    if not {"generation_batch_size", *_BATCH} <= old.keys() & new.keys() or joins_rows(new):
+        return False
+    if new.get("loss_type") == "bnpo":  # the mean over the tokens of each micro-batch
         return False
     rows = [config["generation_batch_size"] for config in (old, new)]
     shares = [config["gradient_accumulation_steps"] / config["steps_per_generation"] for config in (old, new)]

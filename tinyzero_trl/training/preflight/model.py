@@ -69,7 +69,10 @@ def check_adapter(model: ModelConfig, model_config: Any) -> None:
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         reason = text_of(error).rstrip(".")
         name = _guilty_field(model, reason)
-        raise ValueError(f"{name}: {getattr(model, name)!r} is refused ({reason}); change it") from None
+        value = getattr(model, name)
+        is_name = name == "lora_target_modules" and isinstance(value, str) and value.isidentifier()
+        remedy = f"one name alone is a pattern for whole paths: write '.*{value}'" if is_name else "change it"
+        raise ValueError(f"{name}: {value!r} is refused ({reason}); {remedy}") from None
 
 
 def check_continued_adapter(path: str, model: ModelConfig) -> None:

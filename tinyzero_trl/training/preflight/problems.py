@@ -120,12 +120,14 @@ def check_train_dataset(dataset: Any, tokenizer: Any, model_config: Any, trainin
     positions are a warning here: TRL samples them, and a window may end them before.
 
     Raises:
-        ValueError: too few examples for a rollout, or a prompt that leaves no room for a completion.
+        ValueError: too few examples for a rollout, an empty prompt, or one that leaves no room for a completion.
     """
     if not isinstance(dataset, Dataset):
         return
     check_problems(dataset, training, field="train_dataset")
     prompts = dataset["prompt"][:] if "prompt" in dataset.column_names else [None]
+    if (empty := next((row for row, prompt in enumerate(prompts) if prompt in ("", [])), None)) is not None:
+        raise ValueError(f"train_dataset: the prompt of row {empty} is empty; write one, or remove the row")
     if not all(isinstance(prompt, str) for prompt in prompts):
         return
     longest = _longest(prompts, tokenizer, training)

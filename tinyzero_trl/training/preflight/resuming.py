@@ -10,8 +10,8 @@ from datasets import Dataset
 from tinyzero_trl.models.fingerprint import COMMIT, model_files
 from tinyzero_trl.runs.checkpoints import SEARCHED, checkpoint_to_resume, has_optimizer, passed_over, trainer_state
 from tinyzero_trl.runs.files import read_mapping, text_of
-from tinyzero_trl.runs.json_lines import read_lines, read_object
-from tinyzero_trl.runs.records import COMPLETIONS, CONFIG, ENVIRONMENT, EVAL, EXAMPLES, METRICS
+from tinyzero_trl.runs.json_lines import digest_of, read_lines, read_object
+from tinyzero_trl.runs.records import COMPLETIONS, CONFIG, ENVIRONMENT, EVAL, EXAMPLES, HELD_OUT_PROMPTS, METRICS
 from tinyzero_trl.tasks.datasets import digest_of_rows
 from tinyzero_trl.training.preflight.continuing import compare
 
@@ -31,7 +31,7 @@ def asked_checkpoint(asked: str | bool | None, training: Any) -> str | None:
         training: configuration of the run.
 
     Raises:
-        ValueError: there is no such checkpoint.
+        ValueError: there is no such checkpoint, or it holds weights alone.
     """
     named: dict[Any, str] = {None: training.resume, True: "newest", False: "never"}
     resume, folder = named.get(asked, str(asked)), str(training.output_dir)
@@ -40,6 +40,8 @@ def asked_checkpoint(asked: str | bool | None, training: Any) -> str | None:
         for newer, fault in passed_over(folder, checkpoint).items():
             then = f"training goes on from {Path(checkpoint).name}" if checkpoint else "training starts anew"
             logger.warning("resume: %s does not count, because %s; %s", newer, fault, then)
+    if checkpoint is not None:
+        check_optimizer_state(checkpoint)
     return checkpoint
 
 
@@ -203,3 +205,15 @@ def _saved_strategy(folder: Path) -> str | None:
         return state["stateful_callbacks"]["AdaptiveWindowCallback"]["attributes"]["saved"]["strategy"]
     except (KeyError, TypeError):
         return None
+
+
+def digest_of_prompts(held_out: Any) -> dict[str, str]:
+    """The entry of `environment.json` about held-out prompts, of one set or several; nothing of a stream or images."""
+    sets = held_out if isinstance(held_out, dict) else {"": held_out}
+    if not all(isinstance(each, Dataset) and "prompt" in each.column_names for each in sets.values()):
+        return {}
+    prompts = {name: list(each["prompt"]) for name, each in sets.items()}
+    try:
+        return {HELD_OUT_PROMPTS: digest_of(prompts if isinstance(held_out, dict) else prompts[""])}
+    except TypeError:
+        return {}

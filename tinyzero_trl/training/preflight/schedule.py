@@ -20,6 +20,12 @@ def check_schedule(config: Any) -> None:
         steps = getattr(config, f"{what}_steps")
         if getattr(config, switch) == "steps" and not 0 < steps < math.inf:
             raise ValueError(f"{what}_steps: {steps!r} is not above 0; change it, or set {switch} to 'no'")
+    mode = (config.lr_scheduler_kwargs or {}).get("mode", "min")
+    if config.lr_scheduler_type == "reduce_lr_on_plateau" and config.greater_is_better and mode == "min":
+        raise ValueError(
+            f"lr_scheduler_kwargs: reduce_lr_on_plateau takes a rise of {config.metric_for_best_model} for a loss and "
+            "lowers the learning rate; give {'mode': 'max'}"
+        )
     check_best_is_saved(config, config.max_steps)
 
 

@@ -33,13 +33,19 @@ _LEAST_COUNTS = {
     "top_k": 0,
     "data_seed": 0,
     "seed": 0,
+    "ref_model_sync_steps": 1,
 }
 _RANGES = {  # smallest and largest value
     "learning_rate": (0.0, math.inf),
     "beta": (0.0, math.inf),
     "epsilon": (0.0, math.inf),
     "epsilon_high": (0.0, math.inf),
-    "delta": (0.0, math.inf),
+    "delta": (1.0, math.inf),
+    "top_entropy_quantile": (0.0, 1.0),
+    "ref_model_mixup_alpha": (0.0, 1.0),
+    **dict.fromkeys(("sapo_temperature_neg", "sapo_temperature_pos"), (0.0, math.inf)),
+    **dict.fromkeys(("vespo_k_pos", "vespo_lambda_pos", "vespo_k_neg", "vespo_lambda_neg"), (0.0, math.inf)),
+    **dict.fromkeys(("entropy_coef", "entropy_coef_min", "entropy_coef_max"), (0.0, math.inf)),
     "weight_decay": (0.0, math.inf),
     "max_grad_norm": (0.0, math.inf),
     "warmup_steps": (0.0, math.inf),
@@ -53,6 +59,8 @@ _RANGES = {  # smallest and largest value
     "min_p": (0.0, 1.0),
 }
 _ABOVE_ZERO = {
+    "sapo_temperature_neg": "advantages are divided by it",
+    "sapo_temperature_pos": "advantages are divided by it",
     "num_train_epochs": "nothing would be trained",
     "repetition_penalty": "scores are divided by it",
     "top_p": "no token would be left to choose from",
@@ -67,6 +75,7 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
     "vllm_mode": ("colocate", "server"),
     "importance_sampling_level": ("token", "sequence"),
     "scale_rewards": ("group", "batch", "none", True, False),
+    "multi_objective_aggregation": ("sum_then_normalize", "normalize_then_sum"),
 }
 
 
@@ -86,7 +95,7 @@ def check_numbers(config: Any) -> None:
             continue
         if type(value) is not int or value < least:
             raise ValueError(f"{name}: {value!r} is no whole number of {least} or more; change it")
-    for name, (low, high) in _RANGES.items():
+    for name, (low, high) in ((name, _RANGES[name]) for name in _RANGES if hasattr(config, name)):  # not in older TRL
         if (value := getattr(config, name)) is None and _default_of(config, name) is None:
             continue
         is_number = isinstance(value, int | float) and not isinstance(value, bool) and value != math.inf
@@ -115,6 +124,11 @@ def check_choices(config: Any) -> None:
     for name, choices in _CHOICES.items():
         if (value := getattr(config, name)) not in choices:
             raise ValueError(f"{name}: {value!r} is unknown; choose one of {', '.join(map(str, choices))}")
+    if config.neftune_noise_alpha is not None:
+        raise ValueError(
+            f"neftune_noise_alpha: {config.neftune_noise_alpha!r} makes noise by the width of a batch, and batches are "
+            "cut and packed here; leave it out"
+        )
     _check_outlets(config)
     _check_ends_of_completions(config)
     _check_foreign_code(config)
