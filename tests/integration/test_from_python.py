@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from datasets import Dataset, DatasetDict, IterableDatasetDict
+from transformers import TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
 from tests.support.tiny_models import build_model, build_tokenizer, save_tiny_model
@@ -49,6 +50,7 @@ def trainer(
     examples: Any = None,
     environment_factory: Any = None,
     chat_template: str | None = None,
+    callbacks: Any = None,
     **options: Any,
 ) -> AdaptiveGRPOTrainer:
     problems = Dataset.from_dict({"prompt": PROMPTS, **(columns or {})})
@@ -68,6 +70,7 @@ def trainer(
         eval_dataset=problems if evaluated is None else evaluated,
         processing_class=tokenizer,
         optimizers=optimizers,
+        callbacks=callbacks,
         environment_factory=environment_factory,
     )
 
@@ -434,3 +437,73 @@ def test_several_held_out_sets_have_one_digest_of_their_names_and_prompts() -> N
     digests = [digest_of_prompts(held_out)[HELD_OUT_PROMPTS] for held_out in given]
     assert len(set(digests)) == 4
     assert digest_of_prompts({"easy": easy, "stream": hard.to_iterable_dataset()}) == {}
+
+
+def test_completions_are_logged_by_trl_too(tmp_path: Path) -> None:
+    for _ in range(2):  # the second moves the files of the first aside, and TRL writes into the folder that it has made
+        training = trainer(tmp_path, log_completions=True, eval_on_start=True, eval_strategy="steps", eval_steps=2)
+        training.train()
+        written = {file.suffix for file in (tmp_path / "completions").iterdir()}
+        assert written == {".jsonl", ".parquet"}
+
+
+def test_a_checkpoint_of_weights_alone_is_not_continued(tmp_path: Path) -> None:
+    """Moments and schedule would start anew."""
+    trainer(tmp_path, save_only_model=True).train()
+    with pytest.raises(ValueError, match=r"checkpoint-2' holds weights alone \(save_only_model\), and no optimizer"):
+        trainer(tmp_path, resume="auto", max_steps=4).train()
+
+
+def test_an_empty_prompt_is_named_by_its_row(tmp_path: Path) -> None:
+    rows = Dataset.from_dict({"prompt": [*PROMPTS[:3], "", *PROMPTS[4:]]})
+    with pytest.raises(ValueError, match="train_dataset: the prompt of row 3 is empty; write one, or remove the row"):
+        trainer(tmp_path, examples=rows)
+
+
+class StopEpochs(TrainerCallback):
+    """Ends each epoch after its first step."""
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        control.should_epoch_stop = True
+
+
+def test_an_epoch_that_is_stopped_early_is_not_gone_through_again(tmp_path: Path) -> None:
+    seen: list[list[str]] = []
+
+    def noted(prompts: Sequence[str], **_: Any) -> list[float]:
+        seen.append(sorted(set(prompts)))
+        return [float(place % 2) for place in range(len(prompts))]
+
+    training = trainer(tmp_path, rewards=noted, max_steps=-1, num_train_epochs=3, per_device_train_batch_size=8)
+    training.add_callback(StopEpochs())
+    training.train()
+    assert len(seen) == 3 and seen[0] != seen[1] != seen[2], "each epoch has an order of its own"
+
+
+def test_rows_do_not_lie_end_to_end_under_a_quantile_of_entropies(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Rounding would decide which of two equal tokens has the larger entropy."""
+    assert not trainer(tmp_path, padding_free=True, top_entropy_quantile=0.5).loss._traits.is_padding_free
+    assert "padding_free has no effect" in caplog.text
+    assert trainer(tmp_path, padding_free=True).loss._traits.is_padding_free
+
+
+class Asks(TrainerCallback):
+    """Asks for something at the end of step 3, in the middle of a rollout."""
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step == 3:
+            setattr(control, self.what, True)
+
+
+@pytest.mark.parametrize(("what", "kept"), [("should_training_stop", "checkpoint-3"), ("should_save", "checkpoint-4")])
+def test_what_a_callback_asks_for_in_the_middle_of_a_rollout(tmp_path: Path, what: str, kept: str) -> None:
+    """A checkpoint waits for the end of the rollout; the end of training keeps what is due, and is evaluated."""
+    steps = {"num_iterations": 2, "max_steps": 6, "save_steps": 3 if what == "should_training_stop" else 6}
+    trainer(tmp_path, callbacks=[Asks(what)], eval_strategy="steps", eval_steps=50, **steps).train()
+    assert sorted(file.name for file in tmp_path.glob("checkpoint-*"))[0] == kept
+    assert lines(tmp_path, "eval.jsonl") == [3 if what == "should_training_stop" else 6]

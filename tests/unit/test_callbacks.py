@@ -33,7 +33,9 @@ class Run:
     """Fires events in the order in which the trainer does."""
 
     def __init__(self, folder: Path) -> None:
-        self.args = SimpleNamespace(output_dir=str(folder), report_to=[], eval_strategy="steps", log_history_lines=None)
+        self.args = SimpleNamespace(
+            output_dir=str(folder), report_to=[], eval_strategy="steps", log_history_lines=None, log_completions=False
+        )
         self.state = TrainerState(is_world_process_zero=True)
         self.window = AdaptiveWindowCallback(CONFIG)
         self.records = RecordsCallback(self.window, success_threshold=1.0)

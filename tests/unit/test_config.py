@@ -157,6 +157,20 @@ def parse(tmp_path: Path) -> Parse:
         ),
         ({"generation_kwargs": {"stop_strings": [3]}}, r"generation_kwargs: stop_strings \[3\] is no text or list"),
         ({"restore_callback_states_from_checkpoint": True}, r"restore_callback_states_from_checkpoint: true would"),
+        ({"top_entropy_quantile": -0.5}, r"top_entropy_quantile: -0\.5 is no finite number of 0 to 1; change it"),
+        ({"delta": 0.5}, r"delta: 0\.5 is no finite number of 1 or more; change it"),
+        ({"ref_model_mixup_alpha": 2.0}, r"ref_model_mixup_alpha: 2\.0 is no finite number of 0 to 1; change it"),
+        ({"ref_model_sync_steps": 0}, r"ref_model_sync_steps: 0 is no whole number of 1 or more; change it"),
+        ({"sapo_temperature_pos": 0.0}, r"sapo_temperature_pos: 0 is too low, advantages are divided by it"),
+        ({"multi_objective_aggregation": "x"}, r"multi_objective_aggregation: 'x' is unknown; choose one of sum_then"),
+        ({"neftune_noise_alpha": 5.0}, r"neftune_noise_alpha: 5\.0 makes noise by the width of a batch"),
+        (
+            {
+                **{"lr_scheduler_type": "reduce_lr_on_plateau", "metric_for_best_model": "eval/acc"},
+                **{"greater_is_better": True, "eval_strategy": "steps"},
+            },
+            r"lr_scheduler_kwargs: reduce_lr_on_plateau takes a rise of .*acc for a loss",
+        ),
     ],
     ids=str,
 )

@@ -201,6 +201,18 @@ def test_two_processes_with_half_the_batch_each_continue_the_run_of_one(config: 
     assert compare(old, new) == ({"per_device_train_batch_size": "16 there, 8 here"}, {})
 
 
+@pytest.mark.parametrize(
+    "loss",
+    [{"loss_type": "bnpo"}, {"top_entropy_quantile": 0.5}, {"entropy_coef": 0.1}, {"use_adaptive_entropy": True}],
+)
+def test_a_loss_that_depends_on_how_a_batch_is_split_keeps_its_batches(
+    config: Any, written: Any, loss: dict[str, Any]
+) -> None:
+    old, new = written(**loss), config(**loss, per_device_train_batch_size=8)
+    new |= {"generation_batch_size": 16, "steps_per_generation": 1}
+    assert compare(old, new) == ({}, {"per_device_train_batch_size": "16 there, 8 here"})
+
+
 def test_fields_of_another_version_are_not_compared(config: Any, written: Any) -> None:
     old = {name: value for name, value in written().items() if name != "stop_at_answer"} | {"window_bygone": 3}
     assert compare(old, config()) == ({}, {})

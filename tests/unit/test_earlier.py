@@ -98,3 +98,10 @@ def test_a_killed_run_that_goes_on_from_its_newest_checkpoint_leaves_nothing_beh
     write_run(tmp_path, 5, saved=(2, 4))
     write_checkpoint(tmp_path, 5, complete=False)
     assert set_aside(tmp_path, 4) is None
+
+
+def test_an_empty_folder_for_completions_is_no_earlier_run(tmp_path: Path) -> None:
+    """TRL makes it with `log_completions`, before training begins; files of the user would be moved with it."""
+    (tmp_path / "completions").mkdir()
+    (tmp_path / "README.md").write_text("mine")
+    assert set_aside(tmp_path) is None and (tmp_path / "README.md").exists()

@@ -214,3 +214,11 @@ def test_batches_follow_trl() -> None:
     assert (plan.completions, plan.prompts, plan.optimizer_steps) == (1024, 256, 4)
     assert plan.passes == 4  # two rows of 1000 tokens fit into 2500
     assert (plan.tokens(400), plan.tokens(900)) == (512_000, 1_024_000)
+
+
+def test_a_budget_is_no_remedy_where_batches_are_not_divided() -> None:
+    tight = replace(WORK, shape=WIDE, gpu_memory=4.1 * GIB, use_vllm=False, rollout_rows=1)
+    tight = replace(tight, max_tokens_per_micro_batch=None)
+    divided, joined = (with_remedies(memory_plan(replace(tight, divides_batches=each))) for each in (True, False))
+    named = [any(text.startswith("max_tokens_per_micro_batch") for text in each.remedies) for each in (divided, joined)]
+    assert named == [True, False]

@@ -32,3 +32,11 @@ def test_the_first_epoch_has_the_order_of_trl() -> None:
 
 def test_without_shuffling_every_epoch_is_the_same() -> None:
     assert order(0, shuffle=False) == order(3, shuffle=False) == [each for each in range(12) for _ in range(2)]
+
+
+def test_an_epoch_that_trainer_begins_counts_although_its_state_is_behind() -> None:
+    """As after an epoch that a callback has ended early."""
+    running = EpochOrder(sampler(), lambda: 0)
+    assert list(running) == order(0)
+    running.set_epoch(1)
+    assert list(running) == order(1)

@@ -12,7 +12,8 @@ from tinyzero_trl.training.callbacks.safe_points import EXIT_STOPPED_BY_SIGNAL, 
 
 def rollouts_of(steps: int) -> SimpleNamespace:
     """Arguments of stock TRL: as many micro-batches of a rollout, each an optimizer step."""
-    return SimpleNamespace(steps_per_generation=steps, num_iterations=1, gradient_accumulation_steps=1)
+    steady = {"num_iterations": 1, "gradient_accumulation_steps": 1, "eval_strategy": "steps"}
+    return SimpleNamespace(steps_per_generation=steps, **steady)
 
 
 def steps_saved(due: set[int], *, per_rollout: int, last: int, start: int = 0) -> list[int]:

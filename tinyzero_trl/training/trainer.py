@@ -93,11 +93,11 @@ class AdaptiveGRPOTrainer(GRPOTrainer):
         self.hub = RetriedPushes(args)
         self.evaluator = held_out.HeldOutEvaluator(args)
         prepare_engine(args, model, processing_class)
-        # Whether a step is saved decides what is logged; those after the policy see the window of the next rollout.
-        ours = [SaveBetweenRollouts(), self.window_callback, self.records_callback]
+        # Those after the policy see the window of the next rollout; what they save or stop is put in order behind them.
+        ours = [self.window_callback, self.records_callback]
         data = (train_dataset, eval_dataset, processing_class, reward_processing_classes)
         others = (optimizers, quantization_config, peft_config, tools, rollout_func, environment_factory)
-        super().__init__(model, reward_funcs, args, *data, [*ours, *(callbacks or ())], *others)
+        super().__init__(model, reward_funcs, args, *data, [*ours, *(callbacks or ()), SaveBetweenRollouts()], *others)
         trainable.check_given_optimizer(optimizers[0], self.model)
         problems.check_train_dataset(train_dataset, trl_internals.tokenizer_of(self), self.model.config, args)
         show_rollouts(self, callbacks or ())
