@@ -275,6 +275,21 @@ def test_a_probability_is_no_first_part_of_itself() -> None:
     assert verdicts("coin_flip", "0.65625", [*right, *wrong]) == right
 
 
+def test_a_small_probability_may_have_an_exponent() -> None:
+    """The library writes its own answers so."""
+    assert verdicts("coin_flip", "6.103515625e-05", ["6.103515625e-05", "1e999999999", "1e-9999"]) == [
+        "6.103515625e-05"
+    ]
+
+
+def test_a_candidate_beside_the_right_one_is_wrong() -> None:
+    gold, beside = "177,910,656.017", ["177910656.026", "177910656.02"]
+    assert verdicts("number_format", gold, ["177910656.017", gold, *beside], solution=177910656.017) == [
+        "177910656.017",
+        gold,
+    ]
+
+
 def test_sorted_numbers_are_those_that_were_to_be_sorted() -> None:
     gold, right = (
         "['-3.0', '1.5', '20.25']",

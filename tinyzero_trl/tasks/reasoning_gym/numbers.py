@@ -29,6 +29,14 @@ def _is_printed_as(answer: str, expected: str) -> bool:
     return isinstance(places, int) and _is_within(Fraction(10) ** min(0, places) / 2, answer, expected)
 
 
+def _is_same_number(answer: str, expected: str) -> bool:
+    """A number differs by half of the last digit that is printed of the expected one, or less.
+
+    The library's scorer takes another candidate for the right one, where the two are close.
+    """
+    return _is_printed_as(answer, expected.replace(",", ""))
+
+
 def _is_within(tolerance: Fraction, answer: str, expected: str) -> bool:
     found, wanted = to_number(answer), to_number(expected)
     return found is not None and wanted is not None and abs(found - wanted) <= tolerance
@@ -36,6 +44,7 @@ def _is_within(tolerance: Fraction, answer: str, expected: str) -> bool:
 
 IS_RIGHT: Mapping[str, Callable[[str, str], bool]] = {
     "coin_flip": _is_same_probability,
+    "number_format": _is_same_number,
     "number_sorting": _are_same_numbers,
 }
 """By data set, whether an answer to which the library gives the full score is the expected one. The answer is untrusted
