@@ -372,7 +372,7 @@ def test_two_runs_share_no_folder(grid, other):
 
 
 def test_the_order_of_fields_is_no_other_setting(grid):
-    runs = {"full": {"recipe": "tiny.yaml", "overrides": {"learning_rate": 0.1, "max_steps": 3}}}
+    runs = {"full": {"recipe": "tiny.yaml", "overrides": {"max_steps": 3, "learning_rate": 0.1}}}
     run_grid(read_grid(grid(runs=runs, common=None)), print)
     runs["full"]["overrides"] = {"max_steps": 3}
     said = []
