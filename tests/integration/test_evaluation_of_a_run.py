@@ -321,7 +321,7 @@ def test_the_held_out_set_of_a_run_without_a_task_is_not_guessed_either(
     assert main(command) == 2
     assert capsys.readouterr().err == (
         f"tinyzero-trl eval: data: 'generate' is the held-out set of the run, but {run}/config.yaml names no task, as "
-        "of a run from Python; give --task and --data FILE\n"
+        "of a run from Python; give --task, or --data FILE\n"
     )
     assert main([*command, "--task", "multiplication"]) == 0
     printed = capsys.readouterr().out

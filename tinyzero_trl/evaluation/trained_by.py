@@ -213,7 +213,7 @@ class TrainedBy:
 def find_run(model_path: str) -> TrainedBy:
     """The run of a model's folder, or of a checkpoint's parent folder, also where the path is a link to it.
 
-    Programs of other kinds have a `config.yaml` too: one without a field of windows is not of a run.
+    Programs of other kinds have a `config.yaml` too: in a parent folder one without a field of windows is not of a run.
 
     Raises:
         ValueError: its `config.yaml` holds no mapping.
@@ -223,7 +223,7 @@ def find_run(model_path: str) -> TrainedBy:
     for file in (own / CONFIG, *(parent / CONFIG for parent in parents)) if own.is_dir() else ():
         if file.is_file():
             config = read_mapping(file)
-            if any(name.startswith("window_") for name in config):
+            if file.parent == own or any(name.startswith("window_") for name in config):
                 return TrainedBy(file, config)
     return TrainedBy(None, {})
 
