@@ -71,7 +71,9 @@ def check_adapter(model: ModelConfig, model_config: Any) -> None:
         name = _guilty_field(model, reason)
         value = getattr(model, name)
         is_name = name == "lora_target_modules" and isinstance(value, str) and value.isidentifier()
-        remedy = f"one name alone is a pattern for whole paths: write '.*{value}'" if is_name else "change it"
+        remedy = (
+            f"change it; one name alone is a pattern for whole paths, such as '.*{value}'" if is_name else "change it"
+        )
         raise ValueError(f"{name}: {value!r} is refused ({reason}); {remedy}") from None
 
 
