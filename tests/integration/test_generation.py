@@ -107,7 +107,9 @@ def test_chat_needs_a_chat_template(model: Any) -> None:
     [from_text] = generate_completions(model, tokenizer, [spelled_out], max_completion_length=8)
     assert from_chat == from_text
     tokenizer.chat_template = None
-    with pytest.raises(ValueError, match=r"template: 'chat' needs a tokenizer with a chat template.*use the template"):
+    with pytest.raises(
+        ValueError, match=r"template: messages need a tokenizer with a chat template.*use another model"
+    ):
         generate_completions(model, tokenizer, [chat], max_completion_length=8)
 
 
