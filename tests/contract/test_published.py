@@ -364,6 +364,18 @@ def test_more_prompts_for_the_tokens_that_are_saved() -> None:
     )
     section = " ".join(RESULTS[RESULTS.index("### More prompts") :].split("```")[0].split())
     assert f"takes only {rows['group-label'][3].split(' (')[0]} the decoding steps" in section
+    _, points, tokens, steps = rows["fixed-256-32"]
+    said = f"is level with that, {points}, for {tokens.split(' (')[0]} its tokens, and takes {steps.split(' (')[0]} its"
+    assert said in section
+    assert f"takes {1 / float(tokens.split(' x')[0]):.2f} x its tokens ([more prompts]" in readme
+    fixed = paired_accuracy.policies(MORE_PROMPTS, MORE_PROMPTS_ASKED_AGAIN)["fixed-256-32"]
+    full = paired_accuracy.policies(IMPATIENT, IMPATIENT_ASKED_AGAIN)["full"]
+    _, gained = paired_accuracy.against(fixed, full, "together")
+    pairs = [(MORE_PROMPTS / "fixed-256-32" / seed, IMPATIENT / "full" / seed) for seed in sorted(fixed)]
+    spent = paired_ratio(*zip(*((_tokens_of(one), _tokens_of(other)) for one, other in pairs), strict=True))
+    assert gained is not None
+    ends = f"{gained.mean:.1f} points above the full rollout ({gained.low:.1f} to {gained.high:.1f})"
+    assert f"With 32 it ends {ends} for {spent.mean:.2f} x its tokens" in section
     assert f"Against `signal`, which takes as many tokens, it is {rows['signal'][1]} points ahead" in section
 
 
