@@ -93,7 +93,7 @@ class AdaptiveGRPOTrainer(GRPOTrainer):
         self.hub = RetriedPushes(args)
         self.evaluator = held_out.HeldOutEvaluator(args)
         prepare_engine(args, model, processing_class)
-        # Those after the policy see the window of the next rollout; what they save or stop is put in order behind them.
+        # Those after the policy see the window of the next rollout; what they ask to save is put in order behind them.
         ours = [self.window_callback, self.records_callback]
         data = (train_dataset, eval_dataset, processing_class, reward_processing_classes)
         others = (optimizers, quantization_config, peft_config, tools, rollout_func, environment_factory)

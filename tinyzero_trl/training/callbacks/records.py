@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from transformers import TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import IntervalStrategy
 from trl import GRPOTrainer
 
 from tinyzero_trl.metrics import RunningTotals, rollout_metrics
@@ -171,7 +172,11 @@ class RecordsCallback(SavedInCheckpoints):
             self.logged_figures.note_learning_rate()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Write the step's line, with TRL's own figures under TRL's names."""
+        """Write the step's line, with TRL's own figures under TRL's names. The last step is evaluated."""
+        # Not left to whoever comes after training: by then trackers are closed, and trackio would begin a second run.
+        # With eval_strategy epoch, Trainer evaluates at the end of the epoch that ends with this step. A signal that
+        # stops the run, behind this callback, asks for no evaluation: the run goes on.
+        control.should_evaluate |= control.should_training_stop and args.eval_strategy == IntervalStrategy.STEPS
         self._line["time/rollout_s"] = self._rollout_s
         self._line["time/optimize_s"] = time.perf_counter() - self._step_started_at - self._rollout_s
         self._line["time/elapsed_s"] = self._clock.elapsed_s

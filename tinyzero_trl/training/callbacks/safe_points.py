@@ -14,7 +14,6 @@ from typing import Any
 
 from accelerate.utils import gather_object
 from transformers import TrainerControl, TrainerState, TrainingArguments
-from transformers.trainer_utils import IntervalStrategy
 
 from tinyzero_trl.training.callbacks.events import Evaluation, RolloutCallback
 from tinyzero_trl.training.config import optimizer_steps_per_rollout
@@ -44,8 +43,8 @@ class _BetweenRollouts(RolloutCallback):
 class SaveBetweenRollouts(_BetweenRollouts):
     """Puts a checkpoint off to the next point between two rollouts; the end of training is saved wherever it is.
 
-    The last step is evaluated. It stands behind the user's callbacks, which may ask for a checkpoint or for the end. A
-    step that is saved is logged as well: figures that TRL averages since its last line must not span a checkpoint.
+    It stands behind the user's callbacks, which may ask for a checkpoint or for the end. A step that is saved is logged
+    as well: figures that TRL averages since its last line must not span a checkpoint.
     """
 
     def __init__(self) -> None:
@@ -61,9 +60,6 @@ class SaveBetweenRollouts(_BetweenRollouts):
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Hold back what is due in the middle of a rollout, and let it go at its end."""
-        # Not left to whoever comes after training: by then trackers are closed, and trackio would begin a second run.
-        # With eval_strategy epoch, Trainer evaluates at the end of the epoch that ends with this step.
-        control.should_evaluate |= control.should_training_stop and args.eval_strategy == IntervalStrategy.STEPS
         self._is_due |= control.should_save
         control.should_save = self._is_due and (self.is_between_rollouts(args, state) or control.should_training_stop)
         if control.should_save:
