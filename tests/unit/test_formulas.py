@@ -62,7 +62,7 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     config = WindowConfig(strategy=strategy, initial=40, min=10, max=LARGEST, **POLICIES[strategy])
     window = AdaptiveWindowCallback(config)
     records = RecordsCallback(window, success_threshold=config.success_threshold)
-    args: Any = SimpleNamespace(output_dir=str(folder), eval_strategy="no")
+    args: Any = SimpleNamespace(output_dir=str(folder), eval_strategy="no", log_completions=False)
     state, control = TrainerState(is_world_process_zero=True), TrainerControl()
     records.on_train_begin(args, state, control)
     generator, windows, rollouts = random.Random(0), [], []
