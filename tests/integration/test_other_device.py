@@ -1,7 +1,6 @@
 """Where tensors lie: everything trains on a device that refuses to be mixed with the host, as a GPU does."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,21 +10,13 @@ import pytest
 from pyarrow.parquet import read_table
 
 from tests.support.other_device import IS_SUPPORTED
-from tests.support.ranks import ROOT
+from tests.support.ranks import ROOT, run_alone
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not IS_SUPPORTED, reason="this version of PyTorch lets nobody make a device in Python"),
 ]
 PLACES = ("cpu", "other")
-
-
-def run(place: str, *arguments: str) -> str:
-    program = [sys.executable, "-m", "tests.support.training_on_device", place, *arguments]
-    alone = os.environ | {"OMP_NUM_THREADS": "1"}  # with the same sums on every machine
-    ended = subprocess.run(program, cwd=ROOT, env=alone, capture_output=True, text=True, timeout=600)
-    assert ended.returncode == 0, ended.stderr[-3000:]
-    return ended.stdout
 
 
 def test_the_device_refuses_tensors_of_the_host() -> None:
@@ -48,7 +39,9 @@ def test_the_device_refuses_tensors_of_the_host() -> None:
 
 
 def test_trainings_on_the_device_log_what_they_log_on_the_cpu() -> None:
-    on_cpu, on_device = (json.loads(run(place, "figures").splitlines()[-1]) for place in PLACES)
+    on_cpu, on_device = (
+        json.loads(run_alone("training_on_device", place, "figures").splitlines()[-1]) for place in PLACES
+    )
     assert on_cpu.keys() == on_device.keys() and len(on_cpu) > 10
     for name, lines in on_cpu.items():
         assert any(line.get("grad_norm", 0) > 0 for line in lines), name
@@ -68,10 +61,10 @@ def test_the_program_trains_continues_and_evaluates_on_the_device(tmp_path: Path
         folder = str(tmp_path / place)
         there = ["--use_cpu", str(place == "cpu").lower(), "--output_dir", folder]
         for steps in ("1", "2"):
-            said = run(place, "program", *train, *there, "--max_steps", steps)
+            said = run_alone("training_on_device", place, "program", *train, *there, "--max_steps", steps)
         assert "Held-out accuracy" in said
         evaluated = ["eval", "--model", folder, "--data", "generate", "--limit", "8", "--max-completion-length", "32"]
-        run(place, "program", *evaluated, "--out", str(tmp_path / f"evaluation_{place}"))
+        run_alone("training_on_device", place, "program", *evaluated, "--out", str(tmp_path / f"evaluation_{place}"))
         files = [Path(folder, name) for name in ("metrics.jsonl", "eval.jsonl")]
         lines = [json.loads(line) for file in files for line in file.read_text().splitlines()]
         records[place] = [{name: line[name] for name in line if "time" not in name} for line in lines]

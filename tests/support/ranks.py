@@ -1,4 +1,4 @@
-"""Run a module of this folder on several CPU ranks."""
+"""Run a module of this folder in processes of its own, on several CPU ranks."""
 
 import json
 import os
@@ -25,6 +25,11 @@ def run_on_ranks(ranks: int, name: str, *arguments: str, **environment: str) -> 
     environment["ACCELERATE_USE_CPU"] = "1"
     output = _run([*launch, "--module", f"tests.support.{name}", *arguments], **environment)
     return json.loads(output.splitlines()[-1])
+
+
+def run_alone(name: str, *arguments: str) -> str:
+    """What the module `name`, in a process of its own, printed."""
+    return _run([f"tests.support.{name}", *arguments])
 
 
 def tell(seen: Any) -> None:

@@ -203,7 +203,13 @@ def test_two_processes_with_half_the_batch_each_continue_the_run_of_one(config: 
 
 @pytest.mark.parametrize(
     "loss",
-    [{"loss_type": "bnpo"}, {"top_entropy_quantile": 0.5}, {"entropy_coef": 0.1}, {"use_adaptive_entropy": True}],
+    [
+        {"loss_type": "bnpo"},
+        {"top_entropy_quantile": 0.0},
+        {"top_entropy_quantile": 0.5},
+        {"entropy_coef": 0.1},
+        {"use_adaptive_entropy": True},
+    ],
 )
 def test_a_loss_that_depends_on_how_a_batch_is_split_keeps_its_batches(
     config: Any, written: Any, loss: dict[str, Any]

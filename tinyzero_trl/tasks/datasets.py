@@ -208,7 +208,7 @@ def _check_names(task: Task) -> None:
         if (stored := column_name(name)) in taken:
             raise ValueError(
                 f"task: the columns {taken[stored]} and {name} of {task.name} would both be stored as {stored}, for "
-                f"one of the names is taken; rename one of them"
+                "one of the names is taken; rename one of them"
             )
         taken[stored] = name
 

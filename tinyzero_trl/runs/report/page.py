@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from tinyzero_trl.runs.records import METRICS, Run
+from tinyzero_trl.runs.records import EXAMPLES, METRICS, Run
 from tinyzero_trl.runs.report.compare import Outcome, accuracy_curve
 from tinyzero_trl.runs.report.formats import NOTHING, Cell, count, duration, interval_cell, points, saved
 from tinyzero_trl.runs.report.headlines import tiles_of_comparison, tiles_of_one
@@ -129,7 +129,7 @@ def notes_of_records(loaded: LoadedRuns) -> list[str]:
                 notes.append(
                     f"no answer of the last evaluation of {run.path} was judged; its accuracy is that of step {judged}"
                 )
-        for name, what in (("examples", "other training examples"), ("model_files", "another model to begin with")):
+        for name, what in ((EXAMPLES, "other training examples"), ("model_files", "another model to begin with")):
             if differ_in(group, name):
                 notes.append(f"the seeds of {group.label} had {what} than one another")
     return notes + [f"{path} has not begun, and is left out" for path in loaded.not_begun]

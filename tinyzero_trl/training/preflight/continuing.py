@@ -112,7 +112,7 @@ def _schedule_depends_on_length(config: Mapping[str, Any]) -> bool:
 def joins_rows(config: Mapping[str, Any]) -> bool:
     """Whether something in the loss of a batch is no sum over its rows, so that no pass takes a part of it."""
     names = ("entropy_coef", "use_adaptive_entropy", "router_aux_loss_coef")
-    return any(config.get(name) for name in names) or (config.get("top_entropy_quantile") or 1.0) < 1.0
+    return any(config.get(name) for name in names) or config.get("top_entropy_quantile", 1.0) < 1.0
 
 
 def _same_batches(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:

@@ -95,7 +95,9 @@ def check_numbers(config: Any) -> None:
             continue
         if type(value) is not int or value < least:
             raise ValueError(f"{name}: {value!r} is no whole number of {least} or more; change it")
-    for name, (low, high) in ((name, _RANGES[name]) for name in _RANGES if hasattr(config, name)):  # not in older TRL
+    for name, (low, high) in _RANGES.items():
+        if not hasattr(config, name):  # a field that older TRL does not have
+            continue
         if (value := getattr(config, name)) is None and _default_of(config, name) is None:
             continue
         is_number = isinstance(value, int | float) and not isinstance(value, bool) and value != math.inf
