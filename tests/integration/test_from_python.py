@@ -192,6 +192,19 @@ def test_too_few_examples_and_too_little_room_are_found_as_in_recipes(
         trainer(tmp_path, {"prompt": [" ".join(["1"] * 600)] * 4})
 
 
+def test_data_without_prompts_is_refused_before_the_first_rollout(tmp_path: Path) -> None:
+    questions = Dataset.from_dict({"question": PROMPTS, "answer": PROMPTS})
+    said = r"there is no column 'prompt' among question, answer; rename the one that holds the prompts$"
+    with pytest.raises(ValueError, match=rf"^train_dataset: {said}"):
+        trainer(tmp_path, examples=questions)
+    with pytest.raises(ValueError, match=rf"^train_dataset: {said}"):
+        trainer(tmp_path, examples=questions.to_iterable_dataset())
+    with pytest.raises(ValueError, match=rf"^eval_dataset: {said}"):
+        trainer(tmp_path, evaluated=questions)
+    with pytest.raises(ValueError, match=rf"^eval_dataset\['b'\]: {said}"):
+        trainer(tmp_path, evaluated={"a": Dataset.from_dict({"prompt": PROMPTS}), "b": questions})
+
+
 @pytest.mark.slow
 def test_columns_and_reward_functions_may_be_anything(tmp_path: Path) -> None:
     columns = {"difficulty": ["easy", "hard", "easy", "hard"], "index": [7, 7, 8, 8]}

@@ -99,7 +99,7 @@ class AdaptiveGRPOTrainer(GRPOTrainer):
         others = (optimizers, quantization_config, peft_config, tools, rollout_func, environment_factory)
         super().__init__(model, reward_funcs, args, *data, [*ours, *(callbacks or ()), SaveBetweenRollouts()], *others)
         trainable.check_given_optimizer(optimizers[0], self.model)
-        problems.check_train_dataset(train_dataset, trl_internals.tokenizer_of(self), self.model.config, args)
+        problems.check_datasets(self, train_dataset)
         show_rollouts(self, callbacks or ())
         self.records_callback.follow(self, callbacks or ())
         self.limiter = CompletionLimit(self)

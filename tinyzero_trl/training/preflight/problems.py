@@ -13,6 +13,7 @@ from tinyzero_trl.generation.prompts import encode_prompts
 from tinyzero_trl.models.loading import check_room, positions_of
 from tinyzero_trl.runs.files import shortened
 from tinyzero_trl.training.config import AdaptiveGRPOConfig
+from tinyzero_trl.training.trl_internals import tokenizer_of
 from tinyzero_trl.windows import WindowConfig
 from tinyzero_trl.windows.config import label_column_of
 
@@ -111,6 +112,30 @@ def check_chat_template_kwargs(given: dict[str, Any] | None, prompts: Sequence[A
                 f"chat_template_kwargs: {name!r} has no effect, the model's chat template does not read it; remove it, "
                 "or correct its name"
             )
+
+
+def check_datasets(trainer: Any, train_dataset: Any) -> None:
+    """Every data set has prompts, unless an environment owns them; what recipes check of their problems besides.
+
+    Args:
+        trainer: a `GRPOTrainer` whose `__init__` has run.
+        train_dataset: as it was given.
+
+    Raises:
+        ValueError: no column `prompt`, or what `check_train_dataset` refuses.
+    """
+    if trainer.environment_factories is None:
+        held_out = trainer.eval_dataset
+        sets = held_out if isinstance(held_out, dict) else {"": held_out}
+        named = {f"eval_dataset[{name!r}]" if name else "eval_dataset": each for name, each in sets.items()}
+        for field, each in {"train_dataset": train_dataset, **named}.items():
+            columns = getattr(each, "column_names", None)  # None in some streams, too
+            if columns is not None and "prompt" not in columns:
+                raise ValueError(
+                    f"{field}: there is no column 'prompt' among {', '.join(columns) or 'none'}; rename the one that "
+                    "holds the prompts"
+                )
+    check_train_dataset(train_dataset, tokenizer_of(trainer), trainer.model.config, trainer.args)
 
 
 def check_train_dataset(dataset: Any, tokenizer: Any, model_config: Any, training: AdaptiveGRPOConfig) -> None:
