@@ -273,7 +273,7 @@ def test_a_controller_says_which_trainer_it_cannot_limit_and_why() -> None:
             in_stages.attach(trainer_of(GRPOTrainer, beams))
         with pytest.raises(ValueError, match=r"not attached; call controller\.attach"):
             _ = in_stages.window
-    with pytest.raises(ValueError, match="window_label_column: 'kind' is not a column of the training data"):
+    with pytest.raises(ValueError, match=r"^label_column: 'kind' is not a column of the training data"):
         WindowController(WindowConfig(strategy="group", label_column="kind")).attach(trainer_of(GRPOTrainer))
     with pytest.raises(ValueError, match="loss_type: 'grpo' is not the trainer's, which is 'dapo'; leave it out"):
         WindowController(WindowConfig(strategy="group", loss_type="grpo")).attach(trainer_of(GRPOTrainer))
@@ -375,7 +375,7 @@ def test_a_label_column_that_a_stream_lacks_is_named(column: str) -> None:
     if column == "topic":
         trainer.train()
         return
-    with pytest.raises(ValueError, match=r"window_label_column: 'topick' is not a column .* name one of prompt, topic"):
+    with pytest.raises(ValueError, match=r"^label_column: 'topick' is not a column .* name one of prompt, topic"):
         trainer.train()
 
 

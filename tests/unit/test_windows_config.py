@@ -35,58 +35,58 @@ PHASES = ((0, 100), (10, 200))
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"strategy": "adaptive"}, r"window_strategy: 'adaptive' is unknown; choose one of fixed, phased"),
+        ({"strategy": "adaptive"}, r"strategy: 'adaptive' is unknown; choose one of fixed, phased"),
         (
             {"strategy": "success", "mode": "median"},
-            r"window_mode: 'median' is unknown; choose one of basic, ema, rolling",
+            r"mode: 'median' is unknown; choose one of basic, ema, rolling",
         ),
-        ({"min": 0}, r"window_min: 0 is below 1; set it to 1 or more"),
-        ({"initial": 512.5}, r"window_initial: 512.5 is not a whole number"),
-        ({"min_samples": True}, r"window_min_samples: True is not a whole number"),
-        ({"seed": "7"}, r"window_seed: '7' is not a whole number"),
-        ({"slack": 1.0}, r"window_slack: 1.0 is not below 1; set it below 1"),
-        ({"slack": float("nan")}, r"window_slack: nan is not finite; give a finite number"),
-        ({"strategy": "success", "epsilon": 1.5}, r"window_epsilon: 1.5 is above 1; set it to 1 or less"),
-        ({"strategy": "success", "std_multiplier": -1}, r"window_std_multiplier: -1 is below 0; set it to 0 or more"),
-        ({"strategy": "success", "ema_beta": 1}, r"window_ema_beta: 1 is not below 1"),
+        ({"min": 0}, r"min: 0 is below 1; set it to 1 or more"),
+        ({"initial": 512.5}, r"initial: 512.5 is not a whole number"),
+        ({"min_samples": True}, r"min_samples: True is not a whole number"),
+        ({"seed": "7"}, r"seed: '7' is not a whole number"),
+        ({"slack": 1.0}, r"slack: 1.0 is not below 1; set it below 1"),
+        ({"slack": float("nan")}, r"slack: nan is not finite; give a finite number"),
+        ({"strategy": "success", "epsilon": 1.5}, r"epsilon: 1.5 is above 1; set it to 1 or less"),
+        ({"strategy": "success", "std_multiplier": -1}, r"std_multiplier: -1 is below 0; set it to 0 or more"),
+        ({"strategy": "success", "ema_beta": 1}, r"ema_beta: 1 is not below 1"),
         (
             {"strategy": "success", "ema_bias_correction": "yes"},
-            r"window_ema_bias_correction: 'yes' is neither true nor false",
+            r"ema_bias_correction: 'yes' is neither true nor false",
         ),
         (
             {"strategy": "success", "growth_needs_pressure": 1},
-            r"window_growth_needs_pressure: 1 is neither true nor false",
+            r"growth_needs_pressure: 1 is neither true nor false",
         ),
-        ({"max": 0}, r"window_max: 0 is not a positive whole number; give 1 or more"),
-        ({"strategy": "cosine", "total_steps": 2.0}, r"window_total_steps: 2.0 is not a positive whole number"),
-        ({"min": 300, "max": 200}, r"window_min: 300 exceeds window_max 200; lower window_min or raise window_max"),
-        ({"initial": 1024, "max": 512}, r"window_initial: 1024 is outside \[window_min 20, window_max 512\]"),
-        ({"strategy": "phased"}, r"window_phases: empty; strategy phased needs pairs such as"),
-        ({"strategy": "phased", "phases": ((5, 100), (5, 200))}, r"window_phases: steps \[5, 5\] do not strictly"),
-        ({"strategy": "phased", "phases": ((-1, 100),)}, r"window_phases: steps \[-1\] do not strictly"),
-        ({"strategy": "phased", "phases": PHASES, "max": 150}, r"window_phases: window 200 at step 10 is outside"),
+        ({"max": 0}, r"max: 0 is not a positive whole number; give 1 or more"),
+        ({"strategy": "cosine", "total_steps": 2.0}, r"total_steps: 2.0 is not a positive whole number"),
+        ({"min": 300, "max": 200}, r"min: 300 exceeds max 200; lower min or raise max"),
+        ({"initial": 1024, "max": 512}, r"initial: 1024 is outside \[min 20, max 512\]"),
+        ({"strategy": "phased"}, r"phases: empty; strategy phased needs pairs such as"),
+        ({"strategy": "phased", "phases": ((5, 100), (5, 200))}, r"phases: steps \[5, 5\] do not strictly"),
+        ({"strategy": "phased", "phases": ((-1, 100),)}, r"phases: steps \[-1\] do not strictly"),
+        ({"strategy": "phased", "phases": PHASES, "max": 150}, r"phases: window 200 at step 10 is outside"),
         (
             {"strategy": "phased", "phases": [[1, 2, 3]]},
-            r"window_phases: \[\[1, 2, 3\]\] is not a list of \[step, window\] pairs",
+            r"phases: \[\[1, 2, 3\]\] is not a list of \[step, window\] pairs",
         ),
-        ({"strategy": "phased", "phases": "0:100"}, r"window_phases: '0:100' is not a list of \[step, window\] pairs"),
-        ({"strategy": "phased", "phases": 7}, r"window_phases: 7 is not a list of \[step, window\] pairs"),
-        ({"strategy": "cosine"}, r"window_total_steps: not set; strategy cosine needs"),
+        ({"strategy": "phased", "phases": "0:100"}, r"phases: '0:100' is not a list of \[step, window\] pairs"),
+        ({"strategy": "phased", "phases": 7}, r"phases: 7 is not a list of \[step, window\] pairs"),
+        ({"strategy": "cosine"}, r"total_steps: not set; strategy cosine needs"),
         (
             {"strategy": "success", "target_success_rate": 0.97},
-            r"window_success_rate_margin: 0.05 puts target \+ margin at 1.02",
+            r"success_rate_margin: 0.05 puts target \+ margin at 1.02",
         ),
         (
             {"strategy": "success", "target_success_rate": 0.01},
-            r"window_success_rate_margin: 0.05 puts target - margin at -0.04",
+            r"success_rate_margin: 0.05 puts target - margin at -0.04",
         ),
-        ({"strategy": "success", "growth_delta": 32}, r"window_growth_delta: 32 is below window_min_change 64"),
-        ({"strategy": "success", "shrink_delta": 10}, r"window_shrink_delta: 10 is below window_min_change 64"),
+        ({"strategy": "success", "growth_delta": 32}, r"growth_delta: 32 is below min_change 64"),
+        ({"strategy": "success", "shrink_delta": 10}, r"shrink_delta: 10 is below min_change 64"),
         (
             {"strategy": "success", "mode": "rolling", "rolling_window": 5},
-            r"window_rolling_window: 5 is below window_min_samples 10",
+            r"rolling_window: 5 is below min_samples 10",
         ),
-        ({"strategy": "signal", "probe_every": 30}, r"window_probe_every: 30 exceeds window_memory_rollouts 24"),
+        ({"strategy": "signal", "probe_every": 30}, r"probe_every: 30 exceeds memory_rollouts 24"),
     ],
 )
 def test_a_bad_value_is_refused_with_field_value_and_remedy(values: dict[str, Any], message: str) -> None:
@@ -113,7 +113,7 @@ def test_the_gain_of_a_group_follows_the_loss(
 
 
 def test_the_largest_window_must_be_set_before_a_policy_is_made() -> None:
-    with pytest.raises(ValueError, match=r"^window_max: not set; give the largest window"):
+    with pytest.raises(ValueError, match=r"^max: not set; give the largest window"):
         make_policy(WindowConfig(strategy="fixed"))
 
 
@@ -122,15 +122,16 @@ def test_the_largest_window_must_be_set_before_a_policy_is_made() -> None:
     [
         (
             {"strategy": "success", "headroom": 2.0},
-            r"window_headroom: 2.0 has no effect on strategy success, which does not read it \(signal does\); rem",
+            r"headroom: 2.0 has no effect on strategy success, which does not read it \(signal does\); rem",
         ),
         (
             {"strategy": "fixed", "slack": 0.1},
-            r"window_slack: 0.1 has no effect .* \(group, signal and success read it\); remove",
+            r"slack: 0.1 has no effect .* \(group, signal and success read it\); remove",
         ),
-        ({"phases": ((0, 100),)}, r"window_phases: \(\(0, 100\),\) has no effect on strategy signal"),
-        ({"headrom": 2.0}, r"window_headrom: 2.0 is not a field of strategy signal; did you mean window_headroom\?"),
-        ({"strategy": "fixed", "qqq": 1}, r"window_qqq: 1 is not a field of strategy fixed; remove it"),
+        ({"phases": ((0, 100),)}, r"phases: \(\(0, 100\),\) has no effect on strategy signal"),
+        ({"headrom": 2.0}, r"headrom: 2.0 is not a field of strategy signal; did you mean headroom\?"),
+        ({"window_slack": 0.1}, r"window_slack: 0.1 is not a field of strategy signal; did you mean slack\?"),
+        ({"strategy": "fixed", "qqq": 1}, r"qqq: 1 is not a field of strategy fixed; remove it"),
     ],
 )
 def test_a_field_that_the_strategy_does_not_read_is_refused(values: dict[str, Any], message: str) -> None:
@@ -148,9 +149,7 @@ def test_the_strategy_chooses_the_class_of_the_configuration() -> None:
 
 
 def test_a_class_of_another_strategy_is_refused() -> None:
-    with pytest.raises(
-        ValueError, match=r"^window_strategy: 'signal' takes a SignalConfig, not a SuccessConfig; leave"
-    ):
+    with pytest.raises(ValueError, match=r"^strategy: 'signal' takes a SignalConfig, not a SuccessConfig; leave"):
         SuccessConfig(strategy="signal")
     with pytest.raises(
         ValueError, match=r"^window_strategy: AdaptiveConfig belongs to no policy; name it in @register"
@@ -172,9 +171,9 @@ def test_a_smallest_window_that_is_left_out_exceeds_no_window_that_is_named() ->
     assert WindowConfig(initial=64, max=512).min == 20
     assert PhasedConfig(phases=((0, 12), (5, 40)), max=512).min == 12
     assert FixedConfig(max=512, initial=3).min == 20  # `fixed` does not use its first window
-    with pytest.raises(ValueError, match=r"^window_initial: 8 is outside \[window_min 20"):
+    with pytest.raises(ValueError, match=r"^initial: 8 is outside \[min 20"):
         WindowConfig(initial=8, min=20, max=512)
-    with pytest.raises(ValueError, match=r"^window_phases: window 0 at step 0 is outside \[window_min 1"):
+    with pytest.raises(ValueError, match=r"^phases: window 0 at step 0 is outside \[min 1"):
         PhasedConfig(phases=((0, 0),), max=512)
 
 

@@ -463,5 +463,5 @@ def test_empty_rollouts_teach_nothing() -> None:
 
 def test_groups_that_are_too_large_for_the_backward_induction_are_refused() -> None:
     seen = policy()
-    with pytest.raises(ValueError, match="window_group_rule: 'value' decides on groups of at most 32"):
+    with pytest.raises(ValueError, match=r"^group_rule: 'value' decides on groups of at most 32"):
         seen.observe(RolloutObservation(0, MAXIMUM, [9] * 33, [1.0] * 33, [False] * 33, [0] * 33))

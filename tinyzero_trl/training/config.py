@@ -19,6 +19,7 @@ from tinyzero_trl.training.preflight.values import check_choices, check_hardware
 from tinyzero_trl.training.recipe.renamed import give_new_names, other_name
 from tinyzero_trl.training.token_in_memory import TokenInMemory
 from tinyzero_trl.windows import WindowConfig, declarations, find_policy, strategies
+from tinyzero_trl.windows.fields import shown_with
 
 WINDOW_PREFIX = "window_"
 _OF_TRLS_ENGINES = ("use_transformers_continuous_batching", "cache_implementation")
@@ -211,7 +212,8 @@ class AdaptiveGRPOConfig(TokenInMemory, GRPOConfig):
                 "max_completion_length"
             )
         values |= self._of_trainer(values)
-        return WindowConfig(**values)
+        with shown_with(WINDOW_PREFIX):
+            return WindowConfig(**values)
 
     def _of_trainer(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """What the window policy asks of this configuration."""

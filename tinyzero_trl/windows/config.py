@@ -7,7 +7,7 @@ import difflib
 from dataclasses import dataclass, field, fields
 from typing import Any, Self, cast
 
-from tinyzero_trl.windows.fields import check_field, count, number
+from tinyzero_trl.windows.fields import check_field, count, number, shown
 from tinyzero_trl.windows.registry import find_policy, readers, strategy_of
 
 DEFAULT_STRATEGY = "signal"
@@ -43,7 +43,7 @@ class WindowConfig:
 
     def __new__(cls, *, strategy: str | None = None, **values: Any) -> Self:
         """Choose the class of the strategy, and refuse fields that it does not have."""
-        kind = find_policy(strategy or DEFAULT_STRATEGY).config_class if cls is WindowConfig else cls
+        kind = _class_for(strategy or DEFAULT_STRATEGY) if cls is WindowConfig else cls
         own = [each.name for each in fields(kind)]
         for name, value in values.items():
             if name not in own:
@@ -54,9 +54,9 @@ class WindowConfig:
         """Check every field; fill in what depends on other fields. A subclass that adds checks calls this first."""
         if self.strategy is None:
             self._set("strategy", strategy_of(type(self)))
-        if (kind := find_policy(self.strategy).config_class) is not type(self):
+        if (kind := _class_for(self.strategy)) is not type(self):
             raise ValueError(
-                f"window_strategy: {self.strategy!r} takes a {kind.__name__}, not a {type(self).__name__}; "
+                f"{shown('strategy')}: {self.strategy!r} takes a {kind.__name__}, not a {type(self).__name__}; "
                 "leave strategy out, or build WindowConfig(strategy=...)"
             )
         for declared in fields(self):
@@ -67,7 +67,8 @@ class WindowConfig:
             self._set("min", max(1, min([DEFAULT_MIN, *self._named_windows()])))
         if self.min > self.max:
             raise ValueError(
-                f"window_min: {self.min} exceeds window_max {self.max}; lower window_min or raise window_max"
+                f"{shown('min')}: {self.min} exceeds {shown('max')} {self.max}; lower {shown('min')} or raise "
+                f"{shown('max')}"
             )
         if self.initial is None:
             self._set("initial", max(self.min, min(DEFAULT_INITIAL, self.max)))
@@ -77,7 +78,7 @@ class WindowConfig:
     def largest(self) -> int:
         """`max`, which must have been set by now."""
         if self.max is None:
-            raise ValueError("window_max: not set; give the largest window in tokens (max_completion_length)")
+            raise ValueError(f"{shown('max')}: not set; give the largest window in tokens (max_completion_length)")
         return self.max
 
     def _named_windows(self) -> list[int]:
@@ -88,7 +89,7 @@ class WindowConfig:
         """Refuse windows outside the bounds; `largest` is `max`, which is set."""
         if not self.min <= self.initial <= largest:
             raise ValueError(
-                f"window_initial: {self.initial} is outside [window_min {self.min}, window_max {largest}]; "
+                f"{shown('initial')}: {self.initial} is outside [{shown('min')} {self.min}, {shown('max')} {largest}]; "
                 "choose a first window between them"
             )
 
@@ -117,15 +118,19 @@ def label_column_of(config: WindowConfig) -> str:
     return str(getattr(config, "label_column", ""))
 
 
+def _class_for(strategy: str) -> type[WindowConfig]:
+    return find_policy(strategy, field=shown("strategy")).config_class
+
+
 def _foreign(name: str, value: Any, strategy: str, own: list[str]) -> str:
     """Why a field is refused that the strategy does not have."""
     if others := readers(name):
         listed = " and ".join(filter(None, (", ".join(others[:-1]), others[-1])))
         who = f"{listed} {'read it' if len(others) > 1 else 'does'}"
         return (
-            f"window_{name}: {value!r} has no effect on strategy {strategy}, which does not read it ({who}); "
-            "remove it, or change window_strategy"
+            f"{shown(name)}: {value!r} has no effect on strategy {strategy}, which does not read it ({who}); "
+            f"remove it, or change {shown('strategy')}"
         )
-    close = difflib.get_close_matches(name, own, n=1)
-    remedy = f"did you mean window_{close[0]}?" if close else "remove it"
-    return f"window_{name}: {value!r} is not a field of strategy {strategy}; {remedy}"
+    close = difflib.get_close_matches(name.removeprefix("window_"), own, n=1)
+    remedy = f"did you mean {shown(close[0])}?" if close else "remove it"
+    return f"{shown(name)}: {value!r} is not a field of strategy {strategy}; {remedy}"

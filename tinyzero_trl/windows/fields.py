@@ -1,13 +1,33 @@
 """How a window policy's configuration declares its fields: default, help, and the values that are allowed.
 
 Each helper returns a `dataclasses.field`. `WindowConfig.__post_init__` checks what it declares, and refuses a value
-with one line that names field, value and remedy. Users meet the fields with the prefix `window_` (training
-configurations are flat), so every message names them that way.
+with one line that names field, value and remedy. A training configuration has the fields with the prefix `window_`. So
+messages name a field by `shown`, as whoever set it has written it.
 """
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import Field, field
 from typing import Any
+
+_prefix: ContextVar[str] = ContextVar("prefix of the fields in messages", default="")
+
+
+@contextmanager
+def shown_with(prefix: str) -> Iterator[None]:
+    """Inside the context, messages name fields with this prefix."""
+    token = _prefix.set(prefix)
+    try:
+        yield
+    finally:
+        _prefix.reset(token)
+
+
+def shown(name: str) -> str:
+    """A field's name for a message."""
+    return _prefix.get() + name
 
 
 def number(
@@ -78,34 +98,34 @@ def check_field(declared: Field[Any], value: Any) -> None:
 def _check_number(declared: Field[Any], value: Any) -> None:
     name, whole = declared.name, not isinstance(declared.default, float)
     if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
-        raise ValueError(f"window_{name}: {value!r} is not {'a whole number' if whole else 'a number'}; change it")
+        raise ValueError(f"{shown(name)}: {value!r} is not {'a whole number' if whole else 'a number'}; change it")
     low, high, below = (declared.metadata[key] for key in ("low", "high", "below"))
     if not math.isfinite(value):
-        raise ValueError(f"window_{name}: {value!r} is not finite; give a finite number")
+        raise ValueError(f"{shown(name)}: {value!r} is not finite; give a finite number")
     if low is not None and value < low:
-        raise ValueError(f"window_{name}: {value!r} is below {low}; set it to {low} or more")
+        raise ValueError(f"{shown(name)}: {value!r} is below {low}; set it to {low} or more")
     if high is not None and value > high:
-        raise ValueError(f"window_{name}: {value!r} is above {high}; set it to {high} or less")
+        raise ValueError(f"{shown(name)}: {value!r} is above {high}; set it to {high} or less")
     if below is not None and value >= below:
-        raise ValueError(f"window_{name}: {value!r} is not below {below}; set it below {below}")
+        raise ValueError(f"{shown(name)}: {value!r} is not below {below}; set it below {below}")
 
 
 def _check_count(declared: Field[Any], value: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"window_{declared.name}: {value!r} is not a positive whole number; give 1 or more")
+        raise ValueError(f"{shown(declared.name)}: {value!r} is not a positive whole number; give 1 or more")
 
 
 def _check_choice(declared: Field[Any], value: Any) -> None:
     choices = declared.metadata["choices"]
     if value not in choices:
-        raise ValueError(f"window_{declared.name}: {value!r} is unknown; choose one of {', '.join(choices)}")
+        raise ValueError(f"{shown(declared.name)}: {value!r} is unknown; choose one of {', '.join(choices)}")
 
 
 def _check_flag(declared: Field[Any], value: Any) -> None:
     if not isinstance(value, bool):
-        raise ValueError(f"window_{declared.name}: {value!r} is neither true nor false; set it to one of them")
+        raise ValueError(f"{shown(declared.name)}: {value!r} is neither true nor false; set it to one of them")
 
 
 def _check_text(declared: Field[Any], value: Any) -> None:
     if not isinstance(value, str):
-        raise ValueError(f"window_{declared.name}: {value!r} is not text; change it")
+        raise ValueError(f"{shown(declared.name)}: {value!r} is not text; change it")

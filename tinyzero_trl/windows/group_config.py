@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from tinyzero_trl.windows.config import WindowConfig
 from tinyzero_trl.windows.fidelity import LOSSES_BY_SEQUENCE, Gain
-from tinyzero_trl.windows.fields import choice, flag, number, of_trainer, text
+from tinyzero_trl.windows.fields import choice, flag, number, of_trainer, shown, text
 
 _LARGEST_GROUP = 32  # completions; the time of a decision grows with their fourth power
 
@@ -49,8 +49,8 @@ class GroupConfig(WindowConfig):
         """
         if self.group_rule == "value" and completions > _LARGEST_GROUP:
             raise ValueError(
-                f"window_group_rule: 'value' decides on groups of at most {_LARGEST_GROUP} completions, and there are "
-                f"{completions}; set it to plain, or lower num_generations"
+                f"{shown('group_rule')}: 'value' decides on groups of at most {_LARGEST_GROUP} completions, and there "
+                f"are {completions}; set it to plain, or lower num_generations"
             )
 
     @property

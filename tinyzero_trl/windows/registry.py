@@ -59,22 +59,25 @@ def make_policy(config: "WindowConfig") -> "WindowPolicy[Any]":
     return find_policy(config.strategy)(config)
 
 
-def find_policy(strategy: str) -> "type[WindowPolicy[Any]]":
+def find_policy(strategy: str, *, field: str = "window_strategy") -> "type[WindowPolicy[Any]]":
     """The policy class behind `window_strategy`; imports its module where that is necessary.
+
+    Args:
+        strategy: a registered name, or package.module:Class.
+        field: the field that holds it, for the message.
 
     Raises:
         ValueError: there is no such policy, its module cannot be imported, or the class is not registered.
     """
     if strategy in _POLICIES:
         return _POLICIES[strategy]
-    policy: Any = find_class(str(strategy), field="window_strategy", group=ENTRY_POINTS)
+    policy: Any = find_class(str(strategy), field=field, group=ENTRY_POINTS)
     if policy is None:
         known = ", ".join(strategies())
-        raise ValueError(f"window_strategy: {strategy!r} is unknown; choose one of {known}, or package.module:Class")
+        raise ValueError(f"{field}: {strategy!r} is unknown; choose one of {known}, or package.module:Class")
     if not hasattr(policy, "config_class"):
         raise ValueError(
-            f"window_strategy: {strategy!r} is not a registered window policy; decorate a WindowPolicy with "
-            "@register_policy"
+            f"{field}: {strategy!r} is not a registered window policy; decorate a WindowPolicy with @register_policy"
         )
     return policy
 

@@ -6,7 +6,7 @@ from itertools import pairwise
 from typing import Any
 
 from tinyzero_trl.windows.config import WindowConfig
-from tinyzero_trl.windows.fields import count
+from tinyzero_trl.windows.fields import count, shown
 from tinyzero_trl.windows.policy import ConfigT, RolloutObservation, WindowPolicy
 from tinyzero_trl.windows.registry import register_policy
 
@@ -35,11 +35,11 @@ class PhasedConfig(WindowConfig):
         self._set("phases", _as_pairs(self.phases))
         super().__post_init__()
         if not self.phases:
-            raise ValueError("window_phases: empty; strategy phased needs pairs such as [[0, 512], [100, 1024]]")
+            raise ValueError(f"{shown('phases')}: empty; strategy phased needs pairs such as [[0, 512], [100, 1024]]")
         steps = [step for step, _ in self.phases]
         if steps[0] < 0 or any(later <= earlier for earlier, later in pairwise(steps)):
             raise ValueError(
-                f"window_phases: steps {steps} do not strictly increase from 0 or later; reorder the pairs"
+                f"{shown('phases')}: steps {steps} do not strictly increase from 0 or later; reorder the pairs"
             )
 
     def _named_windows(self) -> list[int]:
@@ -51,8 +51,8 @@ class PhasedConfig(WindowConfig):
         for step, window in self.phases:
             if not self.min <= window <= largest:
                 raise ValueError(
-                    f"window_phases: window {window} at step {step} is outside [window_min {self.min}, "
-                    f"window_max {largest}]; change the pair or the bounds"
+                    f"{shown('phases')}: window {window} at step {step} is outside [{shown('min')} {self.min}, "
+                    f"{shown('max')} {largest}]; change the pair or the bounds"
                 )
 
 
@@ -66,7 +66,7 @@ class CosineConfig(WindowConfig):
         """Require the number of steps."""
         super().__post_init__()
         if self.total_steps is None:
-            raise ValueError("window_total_steps: not set; strategy cosine needs the number of steps it spans")
+            raise ValueError(f"{shown('total_steps')}: not set; strategy cosine needs the number of steps it spans")
 
 
 class _Schedule(WindowPolicy[ConfigT]):
@@ -136,7 +136,7 @@ def _as_pairs(phases: Any) -> tuple[tuple[int, int], ...]:
         pairs = ((),)
     if not all(len(pair) == 2 and all(type(number) is int for number in pair) for pair in pairs):
         raise ValueError(
-            f"window_phases: {phases!r} is not a list of [step, window] pairs of whole numbers; "
+            f"{shown('phases')}: {phases!r} is not a list of [step, window] pairs of whole numbers; "
             "write pairs such as [[0, 512], [100, 1024]]"
         )
     return pairs

@@ -46,7 +46,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tinyzero_trl.windows.config import AdaptiveConfig
-from tinyzero_trl.windows.fields import number
+from tinyzero_trl.windows.fields import number, shown
 from tinyzero_trl.windows.policy import GroupState, RolloutObservation, WindowPolicy
 from tinyzero_trl.windows.registry import register_policy
 from tinyzero_trl.windows.survival import Point, RolloutTally, estimate
@@ -68,9 +68,9 @@ class SignalConfig(AdaptiveConfig):
         super().__post_init__()
         if self.probe_every > self.memory_rollouts:
             raise ValueError(
-                f"window_probe_every: {self.probe_every} exceeds window_memory_rollouts "
+                f"{shown('probe_every')}: {self.probe_every} exceeds {shown('memory_rollouts')} "
                 f"{self.memory_rollouts}, so that the memory might hold no full-length rollout; "
-                "lower it or raise window_memory_rollouts"
+                f"lower it or raise {shown('memory_rollouts')}"
             )
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tinyzero_trl.windows.config import AdaptiveConfig
-from tinyzero_trl.windows.fields import choice, flag, number
+from tinyzero_trl.windows.fields import choice, flag, number, shown
 from tinyzero_trl.windows.lengths import MODES, length_moments
 from tinyzero_trl.windows.policy import RolloutObservation, WindowPolicy, generator_state, set_generator_state
 from tinyzero_trl.windows.registry import register_policy
@@ -53,21 +53,20 @@ class SuccessConfig(AdaptiveConfig):
             edge = self.target_success_rate + sign * self.success_rate_margin
             if sign * edge > sign * bound + 1e-12:
                 raise ValueError(
-                    f"window_success_rate_margin: {self.success_rate_margin} puts target "
+                    f"{shown('success_rate_margin')}: {self.success_rate_margin} puts target "
                     f"{'+' if sign > 0 else '-'} margin at {edge:g}, which no success rate reaches; lower "
-                    "it, or move window_target_success_rate"
+                    f"it, or move {shown('target_success_rate')}"
                 )
         for name in ("growth_delta", "shrink_delta"):
             if (delta := getattr(self, name)) < self.min_change:
                 raise ValueError(
-                    f"window_{name}: {delta} is below window_min_change {self.min_change}, so that every "
-                    "such change would be dropped; raise it or lower window_min_change"
+                    f"{shown(name)}: {delta} is below {shown('min_change')} {self.min_change}, so that every "
+                    f"such change would be dropped; raise it or lower {shown('min_change')}"
                 )
         if self.mode == "rolling" and self.rolling_window < self.min_samples:
             raise ValueError(
-                f"window_rolling_window: {self.rolling_window} is below window_min_samples "
-                f"{self.min_samples}, so that the policy might never act; raise it or lower "
-                "window_min_samples"
+                f"{shown('rolling_window')}: {self.rolling_window} is below {shown('min_samples')} "
+                f"{self.min_samples}, so that the policy might never act; raise it or lower {shown('min_samples')}"
             )
 
 

@@ -19,6 +19,7 @@ from tinyzero_trl.windows.config import label_column_of
 
 logger = get_logger(__name__)
 
+LABEL_COLUMN = "window_label_column"
 _SOME_PROMPTS = 64  # as many are made into tokens, the longest in characters
 
 
@@ -38,12 +39,13 @@ def check_problems(problems: Sequence[Any], training: AdaptiveGRPOConfig, *, fie
         )
 
 
-def check_label_column(columns: Sequence[str] | None, window: WindowConfig) -> None:
+def check_label_column(columns: Sequence[str] | None, window: WindowConfig, *, field: str = LABEL_COLUMN) -> None:
     """A window policy that tells prompts apart by a column finds it in the training data.
 
     Args:
         columns: names of the columns; None where they are not known, as in some streams.
         window: of the policy.
+        field: that names the column, for the message.
 
     Raises:
         ValueError: there is no such column.
@@ -51,7 +53,7 @@ def check_label_column(columns: Sequence[str] | None, window: WindowConfig) -> N
     column = label_column_of(window)
     if column and columns is not None and column not in columns:
         raise ValueError(
-            f"window_label_column: {column!r} is not a column of the training data; name one of {', '.join(columns)}, "
+            f"{field}: {column!r} is not a column of the training data; name one of {', '.join(columns)}, "
             "or leave it out"
         )
 
@@ -61,7 +63,7 @@ def warn_of_empty_labels(train: Dataset, window: WindowConfig) -> None:
     column = label_column_of(window)
     if column and not any(train[column][:]):
         logger.warning(
-            f"window_label_column: {column!r} is empty in all training examples, so that no prompt can be told from "
+            f"{LABEL_COLUMN}: {column!r} is empty in all training examples, so that no prompt can be told from "
             "another; name another column, or leave it out"
         )
 
