@@ -193,7 +193,7 @@ def _within(config: WindowConfig, trainer: Any) -> WindowConfig:
 
 def _stages_for(policy: WindowPolicy, trainer: Any) -> tuple[Rollouts | None, GroupStages | None]:
     """What samples the rollouts of the policy in stages; nothing where it has none, and the trainer samples as ever."""
-    check_label_column(trainer.train_dataset.column_names, policy.config, field="label_column")
+    check_label_column(trainer.train_dataset.column_names, policy.config, trainer.args)
     if not policy.samples_in_stages:
         return None, None
     rollouts = Rollouts(trainer)

@@ -8,6 +8,7 @@ from typing import Any
 from accelerate.logging import get_logger
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
+from trl import GRPOConfig
 
 from tinyzero_trl.generation.prompts import encode_prompts
 from tinyzero_trl.models.loading import check_room, positions_of
@@ -39,19 +40,20 @@ def check_problems(problems: Sequence[Any], training: AdaptiveGRPOConfig, *, fie
         )
 
 
-def check_label_column(columns: Sequence[str] | None, window: WindowConfig, *, field: str = LABEL_COLUMN) -> None:
+def check_label_column(columns: Sequence[str] | None, window: WindowConfig, training: GRPOConfig) -> None:
     """A window policy that tells prompts apart by a column finds it in the training data.
 
     Args:
         columns: names of the columns; None where they are not known, as in some streams.
         window: of the policy.
-        field: that names the column, for the message.
+        training: the configuration of the trainer, which has the field, unless a controller brings the policy.
 
     Raises:
         ValueError: there is no such column.
     """
     column = label_column_of(window)
     if column and columns is not None and column not in columns:
+        field = LABEL_COLUMN if isinstance(training, AdaptiveGRPOConfig) else "label_column"
         raise ValueError(
             f"{field}: {column!r} is not a column of the training data; name one of {', '.join(columns)}, "
             "or leave it out"

@@ -112,7 +112,7 @@ def check_model_and_examples(
         ValueError: names field, value and remedy.
     """
     check_problems(train, training)
-    check_label_column(train.column_names, training.window_config())
+    check_label_column(train.column_names, training.window_config(), training)
     warn_of_empty_labels(train, training.window_config())
     prompts = [*train["prompt"][:], *held_out["prompt"][:]]
     asked, by_batches = model.attn_implementation or "", training.use_transformers_continuous_batching

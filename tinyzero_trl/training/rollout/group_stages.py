@@ -45,7 +45,7 @@ class GroupStages:
                 trainer cannot sample in them; or there are no labels.
         """
         check_full_length(self._trainer, policy)
-        check_label_column(self._trainer.train_dataset.column_names, policy.config)
+        check_label_column(self._trainer.train_dataset.column_names, policy.config, self._trainer.args)
         if policy.samples_in_stages:
             check_stages(self._trainer, self._rollouts)
 
@@ -82,7 +82,7 @@ class StagedRollout:
     def __init__(self, trainer: Any, scores: StageScores, policy: WindowPolicy, examples: Sequence[Any]) -> None:
         self._trainer, self._scores, self._policy, self._examples = trainer, scores, policy, examples
         if examples:  # of a stream nobody knows the columns beforehand
-            check_label_column(list(examples[0]), policy.config)
+            check_label_column(list(examples[0]), policy.config, self._trainer.args)
         column = label_column_of(policy.config)
         known = gather_object([(_label(example, column), prompt_key(example["prompt"])) for example in examples])
         self._labels, self._prompt_keys = [label for label, _ in known], [key for _, key in known]  # of all ranks
