@@ -42,7 +42,7 @@ def scored(rewards: list[float], source: str = "eval", **options: Any) -> Any:
 
 def test_an_answer_is_right_from_the_threshold_of_the_run_on() -> None:
     held_out = evaluator(success_threshold=0.9)
-    data = held_out.numbered(Dataset.from_dict({"prompt": ["a", "b", "c", "d"]}))
+    data = held_out.numbers.given_to(Dataset.from_dict({"prompt": ["a", "b", "c", "d"]}))
 
     def evaluate() -> dict[str, float]:
         held_out.add(list(data), scored([0.9, 0.89, 1.0, 0.0]))
@@ -54,7 +54,7 @@ def test_an_answer_is_right_from_the_threshold_of_the_run_on() -> None:
 
 def test_an_example_that_fills_up_a_batch_counts_once() -> None:
     held_out = evaluator()
-    data = held_out.numbered(Dataset.from_dict({"prompt": ["a", "b", "c"]}))
+    data = held_out.numbers.given_to(Dataset.from_dict({"prompt": ["a", "b", "c"]}))
     examples = [data[number] for number in (0, 1, 2, 0)]
     seeds = []
 
@@ -84,7 +84,7 @@ def test_the_texts_that_are_recorded_alone_go_to_every_rank(monkeypatch: pytest.
 
     def evaluate() -> dict[str, float]:
         for half in (range(6), range(6, 12)):
-            held_out.add([held_out.numbered(data)[number] for number in half], scored([1.0] * 6))
+            held_out.add([held_out.numbers.given_to(data)[number] for number in half], scored([1.0] * 6))
         return {}
 
     metrics, evaluation = held_out.measure(evaluate, seed=0)
@@ -95,12 +95,14 @@ def test_the_texts_that_are_recorded_alone_go_to_every_rank(monkeypatch: pytest.
 def test_numbers_are_given_once_beside_whatever_columns_the_user_has() -> None:
     held_out = evaluator()
     own = {"prompt": ["a", "b"], "_held_out_number": [7, 7], "held_out_number": [7, 7]}
-    others = held_out.numbered(Dataset.from_dict({"prompt": ["c"]}))
-    examples = held_out.numbered(Dataset.from_dict(own))
+    others = held_out.numbers.given_to(Dataset.from_dict({"prompt": ["c"]}))
+    examples = held_out.numbers.given_to(Dataset.from_dict(own))
     given = Dataset.from_dict({"prompt": ["d"]})
-    assert held_out.numbered(given) is held_out.numbered(given), "evaluated again and again, it is kept once"
-    assert held_out.without_numbers(list(examples)) == list(Dataset.from_dict(own))
-    assert held_out.without_numbers(list(others)) == [{"prompt": "c"}]
+    assert held_out.numbers.given_to(given) is held_out.numbers.given_to(given), (
+        "evaluated again and again, it is kept once"
+    )
+    assert held_out.numbers.taken_from(list(examples)) == list(Dataset.from_dict(own))
+    assert held_out.numbers.taken_from(list(others)) == [{"prompt": "c"}]
 
     def evaluate() -> dict[str, float]:
         held_out.add(list(examples), scored([1.0, 0.0]))
@@ -128,13 +130,13 @@ def test_without_numbers_the_prompt_says_which_problem_is_answered() -> None:
     owned = figures([{"environment": name} for name in "aabbccdd"], evaluator(num_generations_eval=2))
     assert (owned["eval/n"], owned["eval/problems"]) == (8, 4), "TRL takes examples without prompts then"
     held_out = evaluator(num_generations_eval=2)
-    numbered = figures([row for row in held_out.numbered(data) for _ in range(2)], held_out)
+    numbered = figures([row for row in held_out.numbers.given_to(data) for _ in range(2)], held_out)
     assert (numbered["eval/n"], numbered["eval/problems"]) == (8, 4)
 
 
 def test_each_of_several_sets_has_figures_of_its_own_and_all_of_them_together() -> None:
     held_out = evaluator(num_generations_eval=2)
-    sets = held_out.numbered(
+    sets = held_out.numbers.given_to(
         {"easy": Dataset.from_dict({"prompt": ["a"]}), "hard": Dataset.from_dict({"prompt": "bc"})}
     )
     rewards = {"easy": [1.0, 1.0], "hard": [0.0, 0.0, 1.0, 0.0]}

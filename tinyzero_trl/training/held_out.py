@@ -1,4 +1,12 @@
-"""Held-out examples, answered at the full length while training: each counts once, by its score."""
+"""Held-out examples, answered at the full length while training: each counts once, by its score.
+
+An evaluation runs in this order. Of several sets, Trainer evaluates one after the other, each by `evaluate` too:
+
+    evaluate                the method of the trainer calls it
+      measure               draws random numbers of its own, and times
+        add                 a batch has been scored
+        join_figures        Trainer logs the set: its figures join, with the last of several sets those of all examples
+"""
 
 import time
 from collections import Counter
@@ -7,15 +15,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from accelerate.utils import gather_object
-from datasets import Dataset
 
 from tinyzero_trl.metrics import evaluation_metrics
 from tinyzero_trl.training.callbacks.events import Evaluation, fire
 from tinyzero_trl.training.config import AdaptiveGRPOConfig
+from tinyzero_trl.training.example_numbers import ExampleNumbers
 from tinyzero_trl.training.preflight.best_figure import check_best_figure_is_there
 from tinyzero_trl.training.rollout.prompt_keys import prompt_key
 from tinyzero_trl.training.rollout.scoring import SAMPLED_COMPLETIONS, ScoredRows
@@ -30,21 +37,30 @@ _TEXTS = ("prompt", "completion")
 class _UnderWay:
     """An evaluation that is under way, and the rows of the sets that have been answered, over all ranks."""
 
-    prefix: str  # what its figures start with
-    names: Sequence[str]  # of the sets, which Trainer evaluates one by one; none where one set has no name
+    prefix: str  # of its figures
+    sets: list[str]  # the prefixes of its sets, in the order in which Trainer evaluates them
     answered: list[list[Row]] = field(default_factory=list)
     figures: dict[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, examples: Any, prefix: str) -> "_UnderWay":
+        """Several sets are a mapping; a single one has no name, and so the prefix of the evaluation."""
+        names = list(examples) if isinstance(examples, dict) else []
+        return cls(prefix, [f"{prefix}_{name}" for name in names] or [prefix])
+
+    @property
+    def has_named_sets(self) -> bool:
+        return self.sets != [self.prefix]
 
     @property
     def current(self) -> str | None:
         """The prefix of the set that is being answered; None once all are."""
-        prefixes = [f"{self.prefix}_{name}" for name in self.names] or [self.prefix]
-        return next(iter(prefixes[len(self.answered) :]), None)
+        return next(iter(self.sets[len(self.answered) :]), None)
 
     @property
     def rows(self) -> list[Row]:
         """Of all sets; the problems of two sets are not the same, whatever their numbers."""
-        if not self.names:
+        if not self.has_named_sets:
             return [row for rows in self.answered for row in rows]
         return [{**row, "index": (place, row["index"])} for place, rows in enumerate(self.answered) for row in rows]
 
@@ -64,46 +80,14 @@ class HeldOutEvaluator:
         self._best_metric = args.metric_for_best_model
         self._wants_loss = args.compute_eval_loss
         self._device = args.device
-        self._numbered: WeakKeyDictionary[Dataset, Dataset] = WeakKeyDictionary()  # by the one that was given
-        self._number_columns: set[str] = set()
-        self._rows: list[dict[str, Any]] = []  # of this rank and of the set being answered
+        self.numbers = ExampleNumbers()
+        self._rows: list[Row] = []  # of this rank and of the set being answered
         self._under_way: _UnderWay | None = None
 
     @property
     def needs_loss(self) -> bool:
         """Whether TRL's loss is computed: in `predict`, in evaluations if asked for, or to choose the best model."""
         return self._under_way is None or self._wants_loss or "loss" in (self._best_metric or "")
-
-    @contextmanager
-    def first_for_new_runs(self, args: AdaptiveGRPOConfig, *, is_new: bool) -> Iterator[None]:
-        """Inside the context, `eval_on_start` evaluates before the first step of a new run alone."""
-        wanted = args.eval_on_start
-        args.eval_on_start = wanted and is_new
-        try:
-            yield
-        finally:
-            args.eval_on_start = wanted
-
-    def numbered(self, dataset: Any) -> Any:
-        """Evaluation examples with a number each, by which the one that is answered twice is known.
-
-        The column has a name that is not the user's. Streams stay as they are.
-        """
-        if not isinstance(dataset, Dataset):
-            return dataset
-        if dataset in self._numbered:
-            return self._numbered[dataset]
-        name = "_held_out_number"
-        while name in dataset.column_names:
-            name += "_"
-        result = dataset.add_column(name, list(range(len(dataset))))
-        self._number_columns.add(name)
-        self._numbered[dataset] = result
-        return result
-
-    def without_numbers(self, examples: Sequence[Example]) -> list[Example]:
-        """The examples as the user gave them."""
-        return [{name: value for name, value in each.items() if name != self._column(each)} for each in examples]
 
     def add(self, examples: Sequence[Example], scored: ScoredRows) -> None:
         """Take in a batch of this rank.
@@ -113,12 +97,12 @@ class HeldOutEvaluator:
         owns the prompts, the whole example says it.
         """
         for example, sample in zip(examples, scored.samples, strict=True):
-            column = self._column(example)
-            number = example[column] if column else prompt_key(example.get("prompt", example))
+            number = self.numbers.of(example)
+            index = prompt_key(example.get("prompt", example)) if number is None else number
             kept = sample  # whose texts go to every rank, so those that are recorded alone have them
             if len(self._rows) >= SAMPLED_COMPLETIONS:
                 kept = {name: value for name, value in sample.items() if name not in _TEXTS}
-            self._rows.append({**kept, "index": number})
+            self._rows.append({**kept, "index": index})
 
     def measure(
         self, evaluate: Callable[[], dict[str, float]], examples: Any = None, *, seed: int, prefix: str = "eval"
@@ -136,13 +120,12 @@ class HeldOutEvaluator:
             Trainer's figures with ours, and the evaluation over all ranks; None for one of several sets, and for a
             prefix of the user's own, whose figures are no part of the run's records.
         """
-        self._rows = []
         enclosing, started_at = self._under_way, time.perf_counter()
-        is_one_of_several = enclosing is not None and enclosing.current == prefix
-        if not is_one_of_several:
-            self._under_way = _UnderWay(prefix, list(examples) if isinstance(examples, dict) else [])
-        under_way = self._under_way
-        assert under_way is not None
+        if enclosing is not None and enclosing.current == prefix:  # one of its sets
+            under_way = enclosing
+        else:
+            under_way = _UnderWay.of(examples, prefix)
+        self._rows, self._under_way = [], under_way
         try:
             with random_numbers_of_its_own(seed, self._device):
                 metrics = evaluate()
@@ -150,7 +133,7 @@ class HeldOutEvaluator:
                     metrics = {**metrics, **self._figures_of_set(under_way)}
         finally:
             self._under_way = enclosing
-        if is_one_of_several or prefix != "eval":
+        if under_way is enclosing or prefix != "eval":
             return metrics, None
         samples = under_way.rows[:SAMPLED_COMPLETIONS]
         return metrics, Evaluation(under_way.figures, time.perf_counter() - started_at, samples)
@@ -175,15 +158,16 @@ class HeldOutEvaluator:
 
         With the figure that chooses the best model under the name by which Trainer looks for it, too.
         """
-        prefix, rows = str(under_way.current), self._each_once(gather_object(self._rows))
+        rows = self._each_once(gather_object(self._rows))
+        figures = self._figures(rows, str(under_way.current))
         under_way.answered.append(rows)
-        figures, of_all = self._figures(rows, prefix), {}
-        if under_way.names and under_way.current is None:
-            of_all = self._figures(under_way.rows, under_way.prefix)
+        is_last_of_several = under_way.has_named_sets and under_way.current is None
+        of_all = self._figures(under_way.rows, under_way.prefix) if is_last_of_several else {}
         under_way.figures = {**of_all, **under_way.figures, **figures}
-        return {**figures, **of_all, **self._best_figure({**figures, **of_all})}
+        new = {**figures, **of_all}
+        return {**new, **self._best_figure(new)}
 
-    def _figures(self, rows: Sequence[Mapping[str, Any]], prefix: str) -> dict[str, float]:
+    def _figures(self, rows: Sequence[Row], prefix: str) -> dict[str, float]:
         figures = evaluation_metrics(
             rewards=[row["reward"] for row in rows],
             lengths=[row["length"] for row in rows],
@@ -201,11 +185,7 @@ class HeldOutEvaluator:
             return {}
         return {f"eval_{best}": figures[best]}
 
-    def _column(self, example: Example) -> str | None:
-        """Where the example has its number. A name of ours that the user has too is the shorter of the two."""
-        return max((name for name in self._number_columns if name in example), key=len, default=None)
-
-    def _each_once(self, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    def _each_once(self, rows: Sequence[Row]) -> list[Row]:
         """The last batch is filled up with repeated examples when ranks do not divide it: here they are left out.
 
         Without numbers they stay: nothing tells them from another example with the same prompt.
@@ -243,6 +223,17 @@ def evaluate(
     if dataset is None and trainer.is_in_train:
         check_best_figure_is_there(trainer.args.metric_for_best_model, metrics)
     return metrics
+
+
+@contextmanager
+def first_for_new_runs(args: AdaptiveGRPOConfig, *, is_new: bool) -> Iterator[None]:
+    """Inside the context, `eval_on_start` evaluates before the first step of a new run alone."""
+    wanted = args.eval_on_start
+    args.eval_on_start = wanted and is_new
+    try:
+        yield
+    finally:
+        args.eval_on_start = wanted
 
 
 @contextmanager

@@ -132,7 +132,7 @@ class AdaptiveGRPOTrainer(GRPOTrainer):
         for each in (self.loss, self.guard):
             each.start_over()
         self.groups.check(self.window_callback.policy)
-        with self.evaluator.first_for_new_runs(self.args, is_new=checkpoint is None):
+        with held_out.first_for_new_runs(self.args, is_new=checkpoint is None):
             return super().train(checkpoint, *args, **kwargs)
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
@@ -145,7 +145,7 @@ class AdaptiveGRPOTrainer(GRPOTrainer):
 
     def _get_dataloader(self, dataset: Any, description: str, *args: Any, **kwargs: Any) -> Any:
         """Held-out examples have their numbers here alone; `eval_dataset` stays the user's."""
-        given = self.evaluator.numbered(dataset) if description == "Evaluation" else dataset
+        given = self.evaluator.numbers.given_to(dataset) if description == "Evaluation" else dataset
         return super()._get_dataloader(given, description, *args, **kwargs)
 
     def _get_train_sampler(self, dataset: Any = None) -> EpochOrder:
@@ -184,7 +184,7 @@ class AdaptiveGRPOTrainer(GRPOTrainer):
         trl_internals.forget_logs_of_rewards(self)
         generate = trl_internals.unchanged_checkpointing(self.model)(super()._generate_and_score_completions)
         if not self.model.training:
-            output = generate(self.evaluator.without_numbers(inputs))
+            output = generate(self.evaluator.numbers.taken_from(inputs))
             self.evaluator.add(inputs, self._scored)
             return output
         window, started_at = self.window_callback.window, time.perf_counter()
