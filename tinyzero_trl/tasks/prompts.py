@@ -36,14 +36,10 @@ def format_numbers(numbers: Sequence[int]) -> str:
 def segments(template: str, question: Sequence[str]) -> tuple[str, ...]:
     """The fixed text of a prompt, in order: between each two segments stands one value.
 
-    `question` holds the fixed text of the question alone, one piece more than it has values.
-
-    Raises:
-        ValueError: if `template` is unknown, or is `chat`, whose frame is the model's own.
+    Args:
+        template: `base` or `qwen-instruct`; the frame of `chat` is the model's own.
+        question: the fixed text of the question alone, one piece more than it has values.
     """
-    if template not in _FRAMES:
-        check_template(template)
-        raise ValueError("template: 'chat' is framed by the model's chat template; use base or qwen-instruct")
     before, after = _FRAMES[template]
     pieces = [*question]
     pieces[0] = before + pieces[0]
@@ -57,19 +53,14 @@ def render(template: str, question: Sequence[str], values: Sequence[str]) -> str
     Raises:
         ValueError: if `template` is unknown.
     """
-    check_template(template)
+    if template not in TEMPLATES:
+        raise ValueError(f"template: {template!r} is unknown; use one of {', '.join(TEMPLATES)}")
     if template == "chat":
         return [
             {"role": "system", "content": _SYSTEM},
             {"role": "user", "content": _interleave(question, values)},
         ]
     return _interleave(segments(template, question), values)
-
-
-def check_template(template: str) -> None:
-    """Raise ValueError unless `template` is one of `TEMPLATES`."""
-    if template not in TEMPLATES:
-        raise ValueError(f"template: {template!r} is unknown; use one of {', '.join(TEMPLATES)}")
 
 
 def _interleave(fixed: Sequence[str], values: Sequence[str]) -> str:

@@ -32,9 +32,9 @@ def render_prompt(problem: Problem, template: str) -> str | list[prompts.Message
     return prompts.render(template, _QUESTION, (prompts.format_numbers(problem.numbers), str(problem.target)))
 
 
-def template_segments(template: str = "base") -> tuple[str, ...]:
-    """The fixed text of a template: before the numbers, between numbers and target, after the target."""
-    return prompts.segments(template, _QUESTION)
+def template_segments() -> tuple[str, ...]:
+    """The fixed text of the template `base`: before the numbers, between numbers and target, after the target."""
+    return prompts.segments("base", _QUESTION)
 
 
 def difficulty(problem: Problem) -> int:
