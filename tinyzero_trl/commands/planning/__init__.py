@@ -24,7 +24,7 @@ from tinyzero_trl.commands.planning.remedies import with_remedies
 from tinyzero_trl.commands.planning.shape import model_shape
 from tinyzero_trl.models.loading import check_room
 from tinyzero_trl.training.config import AdaptiveGRPOConfig
-from tinyzero_trl.training.preflight.continuing import joins_rows
+from tinyzero_trl.training.loss.traits import joins_rows
 from tinyzero_trl.training.preflight.launch import LOST_LEARNING_RATE
 from tinyzero_trl.training.recipe.other_machines import recipe_for
 from tinyzero_trl.training.recipe.shipped import read_launch_file

@@ -121,3 +121,12 @@ def why_indivisible(trainer: GRPOTrainer) -> str | None:
         f"optim {optimizer!r}": "lomo" in optimizer.lower() or "layerwise" in optimizer.lower(),
     }
     return next((reason for reason, holds in reasons.items() if holds), None)
+
+
+def joins_rows(config: Mapping[str, Any]) -> bool:
+    """Whether one of the first three reasons of `why_indivisible` holds, as far as the fields of a recipe tell.
+
+    Where `router_aux_loss_coef` is left out the model decides, and this does not know it.
+    """
+    names = ("entropy_coef", "use_adaptive_entropy", "router_aux_loss_coef")
+    return any(config.get(name) for name in names) or config.get("top_entropy_quantile", 1.0) < 1.0

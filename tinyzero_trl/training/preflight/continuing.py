@@ -10,6 +10,7 @@ from tinyzero_trl.runs.files import shortened
 from tinyzero_trl.runs.redaction import without_secrets
 from tinyzero_trl.tasks.config import EVAL_SIZE
 from tinyzero_trl.tasks.registry import option_defaults
+from tinyzero_trl.training.loss.traits import joins_rows
 
 MAY_CHANGE: dict[str, tuple[str, ...]] = {
     "where results go": (
@@ -107,12 +108,6 @@ def _schedule_depends_on_length(config: Mapping[str, Any]) -> bool:
     """Whether the learning rate of a step depends on how many steps there are in all."""
     kind, warmup = config.get("lr_scheduler_type"), config.get("warmup_steps") or 0
     return kind not in _ENDLESS and not (kind in _ENDLESS_AFTER_WARMUP and (warmup == 0 or warmup >= 1))
-
-
-def joins_rows(config: Mapping[str, Any]) -> bool:
-    """Whether something in the loss of a batch is no sum over its rows, so that no pass takes a part of it."""
-    names = ("entropy_coef", "use_adaptive_entropy", "router_aux_loss_coef")
-    return any(config.get(name) for name in names) or config.get("top_entropy_quantile", 1.0) < 1.0
 
 
 def _same_batches(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
