@@ -18,7 +18,7 @@ def pushes(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) ->
     monkeypatch.setattr(hub.time, "sleep", lambda seconds: None)
     monkeypatch.setattr(hub, "set_client_factory", lambda factory: None)
     caplog.set_level(logging.WARNING)
-    args: Any = SimpleNamespace(hub_token=TOKEN, output_dir="runs/mine", hub_model_id="me/mine")
+    args: Any = SimpleNamespace(hub_token=TOKEN, output_dir="runs/mine", hub_model_id="me/mine", hub_revision=None)
     return RetriedPushes(args)
 
 
@@ -45,8 +45,8 @@ OPTIONS: dict[str, Any] = {"commit_message": "End", "token": None, "revision": N
 
 def test_a_push_that_fails_is_tried_again_without_the_checkpoints(pushes, monkeypatch, caplog) -> None:
     tried = uploads(monkeypatch, failures=1)
-    assert pushes.push(refuse) is None
-    assert pushes.push_again(lambda: "me/mine", **OPTIONS) == "uploaded"
+    trainer: Any = SimpleNamespace(hub_model_id="me/mine", is_world_process_zero=lambda: True)
+    assert pushes.push_run(trainer, refuse, **OPTIONS) == "uploaded"
     assert [each["repo_id"] for each in tried] == ["me/mine"] * 2
     assert tried[1]["ignore_patterns"] == ["_*", "checkpoint-*"]
     assert "the push failed (ConnectionError: refused <token>, because of OSError: no route)" in caplog.text

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from tinyzero_trl.metrics import accuracy, by_problem, labels_of, pass_at_k
 from tinyzero_trl.runs.files import replacing
-from tinyzero_trl.windows.outcomes import FULL_REWARD, outcomes
+from tinyzero_trl.windows.outcomes import FULL_REWARD, is_success
 
 Row = dict[str, Any]
 """One generation; its keys are those of `SCHEMA` and the columns of the task."""
@@ -139,10 +139,9 @@ def summarise(rows: Sequence[Row], success_threshold: float = FULL_REWARD) -> di
     return figures
 
 
-def is_correct(row: Row, success_threshold: float = FULL_REWARD) -> bool:
+def is_correct(row: Row, success_threshold: float) -> bool:
     """Whether an answer is a success; one that was not judged is none."""
-    [outcome] = outcomes([_reward(row)], success_threshold)
-    return bool(outcome)
+    return is_success(_reward(row), success_threshold)
 
 
 def _reward(row: Row) -> float | None:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinyzero_trl.metrics.labels import Label, labels_of
-from tinyzero_trl.windows.outcomes import FULL_REWARD, is_judged, is_success, outcomes
+from tinyzero_trl.windows.outcomes import FULL_REWARD, is_success, outcomes
 
 if TYPE_CHECKING:
     from tinyzero_trl.windows import RolloutObservation
@@ -210,7 +210,7 @@ class RunningTotals:
     def update(self, observation: RolloutObservation, *, success_threshold: float = FULL_REWARD) -> None:
         """Add one gathered generation batch; one without a judged completion adds its tokens alone."""
         self.response_tokens += sum(int(length) for length in observation.lengths)
-        rewards = [float(reward) for reward in observation.rewards if reward is not None and is_judged(reward)]
+        rewards = [float(reward) for reward in observation.scores]
         if not rewards:
             return
         successes = sum(is_success(reward, success_threshold) for reward in rewards)

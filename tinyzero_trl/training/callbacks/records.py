@@ -228,8 +228,3 @@ class RecordsCallback(SavedInCheckpoints):
         self.totals.load_state_dict(state["totals"])
         self._skipped_steps = state["skipped_steps"]
         self._clock = _Clock(**state["clock"])
-
-    @property
-    def elapsed_s(self) -> float:
-        """Seconds of training so far, evaluations left out."""
-        return self._clock.elapsed_s

@@ -52,10 +52,6 @@ class RetriedPushes:
             if (error := job.exception()) is not None:
                 self._warn("a push failed", error, "the next one makes up for it")
 
-    def push(self, push: Callable[[], Result]) -> Result | None:
-        """Push for the first time; None if it failed."""
-        return self._attempt(push, "the push failed", "trying again")
-
     def push_run(self, trainer: Trainer, push: Callable[[], Result], **options: Any) -> Any:
         """Save the model and upload the run's folder; None if the Hub did not take it. Every rank must call it.
 
@@ -68,7 +64,7 @@ class RetriedPushes:
             return push()
         if reached_repository(trainer, options["token"]) is None:
             trainer.save_model(_internal_call=True)
-        elif (pushed := self.push(push)) is not None:
+        elif (pushed := self._attempt(push, "the push failed", "trying again")) is not None:
             return pushed
         options["revision"] = options["revision"] or self._args.hub_revision
         return self.push_again(partial(reached_repository, trainer, options["token"]), **options)
