@@ -168,9 +168,8 @@ def _joined(batch: SampledBatch, rows: Sequence[int], further: SampledBatch, lim
 
 def _cut_at_stop_strings(batch: SampledBatch, rows: Sequence[int], joint: int, tokenizer: Any) -> SampledBatch:
     """End `rows` with a stop string that lies across `joint` tokens, where no stage has seen the whole of it."""
-    longest = max(
-        (len(stop.encode()) for stop in batch.sampling.stop_strings), default=0
-    )  # tokens: a byte or more each
+    # in tokens, each of which is a byte or more
+    longest = max((len(stop.encode()) for stop in batch.sampling.stop_strings), default=0)
     for row in rows:
         ids = batch.completion_ids[row]
         for length in range(joint + 1, min(joint + longest, len(ids) + 1)):

@@ -10,9 +10,8 @@ SECRET_FIELDS = frozenset({"hub_token", "token", "use_auth_token", "api_key", "p
 """Fields whose value is never shown or kept, in a recipe or in any mapping inside it."""
 
 _SECRET_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "WANDB_API_KEY")
-_LOOKS_SECRET = re.compile(
-    r"\bhf_[A-Za-z0-9]{30,}|(?<=://)[^/@\s]+(?=@)"
-)  # a Hub token; name and password in an address
+# a Hub token; name and password in an address
+_LOOKS_SECRET = re.compile(r"\bhf_[A-Za-z0-9]{30,}|(?<=://)[^/@\s]+(?=@)")
 
 
 def without_secrets(value: Any) -> Any:

@@ -30,7 +30,7 @@ def write_splits(
 
     Other files of these names are moved to `_earlier/1`, `_earlier/2`, ... in the folder.
 
-    The task chooses the columns. Those of countdown and multiplication are TinyZero's: `target`, `nums`,
+    The task chooses the columns. Those of countdown, multiplication and counting are TinyZero's: `target`, `nums`,
     `data_source` (the task), `prompt` ([{role, content}]), `ability`, `reward_model` ({style, ground_truth:
     {target, numbers}}), `extra_info` ({split, index}), and `difficulty`. Any other task's are its own.
 

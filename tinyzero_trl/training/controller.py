@@ -159,9 +159,8 @@ class WindowController(SavedInCheckpoints):
             cut = [self._rollouts.ends.is_cut(ids) for ids in completion_ids]
         else:
             ends = {*trainer.eos_token_ids, *recipe_stop_tokens(vars(trainer.args))}
-            cut = [
-                len(ids) == window and ids[-1] not in ends for ids in completion_ids
-            ]  # or ended there with a stop string
+            # one that ended there with a stop string counts as cut, too
+            cut = [len(ids) == window and ids[-1] not in ends for ids in completion_ids]
         columns = torch.tensor([lengths, cut], device=trainer.accelerator.device)
         of_all, cut_of_all = gather_columns(trainer, columns)
         facts = self._groups.facts() if self._groups else {}

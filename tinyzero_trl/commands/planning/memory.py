@@ -60,7 +60,7 @@ class ModelShape:
 
 @dataclass(frozen=True)
 class Sharding:
-    """What a way of launching divides over the GPUs, and whether it keeps float32 states in half precision."""
+    """What a way of launching divides over the GPUs, and the library that does it."""
 
     weights: bool = False
     gradients: bool = False

@@ -11,6 +11,7 @@ old_pictures  which of them an earlier report has drawn, and this one has not
 samples       the browser of sampled completions
 headlines     what was reached and what it took, in words
 live          a page that follows runs while they go on
+formats       how numbers are written on the page
 page          the page around all of it; templates/ holds its HTML, style and script
 """
 

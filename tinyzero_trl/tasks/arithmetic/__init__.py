@@ -1,1 +1,1 @@
-"""Tasks whose examples are integers: Countdown, multiplication and counting on."""
+"""Tasks whose examples are integers: Countdown, multiplication, addition and counting on."""

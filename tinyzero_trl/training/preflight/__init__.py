@@ -2,6 +2,7 @@
 
     values.py      ranges and choices of single fields, and what must fit together
     mappings.py    mappings inside a field: generation, schedule, gradient checkpointing
+    schedule.py    steps that must fit together: of rollouts, evaluations, checkpoints and the log
     best_figure.py whether evaluations have the figure that chooses the best model
     explained.py   what TRL and Transformers refuse, told with field, value and remedy
     optimizer.py   whether the optimizer can be built

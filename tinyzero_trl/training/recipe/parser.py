@@ -133,9 +133,8 @@ def _check_type(name: str, value: Any, action: argparse.Action) -> None:
         raise ValueError(f"{name}: empty in the recipe; give a value, or remove the line for {action.default!r}")
     if value is None:
         return
-    kind = getattr(
-        action.type, "__name__", ""
-    )  # transformers wraps the types of optional fields, but keeps their names
+    # Transformers wraps the types of optional fields, but keeps their names
+    kind = getattr(action.type, "__name__", "")
     takes_list = action.nargs in ("+", "*")
     if kind in _TYPES and takes_list != isinstance(value, list):
         raise ValueError(f"{name}: {value!r} is {'no' if takes_list else 'a'} list; change it in the recipe")
