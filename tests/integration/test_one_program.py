@@ -18,6 +18,8 @@ from tinyzero_trl.commands.ablation.execution import LOCK as ABLATE_LOCK
 from tinyzero_trl.commands.main import main
 from tinyzero_trl.runs.lock import LOCK, locked
 
+pytestmark = pytest.mark.usefixtures("deaf_to_signals")
+
 HOLD = """
 import sys, time
 from pathlib import Path
@@ -43,11 +45,6 @@ def another_program(folder: Path, name: str = LOCK) -> Iterator[subprocess.Popen
 
 def files(folder: Path) -> dict[Path, bytes]:
     return {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
-
-
-@pytest.fixture(autouse=True)
-def no_signal_handlers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tinyzero_trl.training.callbacks.safe_points.StopOnSignal.listen", lambda self: None)
 
 
 def test_a_lock_ends_with_its_process_even_if_that_is_killed(tmp_path: Path) -> None:

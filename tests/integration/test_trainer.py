@@ -302,13 +302,13 @@ def test_a_run_that_was_killed_after_its_last_step_tells_the_same_result(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("deaf_to_signals")
 def test_a_finished_run_is_left_alone_whatever_it_is_started_again_with(
-    workshop: Path, trained: WatchedTrainer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    workshop: Path, trained: WatchedTrainer, capsys: pytest.CaptureFixture[str]
 ) -> None:
     finished, copy = workshop / "success", workshop / "changed"
     shutil.copytree(finished, copy)
     before = {file: file.read_bytes() for file in copy.rglob("*") if file.is_file()}
-    monkeypatch.setattr("tinyzero_trl.training.callbacks.safe_points.StopOnSignal.listen", lambda self: None)
     assert main(["--config", str(write_recipe(workshop, "changed"))]) == 0
     assert capsys.readouterr().out == (
         f"{copy} is finished: for another run give another --output_dir, or --resume never\n"

@@ -1,12 +1,13 @@
 """Histories of rollouts: what a model would have written, and what a window lets by."""
 
+import json
 import random
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from hypothesis import strategies as st
 
-from tinyzero_trl.windows import MODES, RolloutObservation, WindowConfig, fields_read
+from tinyzero_trl.windows import MODES, RolloutObservation, WindowConfig, WindowPolicy, fields_read, make_policy
 
 
 class Wanted(NamedTuple):
@@ -87,3 +88,10 @@ values = st.fixed_dictionaries(
     )
 )
 configs = values.map(lambda given: config_of(**given))
+
+
+def through_json(policy: WindowPolicy[Any]) -> WindowPolicy[Any]:
+    """A policy that goes on from what a checkpoint holds of another."""
+    resumed = make_policy(policy.config)
+    resumed.load_state_dict(json.loads(json.dumps(policy.state_dict(), allow_nan=False)))
+    return resumed

@@ -179,9 +179,7 @@ def test_a_smallest_window_that_is_left_out_exceeds_no_window_that_is_named() ->
 
 def test_a_contradiction_matters_only_to_the_strategy_that_meets_it() -> None:
     assert make_policy(WindowConfig(strategy="fixed", initial=1024, max=512)).window == 512
-    assert WindowConfig(strategy="signal", growth_delta=1) == SignalConfig(
-        growth_delta=1
-    )  # no min_change to fall below
+    assert WindowConfig(strategy="signal", growth_delta=1) == SignalConfig(growth_delta=1), "it has no min_change"
     assert WindowConfig(strategy="phased", initial=1024, phases=PHASES, max=512).largest == 512
 
 

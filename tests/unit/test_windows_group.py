@@ -1,7 +1,6 @@
 """The policy that decides per group: when groups stop, what it remembers, and that it can be resumed."""
 
 import itertools
-import json
 import random
 from collections.abc import Callable
 from typing import Any
@@ -10,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.support.windows_histories import through_json
 from tinyzero_trl.windows import GroupState, RolloutObservation, WindowConfig, WindowPolicy, make_policy
 from tinyzero_trl.windows.group_memory import PromptPasts
 from tinyzero_trl.windows.kinds import KINDS, StageCount
@@ -135,12 +135,6 @@ def follow(
         )
     )
     return tuple(answers)
-
-
-def through_json(policy: WindowPolicy[Any]) -> WindowPolicy[Any]:
-    resumed = make_policy(policy.config)
-    resumed.load_state_dict(json.loads(json.dumps(policy.state_dict(), allow_nan=False)))
-    return resumed
 
 
 @few

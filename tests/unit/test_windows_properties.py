@@ -10,7 +10,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.support.windows_histories import Wanted, config_of, configs, histories, observed, random_history
+from tests.support.windows_histories import (
+    Wanted,
+    config_of,
+    configs,
+    histories,
+    observed,
+    random_history,
+    through_json,
+)
 from tinyzero_trl.windows import RolloutObservation, WindowConfig, WindowPolicy, make_policy, strategies
 
 many = settings(max_examples=300, deadline=None)
@@ -23,12 +31,6 @@ def follow(policy: WindowPolicy[Any], history: list[list[Wanted]], first_step: i
         windows.append(policy.window)
         policy.observe(observed(step, policy.window, batch))
     return [*windows, policy.window]
-
-
-def through_json(policy: WindowPolicy[Any]) -> WindowPolicy[Any]:
-    resumed = make_policy(policy.config)
-    resumed.load_state_dict(json.loads(json.dumps(policy.state_dict(), allow_nan=False)))
-    return resumed
 
 
 @many
