@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tinyzero_trl.commands.console import DefaultsFormatter, path
+from tinyzero_trl.models.toy.curricula import CURRICULA
 from tinyzero_trl.runs.lock import locked
 
 
@@ -20,7 +21,7 @@ def register(commands: Any) -> None:
     add("--out", type=path, default=Path("runs/warmstart"), metavar="DIR", help="folder to write")
     add(
         "--size",
-        choices=["tiny", "impatient", "small", "lengths"],
+        choices=list(CURRICULA),
         default="tiny",
         help="tiny: the model `embedded`; impatient: `embedded-impatient`, of the recipe countdown_tiny; "
         "small: 31 M, for a GPU; lengths: `embedded-lengths`, of the recipe lengths_tiny",
@@ -33,7 +34,6 @@ def register(commands: Any) -> None:
 def run(args: argparse.Namespace) -> None:
     """Train the model, measure it, and print the folder that holds it."""
     from tinyzero_trl.evaluation.warmstart import held_out
-    from tinyzero_trl.models.toy.curricula import CURRICULA
     from tinyzero_trl.models.toy.warmstart import warm_start
     from tinyzero_trl.training.callbacks.progress import quiet_without_terminal
 

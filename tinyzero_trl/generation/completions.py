@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 from typing import Any
 
 from tinyzero_trl.generation.engine import Engine, EngineSetup, Sampling, derive_seed
@@ -84,8 +83,6 @@ def generate_completions(
     return [completions[row] for row in range(len(prompts))]
 
 
-def batched(items: Sequence[Any], size: int) -> Iterator[list[Any]]:
-    """Consecutive lists of `size` items, the last one shorter."""
-    remaining = iter(items)
-    while batch := list(islice(remaining, size)):
-        yield batch
+def batched(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
+    """Consecutive sequences of `size` items, the last one shorter."""
+    return (items[start : start + size] for start in range(0, len(items), size))

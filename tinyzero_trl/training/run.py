@@ -59,10 +59,7 @@ def load_problems(task: TaskConfig, model: str = "") -> tuple[Dataset, Dataset]:
 
 
 def check_beforehand(
-    task: TaskConfig,
-    training: AdaptiveGRPOConfig,
-    model: ModelConfig,
-    load: Callable[[TaskConfig], Any] = load_problems,
+    task: TaskConfig, training: AdaptiveGRPOConfig, model: ModelConfig, load: Callable[[TaskConfig], Any]
 ) -> None:
     """What a run checks before it loads its model, long before its turn: nothing is downloaded, no run's folder read.
 

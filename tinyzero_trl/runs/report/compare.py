@@ -114,8 +114,7 @@ def _outcome(
     group: RunGroup, reference: Mapping[int, Curve], differences: tuple[str, ...], times_compare: bool
 ) -> Outcome:
     curves = {seed: accuracy_curve(run) for seed, run in group.runs.items()}
-    comparable = not differences
-    pairs = [(curve, reference[seed]) for seed, curve in curves.items() if comparable and seed in reference]
+    pairs = [(curve, reference[seed]) for seed, curve in curves.items() if not differences and seed in reference]
     ours = [float(curve.accuracy[-1]) for curve, _ in pairs]
     targets = [float(baseline.accuracy[-1]) for _, baseline in pairs]
     tokens = _costs(pairs, lambda curve: curve.tokens)

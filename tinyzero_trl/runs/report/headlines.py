@@ -66,12 +66,8 @@ def _best(outcomes: Sequence[Outcome]) -> Outcome:
     ]
     if level:
         return min(level, key=itemgetter(0))[1]
-    return max(outcomes, key=lambda outcome: _mean_difference(outcome).mean)
-
-
-def _mean_difference(outcome: Outcome) -> Interval:
-    assert outcome.acc_difference is not None, "paired seeds have a difference"
-    return outcome.acc_difference
+    gains = [(each.acc_difference.mean, each) for each in outcomes if each.acc_difference]
+    return max(gains, key=itemgetter(0))[1]
 
 
 def _highest(interval: Interval) -> float:

@@ -64,7 +64,7 @@ def before_and_after(run: Run) -> list[tuple[Sample | None, Sample | None]]:
     first, last = min(steps), max(steps)
     before = [sample for sample in samples if sample["step"] == first]
     after = [sample for sample in samples if sample["step"] == last] if last > first else []
-    later = {key: sample for key, sample in zip(_keys(after), after, strict=True)}
+    later = dict(zip(_keys(after), after, strict=True))
     pairs: list[tuple[Sample | None, Sample | None]] = [
         (sample, later[key]) for key, sample in zip(_keys(before), before, strict=True) if key in later
     ]
