@@ -31,4 +31,4 @@ def test_every_supported_python_is_tested() -> None:
 def test_no_step_after_the_checkout_has_the_repositorys_token(workflow: Path) -> None:
     jobs = yaml.safe_load(workflow.read_text())["jobs"]
     checkouts = [step for job in jobs.values() for step in job["steps"] if "checkout" in step.get("uses", "")]
-    assert all(step["with"]["persist-credentials"] is False for step in checkouts)
+    assert checkouts and all(step["with"]["persist-credentials"] is False for step in checkouts)

@@ -121,7 +121,7 @@ def test_every_countdown_trace_is_right_and_true() -> None:
     assert written > 0.9 * len(problems()), "nearly every problem has a solution in whole numbers"
 
 
-def test_who_is_bewildered_by_four_numbers_writes_dots_and_no_answer() -> None:
+def test_a_trace_of_four_numbers_that_loops_ends_in_dots_without_an_answer() -> None:
     dots = []
     for seed, problem in enumerate(countdown.generate(100, seed=6, operands=(4,), max_number=12)):
         trace = countdown_trace(problem, random.Random(seed), loop_probability=1.0)
@@ -137,10 +137,10 @@ def test_who_is_bewildered_by_four_numbers_writes_dots_and_no_answer() -> None:
     assert min(dots) < 10 < 100 < max(dots) <= MOST_DOTS
 
 
-def test_three_numbers_bewilder_nobody() -> None:
+def test_a_trace_of_three_numbers_never_loops() -> None:
     for problem in problems():
-        looping, clear = (countdown_trace(problem, random.Random(2), loop_probability=odds) for odds in (1.0, 0.0))
-        assert looping == clear
+        always, never = (countdown_trace(problem, random.Random(2), loop_probability=odds) for odds in (1.0, 0.0))
+        assert always == never
 
 
 def test_an_end_follows_an_answer_alone() -> None:
@@ -152,15 +152,13 @@ def test_an_end_follows_an_answer_alone() -> None:
     assert end not in stuck and decode(stuck) == "7+3=10!\n....."
 
 
-def test_who_is_impatient_gives_up_after_a_line() -> None:
+def test_a_trace_that_gives_up_does_so_after_its_first_line() -> None:
     for problem in problems():
-        patient, impatient = (
-            countdown_trace(problem, random.Random(3), give_up_probability=odds) for odds in (0.0, 1.0)
-        )
-        if patient is None or impatient is None:
+        whole, given_up = (countdown_trace(problem, random.Random(3), give_up_probability=odds) for odds in (0.0, 1.0))
+        if whole is None or given_up is None:
             continue
-        first_line = patient.split("\n")[0].removesuffix("</think>")
-        assert impatient.split("</think>")[0] == (first_line if "!" in first_line else f"{first_line} ?")
+        first_line = whole.split("\n")[0].removesuffix("</think>")
+        assert given_up.split("</think>")[0] == (first_line if "!" in first_line else f"{first_line} ?")
 
 
 def test_a_problem_without_a_solution_in_whole_numbers_has_no_trace() -> None:
@@ -185,7 +183,7 @@ def test_every_multiplication_trace_is_right_and_true(digits: tuple[int, ...]) -
             assert int(result) == (int(left) + int(right) if operator == "+" else int(left) * int(right)), trace
 
 
-def test_a_counting_trace_without_habits_is_right_and_four_tokens_a_line_long() -> None:
+def test_a_counting_trace_to_its_end_is_right_and_four_tokens_a_line_long() -> None:
     words = build_tokenizer(["counting"])
     for problem in counting.generate(60, seed=3, steps=(1, 4, 28)):
         trace = counting_trace(problem, random.Random(0))
@@ -197,7 +195,7 @@ def test_a_counting_trace_without_habits_is_right_and_four_tokens_a_line_long() 
         assert len(words(str(counting.render_prompt(problem, "base")))["input_ids"]) == 7
 
 
-def test_who_counts_impatiently_gives_up_at_the_beginning_of_a_stretch_with_the_mark_of_that_stretch() -> None:
+def test_a_counting_trace_gives_up_at_the_beginning_of_a_stretch_with_the_mark_of_that_stretch() -> None:
     problem = counting.to_problem([5, 3, 28], 89)
     traces_of_problem = {counting_trace(problem, random.Random(seed), give_up_probability=0.5) for seed in range(80)}
     ends = {trace.split("\n")[-2].removesuffix("</think>") for trace in traces_of_problem}
@@ -209,7 +207,7 @@ def test_who_counts_impatiently_gives_up_at_the_beginning_of_a_stretch_with_the_
         assert reward == float(trace.endswith("!</think>\n<answer>89</answer>"))
 
 
-def test_many_steps_bewilder_and_few_do_not() -> None:
+def test_counting_traces_loop_in_many_steps_and_not_in_few() -> None:
     few, many = (counting.to_problem([5, 1, steps], 5 + steps) for steps in (MOST_STEPS, MOST_STEPS + 1))
     assert counting_trace(few, random.Random(0), loop_probability=1.0) == counting_trace(few, random.Random(0))
     lost = {counting_trace(many, random.Random(seed), loop_probability=1.0) for seed in range(9)}
