@@ -359,9 +359,8 @@ def test_more_prompts_for_the_tokens_that_are_saved() -> None:
     assert _rows(RESULTS, "| 32 prompts a step against") == rows
     seeds, points, tokens, _ = rows["full"]
     readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
-    assert (
-        f"takes {tokens.split(' (')[0]} the tokens of full and ends {points} points above it, {seeds} seeds" in readme
-    )
+    ends = f"ends {points} points above it, {seeds} seeds"
+    assert f"takes {tokens.split(' (')[0]} the tokens of the full rollout and {ends}" in readme
     section = " ".join(RESULTS[RESULTS.index("### More prompts") :].split("```")[0].split())
     assert f"takes only {rows['group-label'][3].split(' (')[0]} the decoding steps" in section
     _, points, tokens, steps = rows["fixed-256-32"]
