@@ -36,7 +36,7 @@ METRICS: dict[str, Metric] = {
     "adaptive_window/p95_success_length": Metric(
         "tokens",
         "0.95 quantile (linear) of the correct completions' lengths",
-        "Length that 95 % of correct completions keep within",
+        "Length that 95 % of correct completions do not exceed",
     ),
     "adaptive_window/num_success_samples": Metric(
         "completions", "number of correct completions", "Correct completions in this batch"
@@ -64,23 +64,23 @@ METRICS: dict[str, Metric] = {
         "reward", "sum of the rewards of all completions since the start", "Reward earned so far"
     ),
     "adaptive_window/exploration_rate": Metric(
-        "fraction", "explored rollouts / rollouts since the start", "How often the policy looked beyond its window"
+        "fraction", "probes / rollouts since the start", "How often the policy looked beyond its window"
     ),
     "adaptive_window/epsilon": Metric(
-        "probability", "the policy's configured epsilon", "Chance that an update explores"
+        "probability", "the policy's configured epsilon", "Probability that the next rollout is a probe"
     ),
     "adaptive_window/explored_step": Metric(
-        "0 or 1", "1 if this batch ran at the largest window to explore", "Whether this batch is an exploration"
+        "0 or 1", "1 if this batch ran at the largest window as a probe", "Whether this batch is a probe"
     ),
     "adaptive_window/demand": Metric(
         "tokens",
         "mean + window_std_multiplier x deviation of remembered success lengths (window_strategy: success)",
-        "Window that correct completions ask for",
+        "Target length of the policy",
     ),
     "adaptive_window/best_window": Metric(
         "tokens",
         "window with most signal per token that keeps 1 - window_slack of the success (window_strategy: signal)",
-        "Where the policy is heading, with window_headroom over it",
+        "Measured optimum; the window goes to window_headroom times this",
     ),
     "adaptive_window/estimated_success": Metric(
         "fraction",
@@ -104,18 +104,18 @@ METRICS: dict[str, Metric] = {
     ),
     "adaptive_window/token_price": Metric(
         "gain per token",
-        "what a token must gain for a group to go on; absent while all go on (window_strategy: group)",
+        "gain per token that a group needs to go on; absent while all groups go on (window_strategy: group)",
         "How strict the decision per group is",
     ),
     "adaptive_window/explore_probability": Metric(
         "fraction",
-        "probability that a group goes on although the rule would stop it (window_strategy: group)",
-        "How closely what lies beyond a stop is watched",
+        "chance of each group to go on, whatever the rule says (window_strategy: group)",
+        "Probability that a group goes on only to measure",
     ),
     "adaptive_window/rows_per_step": Metric(
         "rows",
         "a / b where a decoding step of n rows takes a + b n seconds (window_group_price: seconds)",
-        "Rows that cost as much as a step itself",
+        "Rows that take as much time as a step without rows",
     ),
     "group_window/stopped_frac": Metric(
         "fraction", "groups cut before the longest window (window_strategy: group)", "Groups that stopped early"
@@ -124,14 +124,14 @@ METRICS: dict[str, Metric] = {
         "fraction", "groups that the rule let go on to their end", "Groups that were worth their tokens"
     ),
     "group_window/explored_frac": Metric(
-        "fraction", "groups that went on against the rule, to measure", "Groups spent on knowing the tail"
+        "fraction", "groups that went on against the rule, to measure", "Groups that went on only to measure"
     ),
     "group_window/mean_stop": Metric(
         "tokens", "mean over stopped groups of the end of the stage after which they stopped", "Where groups stopped"
     ),
     "group_window/tokens_saved_frac": Metric(
         "fraction",
-        "tokens that stopped groups would have taken, as estimated, over these and the tokens spent",
+        "s / (s + tokens spent); s estimates the tokens that stopped groups would have taken",
         "Estimated saving against the longest window",
     ),
     "actor/is_ratio/mean": Metric(
@@ -146,7 +146,7 @@ METRICS: dict[str, Metric] = {
     "actor/is_clip/outside_frac": Metric(
         "fraction",
         "tokens with r outside the clip range / tokens (where the loss clips the ratios of tokens)",
-        "Tokens outside the trust region, whether or not the clip acts on them",
+        "Tokens outside the clip range, whether or not the loss clips them",
     ),
     "tokens/prompt_total": Metric(
         "tokens", "sum of prompt lengths (a prompt counts once per completion)", "Prompt tokens of this batch"
@@ -188,7 +188,7 @@ METRICS: dict[str, Metric] = {
         "completions", "completions of problems with that label", "Completions by difficulty"
     ),
     "difficulty/{label}_mean_length": Metric(
-        "tokens", "mean length of the completions of problems with that label", "What a completion costs, by difficulty"
+        "tokens", "mean length of the completions of problems with that label", "Tokens of a completion, by difficulty"
     ),
     "group/zero_variance_frac": Metric(
         "fraction", "groups whose rewards are all equal / groups with a reward", "Groups that teach nothing"
@@ -210,16 +210,16 @@ METRICS: dict[str, Metric] = {
         "fraction", "padding positions / positions in the forward pass of the loss", "Computation spent on padding"
     ),
     "faults/step_skipped": Metric(
-        "0 or 1", "1 if a loss, reward or the gradient norm was not finite", "Whether this step left the weights alone"
+        "0 or 1", "1 if a loss, reward or the gradient norm was not finite", "Whether this step was skipped"
     ),
-    "faults/skipped_steps": Metric(
-        "steps", "sum of step_skipped since the start", "Optimizer steps that left the weights alone so far"
-    ),
+    "faults/skipped_steps": Metric("steps", "sum of step_skipped since the start", "Skipped optimizer steps so far"),
     "train/cumulative_reward": Metric(
         "reward", "sum over rollouts of the batch's mean reward", "Reward so far, comparable between batch sizes"
     ),
-    "time/elapsed_s": Metric("s", "wall-clock since the start of training, less evaluation", "Training time so far"),
-    "time/rollout_s": Metric("s", "wall-clock of generation and scoring of the batch", "Time to roll out"),
+    "time/elapsed_s": Metric(
+        "s", "wall-clock since the start of training, without evaluations", "Training time so far"
+    ),
+    "time/rollout_s": Metric("s", "wall-clock of generation and scoring of the batch", "Time of a rollout"),
     "time/optimize_s": Metric("s", "wall-clock of the step without its rollout", "Time of one step of learning"),
     "eval/acc": Metric(
         "fraction",
