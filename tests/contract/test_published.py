@@ -291,7 +291,7 @@ def test_groups_against_fixed_windows_on_the_model_of_the_demo(name: str, fixed:
     if name == "group" and fixed == "fixed-128":
         (mean, _, _), more = points, ratio.split(" (")[0]
         less = _together(name, "fixed-256")[2].split(" (")[0]
-        said = f"level with a fixed 256 for {less} its tokens, and {mean:.1f} points above a fixed 128 for {more}."
+        said = f"as accurate as a fixed 256 for {less} its tokens, and {mean:.1f} points above a fixed 128 for {more}."
         assert said in RESULTS
     if name == "group-label":
         readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
@@ -364,8 +364,8 @@ def test_more_prompts_for_the_tokens_that_are_saved() -> None:
     section = " ".join(RESULTS[RESULTS.index("### More prompts") :].split("```")[0].split())
     assert f"takes only {rows['group-label'][3].split(' (')[0]} the decoding steps" in section
     _, points, tokens, steps = rows["fixed-256-32"]
-    said = f"is level with that, {points}, for {tokens.split(' (')[0]} its tokens, and takes {steps.split(' (')[0]} its"
-    assert said in section
+    said = f"for {tokens.split(' (')[0]} its tokens, and takes {steps.split(' (')[0]} its"
+    assert f"is as accurate as that, {points}, {said}" in section
     assert f"takes {1 / float(tokens.split(' x')[0]):.2f} x its tokens ([more prompts]" in readme
     fixed = paired_accuracy.policies(MORE_PROMPTS, MORE_PROMPTS_ASKED_AGAIN)["fixed-256-32"]
     full = paired_accuracy.policies(IMPATIENT, IMPATIENT_ASKED_AGAIN)["full"]
@@ -389,7 +389,7 @@ def test_what_is_said_of_signal_on_the_model_of_the_demo() -> None:
     assert f"at the end {min(last)} to {max(last)}," in page
     assert all(each.count(1024) == 7 for each in windows) and "Seven of its rollouts have the full length" in page
     _, (mean, low, high), tokens = _together("signal", "fixed-256")
-    said = f"takes {tokens.split(' (')[0]} the tokens of a fixed 256 and ends level with it"
+    said = f"takes {tokens.split(' (')[0]} the tokens of a fixed 256 and ends as accurate"
     assert f"{said} ({mean:.1f}, {low:.1f} to {high:.1f})" in page
 
 
