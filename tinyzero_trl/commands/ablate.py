@@ -15,7 +15,7 @@ def register(commands: Any) -> None:
     """Add the subcommand to the parser's `commands`."""
     parser = commands.add_parser(
         "ablate",
-        help="train a grid of recipes, overrides and seeds from one YAML file; what is finished stays",
+        help="train a grid of recipes, overrides and seeds from one YAML file; finished runs are not repeated",
     )
     parser.add_argument("grid", type=path, metavar="FILE.yaml", help="the grid: output, seeds, common, runs")
     parser.add_argument("--shard", metavar="I/N", help="only this machine's share of the seeds, such as 1/2")

@@ -9,7 +9,7 @@ from tinyzero_trl.commands.console import progress_bar
 
 def register(commands: Any) -> None:
     """Add the subcommand to the parser's `commands`."""
-    parser = commands.add_parser("doctor", help="what works on this machine, and the command that fixes the rest")
+    parser = commands.add_parser("doctor", help="say what works on this machine, and how to install the rest")
     parser.set_defaults(run=run)
 
 

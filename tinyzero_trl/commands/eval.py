@@ -11,7 +11,7 @@ def register(commands: Any) -> None:
     """Add the subcommand to the parser's `commands`."""
     parser = commands.add_parser(
         "eval",
-        help="let a model answer held-out problems: accuracy with intervals, every generation in a file",
+        help="measure the accuracy of a model on held-out problems, and write all its answers to a file",
         formatter_class=DefaultsFormatter,
         argument_default=argparse.SUPPRESS,
     )
@@ -21,15 +21,16 @@ def register(commands: Any) -> None:
         "--data",
         required=True,
         metavar="FILE|DIR|HUB_ID",
-        help="a parquet, JSON or CSV file, a folder, a Hub id, or 'generate' for the held-out ones of the model's run",
+        help="a parquet, JSON or CSV file, a folder, a Hub id, or 'generate': the held-out problems of the model's run",
     )
-    add("--split", help="split of a folder or Hub data set; left out, test")
+    add("--split", help="split of a folder or Hub data set; by default test")
     add("--limit", type=int, metavar="N", help="only the first N problems")
-    add("--n", type=int, default=1, help="samples per problem; above 1 gives pass@k")
+    add("--n", type=int, default=1, help="answers per problem; above 1 gives pass@k")
     shape = parser.add_argument_group(
-        "sampling", "What is left out is as in the run that trained the model, and without such a run as said here."
+        "sampling",
+        "The default is the value of the run that trained the model. Without such a run it is the value here.",
     ).add_argument
-    shape("--temperature", type=float, help="0.0, which takes the likeliest token")
+    shape("--temperature", type=float, help="0.0: the most probable token")
     shape("--top-p", type=float, help="1.0: all of the probability mass")
     shape("--top-k", type=int, help="0: all tokens")
     shape("--min-p", type=float, help="0.0: tokens of any probability")
@@ -40,21 +41,21 @@ def register(commands: Any) -> None:
     add(
         "--engine",
         default="auto",
-        help="auto (vLLM where it is installed beside a CUDA device, else transformers), transformers, vllm, a "
+        help="auto (vLLM if it is installed and there is a CUDA device, else transformers), transformers, vllm, a "
         "registered engine, or module:Class",
     )
     add("--seed", type=int, default=0, help="the same seed gives the same files")
-    add("--task", help="a task's name, or package.module:Class; left out, that of the model's run, else countdown")
+    add("--task", help="a task's name, or package.module:Class; by default that of the model's run, else countdown")
     add(
         "--task-options",
         type=json_mapping,
         metavar="JSON",
-        help='such as {"answer_match": "numeric"}; left out, those of the model\'s run, else the defaults',
+        help='such as {"answer_match": "numeric"}; by default those of the model\'s run, else those of the task',
     )
-    add("--template", help="base, qwen-instruct or chat; left out, that of the model's run, else the task's first")
+    add("--template", help="base, qwen-instruct or chat; by default that of the model's run, else the task's first")
     add("--include-trained", action="store_true", help="keep examples that the model's run was trained on")
-    add("--batch-size", type=int, default=64, metavar="ROWS", help="rows generated side by side")
-    add("--out", type=path, metavar="DIR", help="folder for the files; left out, one under evaluations/")
+    add("--batch-size", type=int, default=64, metavar="ROWS", help="completions sampled at the same time")
+    add("--out", type=path, metavar="DIR", help="folder for the files; by default one in evaluations/")
     parser.set_defaults(run=run)
 
 

@@ -11,7 +11,7 @@ def register(commands: Any) -> None:
     """Add the subcommand to the parser's `commands`."""
     parser = commands.add_parser(
         "plan",
-        help="what a recipe asks of so many GPUs: batches, passes, memory, and what to change where it does not fit",
+        help="print batches, passes and memory of a recipe on N GPUs, and what to change if it does not fit",
         epilog="Every field of the recipe can be given as well: --any_field value.",
         formatter_class=DefaultsFormatter,
         allow_abbrev=False,
@@ -19,10 +19,10 @@ def register(commands: Any) -> None:
     add = parser.add_argument
     add("--config", required=True, metavar="R.yaml", help="the recipe, or the name of a shipped one")
     add("--gpus", type=int, required=True, metavar="N", help="GPUs over all machines")
-    add("--nodes", type=int, default=1, metavar="M", help="machines that share them")
+    add("--nodes", type=int, default=1, metavar="M", help="machines that the GPUs are in")
     add("--gpu-memory-gib", type=float, default=80.0, metavar="GIB", help="memory of one GPU")
-    add("--launch", metavar="FILE", help="launch file of accelerate, or zero2 and the like; left out, every way")
-    add("--prompt-tokens", type=int, default=256, metavar="N", help="length of a prompt")
+    add("--launch", metavar="FILE", help="launch file of accelerate, or a name such as zero2; by default all")
+    add("--prompt-tokens", type=int, default=256, metavar="N", help="tokens of a prompt")
     parser.set_defaults(run=run, takes_fields=True)
 
 

@@ -12,13 +12,13 @@ LIVE_S = 30
 
 def register(commands: Any) -> None:
     """Add the subcommand to the parser's `commands`."""
-    parser = commands.add_parser("report", help="one HTML page, pictures and tables from run directories")
+    parser = commands.add_parser("report", help="write one HTML page, pictures and tables from the folders of runs")
     parser.add_argument("runs", type=path, nargs="+", metavar="RUN", help="output_dir of a training run")
     parser.add_argument("--out", type=path, required=True, metavar="DIR", help="folder for the report")
     parser.add_argument(
         "--baseline",
         metavar="NAME",
-        help="run group to compare with; left out, the largest fixed window, else the first",
+        help="run group that the others are compared with; by default the largest fixed window, else the first",
     )
     parser.add_argument(
         "--live",
@@ -26,7 +26,7 @@ def register(commands: Any) -> None:
         nargs="?",
         const=LIVE_S,
         metavar="SECONDS",
-        help=f"follow runs that go on: write the page anew until they are finished; every {LIVE_S} seconds if left out",
+        help=f"update the page until all runs are finished; every {LIVE_S} seconds by default",
     )
     parser.set_defaults(run=run)
 

@@ -3,9 +3,9 @@
     tinyzero-trl train --config RECIPE.yaml [--any_field value ...]
     accelerate launch [--config_file FILE] -m tinyzero_trl.commands.train --config RECIPE.yaml [--any_field value ...]
 
-The first is the program on one process, the second on as many as accelerate starts. RECIPE.yaml is a file, or the name
-of a recipe that comes with the package. Every field of the recipe can be given on the command line. The same program
-trains the baselines: give `--window_strategy fixed`.
+The first command uses one process, the second as many as accelerate starts. RECIPE.yaml is a file, or the name
+of a recipe that comes with the package. Every field of the recipe can also be given on the command line.
+`--window_strategy fixed` trains without an adaptive window.
 """
 
 import sys
@@ -23,7 +23,9 @@ from tinyzero_trl.training.recipe.shipped import LAUNCH_FILES, RECIPES
 
 def register(commands: Any) -> None:
     """Add the subcommand to the parser's `commands`."""
-    parser = commands.add_parser("train", help="train a recipe; the fields after it win", add_help=False)
+    parser = commands.add_parser(
+        "train", help="train a recipe; fields on the command line replace those of the recipe", add_help=False
+    )
     parser.set_defaults(run=lambda args: main(args.fields), takes_fields=True)
 
 
@@ -107,8 +109,8 @@ def _help() -> str:
     return (
         f"{__doc__}\n"
         f"Recipes that come with the package: {', '.join(shipped)}\n"
-        f"They lie in {RECIPES}, launch files of accelerate in {LAUNCH_FILES}.\n"
-        f"What a run leaves behind, and how it ends: {page('files.md')}, {page('survival.md')}.\n"
+        f"The recipes are in {RECIPES}, launch files of accelerate in {LAUNCH_FILES}.\n"
+        f"{page('files.md')} explains the files of a run, {page('survival.md')} its exit status.\n"
         "--help_fields prints every field with its meaning and default."
     )
 

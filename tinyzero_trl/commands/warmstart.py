@@ -14,7 +14,7 @@ def register(commands: Any) -> None:
     """Add the subcommand to the parser's `commands`."""
     parser = commands.add_parser(
         "warmstart",
-        help="make a small model: supervised training on search traces",
+        help="make a small model by supervised training on search traces",
         formatter_class=DefaultsFormatter,
     )
     add = parser.add_argument
@@ -26,8 +26,8 @@ def register(commands: Any) -> None:
         help="tiny: the model `embedded`; impatient: `embedded-impatient`, of the recipe countdown_tiny; "
         "small: 31 M, for a GPU; lengths: `embedded-lengths`, of the recipe lengths_tiny",
     )
-    add("--steps", type=int, help="optimizer steps in all; left out, those of the curriculum")
-    add("--seed", type=int, default=0, help="decides weights and traces")
+    add("--steps", type=int, help="optimizer steps in all; by default those of the curriculum")
+    add("--seed", type=int, default=0, help="seed of the first weights and of the traces")
     parser.set_defaults(run=run)
 
 

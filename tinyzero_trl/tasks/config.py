@@ -26,16 +26,18 @@ class TaskConfig:
         ValueError: an unknown task, template or shaping, a count below 1, or an option that the task refuses.
     """
 
-    recipe: str | None = field(default=None, metadata={"help": "name in the records; by default the recipe's file"})
+    recipe: str | None = field(
+        default=None, metadata={"help": "name of the recipe in the records; by default the name of its file"}
+    )
     task: str = field(default="countdown", metadata={"help": "a task's name, or package.module:Class"})
     dataset: str = field(
         default=GENERATE, metadata={"help": "generate, a parquet, JSON or CSV file, a folder, or a Hub id"}
     )
     allow_overlap: bool = field(
-        default=False, metadata={"help": "take a data set whose held-out examples are training examples too"}
+        default=False, metadata={"help": "accept a data set whose held-out examples are training examples too"}
     )
     prompt_template: str = field(
-        default="", metadata={"help": "base, qwen-instruct or chat; left out, the first that the task offers"}
+        default="", metadata={"help": "base, qwen-instruct or chat; by default the first that the task offers"}
     )
     train_size: int = field(default=327_680, metadata={"help": "examples to train on (dataset: generate)"})
     test_size: int = field(default=1024, metadata={"help": "held-out examples (dataset: generate)"})
@@ -43,13 +45,19 @@ class TaskConfig:
         default=None,
         metadata={"help": f"held-out examples evaluated during training; by default {EVAL_SIZE}, or all if fewer"},
     )
-    problem_seed: int = field(default=0, metadata={"help": "decides the examples and their split (dataset: generate)"})
+    problem_seed: int = field(
+        default=0, metadata={"help": "decides which examples are generated, and which are held out"}
+    )
     reward_shaping: str = field(default="none", metadata={"help": "none (the task's score) or cosine (2502.03373)"})
     cosine_correct_at_zero: float = field(default=2.0, metadata={"help": "reward of a right answer of length 0"})
-    cosine_correct_at_max: float = field(default=1.0, metadata={"help": "of a right answer as long as allowed"})
-    cosine_wrong_at_zero: float = field(default=-10.0, metadata={"help": "of a wrong answer of length 0"})
-    cosine_wrong_at_max: float = field(default=0.0, metadata={"help": "of a wrong answer as long as allowed"})
-    cosine_over_length: float = field(default=-10.0, metadata={"help": "of a completion that reaches the maximum"})
+    cosine_correct_at_max: float = field(
+        default=1.0, metadata={"help": "reward of a right answer of the largest length"}
+    )
+    cosine_wrong_at_zero: float = field(default=-10.0, metadata={"help": "reward of a wrong answer of length 0"})
+    cosine_wrong_at_max: float = field(default=0.0, metadata={"help": "reward of a wrong answer of the largest length"})
+    cosine_over_length: float = field(
+        default=-10.0, metadata={"help": "reward of a completion that reaches the maximum"}
+    )
 
     def __post_init__(self) -> None:
         """Check names and counts."""

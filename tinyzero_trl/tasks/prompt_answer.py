@@ -29,7 +29,8 @@ class PromptAnswerOptions:
 
     answer_match: str = field(default=EXACT, metadata={"help": "exact, numeric or math_verify"})
     instruction: str | None = field(
-        default=None, metadata={"help": "what follows each prompt; left out, the form of an answer; empty, nothing"}
+        default=None,
+        metadata={"help": "text after each prompt; by default it says how to write an answer; empty: none"},
     )
 
     def __post_init__(self) -> None:

@@ -57,9 +57,7 @@ class AdaptiveGRPOConfig(TokenInMemory, GRPOConfig):
     )
     window_options: dict[str, Any] | str | None = field(
         default=None,
-        metadata={
-            "help": "fields of a window policy of your own, without prefix; recipes may write window_NAME instead"
-        },
+        metadata={"help": "fields of your own window policy, without prefix; recipes may write window_NAME instead"},
     )
     window_initial: int | None = _window("initial")
     window_min: int | None = _window("min")
@@ -104,54 +102,55 @@ class AdaptiveGRPOConfig(TokenInMemory, GRPOConfig):
 
     max_tokens_per_micro_batch: int | None = field(
         default=None,
-        metadata={"help": "most token positions in one forward and backward pass; none: no limit"},
+        metadata={"help": "largest number of token positions in one forward and backward pass; none: no limit"},
     )
     skip_zero_advantage_rows: bool = field(
-        default=True, metadata={"help": "leave out rows that cannot move the policy, wherever that is exact"}
+        default=True, metadata={"help": "leave out rows without a gradient, wherever the result stays exact"}
     )
     padding_free: bool | None = field(
         default=None,
         metadata={
-            "help": "take the rows of a micro-batch end to end, without padding; left out: where the model attends by "
-            "FlashAttention, or by sdpa in half precision on a GPU for which PyTorch has a kernel. With sdpa elsewhere "
-            "rows attend one by one; with eager attention it is slow, for its mask grows with their square. "
-            "Elsewhere than in the models of tinyzero_trl/models/architectures.py it has no effect"
+            "help": "put the rows of a micro-batch one after the other, without padding. By default this is on with "
+            "FlashAttention, and with sdpa in half precision on a GPU for which PyTorch has a kernel. With sdpa on "
+            "other devices attention is computed row by row; with eager attention it is slow, because the mask grows "
+            "with the square of the tokens. It has an effect only for the models of tinyzero_trl/models/architectures.py"
         },
     )
     engine: str | None = field(
         default=None,
         metadata={
-            "help": "what samples rollouts: auto (vLLM where it is installed beside a CUDA device, else transformers), "
-            "transformers, vllm, a registered engine, or package.module:Class; left out, use_vllm decides"
+            "help": "what samples rollouts: auto (vLLM if it is installed and there is a CUDA device, else "
+            "transformers), transformers, vllm, a registered engine, or package.module:Class; by default use_vllm "
+            "decides"
         },
     )
     stop_at_answer: bool = field(
         default=False,
-        metadata={"help": "end a completion with its first </answer>, for models that ramble on after it"},
+        metadata={"help": "end a completion at its first </answer>, for models that go on after it"},
     )
     max_skipped_steps: int = field(
         default=10,
-        metadata={"help": "most optimizer steps in a row without effect, because a number in them is not finite"},
+        metadata={"help": "most optimizer steps in a row that may be skipped because a number is not finite"},
     )
     compute_eval_loss: bool = field(
         default=False,
         metadata={
             "help": "compute TRL's loss on held-out completions as eval_loss; it costs a forward pass and says little "
-            "about accuracy. It is computed anyway where metric_for_best_model names a loss"
+            "about accuracy. It is always computed if metric_for_best_model names a loss"
         },
     )
     log_history_lines: int | None = field(
         default=None,
         metadata={
-            "help": "most lines of trainer.state.log_history, which is held in memory and in every checkpoint; none: "
-            "all of them. Recipes keep 100, the records hold them all"
+            "help": "largest number of lines in trainer.state.log_history, which is kept in memory and in every "
+            "checkpoint; none: all. Recipes keep 100, because the records have all lines"
         },
     )
     resume: str = field(
         default="never",
         metadata={
-            "help": "auto: newest complete checkpoint in output_dir; never: a new run, for which earlier records are "
-            "moved to output_dir/_earlier; or a checkpoint's path. From Python the default is never, in recipes auto"
+            "help": "auto: continue from the newest complete checkpoint in output_dir; never: start a new run, and "
+            "move earlier records to output_dir/_earlier; or a checkpoint's path. Recipes have auto, Python has never"
         },
     )
 

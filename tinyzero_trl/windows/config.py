@@ -35,10 +35,10 @@ class WindowConfig:
     """
 
     strategy: str = _strategy()
-    initial: int = number(None, "first window; left out, 1024 or what lies nearest in [min, max]", low=1)
-    min: int = number(None, "smallest window; left out, 20, or `initial` or `max` where that is smaller", low=1)
-    max: int | None = count("largest window; left out, max_completion_length, which evaluation always uses")
-    success_threshold: float = number(1.0, "a completion is a success from this reward on")
+    initial: int = number(None, "first window in tokens; by default 1024, or the nearest value in [min, max]", low=1)
+    min: int = number(None, "smallest window in tokens; by default 20, or `initial` or `max` if smaller", low=1)
+    max: int | None = count("largest window in tokens; by default max_completion_length, which evaluation always uses")
+    success_threshold: float = number(1.0, "a completion with this reward or more is a success")
     seed: int = number(0, "seed of the policy's own random numbers", low=0)
 
     def __new__(cls, *, strategy: str | None = None, **values: Any) -> Self:
@@ -102,12 +102,12 @@ class WindowConfig:
 class AdaptiveConfig(WindowConfig):
     """What the policies share that learn from completions."""
 
-    min_samples: int = number(10, "samples below which a length statistic is not trusted", low=1)
-    growth_delta: int = number(64, "largest growth in one update", low=1)
-    shrink_delta: int = number(64, "largest shrinking in one update", low=1)
+    min_samples: int = number(10, "with fewer samples a statistic of lengths is not used", low=1)
+    growth_delta: int = number(64, "largest growth of the window in one update, in tokens", low=1)
+    shrink_delta: int = number(64, "largest shrinking of the window in one update, in tokens", low=1)
     slack: float = number(
         0.02,
-        "share of the successes that may be given up: of those at `max` (signal), in one shrinking (success)",
+        "largest share of the successes that may be lost: of those at `max` (signal), in one shrinking (success)",
         low=0,
         below=1,
     )

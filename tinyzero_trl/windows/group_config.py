@@ -16,19 +16,28 @@ class GroupConfig(WindowConfig):
     The last five are those of the trainer, which fills them in.
     """
 
-    slack: float = number(0.02, "share of the successes that may be lost by stopping groups", low=0, below=1)
-    min_samples: int = number(10, "successes, and completions in the last stage, without which no group stops", low=1)
-    min_groups: int = number(16, "groups followed to their end, without which no group stops", low=1)
-    memory_rollouts: int = number(24, "rollouts remembered", low=1)
-    label_column: str = text("", "column of the data that labels prompts, such as their difficulty; empty for none")
-    prompt_memory: bool = flag(True, "whether the past of a prompt that comes again counts")
-    group_rule: str = choice("value", "value is by expected gain; plain goes on after a success", ("value", "plain"))
-    group_gain: str = choice("loss", "what weighs in the gain; loss is by loss_type", ("loss", "tokens", "sequences"))
-    group_price: str = choice("tokens", "what going on costs", ("tokens", "seconds"))
-    first_stage: int = number(32, "end of the first stage in tokens; the plain rule has `initial` in its place", low=1)
-    stage_growth: float = number(1.5, "each stage ends at this many times the end before", low=1.1)
+    slack: float = number(0.02, "largest share of the successes that stops may lose", low=0, below=1)
+    min_samples: int = number(
+        10, "no group stops before so many successes, and completions in the last stage, are known", low=1
+    )
+    min_groups: int = number(16, "no group stops before so many groups have been followed to their end", low=1)
+    memory_rollouts: int = number(24, "number of newest rollouts that count", low=1)
+    label_column: str = text(
+        "", "column of the data that tells kinds of prompts apart, such as difficulty; empty: none"
+    )
+    prompt_memory: bool = flag(True, "whether earlier results of the same prompt count")
+    group_rule: str = choice(
+        "value", "value lets groups go on by expected gain, plain after a success", ("value", "plain")
+    )
+    group_gain: str = choice("loss", "loss sums the gain as loss_type does", ("loss", "tokens", "sequences"))
+    group_price: str = choice("tokens", "unit in which the cost of a group is counted", ("tokens", "seconds"))
+    first_stage: int = number(32, "end of the first stage in tokens; the plain rule takes `initial` instead", low=1)
+    stage_growth: float = number(1.5, "each stage ends at this many times the end of the stage before", low=1.1)
     explore_share: float = number(
-        0.05, "tokens of groups that explore, per token spent or saved; plain: share of the groups", low=0, high=1
+        0.05,
+        "tokens for exploring groups, per token spent or saved (the smaller); plain: share of the groups",
+        low=0,
+        high=1,
     )
     loss_type: str = of_trainer("dapo", "how the loss weighs tokens and sequences")
     scale_rewards: str = of_trainer("group", "what divides the advantages")

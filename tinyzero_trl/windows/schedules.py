@@ -27,7 +27,7 @@ class PhasedConfig(WindowConfig):
     """A window for each phase of training."""
 
     phases: tuple[tuple[int, int], ...] = field(
-        default=(), metadata={"help": "pairs [step, window] in ascending order; the last window holds"}
+        default=(), metadata={"help": "pairs [step, window] in ascending order; the last window stays"}
     )
 
     def __post_init__(self) -> None:
@@ -60,7 +60,7 @@ class PhasedConfig(WindowConfig):
 class CosineConfig(WindowConfig):
     """A rise from `initial` to `max`."""
 
-    total_steps: int | None = count("training steps from `initial` to `max`")
+    total_steps: int | None = count("number of training steps from `initial` to `max`")
 
     def __post_init__(self) -> None:
         """Require the number of steps."""

@@ -57,10 +57,10 @@ class SignalConfig(AdaptiveConfig):
     """How much success may be given up for tokens, and how the estimates are kept up to date."""
 
     headroom: float = number(1.25, "the window is this many times the measured optimum", low=1)
-    memory_rollouts: int = number(24, "rollouts remembered", low=1)
-    probe_every: int = number(16, "one rollout in this many is a probe at `max`, more at first", low=1)
+    memory_rollouts: int = number(24, "number of newest rollouts that count", low=1)
+    probe_every: int = number(16, "one rollout in so many is a probe at `max`; at first more", low=1)
     probe_group_every: int = number(
-        1, "one group in this many of a probe goes on to `max`, the others stop at the window; 1 for all", low=1
+        1, "in a probe one group in so many goes on to `max`, the others stop at the window; 1: all go on", low=1
     )
 
     def __post_init__(self) -> None:

@@ -25,26 +25,26 @@ from tinyzero_trl.windows.registry import register_policy
 class SuccessConfig(AdaptiveConfig):
     """When the window follows the success rate, and how lengths of successes become a target length."""
 
-    warmup_steps: int = number(0, "rollouts at `initial`, after which the mean success length sets in", low=0)
-    std_multiplier: float = number(2.0, "target length = mean + this x std; 0 as in the fork", low=0)
+    warmup_steps: int = number(0, "number of first rollouts at `initial`, before the window changes", low=0)
+    std_multiplier: float = number(2.0, "target length = mean + this x standard deviation; the fork has 0", low=0)
     update_frequency: int = number(5, "rollouts between two updates", low=1)
-    min_change: int = number(64, "smaller changes are dropped, unless they reach a bound", low=0)
-    target_success_rate: float = number(0.7, "smoothed success rate to aim at", low=0, high=1)
+    min_change: int = number(64, "smaller changes (tokens) are dropped, unless the window reaches a bound", low=0)
+    target_success_rate: float = number(0.7, "target of the smoothed success rate", low=0, high=1)
     success_rate_margin: float = number(
-        0.05, "the window stays while the rate is this near to its target", low=0, high=1
+        0.05, "the window does not change while the success rate is this near to its target", low=0, high=1
     )
-    success_rate_ema_beta: float = number(0.9, "weight of the past in that rate", low=0, below=1)
-    length_tolerance: int = number(32, "|window - target length| that counts as equal", low=0)
-    hold_steps_before_growth: int = number(20, "rollouts without a change before curriculum growth", low=1)
-    growth_needs_pressure: bool = flag(True, "grow only while successes need the room; false as in the fork")
+    success_rate_ema_beta: float = number(0.9, "weight of the past in the smoothed success rate", low=0, below=1)
+    length_tolerance: int = number(32, "largest |window - target length| that counts as equal", low=0)
+    hold_steps_before_growth: int = number(20, "rollouts without a change, after which the window grows", low=1)
+    growth_needs_pressure: bool = flag(True, "grow only if successes need longer windows; the fork has false")
     saturation_frac: float = number(
-        0.5, "truncated fraction above which a batch saturates; 1 (never) as in the fork", low=0, high=1
+        0.5, "grow if more than this share of the batch is cut; the fork has 1 (never)", low=0, high=1
     )
     mode: str = choice("basic", "which success lengths count", MODES)
-    rolling_window: int = number(100, "mode rolling: success lengths that are kept at least", low=1)
+    rolling_window: int = number(100, "mode rolling: smallest number of success lengths that are kept", low=1)
     epsilon: float = number(0.1, "probability per update that the next rollout is a probe at `max`", low=0, high=1)
-    ema_beta: float = number(0.98, "mode ema: weight of the past in the length moments", low=0, below=1)
-    ema_bias_correction: bool = flag(True, "mode ema: moments start at zero and are corrected for it")
+    ema_beta: float = number(0.98, "mode ema: weight of the past in mean and deviation of the lengths", low=0, below=1)
+    ema_bias_correction: bool = flag(True, "mode ema: mean and deviation start at zero, and this is corrected")
 
     def __post_init__(self) -> None:
         """Refuse values under which the rule could never act."""

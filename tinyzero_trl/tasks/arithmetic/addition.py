@@ -25,7 +25,7 @@ _MAX_SUMMAND = 10**9
 class AdditionOptions:
     """Which sums `draw` makes."""
 
-    max_summand: int = field(default=20, metadata={"help": "addition: largest of the two numbers, the smallest is 1"})
+    max_summand: int = field(default=20, metadata={"help": "addition: largest number in a sum, the smallest is 1"})
 
     def __post_init__(self) -> None:
         if not 1 <= self.max_summand <= _MAX_SUMMAND:

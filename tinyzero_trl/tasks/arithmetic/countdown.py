@@ -123,7 +123,8 @@ class CountdownOptions:
     """Which problems `generate` draws."""
 
     operands: list[int] = field(
-        default_factory=lambda: [3, 4], metadata={"help": "countdown: numbers in a problem, a same share each"}
+        default_factory=lambda: [3, 4],
+        metadata={"help": "countdown: numbers in a problem; each count gets the same share"},
     )
     min_number: int = field(default=1, metadata={"help": "countdown: smallest number"})
     max_number: int = field(default=99, metadata={"help": "countdown: largest number"})

@@ -113,10 +113,11 @@ class CountingOptions:
     """Which problems `generate` draws."""
 
     steps: list[int] = field(
-        default_factory=lambda: [5], metadata={"help": "counting: numbers of steps, a same share each"}
+        default_factory=lambda: [5],
+        metadata={"help": "counting: numbers of steps; each gets the same share of the problems"},
     )
-    largest_start: int = field(default=100, metadata={"help": "counting: a start is from 1 to this"})
-    largest_step: int = field(default=2, metadata={"help": "counting: a step is from 1 to this"})
+    largest_start: int = field(default=100, metadata={"help": "counting: largest start, the smallest is 1"})
+    largest_step: int = field(default=2, metadata={"help": "counting: largest step, the smallest is 1"})
 
 
 @register_task("counting")

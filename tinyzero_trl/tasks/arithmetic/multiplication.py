@@ -114,7 +114,8 @@ class MultiplicationOptions:
     """Which problems `generate` draws."""
 
     digits: list[int] = field(
-        default_factory=lambda: [3], metadata={"help": "multiplication: digits of a factor, a same share each"}
+        default_factory=lambda: [3],
+        metadata={"help": "multiplication: digits of a factor; each count gets the same share"},
     )
 
 

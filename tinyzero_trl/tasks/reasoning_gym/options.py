@@ -19,10 +19,10 @@ class CommonOptions:
     """What every task of reasoning-gym can be told besides the configuration of its data set."""
 
     partial_scores: bool = field(
-        default=False, metadata={"help": "reward what is partly right as the library does, instead of with 0"}
+        default=False, metadata={"help": "keep the library's reward for partly right answers, instead of 0"}
     )
     difficulty_label: str = field(
-        default="", metadata={"help": "entry of the metadata by which accuracy is broken down; empty: the first usable"}
+        default="", metadata={"help": "entry of the metadata that is the label; empty: the first usable entry"}
     )
 
 
