@@ -113,7 +113,7 @@ class AdaptiveGRPOConfig(TokenInMemory, GRPOConfig):
             "help": "put the rows of a micro-batch one after the other, without padding. By default this is on with "
             "FlashAttention, and with sdpa in half precision on a GPU for which PyTorch has a kernel. With sdpa on "
             "other devices attention is computed row by row; with eager attention it is slow, because the mask grows "
-            "with the square of the tokens. It has an effect only for the models of tinyzero_trl/models/architectures.py"
+            "with the square of the tokens. It works only for the models of tinyzero_trl/models/architectures.py"
         },
     )
     engine: str | None = field(
