@@ -135,7 +135,9 @@ def test_half_precision_weights_are_warned_of_where_nothing_keeps_float32_copies
     assert not caplog.records
     check_backend(watched(DistributedType.MULTI_GPU), {})
     [record] = caplog.records
-    assert record.message.startswith("learning_rate: steps of 1e-06 are lost in trained weights of half precision; ")
+    assert record.message.startswith(
+        "learning_rate: steps of 1e-06 are rounded to nothing in trained weights of half precision; "
+    )
     caplog.clear()
     fast, in_float32 = watched(DistributedType.MULTI_GPU), watched(DistributedType.MULTI_GPU)
     fast.args.learning_rate, in_float32.model = 1e-3, torch.nn.Linear(2, 2)

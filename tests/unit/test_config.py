@@ -84,7 +84,7 @@ def parse(tmp_path: Path) -> Parse:
         ({"max_tokens_per_micro_batch": 0}, r"max_tokens_per_micro_batch: 0 is no whole number of 1 or more"),
         ({"num_iterations": 0}, r"num_iterations: 0 is no whole number of 1 or more"),
         ({"seed": -1}, r"seed: -1 is no whole number of 0 or more"),
-        ({"max_steps": 0}, r"max_steps: 0 trains by num_train_epochs; set it to 1 or more"),
+        ({"max_steps": 0}, r"max_steps: 0 is below 1; set it to 1 or more"),
         ({"max_skipped_steps": -1}, r"max_skipped_steps: -1 is no whole number of 0 or more"),
         (
             {"save_strategy": "best", "eval_strategy": "steps", "eval_steps": 3, "num_iterations": 2}
@@ -125,7 +125,7 @@ def parse(tmp_path: Path) -> Parse:
         ({"window_strategy": "cosine"}, r"window_total_steps: not set; strategy cosine needs"),
         (
             {"gradient_accumulation_steps": 2, "steps_per_generation": 3},
-            r"steps_per_generation: 3 is not a multiple of gradient_accumulation_steps 2, .*; make it one",
+            r"steps_per_generation: 3 is not a multiple of gradient_accumulation_steps 2, .*; give a multiple",
         ),
         (
             {"per_device_train_batch_size": 6},

@@ -163,7 +163,7 @@ def test_a_name_belongs_to_one_task(facts: str) -> None:
             r"cannot be imported \(ModuleNotFoundError: No module named 'no_such_module'\); give package.module:Class",
         ),
         ("here:Missing", r"cannot be imported \(AttributeError: module 'here' has no attribute 'Missing'\)"),
-        ("here:os", r"task: 'here:os' is no subclass of tinyzero_trl.Task; make it one"),
+        ("here:os", r"task: 'here:os' is no subclass of tinyzero_trl.Task; derive the class from it"),
         ("here:Half", r"task: 'here:Half' cannot be made \(.*score.*\); see docs/tasks.md"),
         (":Class", "cannot be imported"),
         ("broken:Class", "cannot be imported"),

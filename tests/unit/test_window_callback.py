@@ -122,6 +122,4 @@ def test_a_checkpoint_of_another_trainer_is_said_to_hold_no_policy(caplog: pytes
         AdaptiveWindowCallback(CONFIG).on_train_begin(args, state, control)
     assert "AdaptiveWindowCallback" in state.stateful_callbacks, "Trainer looks there at the next checkpoint"
     [line] = caplog.messages
-    assert line.startswith(
-        "resume: the checkpoint of step 3 holds no state of AdaptiveWindowCallback, as one of another"
-    )
+    assert line.startswith("resume: the checkpoint of step 3 holds no state of AdaptiveWindowCallback, perhaps because")

@@ -94,7 +94,7 @@ def get_task(name: str | Task, options: Mapping[str, Any] | None = None) -> Task
         names = ", ".join(name_forms())
         raise ValueError(f"task: {name!r} is unknown; use one of {names}, or package.module:Class")
     if not (isinstance(kind, type) and issubclass(kind, Task)):
-        raise ValueError(f"task: {name!r} is no subclass of tinyzero_trl.Task; make it one")
+        raise ValueError(f"task: {name!r} is no subclass of tinyzero_trl.Task; derive the class from it")
     try:
         task = kind()
     except TypeError as error:  # abstract: score is missing

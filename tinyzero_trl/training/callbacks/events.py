@@ -121,6 +121,6 @@ class SavedInCheckpoints(RolloutCallback, ExportableState):
         stored[type(self).__name__] = self.state()  # Trainer looks its name up there at every checkpoint
         if state.is_world_process_zero:
             logger.warning(
-                f"resume: the checkpoint of step {state.global_step} holds no state of {type(self).__name__}, as one "
-                "of another trainer; it starts without"
+                f"resume: the checkpoint of step {state.global_step} holds no state of {type(self).__name__}, perhaps "
+                "because another trainer wrote it; this part starts from the beginning"
             )

@@ -58,8 +58,9 @@ class LossTraits:
         attention, can_pack = attention_of(model.config), can_pack_rows(trainer)
         if args.padding_free and not can_pack:
             logger.warning(
-                f"padding_free has no effect: it takes a plain decoder (this is {model.config.model_type!r}) "
-                "without an adapter that acts by place, no router_aux_loss_coef, and top_entropy_quantile 1."
+                f"padding_free has no effect: it needs a plain decoder (this is {model.config.model_type!r}) "
+                "without an adapter for which the place of a token matters, no router_aux_loss_coef, and "
+                "top_entropy_quantile 1."
             )
         if indivisible_because and args.max_tokens_per_micro_batch is not None:
             logger.warning(

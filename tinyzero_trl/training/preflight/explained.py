@@ -64,7 +64,7 @@ def _explained(config: Any, reason: str) -> str:
         per_step = config.per_device_train_batch_size * config.world_size
         return (
             f"generation_batch_size: {config.generation_batch_size} is not a multiple of the {per_step} completions of "
-            "a micro-batch over all processes (per_device_train_batch_size); make it one"
+            "a micro-batch over all processes (per_device_train_batch_size); give a multiple"
         )
     names = {each.name for each in fields(config) if re.search(r"[_\d]", each.name)}  # others are English words too
     for word in re.findall(r"\w+", reason):

@@ -98,7 +98,7 @@ def check_backend(trainer: AdaptiveGRPOTrainer, environment: Mapping[str, str] =
     is_lost = trainer.args.learning_rate < LOST_LEARNING_RATE and trained & {torch.bfloat16, torch.float16}
     if is_lost and not keeps_float32:
         logger.warning(
-            "learning_rate: steps of %g are lost in trained weights of half precision; set dtype: float32 (bf16: true "
-            "computes in half precision all the same), or launch with zero1 to zero3 or fsdp2",
+            "learning_rate: steps of %g are rounded to nothing in trained weights of half precision; set dtype: "
+            "float32 (bf16: true computes in half precision all the same), or launch with zero1 to zero3 or fsdp2",
             trainer.args.learning_rate,
         )

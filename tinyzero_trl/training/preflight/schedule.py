@@ -14,7 +14,7 @@ def check_schedule(config: Any) -> None:
     if config.steps_per_generation % config.gradient_accumulation_steps:
         raise ValueError(
             f"steps_per_generation: {config.steps_per_generation} is not a multiple of gradient_accumulation_steps "
-            f"{config.gradient_accumulation_steps}, so that one optimizer step would mix two windows; make it one"
+            f"{config.gradient_accumulation_steps}, so that one optimizer step would mix two windows; give a multiple"
         )
     for what, switch in (("eval", "eval_strategy"), ("save", "save_strategy"), ("logging", "logging_strategy")):
         steps = getattr(config, f"{what}_steps")
@@ -55,5 +55,5 @@ def check_best_is_saved(config: Any, max_steps: int) -> None:
         share = f" of {max_steps} steps is {steps}, which" if given < 1 else ""
         raise ValueError(
             f"eval_steps: {given!r}{share} is not a multiple of the {per_rollout} optimizer steps per rollout, "
-            "between which nothing is saved, the best model neither; make it one"
+            "between which nothing is saved, the best model neither; give a multiple"
         )

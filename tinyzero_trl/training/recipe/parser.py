@@ -205,7 +205,7 @@ def parse_recipe(
         reason = text_of(error)
         raise ValueError(f"config: the recipe cannot be read ({reason}); give --config PATH.yaml") from error
     except TypeError as error:  # a mapping whose names TRL hands on as they are
-        raise ValueError(f"config: a field holds what it does not know ({error}); correct it") from error
+        raise ValueError(f"config: a field has a value that is refused ({error}); correct it") from error
     parser.refuse(unknown)
     task.recipe = task.recipe or _recipe_name(arguments)
     _check_program_fields(training, model)
@@ -220,7 +220,8 @@ def _check_program_fields(training: AdaptiveGRPOConfig, model: ModelConfig) -> N
     """
     if training.max_steps == 0 or training.max_steps < -1:
         raise ValueError(
-            f"max_steps: {training.max_steps} trains by num_train_epochs; set it to 1 or more, or leave it out"
+            f"max_steps: {training.max_steps} is below 1; set it to 1 or more, or leave it out to train "
+            "num_train_epochs"
         )
     if training.resume_from_checkpoint is not None:
         given = training.resume_from_checkpoint

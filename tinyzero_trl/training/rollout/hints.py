@@ -58,8 +58,8 @@ class RolloutHints:
             said = f"step {seen.step + 1}: none of the last {ROLLOUTS_WITHOUT_SUCCESS} rollouts had a success. "
             if self._largest_reward is None:
                 logger.warning(
-                    f"{said}The first reward function judged no completion. The window goes by its rewards: put a "
-                    "function that judges first."
+                    f"{said}The first reward function judged no completion: it gave no rewards. The window needs its "
+                    "rewards; put a function that gives rewards first."
                 )
             else:
                 logger.warning(
