@@ -132,7 +132,7 @@ def test_a_recipe_may_have_any_name(capsys: pytest.CaptureFixture[str]) -> None:
     ("arguments", "message"),
     [
         (["--gpus", "0"], "gpus: 0 is below 1"),
-        (["--gpus", "3", "--nodes", "2"], "gpus: 3 over all machines do not divide among 2 nodes"),
+        (["--gpus", "3", "--nodes", "2"], "gpus: 3 over all machines cannot be divided among 2 nodes"),
         (["--gpus", "1", "--launch", "zero9"], "launch: 'zero9' is no launch file"),
         (["--gpus", "1", "--num_generation", "4"], "num_generation: unknown field"),
         (["--gpus", "1", "--gpu-memory-gib", "nan"], "gpu_memory_gib: nan is no size above 0"),

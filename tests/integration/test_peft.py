@@ -120,7 +120,7 @@ def test_an_adapter_is_trained_on_and_its_base_may_move(tmp_path: Path) -> None:
     assert {name: ended[name] for name in ("eval/acc", "eval/mean_length")}.items() <= began.items()
     assert before.keys() == after.keys() and max((after[name] - before[name]).abs().max() for name in after) > 1e-3
     assert json.loads((tmp_path / "second" / "adapter_config.json").read_text())["r"] == LORA["lora_r"]
-    with pytest.raises(ValueError, match=r"lora_r: 8 differs from 4 of the adapter .*; set it to that, or leave out"):
+    with pytest.raises(ValueError, match=r"lora_r: 8 differs from 4 of the adapter .*; set it to 4, or leave out"):
         train(write_recipe(tmp_path, "third", **{**LORA, "lora_r": 8}, **short, model_name_or_path=model))
 
     (tmp_path / "elsewhere").mkdir()

@@ -127,7 +127,7 @@ def test_the_last_box_counts_and_its_text_first(completion: str, expected: str, 
 )
 def test_words_are_no_mathematics(expected: str) -> None:
     """`Sirap` would be right for `Paris`."""
-    with pytest.raises(ValueError, match=r"is a product of letters to math-verify, .*; set answer_match to exact, or"):
+    with pytest.raises(ValueError, match=r"is a product of letters for math-verify, .*; set answer_match to exact, or"):
         check_expected(expected, MATH)
 
 
@@ -217,7 +217,7 @@ def test_an_answer_that_is_a_number_is_written_out(answer: float | str, how: str
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"answer": 12.0}, "answer: 12.0 is no text, and who writes 12 would be wrong; give text or a whole number"),
+        ({"answer": 12.0}, "answer: 12.0 is no text, and the answer 12 would be wrong; give text or a whole number"),
         ({"answer": float("nan")}, "answer: nan must be text or a number"),
         ({"answer": float("inf")}, "answer: inf must be text or a number"),
         ({"answer": True}, "answer: True must be text or a number"),

@@ -163,13 +163,13 @@ def parse(tmp_path: Path) -> Parse:
         ({"ref_model_sync_steps": 0}, r"ref_model_sync_steps: 0 is no whole number of 1 or more; change it"),
         ({"sapo_temperature_pos": 0.0}, r"sapo_temperature_pos: 0 is too low, advantages are divided by it"),
         ({"multi_objective_aggregation": "x"}, r"multi_objective_aggregation: 'x' is unknown; choose one of sum_then"),
-        ({"neftune_noise_alpha": 5.0}, r"neftune_noise_alpha: 5\.0 makes noise by the width of a batch"),
+        ({"neftune_noise_alpha": 5.0}, r"neftune_noise_alpha: 5\.0 scales its noise by the width of a batch"),
         (
             {
                 **{"lr_scheduler_type": "reduce_lr_on_plateau", "metric_for_best_model": "eval/acc"},
                 **{"greater_is_better": True, "eval_strategy": "steps"},
             },
-            r"lr_scheduler_kwargs: reduce_lr_on_plateau takes a rise of .*acc for a loss",
+            r"lr_scheduler_kwargs: reduce_lr_on_plateau lowers the learning rate when .*acc rises",
         ),
     ],
     ids=str,

@@ -114,8 +114,8 @@ def check_expected(expected: str, how: str) -> None:
         )
     if how == MATH and _is_words(expected):
         raise ValueError(
-            f"answer: {expected[:40]!r} is a product of letters to math-verify, in any order; set answer_match to "
-            "exact, or write a word as \\text{...} and a product with *"
+            f"answer: {expected[:40]!r} is a product of letters for math-verify, so their order does not count; set "
+            "answer_match to exact, or write a word as \\text{...} and a product with *"
         )
     if how == MATH and not _is_mathematics(expected):
         raise ValueError(

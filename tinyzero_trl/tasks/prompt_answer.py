@@ -135,7 +135,7 @@ def _as_text(answer: Any, how: str) -> str:
         )
     if how == EXACT and isinstance(answer, float) and answer.is_integer():
         raise ValueError(
-            f"answer: {answer!r} is no text, and who writes {answer:.0f} would be wrong; give text or a whole number, "
+            f"answer: {answer!r} is no text, and the answer {answer:.0f} would be wrong; give text or a whole number, "
             "or set answer_match to numeric"
         )
     return format(Decimal(str(answer)), "f")

@@ -245,7 +245,8 @@ class WindowPolicy(ABC, Generic[ConfigT]):
             )
         names = ("_observed_window", *self.STATE)
         if missing := [name.lstrip("_") for name in names if name.lstrip("_") not in state]:
-            raise ValueError(f"window_strategy: the saved state of {strategy!r} lacks {', '.join(missing)}")
+            lost = ", ".join(missing)
+            raise ValueError(f"window_strategy: the saved state of {strategy!r} lacks {lost}; start a new run")
         for name in names:
             setattr(self, name, state[name.lstrip("_")])
 

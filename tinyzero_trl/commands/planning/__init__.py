@@ -53,7 +53,7 @@ class Machines:
                 raise ValueError(f"{name}: {getattr(self, name)} is below 1; give 1 or more")
         if self.gpus % self.nodes:
             raise ValueError(
-                f"gpus: {self.gpus} over all machines do not divide among {self.nodes} nodes; give a multiple of it"
+                f"gpus: {self.gpus} over all machines cannot be divided among {self.nodes} nodes; give a multiple of it"
             )
         if not 0 < self.gpu_memory_gib < math.inf:
             raise ValueError(f"gpu_memory_gib: {self.gpu_memory_gib} is no size above 0; give the card's memory")

@@ -89,8 +89,8 @@ def check_continued_adapter(path: str, model: ModelConfig) -> None:
     for name, value in (("lora_r", saved.get("r")), ("lora_alpha", saved.get("lora_alpha"))):
         if getattr(model, name) != value:
             raise ValueError(
-                f"{name}: {getattr(model, name)!r} differs from {value!r} of the adapter {path!r}, which goes on; "
-                "set it to that, or leave out use_peft"
+                f"{name}: {getattr(model, name)!r} differs from {value!r} of the adapter {path!r}, which is trained "
+                f"further; set it to {value!r}, or leave out use_peft"
             )
 
 

@@ -28,8 +28,8 @@ def check_synced_reference(training: Any, *, has_adapter: bool) -> None:
         )
     if has_adapter:
         raise ValueError(
-            "sync_ref_model: true has no reference model to move, which is the model under the adapter; set it to "
-            "false, or train without an adapter"
+            "sync_ref_model: true has no effect with an adapter, because the reference is the model without the "
+            "adapter; set it to false, or train without an adapter"
         )
 
 

@@ -23,8 +23,8 @@ def check_schedule(config: Any) -> None:
     mode = (config.lr_scheduler_kwargs or {}).get("mode", "min")
     if config.lr_scheduler_type == "reduce_lr_on_plateau" and config.greater_is_better and mode == "min":
         raise ValueError(
-            f"lr_scheduler_kwargs: reduce_lr_on_plateau takes a rise of {config.metric_for_best_model} for a loss and "
-            "lowers the learning rate; give {'mode': 'max'}"
+            "lr_scheduler_kwargs: reduce_lr_on_plateau lowers the learning rate when "
+            f"{config.metric_for_best_model} rises, as if it were a loss; give {{'mode': 'max'}}"
         )
     check_best_is_saved(config, config.max_steps)
 

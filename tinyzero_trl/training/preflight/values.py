@@ -128,8 +128,8 @@ def check_choices(config: Any) -> None:
             raise ValueError(f"{name}: {value!r} is unknown; choose one of {', '.join(map(str, choices))}")
     if config.neftune_noise_alpha is not None:
         raise ValueError(
-            f"neftune_noise_alpha: {config.neftune_noise_alpha!r} makes noise by the width of a batch, and batches are "
-            "cut and packed here; leave it out"
+            f"neftune_noise_alpha: {config.neftune_noise_alpha!r} scales its noise by the width of a batch, and "
+            "batches are divided here; leave it out"
         )
     _check_outlets(config)
     _check_ends_of_completions(config)
