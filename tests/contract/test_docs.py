@@ -3,6 +3,7 @@
 import ast
 import os
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -13,9 +14,11 @@ from typing import Any
 import pytest
 import recipe_fields
 import yaml
+from transformers import set_seed
 
 import tinyzero_trl
 from tinyzero_trl.commands.main import build_parser
+from tinyzero_trl.models.names import resolve_model
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -112,6 +115,15 @@ def test_commands_of_the_pages_are_understood(page: Path) -> None:
         if line.startswith("tinyzero-trl ") and not {"...", "--version"} & {*line.split()}:
             args, further = build_parser().parse_known_args(shlex.split(line)[1:])
             assert args.run and (hasattr(args, "takes_fields") or not further), line
+
+
+def test_a_trained_model_answers_as_its_page_says(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (program,) = re.findall(r"(?ms)^```python\n(.*?)^```", (DOCS / "faq.md").read_text("utf-8"))
+    assert '"runs/countdown_tiny"' in program
+    (tmp_path / "ask.py").write_text(program.replace("runs/countdown_tiny", resolve_model("embedded-impatient")))
+    set_seed(0)
+    runpy.run_path(str(tmp_path / "ask.py"))
+    assert "[10, 3, 4]" in (printed := capsys.readouterr().out) and "</answer>" in printed.split("<think>")[-1]
 
 
 def test_the_worked_example_prints_what_its_page_says(tmp_path: Path) -> None:
