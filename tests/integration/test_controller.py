@@ -404,6 +404,21 @@ def test_a_trainer_that_samples_by_itself_has_no_stages(tmp_path: Path) -> None:
         trainer.train()
 
 
+def test_a_trainer_that_samples_a_rollout_several_times_has_no_stages(tmp_path: Path) -> None:
+    """As until some group has a gradient: the second completions would get the rewards of the first."""
+
+    class SamplesTwice(GRPOTrainer):
+        def _generate_and_score_completions(self, inputs: Any) -> Any:
+            super()._generate_and_score_completions(inputs)
+            return super()._generate_and_score_completions(inputs)
+
+    save_model(tmp_path)
+    trainer = staged_trainer(SamplesTwice, tmp_path, arguments())
+    WindowController(WindowConfig(strategy="group", **PER_GROUP["plain"])).attach(trainer)
+    with pytest.raises(ValueError, match=r"SamplesTwice samples a rollout several times, .* such as signal"):
+        trainer.train()
+
+
 def test_a_stop_string_ends_completions_in_stages_and_in_evaluations_of_stock_trl() -> None:
     """`generate` of stock TRL fails on one: it has no tokenizer to look for it with."""
     path = resolve_model("embedded")

@@ -34,7 +34,8 @@ def answered(func: Any, *stages: list[int]) -> tuple[list[float | None], dict[st
         assert [scores.reward(row) for row in rows] == [float(TEXTS[row] == "right") for row in rows]
     extras: dict[str, Any] = {}
     figures: dict[str, float] = {}
-    columns = {"prompts": ["say"] * 5, "word": ["right"] * 5, "completions": TEXTS, "completion_ids": [[0]] * 5}
+    columns = {"prompts": ["say"] * 5, "word": ["right"] * 5, "completions": TEXTS}
+    columns |= {"completion_ids": [[row] for row in range(5)]}
     logs = {"trainer_state": None, "log_extra": extras.__setitem__, "log_metric": figures.__setitem__}
     with scores.in_place():
         rewards = trainer.reward_funcs[0](**columns, **logs)
@@ -88,3 +89,29 @@ def too_many_extras(completions: Sequence[str], log_extra: Any, **_: Any) -> lis
 def test_one_value_too_few_or_too_many_is_named(func: Any, stages: list[list[int]], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         answered(func, *stages)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"completions": [text.upper() for text in TEXTS]},
+        {"completion_ids": [[7]] * 5},
+        {"prompts": ["answer"] * 5},
+        {"completions": TEXTS[:2]},
+    ],
+    ids=lambda changed: next(iter(changed)),
+)
+def test_a_call_about_others_than_have_a_score_is_refused(changed: dict[str, list[Any]]) -> None:
+    """As of a trainer that samples twice in a rollout; the same completions may be asked about again."""
+    trainer = SimpleNamespace(reward_funcs=[judge], reward_func_names=["judge"], state=None)
+    scores = StageScores(trainer, [{"prompt": "say", "word": "right"} for _ in TEXTS])
+    scores.score_finished([1, 3], ["wrong", "wrong"], [[1], [3]])
+    columns = {"prompts": ["say"] * 5, "word": ["right"] * 5, "completions": TEXTS}
+    columns |= {"completion_ids": [[row] for row in range(5)]}
+    logs = {"trainer_state": None, "log_extra": lambda *_: None, "log_metric": lambda *_: None}
+
+    with scores.in_place():
+        with pytest.raises(ValueError, match="SimpleNamespace samples a rollout several times, or changes"):
+            trainer.reward_funcs[0](**columns | changed, **logs)
+        for _ in range(2):
+            assert trainer.reward_funcs[0](**columns, **logs) == [1.0, 0.0, 1.0, 0.0, 0.0]

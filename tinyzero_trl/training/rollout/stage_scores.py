@@ -1,6 +1,7 @@
 """The score of a completion at the end of the stage in which it finished, and no second time."""
 
 import asyncio
+import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -10,6 +11,7 @@ from trl.trainer.utils import is_async_callable
 from tinyzero_trl.training import trl_internals
 
 _NOT_COLUMNS = ("trainer_state", "log_extra", "log_metric", "environments")
+_SCORED = ("prompts", "completions", "completion_ids")
 
 
 class StageScores:
@@ -17,7 +19,7 @@ class StageScores:
 
     `score_finished` scores completions that have finished. The trainer's own call then asks about the others alone, and
     gets the rewards of all, with what was logged for each. A figure that the function logs at every call (`log_metric`)
-    becomes one mean over all completions.
+    becomes one mean over all completions. A call about other completions than those that have a score is refused.
 
     Args:
         trainer: a `GRPOTrainer`, whose first reward function may be asynchronous.
@@ -28,6 +30,7 @@ class StageScores:
         reward_func: Any = trainer.reward_funcs[0]
         self._trainer, self._func, self._inputs = trainer, reward_func, inputs
         self._rewards: dict[int, float | None] = {}
+        self._scored: dict[int, list[Any]] = {}  # prompt, completion and its tokens of each row that was asked about
         self._extras: dict[str, dict[int, Any]] = {}
         self._figures: dict[str, list[tuple[float, int]]] = {}  # values, and how many completions each is of
 
@@ -54,6 +57,7 @@ class StageScores:
         }
         columns |= {"prompts": [example["prompt"] for example in examples], "completions": list(completions)}
         columns |= {"completion_ids": list(ids), "trainer_state": self._trainer.state}
+        self._note(rows, columns)
         self._remember(rows, self._asked(columns | self._logs_for(rows)))
 
     def reward(self, row: int) -> float | None:
@@ -78,11 +82,30 @@ class StageScores:
 
     def _unscored(self, columns: Mapping[str, Any]) -> tuple[list[int], dict[str, Any]]:
         """The rows of the trainer's call that have no score yet, and the arguments for these alone."""
+        self._check_scored(columns)
         rest = [row for row in range(len(columns["completions"])) if row not in self._rewards]
         arguments = {
             name: value if name in _NOT_COLUMNS else [value[row] for row in rest] for name, value in columns.items()
         }
+        self._note(rest, arguments)
         return rest, arguments | self._logs_for(rest)
+
+    def _check_scored(self, columns: Mapping[str, Any]) -> None:
+        """Refuse a call about others than have been scored: they would get rewards that are not theirs."""
+        rows = len(columns["completions"])
+        for row, scored in self._scored.items():
+            if row >= rows or scored != [columns[name][row] for name in _SCORED]:
+                raise ValueError(
+                    f"window_strategy: {type(self._trainer).__name__} samples a rollout several times, or changes its "
+                    "completions before they are scored, and in stages some have a score by then; choose a strategy "
+                    "without stages, such as signal"
+                )
+
+    def _note(self, rows: Sequence[int], columns: Mapping[str, Any]) -> None:
+        """Note what is asked about `rows`, as it is now: a reward function may change the turns that it is given."""
+        for place, row in enumerate(rows):
+            prompt, *completion = (columns[name][place] for name in _SCORED)
+            self._scored[row] = [prompt, *copy.deepcopy(completion)]
 
     def _all(self, columns: Mapping[str, Any]) -> list[float | None]:
         """The rewards of all rows; what was logged goes to the trainer."""
