@@ -351,6 +351,16 @@ def test_stock_trl_decides_per_group_as_our_trainer_does(rule: str, tmp_path: Pa
         assert line["group_window/stopped_frac"] == len(rollout.group_stops) / len(set(rollout.groups))
 
 
+@pytest.mark.parametrize("stock", [True, False], ids=["stock", "ours"])
+def test_a_compiled_model_is_sampled_in_stages(stock: bool, tmp_path: Path) -> None:
+    compiled = {"torch_compile": True, "torch_compile_backend": "eager", "max_steps": 2, "learning_rate": 0.0}
+    trainer, seen = observed_per_group(tmp_path, stock, PER_GROUP["plain"], **compiled)
+    trainer.train()
+    trainer, of_plain = observed_per_group(tmp_path, stock, PER_GROUP["plain"], max_steps=2, learning_rate=0.0)
+    trainer.train()
+    assert seen == of_plain and any(rollout.group_stops for rollout in seen)
+
+
 def test_stops_of_groups_survive_a_resume_of_stock_trl(tmp_path: Path) -> None:
     folder = {"output_dir": str(tmp_path / "run"), "max_steps": 6, "save_strategy": "steps", "save_steps": 3}
     trainer, unbroken = observed_per_group(tmp_path, True, PER_GROUP["value"], **folder)

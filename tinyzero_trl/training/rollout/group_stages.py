@@ -171,7 +171,7 @@ def check_stages(trainer: Any, rollouts: Rollouts) -> None:
             "window_strategy: a rollout in stages needs scores at stage ends, and a reward model gives them for whole "
             "batches; put a reward function first, or choose a strategy without stages, such as fixed"
         )
-    rollouts.check_stages(trainer.accelerator.unwrap_model(trainer.model_wrapped))
+    rollouts.check_stages(trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_torch_compile=False))
 
 
 def _of_all_ranks(timings: Sequence[tuple[int, int, float]]) -> tuple[int, int, float]:
