@@ -161,6 +161,25 @@ def test_a_schedule_follows_the_step_in_every_training(stock: bool, tmp_path: Pa
     assert continued == {0: 4, 2: 16, 3: 16, 5: 4}
 
 
+@pytest.mark.parametrize(
+    ("per_generation", "per_step", "expected"),
+    [(1, 2, [(0, 4), (0, 4), (1, 8), (1, 8), (2, 16), (2, 16)]), (3, 2, [(0, 4), (1, 8)]), (5, 2, [(0, 4), (2, 16)])],
+)
+def test_a_schedule_follows_the_step_where_a_rollout_serves_no_whole_steps(
+    per_generation: int, per_step: int, expected: list[tuple[int, int]]
+) -> None:
+    class KeepsSteps(GRPOTrainer):
+        def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids: Any) -> Any:
+            self.__dict__.setdefault("seen", []).append((self.state.global_step, max(map(len, completion_ids))))
+            return super()._calculate_rewards(inputs, prompts, completions, completion_ids)
+
+    batches = {"steps_per_generation": per_generation, "gradient_accumulation_steps": per_step}
+    trainer = trainer_of(KeepsSteps, arguments(max_steps=3, per_device_train_batch_size=4, **batches))
+    WindowController(WindowConfig(strategy="phased", min=4, phases=((0, 4), (1, 8), (2, 16)))).attach(trainer)
+    trainer.train()
+    assert trainer.seen == expected
+
+
 @pytest.mark.parametrize("strategy", ["success", "signal"])
 def test_a_resumed_run_chooses_the_windows_of_an_unbroken_one(strategy: str) -> None:
     def windows(resume_from: str | None = None, **settings: Any) -> list[int]:

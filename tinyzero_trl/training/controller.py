@@ -104,6 +104,8 @@ class WindowController(SavedInCheckpoints):
             if not model.training:
                 with limit.at(full_length):
                     return generate(inputs)
+            if not _takes_whole_steps(trainer.args):
+                policy.begin_at_step(trainer.state.global_step)  # observations count in whole steps
             in_stages = groups.in_stages_of(policy, inputs) if groups else nullcontext()
             with limit.at(policy.window), in_stages:
                 return generate(inputs)
@@ -188,6 +190,11 @@ def _within(config: WindowConfig, trainer: Any) -> WindowConfig:
         if (given := getattr(config, name)) not in (defaults[name], theirs):
             raise ValueError(f"{name}: {given!r} is not the trainer's, which is {theirs!r}; leave it out")
     return replace(config, max=config.max or full_length, **asked)
+
+
+def _takes_whole_steps(args: Any) -> bool:
+    """Whether each rollout serves as many optimizer steps as its observation says."""
+    return int(args.steps_per_generation) * args.num_iterations % args.gradient_accumulation_steps == 0
 
 
 def _stages_for(policy: WindowPolicy, trainer: Any) -> tuple[Rollouts | None, GroupStages | None]:

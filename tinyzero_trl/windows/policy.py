@@ -198,8 +198,9 @@ class WindowPolicy(ABC, Generic[ConfigT]):
     def begin_at_step(self, step: int) -> None:
         """Take in that the next rollout is that of training step `step`: before the first observation nothing tells it.
 
-        Called when a training begins or is continued, after `load_state_dict`, and when the policy takes over from
-        another. Nothing to do for a policy that does not follow the step.
+        Called when a training begins or is continued, after `load_state_dict`, when the policy takes over from another,
+        and before each rollout where rollouts do not serve whole optimizer steps. Nothing to do for a policy that does
+        not follow the step.
         """
 
     def observe(self, observation: RolloutObservation) -> None:
