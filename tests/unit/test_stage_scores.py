@@ -97,6 +97,8 @@ def test_one_value_too_few_or_too_many_is_named(func: Any, stages: list[list[int
         {"completions": [text.upper() for text in TEXTS]},
         {"completion_ids": [[7]] * 5},
         {"prompts": ["answer"] * 5},
+        {"word": ["wrong"] * 5},
+        {"hint": ["none"] * 5},
         {"completions": TEXTS[:2]},
     ],
     ids=lambda changed: next(iter(changed)),

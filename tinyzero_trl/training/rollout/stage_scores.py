@@ -11,7 +11,6 @@ from trl.trainer.utils import is_async_callable
 from tinyzero_trl.training import trl_internals
 
 _NOT_COLUMNS = ("trainer_state", "log_extra", "log_metric", "environments")
-_SCORED = ("prompts", "completions", "completion_ids")
 
 
 class StageScores:
@@ -30,7 +29,7 @@ class StageScores:
         reward_func: Any = trainer.reward_funcs[0]
         self._trainer, self._func, self._inputs = trainer, reward_func, inputs
         self._rewards: dict[int, float | None] = {}
-        self._scored: dict[int, list[Any]] = {}  # prompt, completion and its tokens of each row that was asked about
+        self._scored: dict[int, dict[str, Any]] = {}  # what was asked about each row, by column
         self._extras: dict[str, dict[int, Any]] = {}
         self._figures: dict[str, list[tuple[float, int]]] = {}  # values, and how many completions each is of
 
@@ -52,7 +51,7 @@ class StageScores:
         examples = [self._inputs[row] for row in rows]
         columns: dict[str, Any] = {
             name: [example[name] for example in examples]
-            for name in examples[0]
+            for name in self._inputs[0]
             if name not in ("prompt", "completion")
         }
         columns |= {"prompts": [example["prompt"] for example in examples], "completions": list(completions)}
@@ -94,18 +93,18 @@ class StageScores:
         """Refuse a call about others than have been scored: they would get rewards that are not theirs."""
         rows = len(columns["completions"])
         for row, scored in self._scored.items():
-            if row >= rows or scored != [columns[name][row] for name in _SCORED]:
+            if row >= rows or scored != _row_of(columns, row):
                 raise ValueError(
-                    f"window_strategy: {type(self._trainer).__name__} samples a rollout several times, or changes its "
-                    "completions before they are scored, and in stages some have a score by then; choose a strategy "
-                    "without stages, such as signal"
+                    f"window_strategy: {type(self._trainer).__name__} samples a rollout several times, or changes "
+                    "examples or completions before they are scored, and in stages some have a score by then; choose "
+                    "a strategy without stages, such as signal"
                 )
 
     def _note(self, rows: Sequence[int], columns: Mapping[str, Any]) -> None:
         """Note what is asked about `rows`, as it is now: a reward function may change the turns that it is given."""
         for place, row in enumerate(rows):
-            prompt, *completion = (columns[name][place] for name in _SCORED)
-            self._scored[row] = [prompt, *copy.deepcopy(completion)]
+            asked = _row_of(columns, place)
+            self._scored[row] = asked | {"completions": copy.deepcopy(asked["completions"])}
 
     def _all(self, columns: Mapping[str, Any]) -> list[float | None]:
         """The rewards of all rows; what was logged goes to the trainer."""
@@ -131,6 +130,11 @@ class StageScores:
             self._figures.setdefault(name, []).append((value, len(rows)))
 
         return {"log_extra": log_extra, "log_metric": log_metric}
+
+
+def _row_of(columns: Mapping[str, Any], place: int) -> dict[str, Any]:
+    """What a call asks about the row at `place`."""
+    return {name: values[place] for name, values in columns.items() if name not in _NOT_COLUMNS}
 
 
 def _by_row(rows: Sequence[int], values: Iterable[Any], source: str) -> dict[int, Any]:
