@@ -285,6 +285,8 @@ def test_a_controller_says_which_trainer_it_cannot_limit_and_why() -> None:
             another.attach(trainer)
     with pytest.raises(ValueError, match="max: 512 exceeds the trainer's max_completion_length 24"):
         WindowController(WindowConfig(strategy="fixed", max=512)).attach(trainer_of(GRPOTrainer))
+    with pytest.raises(ValueError, match="generation_kwargs: max_new_tokens 6 would contradict the rollout window"):
+        controller_of().attach(trainer_of(GRPOTrainer, arguments(generation_kwargs={"max_new_tokens": 6})))
     beams = arguments(generation_kwargs={"num_beams": 2})
     in_stages = WindowController(WindowConfig(strategy="signal", probe_group_every=2, max=24))
     for _ in range(2):  # what was refused is not attached

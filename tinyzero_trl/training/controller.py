@@ -14,6 +14,7 @@ from tinyzero_trl.generation.sampling import recipe_stop_tokens
 from tinyzero_trl.training import trl_internals
 from tinyzero_trl.training.callbacks.events import SavedInCheckpoints
 from tinyzero_trl.training.config import asked_of_trainer
+from tinyzero_trl.training.preflight.mappings import check_no_length
 from tinyzero_trl.training.preflight.problems import check_label_column
 from tinyzero_trl.training.rollout.completion_limit import CompletionLimit
 from tinyzero_trl.training.rollout.group_stages import GroupStages
@@ -232,3 +233,4 @@ def _check(trainer: Any, attached: bool) -> None:
     for reason, holds in reasons.items():
         if holds:
             raise ValueError(f"trainer: this {name} {reason}")
+    check_no_length(vars(trainer.args)["generation_kwargs"] or {})

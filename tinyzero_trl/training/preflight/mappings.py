@@ -40,6 +40,19 @@ def check_offload(training: Any) -> None:
         raise ValueError("gradient_checkpointing_kwargs: offload true needs a GPU, whose memory it spares; remove it")
 
 
+def check_no_length(given: dict[str, Any]) -> None:
+    """`generation_kwargs` leave the length of completions to the window.
+
+    Raises:
+        ValueError: one of them is a length.
+    """
+    for name in filter(given.__contains__, _LENGTHS):
+        raise ValueError(
+            f"generation_kwargs: {name} {shortened(given[name])} would contradict the rollout window; remove it, and "
+            "set max_completion_length or the window fields"
+        )
+
+
 def check_vllm_sampling(training: Any) -> None:
     """The names of vLLM in `generation_kwargs`, tried on its `SamplingParams`; asked where vLLM is about to be used.
 
@@ -72,13 +85,9 @@ def check_vllm_sampling(training: Any) -> None:
 
 def _check_generation(config: Any) -> None:
     given: dict[str, Any] = config.generation_kwargs or {}
+    check_no_length(given)
     for name in given:
         value = shortened(given[name])
-        if name in _LENGTHS:
-            raise ValueError(
-                f"generation_kwargs: {name} {value} would contradict the rollout window; remove it, and set "
-                "max_completion_length or the window fields"
-            )
         if name in _COUNTS and given[name] != 1:
             raise ValueError(
                 f"generation_kwargs: {name} {value} would break the groups of a rollout; remove it, and set "
