@@ -123,3 +123,16 @@ def test_a_checkpoint_of_another_trainer_is_said_to_hold_no_policy(caplog: pytes
     assert "AdaptiveWindowCallback" in state.stateful_callbacks, "Trainer looks there at the next checkpoint"
     [line] = caplog.messages
     assert line.startswith("resume: the checkpoint of step 3 holds no state of AdaptiveWindowCallback, perhaps because")
+
+
+@pytest.mark.parametrize("value", [{1, 2}, {3: 0.5}, (1, 2), object()], ids=["set", "number", "tuple", "object"])
+def test_what_a_checkpoint_would_change_is_refused(value: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that is resumed would go on with another state, or not at all."""
+    callback = AdaptiveWindowCallback(CONFIG)
+    assert callback.state()["attributes"]["saved"] == callback.policy.state_dict()
+    for kept in (None, float("nan"), [1, 0.1, float("inf")], {"3": [{"lengths": [4]}]}):
+        monkeypatch.setattr(callback.policy, "state_dict", lambda kept=kept: {"seen": kept})
+        callback.state()
+    monkeypatch.setattr(callback.policy, "state_dict", lambda: {"seen": value})
+    with pytest.raises(ValueError, match=r"AdaptiveWindowCallback: a checkpoint cannot keep seen .* as it is; convert"):
+        callback.state()

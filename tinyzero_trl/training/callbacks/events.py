@@ -5,6 +5,7 @@
 (gathered over all ranks), so that every rank's policy takes the same decision.
 """
 
+import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from transformers.trainer_callback import ExportableState
 
 from tinyzero_trl.metrics import Label
+from tinyzero_trl.runs.files import shortened
 from tinyzero_trl.windows import RolloutObservation
 
 logger = logging.getLogger(__name__)
@@ -104,8 +106,19 @@ class SavedInCheckpoints(RolloutCallback, ExportableState):
         raise NotImplementedError
 
     def state(self) -> dict[str, Any]:
-        """What Transformers writes under this class's name."""
-        return {"args": {}, "attributes": {"saved": self.state_dict()}}
+        """What Transformers writes under this class's name; it is also asked for it when a training begins.
+
+        Raises:
+            ValueError: a resumed run would not get it as it is, as from a policy of the user's own.
+        """
+        saved = self.state_dict()
+        for name, value in saved.items():
+            if not _is_kept_by_json(value):
+                raise ValueError(
+                    f"{type(self).__name__}: a checkpoint cannot keep {name} {shortened(value)} as it is; convert it "
+                    "to what JSON knows in state_dict of the policy, and back in load_state_dict"
+                )
+        return {"args": {}, "attributes": {"saved": saved}}
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -124,3 +137,12 @@ class SavedInCheckpoints(RolloutCallback, ExportableState):
                 f"resume: the checkpoint of step {state.global_step} holds no state of {type(self).__name__}, perhaps "
                 "because another trainer wrote it; this part starts from the beginning"
             )
+
+
+def _is_kept_by_json(value: Any) -> bool:
+    """Whether JSON gives back what it was given; the text also tells NaN, which equals nothing, from a change."""
+    try:
+        kept = json.loads(json.dumps(value))
+    except (TypeError, ValueError):
+        return False
+    return bool(kept == value) or repr(kept) == repr(value)
