@@ -126,6 +126,14 @@ class WindowController(SavedInCheckpoints):
         self._hints = RolloutHints(policy.config)
         return self
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> "WindowController":
+        """Refuse to copy a trainer together with its controller: the copy would sample with the original.
+
+        Raises:
+            ValueError: says what to do.
+        """
+        raise ValueError("WindowController: a trainer with a controller cannot be copied; attach one to each copy")
+
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
