@@ -301,16 +301,18 @@ def test_a_controller_says_which_trainer_it_cannot_limit_and_why() -> None:
         WindowController(WindowConfig(strategy="group", loss_type="grpo")).attach(trainer_of(GRPOTrainer))
 
 
-def test_a_trainer_is_copied_before_it_has_a_controller() -> None:
-    """The methods of a copy would be those of the original, which sampled for it with its own weights and no window."""
-    trainer = trainer_of(KeepsLengths, arguments(max_steps=1))
-    copied = copy.deepcopy(trainer)
-    for each in (trainer, copied):
-        WindowController(WindowConfig(strategy="fixed", max=4)).attach(each)
-        with pytest.raises(ValueError, match="a trainer with a controller cannot be copied; attach one to each copy"):
-            copy.deepcopy(each)
-    copied.train()
-    assert copied.seen == [(True, 4)] and not hasattr(trainer, "seen")
+def test_a_trainer_with_a_controller_is_neither_copied_nor_rid_of_it() -> None:
+    """The methods of a copy would be those of the original, which would sample for it without a window."""
+    trainer = trainer_of(GRPOTrainer, arguments(max_steps=1))
+    controller = WindowController(WindowConfig(strategy="fixed", max=4)).attach(trainer)
+    with pytest.raises(ValueError, match="a trainer with a controller cannot be copied; make a new trainer"):
+        copy.deepcopy(trainer)
+    trainer.remove_callback(controller)
+    WindowController(WindowConfig(strategy="fixed", max=20)).attach(trainer)
+    with pytest.raises(
+        ValueError, match="it was removed from the callbacks of the trainer, which does not take the win"
+    ):
+        trainer.train()
 
 
 def test_the_callback_of_our_trainer_says_that_it_has_no_effect_on_stock() -> None:

@@ -102,6 +102,11 @@ class WindowController(SavedInCheckpoints):
                 return rollouts.sample(at_once, unwrapped, prompt_ids, step=trainer.state.global_step)
 
         def limited(inputs: list[dict[str, Any]]) -> dict[str, Any]:
+            if self not in trainer.callback_handler.callbacks:
+                raise ValueError(
+                    "WindowController: it was removed from the callbacks of the trainer, which does not take the "
+                    "window off; make a new trainer"
+                )
             if not model.training:
                 with limit.at(full_length):
                     return generate(inputs)
@@ -132,7 +137,7 @@ class WindowController(SavedInCheckpoints):
         Raises:
             ValueError: says what to do.
         """
-        raise ValueError("WindowController: a trainer with a controller cannot be copied; attach one to each copy")
+        raise ValueError("WindowController: a trainer with a controller cannot be copied; make a new trainer")
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
