@@ -9,7 +9,15 @@ import torch
 from transformers import Qwen2ForCausalLM
 from trl import GRPOTrainer
 
-from tests.support.fixed_rollouts import compare, loss_figures, nothing_to_learn, parameters, tiny_model_path, train
+from tests.support.fixed_rollouts import (
+    compare,
+    differences,
+    loss_figures,
+    nothing_to_learn,
+    parameters,
+    tiny_model_path,
+    train,
+)
 from tests.support.ranks import run_on_ranks
 from tinyzero_trl import AdaptiveGRPOTrainer
 from tinyzero_trl.models.varlen import TORCH_VARLEN
@@ -95,6 +103,29 @@ def test_grid_of_settings_ends_at_the_parameters_of_stock_trl(loss_type, beta, a
         max_tokens_per_micro_batch=60,
         learning_rate=0.1,
     )
+
+
+class _Halved:
+    def compute_loss(self, *args, **kwargs):
+        return 0.5 * super().compute_loss(*args, **kwargs)
+
+
+class _MeanOfItsOwn:
+    def _compute_loss(self, model, inputs):
+        ids, mask = (
+            torch.cat([inputs[f"{of}_{kind}"] for of in ("prompt", "completion")], 1) for kind in ("ids", "mask")
+        )
+        trained = inputs["completion_mask"]
+        log_probs, *_ = self._get_per_token_logps_and_entropies(model, ids, mask, trained.size(1))
+        return -(log_probs * inputs["advantages"].unsqueeze(1) * trained).sum() / trained.sum()
+
+
+@pytest.mark.parametrize("loss", [_Halved, _MeanOfItsOwn])
+def test_a_loss_of_a_subclass_gets_the_batches_of_stock_trl(loss):
+    """It would see the last micro-batch alone, or other rows side by side."""
+    classes = [type(loss.__name__, (loss, base), {}) for base in (GRPOTrainer, AdaptiveGRPOTrainer)]
+    stock, ours = (parameters(train(each, **SEVERAL_MICRO_BATCHES)) for each in classes)
+    assert max(differences(ours, stock)) < TOLERANCE
 
 
 @pytest.mark.slow

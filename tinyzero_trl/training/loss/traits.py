@@ -24,8 +24,7 @@ class LossTraits:
         has_kl_term: whether a row with an advantage of zero still has a gradient.
         is_sequence_level: whether importance ratios come one per row and not one per token.
         clip_range: the interval outside of which the importance ratio of a token is clipped; None where no token's is.
-        indivisible_because: the setting under which the loss of a batch is no weighted sum of the losses of its
-            micro-batches, or None.
+        indivisible_because: why the loss of a batch may be no weighted sum of the losses of its micro-batches, or None.
         skips_rows: whether rows without gradient are to be left out.
         trims_prompts: whether left padding may go; not where positions are absolute.
         trims_completions: whether right padding may go; not where positions depend on the width of the batch.
@@ -111,9 +110,10 @@ def packs_rows(wanted: bool | None, attention: str, *, can_pack: bool) -> bool:
 
 
 def why_indivisible(trainer: GRPOTrainer) -> str | None:
-    """The first setting under which the loss of a batch is no weighted sum of the losses of its micro-batches."""
+    """The first reason why the loss of a batch may be no weighted sum of the losses of its micro-batches."""
     optimizer = str(trainer.args.optim)
     reasons: Mapping[str, bool] = {
+        "a compute_loss of its own": _has_own_loss(trainer),
         "an entropy bonus": has_entropy_bonus(trainer),
         "router_aux_loss_coef": trainer.aux_loss_enabled,
         "top_entropy_quantile": trainer.top_entropy_quantile < 1.0,
@@ -124,6 +124,7 @@ def why_indivisible(trainer: GRPOTrainer) -> str | None:
     return next((reason for reason, holds in reasons.items() if holds), None)
 
 
+<<<<<<< HEAD
 def joins_rows(config: Mapping[str, Any]) -> bool:
     """Whether one of the first three reasons of `why_indivisible` holds, as far as the fields of a recipe tell.
 
@@ -131,3 +132,12 @@ def joins_rows(config: Mapping[str, Any]) -> bool:
     """
     names = ("entropy_coef", "use_adaptive_entropy", "router_aux_loss_coef")
     return any(config.get(name) for name in names) or config.get("top_entropy_quantile", 1.0) < 1.0
+=======
+def _has_own_loss(trainer: GRPOTrainer) -> bool:
+    """Whether a subclass has a loss of its own, or one around ours, such as a multiple: it would see the last part."""
+    from tinyzero_trl.training.trainer import AdaptiveGRPOTrainer
+
+    known = {AdaptiveGRPOTrainer, *GRPOTrainer.__mro__}
+    others = [vars(kind) for kind in type(trainer).__mro__ if kind not in known]
+    return any("compute_loss" in own or "_compute_loss" in own for own in others)
+>>>>>>> faa60b7 (A loss of a subclass gets whole batches)
