@@ -327,6 +327,8 @@ def test_rewards_that_an_environment_owns_are_scores(tmp_path: Path) -> None:
     run.train()
     [line] = records(tmp_path, "metrics.jsonl")
     assert line["rewards/Environment/mean"] == line["adaptive_window/success_rate"] == 1.0
+    with pytest.raises(ValueError, match="environment_factory: completions of several turns are not sampled in stages"):
+        trainer(tmp_path, examples=examples, window_strategy="group", window_first_stage=4, **owned).train()
 
 
 def test_a_run_that_could_not_be_finished_is_not_started(tmp_path: Path) -> None:

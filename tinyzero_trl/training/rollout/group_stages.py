@@ -160,7 +160,8 @@ def check_stages(trainer: Any, rollouts: Rollouts) -> None:
     Raises:
         ValueError: names what is in the way.
     """
-    turns = {"tools": trainer.tools, "rollout_func": trainer.rollout_func, "environment_factory": trainer.environments}
+    turns = {"tools": trainer.tools, "rollout_func": trainer.rollout_func}
+    turns |= {"environment_factory": trainer.environment_factories}  # it makes environments at the first rollout
     if used := next((name for name, value in turns.items() if value), None):
         raise ValueError(
             f"{used}: completions of several turns are not sampled in stages; leave it out, or choose another "
