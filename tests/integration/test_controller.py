@@ -465,6 +465,17 @@ def test_a_trainer_that_samples_a_rollout_several_times_has_no_stages(tmp_path: 
         trainer.train()
 
 
+def test_stages_that_come_later_must_be_known_from_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = trainer_of(GRPOTrainer, arguments(max_steps=2))
+    policy = WindowController(WindowConfig(strategy="fixed", max=16)).attach(trainer).policy
+    monkeypatch.setattr(type(policy), "stages", property(lambda _: (8, 16) if trainer.state.global_step else (16,)))
+    with pytest.raises(
+        ValueError, match="'fixed' has stages now, and had none when it was attached; let its samples_in"
+    ):
+        trainer.train()
+    assert trainer.state.global_step == 1
+
+
 def test_a_stop_string_ends_completions_in_stages_and_in_evaluations_of_stock_trl() -> None:
     """`generate` of stock TRL fails on one: it has no tokenizer to look for it with."""
     path = resolve_model("embedded")

@@ -112,6 +112,11 @@ class WindowController(SavedInCheckpoints):
                     return generate(inputs)
             if not _takes_whole_steps(trainer.args):
                 policy.begin_at_step(trainer.state.global_step)  # observations count in whole steps
+            if groups is None and policy.samples_in_stages:
+                raise ValueError(
+                    f"window_strategy: {policy.config.strategy!r} has stages now, and had none when it was attached; "
+                    "let its samples_in_stages be True from the start"
+                )
             in_stages = groups.in_stages_of(policy, inputs) if groups else nullcontext()
             with limit.at(policy.window), in_stages:
                 return generate(inputs)
