@@ -229,3 +229,14 @@ def test_a_policy_that_chooses_no_number_is_named(chosen: Any, monkeypatch: pyte
     monkeypatch.setattr(type(policy), "choose_window", lambda self: chosen)
     with pytest.raises(ValueError, match=r"^window_strategy: 'fixed' chose .* for a window; let choose_window return"):
         _ = policy.window
+
+
+@pytest.mark.parametrize("value", [None, "64", [64]])
+def test_a_metric_that_is_no_number_is_named(value: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """TRL's log fails on one without its name, and records would keep it as text."""
+    policy = make_policy(WindowConfig(strategy="fixed", max=100))
+    monkeypatch.setattr(type(policy), "metrics", lambda self: {"mood": value})
+    with pytest.raises(ValueError, match=r"^window_strategy: the metric mood of 'fixed' is .*; let metrics return num"):
+        policy.figures()
+    monkeypatch.setattr(type(policy), "metrics", lambda self: {"mood": 3})
+    assert policy.figures() == {"next_window": 100.0, "mood": 3}

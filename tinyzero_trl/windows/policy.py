@@ -224,8 +224,19 @@ class WindowPolicy(ABC, Generic[ConfigT]):
         return figures
 
     def figures(self) -> dict[str, float]:
-        """What is recorded of the policy: its windows, and `metrics`."""
-        return WindowPolicy.metrics(self) | self.metrics()
+        """What is recorded of the policy: its windows, and `metrics`.
+
+        Raises:
+            ValueError: one of them is no number.
+        """
+        figures = WindowPolicy.metrics(self) | self.metrics()
+        for name, value in figures.items():
+            if not isinstance(value, Real):
+                raise ValueError(
+                    f"window_strategy: the metric {name} of {self.config.strategy!r} is {value!r}; let metrics return "
+                    "numbers, and leave out what is not known yet"
+                )
+        return figures
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the policy has learned, as plain JSON values."""
