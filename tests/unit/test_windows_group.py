@@ -208,7 +208,7 @@ def test_without_the_memory_of_prompts_only_the_state_of_the_group_counts() -> N
     known, groups = policy(slack=0.1, explore_share=0.0, prompt_memory=False), Groups(prompts=12)
     for _ in range(12):
         groups.follow([known])
-    assert known.state_dict()["prompts"] == {}
+    assert known.state_dict()["prompts"] == []
     of_hopeless, of_late = known.go_on(
         [GroupState(place, 128, 0, 0, SIZE, "", key) for place, key in enumerate(("hopeless", "late"))]
     )
@@ -436,7 +436,21 @@ def test_memory_of_rollouts_and_prompts_is_bounded(monkeypatch: pytest.MonkeyPat
         seen.observe(RolloutObservation(step, MAXIMUM, [30] * rows, won, cut, groups, prompt_keys=keys))
     state = seen.state_dict()
     assert len(state["memory"]) == 8
-    assert list(state["prompts"])[-1] == "29 2" and len(state["prompts"]) == 20
+    assert state["prompts"][-1][0] == "29 2" and len(state["prompts"]) == 20
+
+
+def test_after_a_checkpoint_the_prompt_that_was_not_met_for_longest_is_still_forgotten_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Trainer sorts the names in trainer_state.json."""
+    monkeypatch.setattr("tinyzero_trl.windows.group_memory._MOST_PROMPTS", 3)
+    pasts, resumed, visit = PromptPasts(), PromptPasts(), (StageCount(1, 0, 0),)
+    for key in "cab":
+        pasts.add(key, visit)
+    resumed.restore(json.loads(json.dumps(pasts.state(), sort_keys=True)))
+    for each in (pasts, resumed):
+        each.add("d", visit)
+    assert resumed.state() == pasts.state() and not pasts.of("c")
 
 
 def test_changed_stages_start_the_memory_anew() -> None:

@@ -136,10 +136,11 @@ class PromptPasts:
         """The remembered visits, the newest first; none for a prompt that is not known."""
         return self._pasts.get(key, [])
 
-    def state(self) -> dict[str, list[str]]:
-        """As JSON, in the order in which prompts were met."""
-        return {key: as_text(visits) for key, visits in self._pasts.items()}
+    def state(self) -> list[list[str]]:
+        """As JSON, in the order in which prompts were met: key and visits. Trainer sorts the names of a mapping."""
+        return [[key, *as_text(visits)] for key, visits in self._pasts.items()]
 
-    def restore(self, state: Mapping[str, Sequence[str]]) -> None:
-        """Undo `state`."""
-        self._pasts = OrderedDict((key, from_text(visits)) for key, visits in state.items())
+    def restore(self, state: Iterable[Sequence[str]] | Mapping[str, Sequence[str]]) -> None:
+        """Undo `state`; a mapping of keys to visits is that of an earlier version."""
+        rows = ([key, *visits] for key, visits in state.items()) if isinstance(state, Mapping) else state
+        self._pasts = OrderedDict((key, from_text(visits)) for key, *visits in rows)
