@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import PIL.Image
 import pytest
 import torch
-from datasets import Dataset, DatasetDict, IterableDatasetDict
+from datasets import Dataset, DatasetDict, Features, Image, IterableDatasetDict, List, Value
 from transformers import TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
@@ -21,7 +22,7 @@ from tinyzero_trl.models.names import name_of, resolve_model
 from tinyzero_trl.models.toy import SHIPPED
 from tinyzero_trl.runs.records import HELD_OUT_PROMPTS, read_run
 from tinyzero_trl.training.callbacks.safe_points import StopOnSignal
-from tinyzero_trl.training.preflight.resuming import digest_of_prompts
+from tinyzero_trl.training.preflight.resuming import digest_of_prompts, example_digests
 
 PAGE = (Path(__file__).parents[2] / "docs" / "trainer.md").read_text(encoding="utf-8")
 SECTION = PAGE.split("## Records and a report from Python\n")[1].split("\n## ")[0]
@@ -452,6 +453,17 @@ def test_several_held_out_sets_have_one_digest_of_their_names_and_prompts() -> N
     digests = [digest_of_prompts(held_out)[HELD_OUT_PROMPTS] for held_out in given]
     assert len(set(digests)) == 4
     assert digest_of_prompts({"easy": easy, "stream": hard.to_iterable_dataset()}) == {}
+
+
+def test_examples_with_images_are_known_again_by_their_other_columns() -> None:
+    """A decoded image shows its place in memory, so that each start had other examples, and no run went on."""
+    pictures = [PIL.Image.new("L", (8, 8), shade) for shade in (0, 255)]
+    features = Features({"prompt": Value("string"), "images": List(Image())})
+    rows = {"prompt": PROMPTS[:2], "images": [pictures, pictures[:1]]}
+    shown, others = (Dataset.from_dict(each, features) for each in (rows, {**rows, "prompt": PROMPTS[2:4]}))
+    digest = example_digests(shown, shown)
+    assert digest == example_digests(shown, shown) != example_digests(others, others)
+    assert digest == example_digests(*[Dataset.from_dict({"prompt": PROMPTS[:2]})] * 2)
 
 
 def test_completions_are_logged_by_trl_too(tmp_path: Path) -> None:
