@@ -11,7 +11,7 @@ from typing import Any
 import PIL.Image
 import pytest
 import torch
-from datasets import Dataset, DatasetDict, Features, Image, IterableDatasetDict, List, Value
+from datasets import Column, Dataset, DatasetDict, Features, Image, IterableDatasetDict, List, Value
 from transformers import TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
@@ -464,6 +464,31 @@ def test_examples_with_images_are_known_again_by_their_other_columns() -> None:
     digest = example_digests(shown, shown)
     assert digest == example_digests(shown, shown) != example_digests(others, others)
     assert digest == example_digests(*[Dataset.from_dict({"prompt": PROMPTS[:2]})] * 2)
+    transformed = shown.with_transform(lambda rows: {**rows, "count": [len(each) for each in rows["images"]]})
+    assert digest == example_digests(transformed, transformed)
+
+
+def test_prompts_are_looked_at_in_parts_and_those_of_a_transform_when_they_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of them at once took as much memory on every rank as a data set of any size has on the disk."""
+    monkeypatch.setattr("tinyzero_trl.training.preflight.problems._AT_ONCE", 3)
+    rows, parts, read = Dataset.from_dict({"prompt": PROMPTS * 2}), list[Any](), Column.__getitem__
+
+    def noted(column: Column, key: Any) -> Any:
+        parts.append(key)
+        return read(column, key)
+
+    monkeypatch.setattr(Column, "__getitem__", noted)
+    trainer(tmp_path, examples=rows)
+    assert parts == [slice(0, 3), slice(3, 6), slice(6, 9)]
+    with pytest.raises(ValueError, match=r"^prompts: one of \d+ tokens leaves no room in the model's 512 positions"):
+        trainer(tmp_path, {"prompt": [*PROMPTS, " ".join(["1"] * 600), *PROMPTS]})
+    with pytest.raises(ValueError, match="train_dataset: the prompt of row 4 is empty; write one, or remove the row"):
+        trainer(tmp_path, {"prompt": [*PROMPTS, "", *PROMPTS]})
+    parts.clear()
+    trainer(tmp_path, examples=rows.with_transform(lambda row: row))
+    assert not parts
 
 
 def test_completions_are_logged_by_trl_too(tmp_path: Path) -> None:

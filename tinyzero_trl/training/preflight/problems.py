@@ -22,6 +22,7 @@ logger = get_logger(__name__)
 
 LABEL_COLUMN = "window_label_column"
 _SOME_PROMPTS = 64  # as many are made into tokens, the longest in characters
+_AT_ONCE = 1000  # prompts that are read of a data set, which may be larger than the memory
 
 
 def check_problems(problems: Sequence[Any], training: AdaptiveGRPOConfig, *, field: str = "dataset") -> None:
@@ -145,8 +146,8 @@ def check_datasets(trainer: Any, train_dataset: Any) -> None:
 def check_train_dataset(dataset: Any, tokenizer: Any, model_config: Any, training: AdaptiveGRPOConfig) -> None:
     """What recipes check of their problems, for the data set of any trainer.
 
-    Streams, conversations and prompts with images are not looked into. Completions that would go beyond the model's
-    positions are a warning here: TRL samples them, and a window may end them before.
+    Streams, data sets with a transform, conversations and prompts with images are not looked into. Completions that
+    would go beyond the model's positions are a warning here: TRL samples them, and a window may end them before.
 
     Raises:
         ValueError: too few examples for a rollout, an empty prompt, or one that leaves no room for a completion.
@@ -154,12 +155,18 @@ def check_train_dataset(dataset: Any, tokenizer: Any, model_config: Any, trainin
     if not isinstance(dataset, Dataset):
         return
     check_problems(dataset, training, field="train_dataset")
-    prompts = dataset["prompt"][:] if "prompt" in dataset.column_names else [None]
-    if (empty := next((row for row, prompt in enumerate(prompts) if prompt in ("", [])), None)) is not None:
-        raise ValueError(f"train_dataset: the prompt of row {empty} is empty; write one, or remove the row")
-    if not all(isinstance(prompt, str) for prompt in prompts):
+    if "prompt" not in dataset.column_names or dataset.format["type"] == "custom":
         return
-    longest = _longest(prompts, tokenizer, training)
+    are_texts, some = True, list[Any]()
+    for first in range(0, len(dataset), _AT_ONCE):
+        prompts = dataset["prompt"][first : first + _AT_ONCE]
+        if (empty := next((row for row, prompt in enumerate(prompts, first) if prompt in ("", [])), None)) is not None:
+            raise ValueError(f"train_dataset: the prompt of row {empty} is empty; write one, or remove the row")
+        are_texts = are_texts and all(isinstance(prompt, str) for prompt in prompts)
+        some = _with_most_characters([*some, *prompts]) if are_texts else []
+    if not are_texts:
+        return
+    longest = _longest(some, tokenizer, training)
     check_room(positions_of(model_config), longest, 1)
     try:
         check_room(positions_of(model_config), longest, training.max_completion_length or 1)
@@ -171,7 +178,11 @@ def _longest(prompts: Sequence[Any], tokenizer: Any, training: AdaptiveGRPOConfi
     """Tokens of the longest prompt, among those with the most characters, as rollouts make them."""
     kwargs = training.chat_template_kwargs
     assert not isinstance(kwargs, str), "TRL reads it"
-    return max(map(len, encode_prompts(tokenizer, sorted(prompts, key=_characters)[-_SOME_PROMPTS:], kwargs)))
+    return max(map(len, encode_prompts(tokenizer, _with_most_characters(prompts), kwargs)))
+
+
+def _with_most_characters(prompts: Sequence[Any]) -> list[Any]:
+    return sorted(prompts, key=_characters)[-_SOME_PROMPTS:]
 
 
 def _characters(prompt: Any) -> int:
