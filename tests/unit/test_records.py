@@ -132,6 +132,21 @@ def test_a_resumed_run_neither_loses_nor_doubles_a_line(records, tmp_path):
     assert (run.metrics, run.evals, run.completions) == (expected.metrics, expected.evals, expected.completions)
 
 
+def test_a_resumed_run_writes_no_file_anew_that_loses_no_line(records):
+    """A run of 10,000 steps has a thousand files of samples."""
+    fill(records, range(4))
+    earlier = {file: file.stat().st_ino for file in records.path.rglob("*.jsonl")}
+    records.truncate_after(3)
+    assert earlier == {file: file.stat().st_ino for file in records.path.rglob("*.jsonl")} and len(earlier) > 2
+
+
+def test_lines_share_the_names_of_their_figures(records):
+    """Else ten runs of 10,000 steps take gigabytes to report."""
+    fill(records, range(2))
+    first, second = read_run(records.path).metrics
+    assert all(one is other for one, other in zip(first, second, strict=True))
+
+
 def test_truncating_after_minus_one_starts_over(records):
     fill(records, range(3))
     records.truncate_after(-1)

@@ -434,6 +434,18 @@ def test_pictures_take_their_colours_from_the_page(report):
     assert {"ink", "muted", "grid", "baseline", "series-0", "series-1"} == used <= set(COLOURS)
 
 
+def test_completions_that_no_page_shows_are_not_kept_in_memory(tmp_path):
+    records = RunRecords(train(tmp_path / "run"))
+    for step in (2, 4, 6):
+        records.append_completions(step, [{"source": source, "completion": "c"} for source in ("train", "eval")])
+    [group] = load_run_groups([records.path]).groups
+    assert [(sample["step"], sample["source"]) for sample in group.first.completions] == [
+        *[(0, "eval")] * 2,
+        *[(8, "eval")] * 2,
+    ]
+    assert before_and_after(group.first) == before_and_after(read_run(records.path))
+
+
 def test_a_single_run_gets_its_pictures_into_its_own_folder(tmp_path, capsys):
     run, out = train(tmp_path / "run"), tmp_path / "out"
     assert main(["report", str(run), "--out", str(out)]) == 0

@@ -8,6 +8,7 @@ import hashlib
 import json
 import math
 import os
+import sys
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -101,7 +102,7 @@ def read_lines(file: Path) -> Iterator[dict[str, Any]]:
                 f"{file}, line {number}: not a record (a JSON object with a whole `step`): {shortened(line)}; "
                 "correct or remove the line"
             ) from error
-        yield record
+        yield {sys.intern(name): value for name, value in record.items()}  # else each line has names of its own
 
 
 def unpack(file: Path) -> None:

@@ -125,11 +125,12 @@ class RunRecords:
         A summary goes too: the run is no longer finished.
         """
         for lines in self._line_files():
-            kept = [record for record in read_lines(lines) if record["step"] <= step]
-            if kept:
-                write_atomically(lines, "".join(json_text(record) + "\n" for record in kept))
-            else:
+            records = list(read_lines(lines))
+            kept = [record for record in records if record["step"] <= step]
+            if not kept:
                 lines.unlink()
+            elif len(kept) < len(records):
+                write_atomically(lines, "".join(json_text(record) + "\n" for record in kept))
         (self.path / SUMMARY).unlink(missing_ok=True)
 
     def missing_steps(self, last: int) -> str | None:

@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import combinations, islice, product
 from os import PathLike
@@ -94,7 +94,7 @@ def load_run_groups(paths: Sequence[str | PathLike[str]], *, keep_unfinished: bo
             twice.
     """
     not_begun = [Path(path) for path in paths if has_not_begun(path)]
-    runs = [read_run(path) for path in paths if Path(path) not in not_begun]
+    runs = [_with_samples_of_ends(read_run(path)) for path in paths if Path(path) not in not_begun]
     if not runs and not_begun and keep_unfinished:
         return LoadedRuns([], False, not_begun=not_begun)
     if not runs and not_begun:
@@ -247,6 +247,19 @@ def _check_last_evaluation(run: Run) -> None:
             f"{run.path}: its last evaluation in {EVAL} has the accuracy {last:.4f}, and {SUMMARY} {mean:.4f}; lines "
             "are missing: copy the file anew"
         )
+
+
+def sampled(run: Run) -> list[dict[str, Any]]:
+    """The completions that a page may show: held-out ones where there are some."""
+    return [sample for sample in run.completions if sample.get("source") == "eval"] or run.completions
+
+
+def _with_samples_of_ends(run: Run) -> Run:
+    """The run with the completions of its first and of its last sampled step alone, for those between fill memories."""
+    samples = sampled(run)
+    steps = {sample["step"] for sample in samples}
+    ends = {min(steps, default=0), max(steps, default=0)}
+    return replace(run, completions=[sample for sample in samples if sample["step"] in ends])
 
 
 def _seed(run: Run) -> int:

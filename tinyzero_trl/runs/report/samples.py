@@ -10,7 +10,7 @@ from itertools import zip_longest
 from typing import Any
 
 from tinyzero_trl.runs.records import Run
-from tinyzero_trl.runs.report.run_groups import RunGroup
+from tinyzero_trl.runs.report.run_groups import RunGroup, sampled
 from tinyzero_trl.windows.outcomes import outcomes
 
 _PER_GROUP = 12
@@ -57,7 +57,7 @@ def before_and_after(run: Run) -> list[tuple[Sample | None, Sample | None]]:
     it, the first answer beside the first, the second beside the second; otherwise they stand beside each other in the
     order of sampling, and a missing one is None.
     """
-    samples = _sampled(run)
+    samples = sampled(run)
     if not samples:
         return []
     steps = [sample["step"] for sample in samples]
@@ -82,13 +82,9 @@ def _keys(samples: Sequence[Sample]) -> list[tuple[Any, int]]:
     return keys
 
 
-def _sampled(run: Run) -> list[dict[str, Any]]:
-    return [sample for sample in run.completions if sample.get("source") == "eval"] or run.completions
-
-
 def names_of_sides(groups: Sequence[RunGroup]) -> tuple[str, str]:
     """What the two completions of a pair are called: "before" only where it is from before the first step."""
-    first = {min((sample["step"] for sample in _sampled(group.first)), default=0) for group in groups}
+    first = {min((sample["step"] for sample in sampled(group.first)), default=0) for group in groups}
     return ("before", "after") if first == {0} else ("first", "last")
 
 
