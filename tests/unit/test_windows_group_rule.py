@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tinyzero_trl.windows.fidelity import Gain, advantages, explained
 from tinyzero_trl.windows.kinds import KINDS, GroupRecord, PromptKinds, StageCount
 from tinyzero_trl.windows.step_cost import StepCost
-from tinyzero_trl.windows.stopping import Expected, Situation, StoppingProblem, best_price
+from tinyzero_trl.windows.stopping import Expected, Rule, Situation, StoppingProblem, best_price, mean_expected
 
 ENDS = (64, 128, 256)
 BY_SEQUENCES = Gain(by_tokens=False, scaled=True)
@@ -145,6 +145,24 @@ def test_a_higher_price_lets_no_group_go_on_that_a_lower_one_stops(
                 assert low.margin(stage, won, lost) >= high.margin(stage, won, lost) - 1e-9
     assert low.expected.tokens >= high.expected.tokens - 1e-6
     assert low.expected.successes_lost <= high.expected.successes_lost + 1e-9
+
+
+def test_a_price_is_solved_once_and_its_rule_decides(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The search has solved the price that it finds; groups wait for what is solved while a rollout goes on."""
+    kinds, gain, solved = kinds_of(EASY, HOPELESS, LATE), Gain(by_tokens=False, scaled=True), list[float]()
+    solve = Situation._solved
+
+    def noted(situation: Situation, price: float) -> Rule:
+        solved.append(price)
+        return solve(situation, price)
+
+    monkeypatch.setattr(Situation, "_solved", noted)
+    problem = StoppingProblem(kinds, ENDS, 4, gain)
+    situation = problem.situation(kinds.shares)
+    price = best_price([situation], [1.0], 0.02)
+    mean_expected([situation], [1.0], price)
+    assert problem.rule(kinds.shares, price) == solve(situation, price)
+    assert len(solved) == len(set(solved)) > 1
 
 
 class AlwaysLosing:

@@ -103,7 +103,6 @@ class StoppingProblem:
         ]
         self._weights = _weights(rows, ends) if gain.by_tokens else [((1.0,) * len(rows),) * 3] * self.positions
         self._situations: dict[tuple[float, ...], Situation] = {}
-        self._rules: dict[tuple[tuple[float, ...], float], Rule] = {}
 
     def situation(self, prior: Sequence[float]) -> "Situation":
         """The problem for a prompt of which the probability of each kind, (K,), is known; worked out once for each."""
@@ -114,11 +113,8 @@ class StoppingProblem:
         return self._situations[known]
 
     def rule(self, prior: Sequence[float], price: float) -> Rule:
-        """The best rule for such a prompt at `price`, see `Situation.solve`; solved once for each."""
-        asked = (tuple(prior), price)
-        if asked not in self._rules:
-            self._rules[asked] = self.situation(prior).solve(price)
-        return self._rules[asked]
+        """The best rule for such a prompt at `price`, see `Situation.solve`."""
+        return self.situation(prior).solve(price)
 
     def _position(self, place: int, prior: Sequence[float]) -> _Position:
         is_last = place == self.positions - 1
@@ -148,13 +144,20 @@ class StoppingProblem:
 
 
 class Situation:
-    """A stopping problem with what is known of the prompt; `solve` finds the best rule for a price."""
+    """A stopping problem with what is known of the prompt; `solve` finds the best rule for a price, once for each."""
 
     def __init__(self, size: int, positions: Sequence[_Position]) -> None:
         self._size, self._positions = size, positions
+        self._late = tuple(tuple(position.late) for position in positions[1:-1])
+        self._rules: dict[float, Rule] = {}
 
     def solve(self, price: float) -> Rule:
         """The best rule at `price` in explained units per token; in the first stage every group is sampled."""
+        if price not in self._rules:
+            self._rules[price] = self._solved(price)
+        return self._rules[price]
+
+    def _solved(self, price: float) -> Rule:
         last = self._positions[-1]
         gain, tokens, lost = last.stopped, [0.0] * len(last.stopped), last.late
         margins: list[tuple[float, ...]] = []
@@ -172,8 +175,7 @@ class Situation:
             margins.append(tuple(margin))
         start = _index(self._size)[0, 0]
         expected = Expected(gain[start], tokens[start], self._positions[0].late[start], lost[start])
-        late = tuple(tuple(position.late) for position in self._positions[1:-1])
-        return Rule(self._size, tuple(reversed(margins[:-1])), late, expected)
+        return Rule(self._size, tuple(reversed(margins[:-1])), self._late, expected)
 
 
 def mean_expected(situations: Sequence[Situation], shares: Sequence[float], price: float) -> Expected:
