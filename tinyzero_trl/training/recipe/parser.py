@@ -79,14 +79,14 @@ class RecipeParser(TrlParser):
         recipe = for_strategy(self.strategy, recipe)
         if isinstance(strategy := recipe.get("window_strategy"), str):
             add_policy_fields(self, strategy)
-        actions = {action.dest: action for action in self._actions}
+        actions, texts = {action.dest: action for action in self._actions}, self._text_fields()
         for name, value in recipe.items():
             if name not in actions:
                 value = shown(name, value)
                 self._refuse_option_of_another_task(name, value)
                 raise ValueError(f"{name}: unknown field in the recipe (value {value}); {self.hint(name)}")
             _check_type(name, value, actions[name])
-            _check_text(name, value, pure=name in self._text_fields())
+            _check_text(name, value, pure=name in texts)
         return super().set_defaults_with_config(**recipe)
 
     def _text_fields(self) -> set[str]:
