@@ -208,8 +208,22 @@ def parse_recipe(
         raise ValueError(f"config: a field has a value that is refused ({error}); correct it") from error
     parser.refuse(unknown)
     task.recipe = task.recipe or _recipe_name(arguments)
+    if "eval_strategy" not in recipe and given_option("eval_strategy", arguments) is None:
+        _check_steps_are_used(training)
     _check_program_fields(training, model)
     return task, training, model
+
+
+def _check_steps_are_used(training: AdaptiveGRPOConfig) -> None:
+    """Transformers goes by `eval_steps` only where `eval_strategy` says so.
+
+    Raises:
+        ValueError: nothing says so.
+    """
+    if training.eval_steps is not None:
+        raise ValueError(
+            f"eval_steps: {training.eval_steps:g} has no effect without eval_strategy; set eval_strategy to steps"
+        )
 
 
 def _check_program_fields(training: AdaptiveGRPOConfig, model: ModelConfig) -> None:
@@ -231,6 +245,10 @@ def _check_program_fields(training: AdaptiveGRPOConfig, model: ModelConfig) -> N
     if training.remove_unused_columns:
         raise ValueError("remove_unused_columns: true would remove what the score of a task reads; leave it out")
     check_best_figure(training.metric_for_best_model, is_recipe=True)
+    if training.save_strategy == "best" and training.eval_strategy == "no":
+        raise ValueError(
+            "save_strategy: 'best' saves after evaluations, and none are asked for; set eval_strategy to steps"
+        )
     for name in ("load_in_8bit", "load_in_4bit"):
         if getattr(model, name):
             raise ValueError(f"{name}: true has no effect, policies are trained in {model.dtype}; remove it")
