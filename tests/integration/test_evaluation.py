@@ -253,7 +253,7 @@ def test_command_prints_and_writes(settings: EvaluationSettings, tmp_path: Path,
         ("--batch-size", "0", "batch_size: 0 is below 1"),
         ("--engine", "magic", "engine: 'magic' is unknown; use one of auto, transformers, vllm"),
         ("--task", "chess", "task: 'chess' is unknown"),
-        ("--template", "latin", "prompt_template: 'latin' is unknown"),
+        ("--template", "latin", "template: 'latin' is unknown"),
         ("--max-completion-length", "4096", "exceed the model's 512 positions; use at most "),
     ],
 )

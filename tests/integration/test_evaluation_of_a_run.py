@@ -16,7 +16,7 @@ from tinyzero_trl.commands.main import main
 from tinyzero_trl.evaluation import EvaluationSettings, evaluate
 from tinyzero_trl.evaluation import run as run_module
 from tinyzero_trl.evaluation import settings as settings_module
-from tinyzero_trl.evaluation.trained_by import TrainedBy
+from tinyzero_trl.evaluation.trained_by import TrainedBy, find_run
 from tinyzero_trl.generation.completions import Completion
 from tinyzero_trl.generation.engine import Sampling
 from tinyzero_trl.runs.json_lines import digest_of
@@ -347,6 +347,16 @@ def test_generate_of_another_task_than_the_runs_has_nothing_to_do_with_the_runs_
     other = EvaluationSettings(model=str(run), data="generate", task="multiplication")
     held_out = generated_held_out(task_config(task="multiplication", test_size=4))
     assert evaluate(other, tmp_path / "out")["settings"]["problems"] == digest(held_out)
+
+
+def test_another_task_that_lacks_the_runs_template_takes_its_own(run: Path, tmp_path: Path) -> None:
+    """So is a set of its generator asked for without a word about templates; a wrong one is told by its own name."""
+    configure(run, prompt_template="base", max_completion_length=4)
+    trained_by = find_run(str(run))
+    assert trained_by.task_config("multiplication", None).prompt_template == "base"
+    assert trained_by.task_config("addition", None).prompt_template == "chat"
+    with pytest.raises(ValueError, match=r"^template: 'base' is unknown; choose one of chat$"):
+        trained_by.task_config("addition", "base")
 
 
 def test_a_held_out_set_that_is_gone_is_one_line(run: Path, tmp_path: Path) -> None:

@@ -50,8 +50,8 @@ class TrainedBy:
             options: of the task, by the names of its fields.
 
         Raises:
-            ValueError: a value of a wrong type; an option that the task does not have; or code that only the file asks
-                for, which may come from anywhere.
+            ValueError: a value of a wrong type; a template or an option that the task does not have; or code that only
+                the file asks for, which may come from anywhere.
         """
         named = self._checked("task", (str,), TaskConfig.task)
         if runs_code(named) and task is None:
@@ -66,6 +66,11 @@ class TrainedBy:
             for each in fields(kind)
             if self.config.get(each.name) is not None
         }
+        templates = get_task(task or named).templates
+        if template is not None and template not in templates:
+            raise ValueError(f"template: {template!r} is unknown; choose one of {', '.join(templates)}")
+        if not self._is_own(task) and values.get("prompt_template") not in templates:
+            values.pop("prompt_template", None)  # which the other task does not offer
         chosen = {"task": task, "prompt_template": template, **_checked_options(options or {}, kind, task or named)}
         return task_config(**values | {name: value for name, value in chosen.items() if value is not None})
 
