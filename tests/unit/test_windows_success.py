@@ -1,6 +1,7 @@
 """The success window, rule by rule, and its golden trace beside the fork's rule."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean, pstdev
 from typing import Any
@@ -117,3 +118,11 @@ def test_exponential_moments_start_where_their_correction_assumes(
     see(moments, [Wanted(100, True)] * 4, [Wanted(40, True)] * 4)
     expected = (100 * weights[0] + 40 * weights[1]) / sum(weights)
     assert moments.metrics()["demand"] == pytest.approx(expected)
+
+
+def test_a_completion_that_was_cut_and_not_judged_is_no_success_to_the_policy() -> None:
+    """So its rate may lie below `success_rate`, which counts judged completions alone (docs/metrics.md)."""
+    batch = observed(0, 256, [Wanted(100, True), Wanted(50, False), Wanted(None, False), Wanted(None, False)])
+    policy_ = policy()
+    policy_.observe(replace(batch, rewards=[1.0, 0.0, 0.0, None]))
+    assert policy_.metrics()["policy_success_rate"] == 0.25
