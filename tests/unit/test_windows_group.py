@@ -1,6 +1,7 @@
 """The policy that decides per group: when groups stop, what it remembers, and that it can be resumed."""
 
 import itertools
+import json
 import random
 from collections.abc import Callable
 from typing import Any

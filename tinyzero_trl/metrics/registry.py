@@ -51,8 +51,8 @@ METRICS: dict[str, Metric] = {
     ),
     "adaptive_window/policy_success_rate": Metric(
         "fraction",
-        "r_1 = s_1, r_t = beta r_(t-1) + (1 - beta) s_t, over rollouts t that did not explore; s is success_rate as the "
-        "policy sees it, beta is window_success_rate_ema_beta (window_strategy: success)",
+        "r_1 = s_1, r_t = beta r_(t-1) + (1 - beta) s_t, over rollouts t that did not explore; s is success_rate as "
+        "the policy sees it, beta is window_success_rate_ema_beta (window_strategy: success)",
         "Success rate that the policy compares with its target",
     ),
     "adaptive_window/cumulative_success_rate": Metric(

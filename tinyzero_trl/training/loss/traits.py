@@ -124,15 +124,15 @@ def why_indivisible(trainer: GRPOTrainer) -> str | None:
     return next((reason for reason, holds in reasons.items() if holds), None)
 
 
-<<<<<<< HEAD
 def joins_rows(config: Mapping[str, Any]) -> bool:
-    """Whether one of the first three reasons of `why_indivisible` holds, as far as the fields of a recipe tell.
+    """Whether an entropy bonus, a router loss or a quantile of entropies joins the rows of a batch, as far as the fields of a recipe tell.
 
     Where `router_aux_loss_coef` is left out the model decides, and this does not know it.
     """
     names = ("entropy_coef", "use_adaptive_entropy", "router_aux_loss_coef")
     return any(config.get(name) for name in names) or config.get("top_entropy_quantile", 1.0) < 1.0
-=======
+
+
 def _has_own_loss(trainer: GRPOTrainer) -> bool:
     """Whether a subclass has a loss of its own, or one around ours, such as a multiple: it would see the last part."""
     from tinyzero_trl.training.trainer import AdaptiveGRPOTrainer
@@ -140,4 +140,3 @@ def _has_own_loss(trainer: GRPOTrainer) -> bool:
     known = {AdaptiveGRPOTrainer, *GRPOTrainer.__mro__}
     others = [vars(kind) for kind in type(trainer).__mro__ if kind not in known]
     return any("compute_loss" in own or "_compute_loss" in own for own in others)
->>>>>>> faa60b7 (A loss of a subclass gets whole batches)
