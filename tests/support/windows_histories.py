@@ -91,7 +91,7 @@ configs = values.map(lambda given: config_of(**given))
 
 
 def through_json(policy: WindowPolicy[Any]) -> WindowPolicy[Any]:
-    """A policy that goes on from what a checkpoint holds of another."""
+    """A policy that goes on from what a checkpoint holds of another; Trainer sorts the names in it."""
     resumed = make_policy(policy.config)
-    resumed.load_state_dict(json.loads(json.dumps(policy.state_dict(), allow_nan=False)))
+    resumed.load_state_dict(json.loads(json.dumps(policy.state_dict(), allow_nan=False, sort_keys=True)))
     return resumed

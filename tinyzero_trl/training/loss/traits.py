@@ -125,9 +125,9 @@ def why_indivisible(trainer: GRPOTrainer) -> str | None:
 
 
 def joins_rows(config: Mapping[str, Any]) -> bool:
-    """Whether an entropy bonus, a router loss or a quantile of entropies joins the rows of a batch, as far as the fields of a recipe tell.
+    """Whether an entropy bonus, a router loss or a quantile of entropies joins the rows of a batch.
 
-    Where `router_aux_loss_coef` is left out the model decides, and this does not know it.
+    A `router_aux_loss_coef` that is left out counts as none, although the model may then set it.
     """
     names = ("entropy_coef", "use_adaptive_entropy", "router_aux_loss_coef")
     return any(config.get(name) for name in names) or config.get("top_entropy_quantile", 1.0) < 1.0
