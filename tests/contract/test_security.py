@@ -3,6 +3,7 @@
 import ast
 import copy
 import inspect
+import json
 import pickle
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,6 +13,7 @@ import pytest
 import transformers.trainer
 from transformers import Qwen2Config
 
+from tinyzero_trl.commands.main import main
 from tinyzero_trl.models.loading import SAFE
 from tinyzero_trl.training.config import AdaptiveGRPOConfig
 from tinyzero_trl.training.model_kwargs import model_init_kwargs
@@ -81,6 +83,43 @@ def test_nothing_from_outside_is_run(file: Path) -> None:
 )
 def test_the_search_finds_what_it_looks_for(line: str) -> None:
     assert _dangers(ast.parse(line))
+
+
+def _loads_that_ask(tree: ast.AST) -> list[str]:
+    """Calls of an `Auto...` class, or of `load` with one, that leave `trust_remote_code` to a person's answer."""
+    found = []
+    for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
+        loaders = [each for each in (call.func, *call.args) if isinstance(each, ast.Attribute)]
+        is_loader = any(
+            each.attr in ("from_pretrained", "from_config") and _name(each.value).startswith("Auto") for each in loaders
+        )
+        if is_loader and not {"trust_remote_code", None} & {keyword.arg for keyword in call.keywords}:
+            found.append(ast.unparse(call))
+    return found
+
+
+@pytest.mark.parametrize("file", [each for each in SOURCES if "tinyzero_trl" in each.relative_to(ROOT).parts])
+def test_no_load_asks_a_person_whether_to_run_code(file: Path) -> None:
+    assert _loads_that_ask(ast.parse(file.read_text(encoding="utf-8"))) == []
+
+
+@pytest.mark.parametrize("line", ["AutoModel.from_config(config)", "load(AutoConfig.from_pretrained, path)"])
+def test_the_search_finds_loads_that_ask(line: str) -> None:
+    assert _loads_that_ask(ast.parse(line))
+
+
+def test_a_plan_runs_no_code_of_the_model_even_if_somebody_says_yes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("builtins.input", lambda _: "y")
+    named = {"model_type": "t5", "auto_map": {"AutoModelForCausalLM": "code.Code"}}  # t5 is no causal model
+    (tmp_path / "config.json").write_text(json.dumps(named), encoding="utf-8")
+    ran = tmp_path / "ran"
+    (tmp_path / "code.py").write_text(f"open({str(ran)!r}, 'w')", encoding="utf-8")
+    recipe = str(ROOT / "recipes" / "countdown_tiny.yaml")
+    assert main(["plan", "--gpus", "1", "--config", recipe, "--model_name_or_path", str(tmp_path)]) == 2
+    assert "contains custom code" in capsys.readouterr().err
+    assert not ran.exists()
 
 
 def test_a_recipe_cannot_turn_the_safe_settings_off(tmp_path: Path) -> None:

@@ -26,10 +26,10 @@ class HeldOut:
 
 def held_out(model_path: str | Path, curriculum: Curriculum, *, problems: int = 512) -> list[HeldOut]:
     """Measure a model on the first held-out problems of each of its tasks."""
-    model: Any = AutoModelForCausalLM.from_pretrained(model_path)
+    model: Any = AutoModelForCausalLM.from_pretrained(model_path, trust_remote_code=False)
     if runs_on_gpu(curriculum):
         model.to("cuda")
-    tokenizer = AutoTokenizer.from_pretrained(model_path)
+    tokenizer = AutoTokenizer.from_pretrained(model_path, trust_remote_code=False)
     return [_held_out(model, tokenizer, task, problems, curriculum.max_completion_length) for task in curriculum.tasks]
 
 

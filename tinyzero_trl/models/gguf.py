@@ -79,6 +79,7 @@ def _write(file: Path, folder: Path) -> None:
 
 def _convert(file: Path, folder: Path) -> None:
     source: dict[str, Any] = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
+    source["trust_remote_code"] = False  # left out, Transformers asks a person whether to run what lies beside the file
     try:
         config = AutoConfig.from_pretrained(**source)
         tokenizer = AutoTokenizer.from_pretrained(**source)
@@ -89,7 +90,7 @@ def _convert(file: Path, folder: Path) -> None:
     tokenizer.clean_up_tokenization_spaces = False  # which would change what a completion says
     tokenizer.save_pretrained(folder)
     with torch.device("meta"):  # a model that does not count as quantised, which Transformers would not save
-        plain = AutoModelForCausalLM.from_config(config)
+        plain = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     plain.generation_config = quantised.generation_config
     plain.save_pretrained(folder, state_dict=quantised.state_dict())
 

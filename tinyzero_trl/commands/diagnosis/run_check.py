@@ -21,11 +21,11 @@ class CheckFailedError(Exception):
 def _embedded_model() -> Any:
     from transformers import AutoModelForCausalLM
 
-    from tinyzero_trl.models.loading import default_device
+    from tinyzero_trl.models.loading import SAFE, default_device
     from tinyzero_trl.models.names import resolve_model
     from tinyzero_trl.models.toy import EMBEDDED
 
-    model: Any = AutoModelForCausalLM.from_pretrained(resolve_model(EMBEDDED))
+    model: Any = AutoModelForCausalLM.from_pretrained(resolve_model(EMBEDDED), **SAFE)
     return model.to(default_device())
 
 

@@ -30,7 +30,7 @@ def model_shape(model: ModelConfig) -> ModelShape:
     try:
         config = _configuration(base or path, model.model_revision)
         with torch.device("meta"):
-            built: Any = AutoModelForCausalLM.from_config(config)
+            built: Any = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     except (OSError, ValueError) as error:
         reason = first_line_of(error).rstrip(".")
         raise ValueError(

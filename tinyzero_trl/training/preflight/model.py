@@ -63,7 +63,7 @@ def check_adapter(model: ModelConfig, model_config: Any) -> None:
     from peft import get_peft_model
 
     with torch.device("meta"):
-        bare = AutoModelForCausalLM.from_config(model_config)
+        bare = AutoModelForCausalLM.from_config(model_config, trust_remote_code=False)
     try:
         get_peft_model(bare, get_peft_config(model))
     except (ValueError, TypeError, KeyError, AttributeError) as error:
