@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import re
+import shutil
 from collections.abc import Sequence
 from html.parser import HTMLParser
 from types import SimpleNamespace
@@ -491,6 +492,23 @@ def test_the_picture_of_the_window_shows_where_groups_stopped(tmp_path, monkeypa
         records.append_metrics(step, 99.0, {"group_window/mean_stop": stop, "tokens/response_cumulative": 5e4 * step})
     write_pictures(run)
     assert drawn == [64.0, 96.0]
+
+
+def test_links_in_a_run_lead_no_picture_out_of_it(tmp_path):
+    run, precious, pictures = train(tmp_path / "run"), tmp_path / "precious", tmp_path / "pictures"
+    precious.write_text("precious")
+    pictures.mkdir()
+    plots = run / "plots"
+    plots.mkdir()
+    for name in ("accuracy.png", ".accuracy.png.draft", "..drawn.json.draft"):
+        (plots / name).symlink_to(precious)
+    write_report([run], tmp_path / "report")
+    assert precious.read_text() == "precious"
+    assert (plots / "accuracy.png").read_bytes() == (tmp_path / "report" / "plots" / "accuracy.png").read_bytes()
+    shutil.rmtree(plots)
+    plots.symlink_to(pictures)
+    write_report([run], tmp_path / "report")
+    assert list(pictures.iterdir()) == []
 
 
 def test_pictures_alone_need_no_report(tmp_path):

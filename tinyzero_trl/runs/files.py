@@ -102,6 +102,7 @@ def replacing(file: Path) -> Iterator[Path]:
     Yields the path to write to. When the body fails, nothing of it stays.
     """
     draft = file.with_name(f".{file.name}.draft")
+    draft.unlink(missing_ok=True)  # in a folder from elsewhere it may be a link to another place
     try:
         yield draft
         with draft.open("rb+") as stream:

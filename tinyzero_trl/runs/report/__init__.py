@@ -40,8 +40,8 @@ StrPath = str | PathLike[str]
 def write_report(runs: Sequence[StrPath], out: StrPath, *, baseline: str | None = None) -> Path:
     """Write `index.html`, `plots/*.png`, `summary.json` and `summary.csv` into `out`.
 
-    A lone run gets the pictures into its own `plots/` as well, if that can be written. Runs that are not finished are
-    listed apart, and are no part of any figure, unless none is finished.
+    A lone run gets the pictures into its own `plots/` as well, if that can be written and is no link. Runs that are
+    not finished are listed apart, and are no part of any figure, unless none is finished.
 
     Args:
         runs: run directories; those that differ in nothing but their seed form one group.
@@ -55,6 +55,7 @@ def write_report(runs: Sequence[StrPath], out: StrPath, *, baseline: str | None 
         ValueError: if a folder is no run with an evaluation, the baseline is unknown, or `out` is a run.
     """
     own = [Path(run) / "plots" for run in runs if len(runs) == 1 and os.access(run, os.W_OK)]  # others are read alone
+    own = [plots for plots in own if not plots.is_symlink()]  # a run from elsewhere may name any folder by it
     loaded = load_run_groups(runs)
     for note in notes_of_records(loaded):
         logger.warning(note)

@@ -217,7 +217,9 @@ class Canvas:
             rows = math.ceil(len(legend) / columns)
             drawn = self.figure.legend(handles=lines, loc="outside upper left", ncols=columns)
             self.figure.set_figheight(_HEIGHT_INCHES + _LEGEND_ROW_INCHES * max(0, rows - _FREE_LEGEND_ROWS))
-        first, *others = (folder / f"{self.name}.png" for folder in folders)
+        first, *others = [folder / f"{self.name}.png" for folder in folders]
+        for file in (first, *others):
+            file.unlink(missing_ok=True)  # in a run from elsewhere it may be a link to another place
         self.figure.savefig(first, dpi=_PNG_DOTS_PER_INCH)
         for other in others:
             shutil.copyfile(first, other)
