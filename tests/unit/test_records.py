@@ -289,6 +289,27 @@ def test_a_name_that_stands_twice_in_a_yaml_file_is_refused_and_merge_keys_are_n
     assert [each["x"] for each in read_mapping(file).values()] == [0, 1, 2, 1]
 
 
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (
+            "a0: &a0 [lol]\n" + "".join(f"a{n}: &a{n} [{f'*a{n - 1}, ' * 9}]\n" for n in range(1, 11)),
+            r"\(\*name\) multiply",
+        ),
+        ("a: &a {b: [*a]}\n", r"an alias \(\*name\) stands in the value that it names"),
+        ("a: 2001-99-99\n", "is not YAML: month must be in 1..12"),
+        (f"a: {'9' * 5000}\n", "is not YAML: Exceeds the limit"),
+        (f"a: 0x{'f' * 5000}\n", "is not YAML: Exceeds the limit"),
+        ("a: [" * 2000, "is not YAML"),
+    ],
+    ids=["many", "within", "day", "decimal", "hexadecimal", "deep"],
+)
+def test_yaml_that_says_too_much_or_nothing_is_one_line(text, says, tmp_path):
+    (tmp_path / "config.yaml").write_text(text)
+    with pytest.raises(ValueError, match=rf"^[^\n]*config.yaml[^\n]*{says}[^\n]*$"):
+        read_run(tmp_path)
+
+
 def test_a_run_with_compressed_lines_goes_on(tmp_path):
     records = RunRecords(tmp_path)
     for step in (1, 2, 3):
