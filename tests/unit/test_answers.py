@@ -61,6 +61,7 @@ def tagged(answer: str) -> str:
         (tagged("9**9**9"), "1", NUMERIC, "not-a-number"),
         (tagged("1e99999999"), "1", NUMERIC, "not-a-number"),
         (tagged("9" * 9_999), "1", NUMERIC, "not-a-number"),
+        (tagged("9" + ",999" * 9_999), "1", NUMERIC, "not-a-number"),
         (tagged("__import__('os')"), "1", NUMERIC, "not-a-number"),
     ],
 )
