@@ -213,3 +213,9 @@ def test_pass_at_k_is_over_the_same_problems_for_every_k() -> None:
     rows += [row(1, sample, reward=1.0 if sample < 2 else None) for sample in range(4)]
     rows += [row(2, sample, reward=float(sample == 0)) for sample in range(4)]
     assert summarise(rows)["pass_at_k"] == {"1": 0.125, "2": 0.25, "4": 0.5}
+
+
+def test_what_a_runs_configuration_says_steers_no_terminal() -> None:
+    notes = ["the run has its weights in \x1b]0;title\x07\u202e\nnote of nobody"]
+    *_, note, _ = format_result(summarise([row(0, 0)]) | {"notes": notes}).split("\n")
+    assert note == rf"{'note':<16}the run has its weights in \x1b]0;title\x07\u202e\nnote of nobody"

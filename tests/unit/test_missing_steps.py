@@ -63,6 +63,13 @@ def test_a_report_says_which_steps_it_lacks(tmp_path: Path, caplog: pytest.LogCa
     assert [record.message for record in caplog.records if "lacks" in record.message] == [note]
 
 
+def test_the_name_of_a_folder_steers_no_terminal(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run = train(tmp_path / "run\x1b[2J")
+    (run / "metrics.jsonl").unlink()
+    write_report([run], tmp_path / "report")
+    assert r"run\x1b[2J lacks steps" in caplog.text
+
+
 def test_a_report_of_complete_runs_says_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Compressed lines count, and a run that goes on has got no further than its lines."""
     packed, unfinished = train(tmp_path / "packed"), train(tmp_path / "unfinished", seed=1, finished=False, steps=5)

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
-from tinyzero_trl.runs.files import text_of
+from tinyzero_trl.runs.files import printable, text_of
 
 
 def one_line(error: Exception) -> str:
@@ -21,8 +21,7 @@ def one_line(error: Exception) -> str:
     if isinstance(error, OSError) and error.filename and error.strerror:
         remedy = "free some space" if error.errno == errno.ENOSPC else "check the path and what lies there"
         return f"{str(error.filename)!r}: {error.strerror.lower()}; {remedy}"
-    line = text_of(error)
-    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in line)
+    return printable(text_of(error))
 
 
 class OneLineParser(argparse.ArgumentParser):

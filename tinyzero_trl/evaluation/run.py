@@ -31,7 +31,7 @@ from tinyzero_trl.models.loading import (
 )
 from tinyzero_trl.models.names import resolve_model
 from tinyzero_trl.runs.earlier import move_aside
-from tinyzero_trl.runs.files import shortened, write_atomically
+from tinyzero_trl.runs.files import printable, shortened, write_atomically
 from tinyzero_trl.runs.json_lines import read_object
 from tinyzero_trl.runs.records import counted
 from tinyzero_trl.tasks.datasets import to_columns
@@ -227,7 +227,7 @@ def format_result(result: dict[str, Any]) -> str:
     )
     lines += [f"{'note':<16}{note}" for note in result.get("notes", ())]
     lines.append(f"{'reasons':<16}" + ", ".join(f"{reason} {count}" for reason, count in result["reasons"].items()))
-    return "\n".join(lines)
+    return "\n".join(map(printable, lines))
 
 
 def _accuracy_line(label: str, figures: dict[str, Any], width: int = 0) -> str:

@@ -130,6 +130,11 @@ def first_line_of(error: BaseException) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
+def printable(text: str) -> str:
+    """Text of others in one line: what would steer a terminal is shown as its escape."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+
+
 def shortened(value: Any) -> str:
     """What `value` looks like in a message of one line."""
     text = repr(value)

@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
 
-from tinyzero_trl.runs.files import write_atomically
+from tinyzero_trl.runs.files import printable, write_atomically
 from tinyzero_trl.runs.records import CONFIG, EVAL, METRICS
 from tinyzero_trl.runs.report.compare import compare
 from tinyzero_trl.runs.report.page import notes_of_records, render_page
@@ -58,7 +58,7 @@ def write_report(runs: Sequence[StrPath], out: StrPath, *, baseline: str | None 
     own = [plots for plots in own if not plots.is_symlink()]  # a run from elsewhere may name any folder by it
     loaded = load_run_groups(runs)
     for note in notes_of_records(loaded):
-        logger.warning(note)
+        logger.warning(printable(note))
     return write_loaded(loaded, out, baseline=baseline, more_plots=own)
 
 
