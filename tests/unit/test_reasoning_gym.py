@@ -408,3 +408,13 @@ def test_the_same_seed_gives_the_same_examples_and_splits_share_none() -> None:
 def test_metadata_that_nobody_wrote_are_one_line(metadata: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"^metadata: .* (was|were) not written by this program \("):
         get_task("reasoning_gym:basic_arithmetic").read({"question": "1 + 1", "answer": "2", "metadata": metadata})
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("count_primes", {"min_n": 10**14, "max_n": 10**15}), ("spell_backward", {"data_file": "/nowhere/words.txt"})],
+)
+def test_options_of_a_row_make_the_library_neither_sieve_nor_read_a_file(name: str, options: dict[str, Any]) -> None:
+    task = get_task(f"reasoning_gym:{name}")
+    example = task.read({"question": "q", "answer": "7", "metadata": {"options": options}})
+    assert task.score(answered("7"), example).reward == 1

@@ -36,6 +36,9 @@ DEPENDS_ON_HASHES = {
 }
 """Data sets that walk through sets of texts, so that each process has other examples for the same seed."""
 
+_FOR_DRAWING_ALONE = {"count_primes": {"min_n", "max_n"}, "spell_backward": {"data_file"}}
+"""Options that scorers do not read. By those of a row in a file, the library would sieve for ever, or read any file."""
+
 NOT_OFFERED = {
     "composite": "mixes other data sets; name one of them",
     "game_of_life_halting": "has a scorer that gives every answer 1 (it compares bool() of two texts); choose another",
@@ -113,7 +116,9 @@ def scorer(name: str, options: str) -> Any:
         ValueError: options that the library refuses.
         TypeError: options that are no mapping of names to values.
     """
-    return make(name, seed=0, size=1, **dict(from_plain(json.loads(options))))
+    given = dict(from_plain(json.loads(options)))
+    unread = _FOR_DRAWING_ALONE.get(name, set())
+    return make(name, seed=0, size=1, **{option: value for option, value in given.items() if option not in unread})
 
 
 def to_plain(value: Any) -> Any:
