@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from tinyzero_trl.runs.files import printable, text_of
+from tinyzero_trl.runs.redaction import without_secrets, words_without_secrets
 
 
 def one_line(error: Exception) -> str:
@@ -21,7 +22,7 @@ def one_line(error: Exception) -> str:
     if isinstance(error, OSError) and error.filename and error.strerror:
         remedy = "free some space" if error.errno == errno.ENOSPC else "check the path and what lies there"
         return f"{str(error.filename)!r}: {error.strerror.lower()}; {remedy}"
-    return printable(text_of(error))
+    return printable(without_secrets(text_of(error)))
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -33,7 +34,7 @@ class OneLineParser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """End with exit status 2, without the usage that argparse puts in front."""
         remedy = self._meant_option(message) or f"see {self.prog} --help"
-        self.exit(2, f"{self.prog}: {' '.join(message.split())}; {remedy}\n")
+        self.exit(2, f"{self.prog}: {' '.join(words_without_secrets(message.split()))}; {remedy}\n")
 
     def _meant_option(self, message: str) -> str | None:
         """What a misspelled option may have been meant for; None where nothing is like it."""

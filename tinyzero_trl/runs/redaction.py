@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 HIDDEN = "<hidden>"
@@ -33,3 +33,18 @@ def without_secrets(value: Any) -> Any:
 def shown(name: str, value: Any) -> str:
     """How the value of a field looks in a message."""
     return HIDDEN if name in SECRET_FIELDS else repr(without_secrets(value))
+
+
+def words_without_secrets(words: Iterable[str]) -> list[str]:
+    """Words of a command line as a message shows them: the value of a secret option is hidden, too."""
+    hidden, before = [], ""
+    for word in words:
+        name, equals, _ = word.partition("=")
+        if before.startswith("--") and before[2:] in SECRET_FIELDS:
+            hidden.append(HIDDEN)
+        elif equals and name.startswith("--") and name[2:] in SECRET_FIELDS:
+            hidden.append(f"{name}={HIDDEN}")
+        else:
+            hidden.append(without_secrets(word))
+        before = word
+    return hidden
