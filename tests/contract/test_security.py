@@ -148,6 +148,23 @@ def test_pickled_arguments_hold_no_token(tmp_path: Path) -> None:
     assert config.hub_token == secret, "it is still there to push with"
 
 
+def test_no_field_of_pickled_or_tracked_arguments_holds_a_secret(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "planted-token")
+    config = AdaptiveGRPOConfig(
+        str(tmp_path),
+        use_cpu=True,
+        bf16=False,
+        run_name="of planted-token",
+        vllm_server_base_url="http://me:planted-password@host:8000",
+        generation_kwargs={"stop_strings": ["planted-token"]},
+    )
+    assert b"planted" not in pickle.dumps(config)
+    assert "planted" not in config.to_json_string()
+    assert config.vllm_server_base_url == "http://me:planted-password@host:8000", "it is still there to connect with"
+
+
 def test_copies_of_arguments_keep_the_token_and_are_pickled_without_it(tmp_path: Path) -> None:
     secret = "hf_plantedsecret0"
     config = AdaptiveGRPOConfig(
