@@ -1,6 +1,7 @@
 """Which checkpoint a run continues from: the newest that was written to its end."""
 
 import json
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -40,7 +41,12 @@ def test_auto_takes_the_newest_by_number(tmp_path: Path) -> None:
     assert checkpoint_to_resume("auto", tmp_path) == str(tmp_path / "checkpoint-100")
 
 
-@pytest.mark.parametrize("state", ["missing", "", '{"global_step": 3', "[]", "{}", "\x00\x00"])
+_NO_STATES = ('{"global_step": "3"}', '{"global_step": 3, "epoch": [1]}', f'{{"global_step": 3, "a": {"[" * 100_000}')
+
+
+@pytest.mark.parametrize(
+    "state", ["missing", "", '{"global_step": 3', "[]", "{}", "\x00\x00", *_NO_STATES], ids=lambda state: state[:30]
+)
 def test_a_half_written_checkpoint_is_never_picked_up(tmp_path: Path, state: str) -> None:
     half = write(tmp_path / "checkpoint-30", state)
     assert fault_of(half) == "trainer_state.json is missing or cut"
@@ -112,6 +118,23 @@ def test_a_checkpoint_with_an_empty_or_damaged_file_does_not_count(tmp_path: Pat
     for damaged in (whole[:5], whole[: len(whole) // 2], whole[:-1], bytes(len(whole))):
         (folder / file).write_bytes(damaged)
         assert fault_of(folder) == f"{file} is damaged"
+
+
+@pytest.mark.parametrize(
+    "content", [[1], {}, {"weight_map": [1]}, {"weight_map": {"a": 1}}, {"weight_map": {"a": [1]}}]
+)
+def test_an_index_that_names_no_files_is_damaged(content: object, tmp_path: Path) -> None:
+    folder = write(tmp_path)
+    (folder / "model.safetensors.index.json").write_text(json.dumps(content))
+    assert fault_of(folder) == "model.safetensors.index.json is damaged"
+
+
+def test_a_packed_pickle_is_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write(tmp_path, files=ONE_PROCESS)
+    monkeypatch.setattr(zipfile.ZipFile, "read", lambda *_: pytest.fail("unpacks it"))
+    with zipfile.ZipFile(folder / "optimizer.pt", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("optimizer/data.pkl", bytes(10**6))
+    assert fault_of(folder) == "optimizer.pt is damaged"
 
 
 def test_a_damaged_pickle_is_known_by_its_checksum(tmp_path: Path) -> None:

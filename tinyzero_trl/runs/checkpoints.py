@@ -12,6 +12,8 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from tinyzero_trl.runs.files import is_finite_number
+
 TRAINER_STATE = "trainer_state.json"
 
 SEARCHED = ("auto", "newest")
@@ -65,9 +67,14 @@ def trainer_state(checkpoint: str | Path) -> dict[str, Any] | None:
     """The trainer state of a checkpoint, its last file; None where the checkpoint was not written to its end."""
     try:
         state = json.loads((Path(checkpoint) / TRAINER_STATE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
-    return state if isinstance(state, dict) and "global_step" in state else None
+    is_whole = isinstance(state, dict) and type(state.get("global_step")) is int and _is_epoch(state.get("epoch"))
+    return state if is_whole else None
+
+
+def _is_epoch(value: Any) -> bool:
+    return value is None or is_finite_number(value)
 
 
 def step_of(checkpoint: str | Path) -> int:
@@ -131,18 +138,35 @@ def _is_damaged(file: Path) -> bool:
         if file.suffix == ".safetensors":
             with safe_open(file, framework="np"):
                 pass  # it compares the file's length with what its header says
+        elif file.name.endswith(".safetensors.index.json"):
+            _shards(file)
         elif file.suffix == ".json":
             json.loads(file.read_text(encoding="utf-8"))
         elif file.suffix in (".pt", ".pth"):
             with zipfile.ZipFile(file) as archive:
-                for name in archive.namelist():
-                    if "/data/" not in name:  # those are the tensors
-                        archive.read(name)  # compares it with its checksum
+                for entry in archive.infolist():
+                    if entry.compress_type != zipfile.ZIP_STORED:  # PyTorch packs nothing, and 6 MB may unpack to 6 GB
+                        return True
+                    if "/data/" not in entry.filename:  # those are the tensors
+                        archive.read(entry)  # compares it with its checksum
     except PermissionError:
         raise
     except (SafetensorError, zipfile.BadZipFile, zlib.error, ValueError, EOFError, RuntimeError, OSError):
         return True  # RuntimeError and OSError, too, are what a flipped bit makes of a zip file's directory
     return False
+
+
+def _shards(index: Path) -> set[str]:
+    """The files of weights that an index names, each in the index's own folder.
+
+    Raises:
+        ValueError: the index is none.
+    """
+    content = json.loads(index.read_text(encoding="utf-8"))
+    shards = content.get("weight_map") if isinstance(content, dict) else None
+    if not isinstance(shards, dict) or not all(isinstance(shard, str) for shard in shards.values()):
+        raise ValueError(f"{index.name} names no files of weights")
+    return set(shards.values())
 
 
 def _missing(checkpoint: Path) -> Iterator[str]:
@@ -154,8 +178,7 @@ def _missing(checkpoint: Path) -> Iterator[str]:
     if not holds(*_WEIGHTS, _DEEPSPEED):
         yield "model.safetensors"
     for index in checkpoint.glob("*.safetensors.index.json"):
-        shards = set(json.loads(index.read_text(encoding="utf-8")).get("weight_map", {}).values())
-        yield from sorted(shard for shard in shards if not (checkpoint / shard).is_file())
+        yield from sorted(shard for shard in _shards(index) if not (checkpoint / shard).is_file())
     if not holds("optimizer*", "scheduler.pt", "rng_state*", _DEEPSPEED):
         return  # weights alone
     if not holds("optimizer*", _DEEPSPEED):  # FSDP writes optimizer.bin, or a folder optimizer_0
