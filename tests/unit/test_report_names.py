@@ -49,6 +49,10 @@ def test_a_script_that_the_font_lacks_becomes_a_letter():
     assert labels({"recipe": "数字窗口"}, {"recipe": "short"}) == ["A", "short"]
 
 
+def test_a_mark_that_turns_text_around_is_no_part_of_a_label():
+    assert can_be_drawn("full 34.9 %") and not can_be_drawn("full\u202e")
+
+
 def test_file_names_differ_where_labels_do_also_without_letter_case():
     slugs = file_slugs(["a b", "a-b", "A b", "c"])
     assert slugs == {"a b": "a-b", "a-b": "a-b-2", "A b": "A-b-3", "c": "c"}

@@ -128,9 +128,12 @@ def looks(labels: Sequence[str], baseline: str) -> dict[str, Look]:
 
 
 def can_be_drawn(text: str) -> bool:
-    """Whether the font of the pictures has a glyph for every character."""
+    """Whether the font of the pictures has a glyph for every character, and none of them steers others around it.
+
+    A mark for writing from right to left has a glyph, and would turn the figures of a sentence around.
+    """
     font = get_font(findfont(FontProperties(family=matplotlib.rcParams["font.family"])))
-    return all(font.get_char_index(ord(character)) for character in text)
+    return text.isprintable() and all(font.get_char_index(ord(character)) for character in text)
 
 
 class Percent(PercentFormatter):
