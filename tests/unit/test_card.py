@@ -99,6 +99,12 @@ def test_text_from_a_recipe_cannot_break_the_table_or_the_metadata(tmp_path: Pat
     assert set(metadata) <= {"library_name", "pipeline_tag", "tags", "base_model", "model-index"}
 
 
+def test_text_from_a_recipe_brings_no_picture_and_no_link(tmp_path: Path) -> None:
+    _, body = card(tmp_path / "run", recipe="![x](http://host/x.png) [y](http://host)")
+    assert "&#91;x](http" in body and "&#91;y](http" in body
+    assert "![x" not in body and "[y" not in body
+
+
 def test_the_accuracy_stands_in_the_model_index(tmp_path: Path) -> None:
     """So that the Hub shows it beside the model; several answers to a problem are told as what they are."""
     metadata, _ = card(tmp_path / "run")

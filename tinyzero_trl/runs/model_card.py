@@ -49,9 +49,9 @@ def render_card(run: Run) -> str:
 
 
 def _one_line(value: Any) -> str:
-    """Text from a recipe that neither Markdown's tables nor a browser take for anything else."""
+    """Text from a recipe that neither Markdown nor a browser take for anything else, such as a picture."""
     text = html.escape(" ".join(str(value).split()), quote=False)
-    return text.replace("|", "\\|").replace("`", "'")
+    return text.replace("|", "\\|").replace("`", "'").replace("[", "&#91;")
 
 
 def _facts(run: Run) -> list[tuple[str, Any]]:
