@@ -11,7 +11,12 @@ from tests.support.synthetic_runs import train
 from tinyzero_trl.runs.records import EXAMPLES, HELD_OUT_PROMPTS, TASK_OPTIONS, RunRecords, read_run
 from tinyzero_trl.runs.report import write_report
 from tinyzero_trl.runs.report.compare import compare
-from tinyzero_trl.runs.report.run_groups import EVALUATION_FIELDS, choose_baseline, load_run_groups
+from tinyzero_trl.runs.report.run_groups import (
+    EVALUATION_FIELDS,
+    choose_baseline,
+    evaluation_differences,
+    load_run_groups,
+)
 from tinyzero_trl.runs.report.samples import sample_cards
 from tinyzero_trl.tasks.reasoning_gym.options import CommonOptions
 from tinyzero_trl.tasks.registry import option_defaults
@@ -111,6 +116,14 @@ def test_an_option_of_a_users_own_task_that_changes_the_scores_alone_is_said(tmp
         RunRecords(run).write_environment(["cpu"], **{HELD_OUT_PROMPTS: "a", TASK_OPTIONS: ["strict"]})
     groups = load_run_groups(runs).groups
     assert [outcome.not_compared for outcome in compare(groups, groups[0])] == [(), ("strict True, not False",)]
+
+
+@pytest.mark.parametrize("noted", [3, "steps", [["steps"]], {"steps": 1}, None])
+def test_options_that_are_no_names_are_not_looked_at(noted, tmp_path):
+    run = train(tmp_path / "run")
+    (run / "environment.json").write_text(json.dumps({"task_options": noted}))
+    [group] = load_run_groups([run]).groups
+    assert evaluation_differences(group, group) == []
 
 
 def test_prompts_that_no_field_tells_apart_are_not_compared(tmp_path):

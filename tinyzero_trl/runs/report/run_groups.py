@@ -132,7 +132,8 @@ def evaluation_differences(group: RunGroup, baseline: RunGroup) -> list[str]:
     place, between the groups or between the seeds of one; where a field has been named already, they differ for that
     reason.
     """
-    options = [name for each in (group, baseline) for name in each.first.environment.get(TASK_OPTIONS) or ()]
+    noted = [each.first.environment.get(TASK_OPTIONS) for each in (group, baseline)]
+    options = [name for names in noted if isinstance(names, list) for name in names if isinstance(name, str)]
     asked = dict.fromkeys((*EVALUATION_FIELDS, *options))
     asked.pop("difficulty_label", None)  # by which figures are split
     recorded = [name for name in asked if name in group.config and name in baseline.config]
