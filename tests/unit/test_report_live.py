@@ -1,5 +1,6 @@
 """A page that follows runs: written anew when their records have changed, until all of them are finished."""
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -15,15 +16,17 @@ class Training:
 
     def __init__(self, *events) -> None:
         self.events, self.said, self.written = list(events), [], []
+        self.takes_s, self.waits_s = 0.0, 7.0  # a page takes so long, and is followed by such a wait
 
     def follow(self, runs: list[Path], out: Path, baseline: str | None = None) -> Path:
         def sleep(seconds: float) -> None:
-            assert seconds == 7
+            assert seconds == self.waits_s
             page = out / "index.html"
             self.written.append((page.stat().st_mtime_ns, page.read_text(encoding="utf-8")) if page.exists() else None)
             self.events.pop(0)()
 
-        return watch(runs, out, baseline=baseline, every_s=7, say=self.said.append, sleep=sleep)
+        clock = itertools.count(step=self.takes_s).__next__
+        return watch(runs, out, baseline=baseline, every_s=7, say=self.said.append, sleep=sleep, clock=clock)
 
 
 def test_a_page_follows_a_run_from_before_its_first_evaluation_to_its_end(tmp_path):
@@ -45,6 +48,14 @@ def test_a_page_follows_a_run_from_before_its_first_evaluation_to_its_end(tmp_pa
     last = page.read_text(encoding="utf-8")
     assert 'http-equiv="refresh"' not in last and "No run here is finished" not in last
     assert (run.path / "plots").exists(), "a finished lone run has its pictures in its own folder, as ever"
+
+
+def test_pages_that_take_long_come_less_often(tmp_path):
+    half = train(tmp_path / "half", steps=4, finished=False)
+    training = Training(lambda: RunRecords(half).write_summary({"seed": 0}))
+    training.takes_s, training.waits_s = 3.0, 12.0
+    training.follow([half], tmp_path / "out")
+    assert len(training.written) == 1
 
 
 def test_a_run_that_goes_on_is_drawn_beside_a_finished_one(tmp_path):

@@ -8,6 +8,8 @@ from tinyzero_trl.runs.records import EVAL, METRICS, SUMMARY, is_finished
 from tinyzero_trl.runs.report import write_loaded, write_report
 from tinyzero_trl.runs.report.run_groups import LoadedRuns, load_run_groups
 
+_REST = 4  # times what the last page took, so that pages take a fifth of a core at most
+
 
 def watch(
     runs: Sequence[Path],
@@ -17,19 +19,22 @@ def watch(
     every_s: int,
     say: Callable[[str], object],
     sleep: Callable[[float], object] = time.sleep,
+    clock: Callable[[], float] = time.monotonic,
 ) -> Path:
     """Write the report every `every_s` seconds until each run is finished; a browser loads the page again by itself.
 
-    Nothing is read or drawn while no record has changed, since the training needs the machine. Runs without an
+    The training needs the machine: nothing is read or drawn while no record has changed, and where a page takes long,
+    the next one waits longer. Runs without an
     evaluation are waited for.
 
     Args:
         runs: run directories.
         out: the folder of the report.
         baseline: as in `write_report`.
-        every_s: seconds between two looks at the records.
+        every_s: seconds between two looks at the records, at least.
         say: told each line for people.
         sleep: what waits.
+        clock: seconds.
 
     Returns:
         The path of `index.html`.
@@ -40,6 +45,7 @@ def watch(
     seen: tuple[object, ...] | None = None
     said = ""
     while not all(map(is_finished, runs)):
+        began = clock()
         if (now := _versions(runs)) != seen:
             seen = now
             loaded = load_run_groups(runs, keep_unfinished=True)
@@ -50,7 +56,7 @@ def watch(
             if line != said:
                 say(line)
                 said = line
-        sleep(every_s)
+        sleep(max(every_s, _REST * (clock() - began)))
     return write_report(runs, out, baseline=baseline)
 
 
