@@ -28,7 +28,7 @@ def test_a_stage_takes_as_long_as_on_the_slowest_rank(rank: int, monkeypatch: py
         return [*own, other] if rank == 0 else [other, *own]
 
     monkeypatch.setattr(group_stages, "gather_object", gather)
-    trainer: Any = SimpleNamespace(accelerator=SimpleNamespace(process_index=rank), num_generations=ROWS)
+    trainer: Any = SimpleNamespace(accelerator=SimpleNamespace(process_index=rank), num_generations=ROWS, args=None)
     scores: Any = SimpleNamespace(score_finished=lambda *_: None, reward=lambda row: 0.0)
     policy: Any = SimpleNamespace(config=SimpleNamespace(success_threshold=1.0), go_on=lambda states: [True] * 2)
     monkeypatch.setattr(group_stages.trl_internals, "as_completions", lambda *_: [])
@@ -49,7 +49,7 @@ def test_what_has_no_score_says_nothing_of_its_group(monkeypatch: pytest.MonkeyP
         asked.extend(states)
         return [False] * len(states)
 
-    trainer: Any = SimpleNamespace(accelerator=SimpleNamespace(process_index=0), num_generations=ROWS)
+    trainer: Any = SimpleNamespace(accelerator=SimpleNamespace(process_index=0), num_generations=ROWS, args=None)
     rewards = {1: None, 4: float("nan"), 5: 1.0, 9: 0.0}
     scores: Any = SimpleNamespace(score_finished=lambda *_: None, reward=rewards.get)
     policy: Any = SimpleNamespace(config=SimpleNamespace(success_threshold=1.0), go_on=go_on)
