@@ -161,8 +161,8 @@ def test_the_second_measurement(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @cache
-def per_group_rows() -> dict[str, list[str]]:
-    """The table of windows per group: later seeds of a run of the first grid lie in the second folder."""
+def per_group_figures() -> dict[str, dict[str, tuple[dict[str, float], float, float]]]:
+    """Accuracies, tokens and steps by run and seed; later seeds of a run of the first grid lie in the second folder."""
     measured: dict[str, dict[str, tuple[dict[str, float], float, float]]] = {}
     for name in ("full", "signal", "vanilla", "fixed-128", "group", "group-label"):
         for grid, again in ((GRID, ASKED_AGAIN), (GROUPS, GROUPS_ASKED_AGAIN)):
@@ -170,8 +170,14 @@ def per_group_rows() -> dict[str, list[str]]:
                 run = read_run(grid / name / file.parent.name)
                 figures = (paired_accuracy.accuracies(run.path, file), _tokens_of(run.path), _steps_of(run.path))
                 measured.setdefault(name, {})[run.path.name] = figures
-    rows, full = {}, measured["full"]
-    for name, runs in measured.items():
+    return measured
+
+
+@cache
+def per_group_rows() -> dict[str, list[str]]:
+    """The table of windows per group."""
+    rows, full = {}, per_group_figures()["full"]
+    for name, runs in per_group_figures().items():
         again, together = (fmean(each[0][measure] for each in runs.values()) for measure in ("again", "together"))
         rows[name] = [str(len(runs)), f"{again:.1f} %", f"{together:.1f} %", "", "", ""]
         if name != "full":
@@ -184,6 +190,23 @@ def per_group_rows() -> dict[str, list[str]]:
 
 def test_windows_per_group() -> None:
     assert _rows(RESULTS, "| run, second measurement") == per_group_rows()
+
+
+def test_what_is_said_of_windows_per_group_against_fixed_ones() -> None:
+    group, readme = per_group_figures()["group-label"], (ROOT / "README.md").read_text(encoding="utf-8")
+    for name, window in (("fixed-128", 128), ("vanilla", 256)):
+        fixed = per_group_figures()[name]
+        assert len(fixed) == len(fixed.keys() & group.keys()) == 10
+        ours, theirs = ([runs[seed] for seed in sorted(fixed)] for runs in (group, fixed))
+        tokens = paired_ratio(*([spent for _, spent, _ in runs] for runs in (theirs, ours)))
+        first, second, side = (ours, theirs, "below") if window == 128 else (theirs, ours, "above")
+        points = paired_difference(*([each["together"] for each, *_ in runs] for runs in (first, second)))
+        assert tokens is not None
+        if side == "above":
+            assert f"ends {_with_bounds(points, 1, unit=' points above `group`')} for {tokens.mean:.2f} x its" in readme
+        ends = f"ends {_with_bounds(points, 1, unit=f' points {side} it')[:-1]}, ten seeds)"
+        said = f"A fixed {window} uses {tokens.mean:.2f} x the tokens of `group` with the label, and {ends}"
+        assert said in " ".join(RESULTS.split()), said
 
 
 @cache
