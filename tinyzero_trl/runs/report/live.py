@@ -24,8 +24,7 @@ def watch(
     """Write the report every `every_s` seconds until each run is finished; a browser loads the page again by itself.
 
     The training needs the machine: nothing is read or drawn while no record has changed, and where a page takes long,
-    the next one waits longer. Runs without an
-    evaluation are waited for.
+    the next one waits longer. Runs without an evaluation are waited for.
 
     Args:
         runs: run directories.
