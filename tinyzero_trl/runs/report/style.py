@@ -25,6 +25,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
 from matplotlib.transforms import Bbox
 
+from tinyzero_trl.runs.files import replacing
+
 # name of the CSS variable: (light, dark)
 COLOURS = {
     "ink": ("#1d2733", "#e6ebf2"),
@@ -220,12 +222,12 @@ class Canvas:
             rows = math.ceil(len(legend) / columns)
             drawn = self.figure.legend(handles=lines, loc="outside upper left", ncols=columns)
             self.figure.set_figheight(_HEIGHT_INCHES + _LEGEND_ROW_INCHES * max(0, rows - _FREE_LEGEND_ROWS))
-        first, *others = [folder / f"{self.name}.png" for folder in folders]
-        for file in (first, *others):
-            file.unlink(missing_ok=True)  # in a run from elsewhere it may be a link to another place
-        self.figure.savefig(first, dpi=_PNG_DOTS_PER_INCH)
+        first, *others = (folder / f"{self.name}.png" for folder in folders)
+        with replacing(first) as draft:  # in a run from elsewhere the picture may be a link to another place
+            self.figure.savefig(draft, format="png", dpi=_PNG_DOTS_PER_INCH)
         for other in others:
-            shutil.copyfile(first, other)
+            with replacing(other) as draft:
+                shutil.copyfile(first, draft)
         if drawn is not None:
             drawn.remove()
             self.figure.set_figheight(_HEIGHT_INCHES)
