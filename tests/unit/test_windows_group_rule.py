@@ -1,16 +1,19 @@
 """The parts of the decision per group: what counts as gain, kinds of prompts, and optimal stopping."""
 
+import itertools
 import math
 import operator
 import random
 from types import SimpleNamespace
 from typing import cast
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tinyzero_trl.windows.fidelity import Gain, advantages, explained
+from tinyzero_trl.windows.group_states import group_states
 from tinyzero_trl.windows.kinds import KINDS, GroupRecord, PromptKinds, StageCount
 from tinyzero_trl.windows.step_cost import StepCost
 from tinyzero_trl.windows.stopping import Expected, Rule, Situation, StoppingProblem, best_price, mean_expected
@@ -66,6 +69,33 @@ LATE = ([0.0, 0.1, 0.8], [0.0, 0.0, 0.1])
 chance = st.floats(0, 0.5)
 kind = st.tuples(st.lists(chance, min_size=3, max_size=3), st.lists(chance, min_size=3, max_size=3))
 gains = st.builds(Gain, by_tokens=st.booleans(), scaled=st.booleans())
+
+
+@few
+@given(st.integers(1, 4), st.lists(st.tuples(st.floats(0, 0.5), st.floats(0, 0.5)), min_size=2, max_size=2), st.data())
+def test_steps_are_as_likely_as_the_outcomes_of_their_completions(
+    size: int, kinds: list[tuple[float, float]], data: st.DataObject
+) -> None:
+    """Against every sequence of outcomes of the unfinished completions."""
+    states = group_states(size)
+    success, failure = map(np.array, zip(*kinds, strict=True))
+    ways = states.chances_of_ways(success, failure, 1 - success - failure)
+    share = data.draw(st.floats(0, 1))
+    chances = states.chances_of_steps(np.tile([share, 1 - share], (len(states.won), 1)), ways)
+    figure = np.array(data.draw(st.lists(st.floats(-9, 9), min_size=len(states.won), max_size=len(states.won))))
+    after, further = states.mean_after(chances, figure), states.chances_of_further(success)
+    for place, (won, lost, unfinished) in enumerate(zip(states.won, states.lost, states.unfinished, strict=True)):
+        expected, successes = 0.0, np.zeros((size + 1, 2))
+        for outcomes in itertools.product((0, 1, 2), repeat=unfinished):
+            each = [
+                math.prod((a, b, 1 - a - b)[outcome] for outcome in outcomes)
+                for a, b in zip(success, failure, strict=True)
+            ]
+            more = outcomes.count(0)
+            expected += np.dot((share, 1 - share), each) * figure[states.index[won + more, lost + outcomes.count(1)]]
+            successes[more] += each
+        assert after[place] == pytest.approx(expected, abs=1e-9)
+        assert further[place] == pytest.approx(successes, abs=1e-9)
 
 
 @few
@@ -161,7 +191,8 @@ def test_a_price_is_solved_once_and_its_rule_decides(monkeypatch: pytest.MonkeyP
     situation = problem.situation(kinds.shares)
     price = best_price([situation], [1.0], 0.02)
     mean_expected([situation], [1.0], price)
-    assert problem.rule(kinds.shares, price) == solve(situation, price)
+    rule, anew = problem.rule(kinds.shares, price), solve(situation, price)
+    assert rule.expected == anew.expected and np.array_equal(rule.margins, anew.margins)
     assert len(solved) == len(set(solved)) > 1
 
 

@@ -19,12 +19,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
+
+from tinyzero_trl.windows.group_states import Floats
+
 KINDS = 8
 
 _KIND_SHRINKAGE = 0.5
 _LABEL_SHRINKAGE = 0.5
 _STAGE_SHRINKAGE = 0.1
 _FIRST_ITERATIONS, _FURTHER_ITERATIONS = 30, 4
+_LEAST_PART = 1e-9  # of a group that counts for a kind
+_LEAST_PROBABILITY = 1e-12  # in a logarithm
 
 
 class StageCount(NamedTuple):
@@ -99,11 +105,12 @@ class PromptKinds:
         """
         if not groups:
             return
+        seen = _Seen(groups, weights, self.stages)
         iterations = _FURTHER_ITERATIONS if self.is_fitted else _FIRST_ITERATIONS
         if not self.is_fitted:
-            self._maximise(groups, weights, _sorted_into_kinds(groups))
+            self._maximise(seen, _sorted_into_kinds(groups))
         for _ in range(iterations):
-            self._maximise(groups, weights, self._kinds_of(groups))
+            self._maximise(seen, self._kinds_of(seen))
         if also_afresh:
             other = PromptKinds(self.stages)
             other.fit(groups, weights)
@@ -112,9 +119,10 @@ class PromptKinds:
 
     def log_likelihood(self, groups: Sequence[GroupRecord], weights: Sequence[float]) -> float:
         """Of the groups under these kinds and the shares of their labels, without constants."""
-        return math.fsum(
-            weight * _log_of_sum(scores) for weight, scores in zip(weights, self._scores(groups), strict=True)
-        )
+        seen = _Seen(groups, weights, self.stages)
+        scores = self._scores(seen)
+        highest = scores.max(axis=1)
+        return float((seen.weights * (highest + np.log(np.exp(scores - highest[:, None]).sum(axis=1)))).sum())
 
     def prior(self, label: str) -> list[float]:
         """Probability of each kind for a prompt of this label; of a label never seen, that of all prompts."""
@@ -133,7 +141,10 @@ class PromptKinds:
             _log(share) + power * _log_likelihood(seen, success, failure)
             for share, success, failure in zip(prior, self.success, self.failure, strict=True)
         ]
-        return _normalised_exp(scores)
+        highest = max(scores)
+        chances = [math.exp(score - highest) for score in scores]
+        total = math.fsum(chances)
+        return [chance / total for chance in chances]
 
     def remaining_tokens(self, ends: Sequence[int]) -> list[list[float]]:
         """Expected tokens beyond each stage end, (K, S), of a completion that is unfinished there."""
@@ -161,80 +172,74 @@ class PromptKinds:
         self.shares = list(state["shares"])
         self.label_shares = {label: list(shares) for label, shares in state["label_shares"].items()}
 
-    def _kinds_of(self, groups: Sequence[GroupRecord]) -> list[list[float]]:
-        """The expectation step: probability of each kind for each group."""
-        return [_normalised_exp(scores) for scores in self._scores(groups)]
+    def _kinds_of(self, seen: "_Seen") -> Floats:
+        """The expectation step: probability of each kind for each group, (M, K)."""
+        scores = self._scores(seen)
+        shares = np.exp(scores - scores.max(axis=1, keepdims=True))
+        return shares / shares.sum(axis=1, keepdims=True)
 
-    def _scores(self, groups: Sequence[GroupRecord]) -> list[list[float]]:
-        """Logarithm of the joint probability of each kind and what was seen, for each group."""
-        log_success, log_failure, log_on = self._logarithms()
-        log_prior = {label: [_log(share) for share in self.prior(label)] for label in _labels(groups)}
-        result = []
-        for group in groups:
-            events = [(stage, *count) for stage, count in enumerate(group.stages)]
-            scores = list(log_prior[group.label])
-            for kind, (won, lost, on) in enumerate(zip(log_success, log_failure, log_on, strict=True)):
-                scores[kind] += sum(s * won[k] + f * lost[k] + u * on[k] for k, s, f, u in events)
-            result.append(scores)
-        return result
+    def _scores(self, seen: "_Seen") -> Floats:
+        """Logarithm of the joint probability of each kind and what was seen, (M, K)."""
+        success, failure = np.array(self.success), np.array(self.failure)
+        log_chances = _logs(np.stack((success, failure, 1 - success - failure), axis=-1))
+        log_priors = _logs(np.array([self.prior(label) for label in seen.labels]))
+        return log_priors[seen.label] + np.einsum("mso,kso->mk", seen.counts, log_chances)
 
-    def _logarithms(self) -> tuple[list[list[float]], list[list[float]], list[list[float]]]:
-        on = [[1 - a - b for a, b in zip(*rows, strict=True)] for rows in zip(self.success, self.failure, strict=True)]
-        return _logs(self.success), _logs(self.failure), _logs(on)
-
-    def _maximise(
-        self,
-        groups: Sequence[GroupRecord],
-        weights: Sequence[float],
-        kinds: Sequence[Sequence[float]],
-    ) -> None:
+    def _maximise(self, seen: "_Seen", kinds: Floats) -> None:
         """The maximisation step, shrunk toward all completions and all labels."""
-        won, lost, at_risk = ([[0.0] * self.stages for _ in range(KINDS)] for _ in range(3))
-        by_label = {label: [0.0] * KINDS for label in _labels(groups)}
-        for group, weight, shares in zip(groups, weights, kinds, strict=True):
-            counts = by_label[group.label]
-            for kind, share in enumerate(shares):
-                part = weight * share
-                counts[kind] += part
-                if part < 1e-9:
-                    continue
-                for stage, (successes, failures, unfinished) in enumerate(group.stages):
-                    won[kind][stage] += part * successes
-                    lost[kind][stage] += part * failures
-                    at_risk[kind][stage] += part * (successes + failures + unfinished)
-        total = sum(map(sum, at_risk))
-        of_all = [sum(map(sum, ends)) / total for ends in (won, lost)]
-        self.success = [self._shrunk(*rows, of_all[0]) for rows in zip(won, at_risk, strict=True)]
-        self.failure = [self._shrunk(*rows, of_all[1]) for rows in zip(lost, at_risk, strict=True)]
-        totals = [sum(counts[kind] for counts in by_label.values()) for kind in range(KINDS)]
-        self.shares = _proportions([total + 1 / KINDS for total in totals])
-        self.label_shares = {
-            label: _proportions(
-                [count + _LABEL_SHRINKAGE * share for count, share in zip(counts, self.shares, strict=True)]
-            )
-            for label, counts in by_label.items()
-        }
-
-    def _shrunk(self, events: Sequence[float], at_risk: Sequence[float], pooled: float) -> list[float]:
-        """Probabilities by stage of one kind, shrunk to those of its other stages, and these to those of all kinds."""
-        anywhere = (sum(events) + _KIND_SHRINKAGE * pooled) / (sum(at_risk) + _KIND_SHRINKAGE)
-        return [
-            (count + _STAGE_SHRINKAGE * anywhere) / (risk + _STAGE_SHRINKAGE)
-            for count, risk in zip(events, at_risk, strict=True)
-        ]
+        parts = seen.weights[:, None] * kinds
+        counts = np.einsum("mk,mso->oks", np.where(parts < _LEAST_PART, 0.0, parts), seen.counts)
+        at_risk = counts.sum(axis=0)
+        self.success, self.failure = (_shrunk(events, at_risk).tolist() for events in counts[:2])
+        by_label = np.zeros((len(seen.labels), KINDS))
+        np.add.at(by_label, seen.label, parts)
+        shares = by_label.sum(axis=0) + 1 / KINDS
+        shares /= shares.sum()
+        by_label += _LABEL_SHRINKAGE * shares
+        by_label /= by_label.sum(axis=1, keepdims=True)
+        self.shares = shares.tolist()
+        self.label_shares = dict(zip(seen.labels, by_label.tolist(), strict=True))
 
 
-def _sorted_into_kinds(groups: Sequence[GroupRecord]) -> list[list[float]]:
-    """Where the estimation starts: equal shares of the groups, in the order of their success, then of their length."""
+class _Seen:
+    """M groups as arrays.
+
+    Attributes:
+        counts: (M, S, 3), as `StageCount`; 0 where a group was not followed.
+        weights: (M,).
+        labels: the names of labels.
+        label: the place of each group's label among them, (M,).
+    """
+
+    def __init__(self, groups: Sequence[GroupRecord], weights: Sequence[float], stages: int) -> None:
+        self.counts = np.zeros((len(groups), stages, 3))
+        for place, group in enumerate(groups):
+            self.counts[place, : len(group.stages)] = group.stages
+        self.weights = np.array(weights)
+        self.labels = sorted({group.label for group in groups})
+        places = {label: place for place, label in enumerate(self.labels)}
+        self.label = np.array([places[group.label] for group in groups])
+
+
+def _shrunk(events: Floats, at_risk: Floats) -> Floats:
+    """Probabilities, (K, S), shrunk to those of the kind's other stages, and these to those of all kinds."""
+    pooled = events.sum() / at_risk.sum()
+    risk_of_kind = at_risk.sum(axis=1, keepdims=True) + _KIND_SHRINKAGE
+    anywhere = (events.sum(axis=1, keepdims=True) + _KIND_SHRINKAGE * pooled) / risk_of_kind
+    return (events + _STAGE_SHRINKAGE * anywhere) / (at_risk + _STAGE_SHRINKAGE)
+
+
+def _sorted_into_kinds(groups: Sequence[GroupRecord]) -> Floats:
+    """Where the estimation starts, (M, K): equal shares of the groups, by their success, then by their length."""
 
     def rank(group: GroupRecord) -> tuple[float, float]:
         successes = sum(stage.successes for stage in group.stages)
         return successes / group.size, -sum(stage.unfinished for stage in group.stages) / group.size
 
     order = sorted(range(len(groups)), key=lambda place: (*rank(groups[place]), groups[place].state()))
-    kinds = [[0.0] * KINDS for _ in groups]
+    kinds = np.zeros((len(groups), KINDS))
     for position, place in enumerate(order):
-        kinds[place][position * KINDS // len(order)] = 1.0
+        kinds[place, position * KINDS // len(order)] = 1.0
     return kinds
 
 
@@ -245,27 +250,8 @@ def _log_likelihood(seen: Sequence[StageCount], success: Sequence[float], failur
 
 
 def _log(value: float) -> float:
-    return math.log(max(value, 1e-12))
+    return math.log(max(value, _LEAST_PROBABILITY))
 
 
-def _logs(rows: Iterable[Iterable[float]]) -> list[list[float]]:
-    return [[_log(value) for value in row] for row in rows]
-
-
-def _log_of_sum(scores: Sequence[float]) -> float:
-    highest = max(scores)
-    return highest + math.log(math.fsum(math.exp(score - highest) for score in scores))
-
-
-def _normalised_exp(scores: Sequence[float]) -> list[float]:
-    highest = max(scores)
-    return _proportions([math.exp(score - highest) for score in scores])
-
-
-def _proportions(values: Sequence[float]) -> list[float]:
-    total = math.fsum(values)
-    return [value / total for value in values]
-
-
-def _labels(groups: Iterable[GroupRecord]) -> list[str]:
-    return sorted({group.label for group in groups})
+def _logs(values: Floats) -> Floats:
+    return np.log(np.maximum(values, _LEAST_PROBABILITY))

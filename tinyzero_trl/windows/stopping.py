@@ -16,21 +16,20 @@ one stops.
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from math import comb
-from operator import itemgetter, mul
+from operator import mul
 from typing import NamedTuple
 
+import numpy as np
+
 from tinyzero_trl.windows.fidelity import Gain, explained
+from tinyzero_trl.windows.group_states import Floats, group_states, powers
 from tinyzero_trl.windows.kinds import PromptKinds
 
 _MOST_PRICES, _FIRST_STRIDE, _PRECISION = 16, 1.25, 0.02
 _TIE = 1e-9
-
-_Weights = tuple[tuple[float, ...], tuple[float, ...], tuple[float, ...]]
-_Select = Callable[[Sequence[float]], Sequence[float]]
 
 
 class Expected(NamedTuple):
@@ -42,36 +41,26 @@ class Expected(NamedTuple):
     successes_lost: float  # of completions that the rule cuts
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Rule:
-    """What going on is worth, by stage and state, and what is to be expected of a group from its start."""
+    """What going on is worth, by stage end and state, and what is to be expected of a group from its start."""
 
     size: int
-    margins: tuple[tuple[float, ...], ...]
-    late: tuple[tuple[float, ...], ...]
+    margins: Floats  # (S, N); nobody asks at the last of the S stage ends
+    late: Floats  # (S, N)
     expected: Expected
 
     def margin(self, stage: int, successes: int, failures: int) -> float:
         """What a group gains by going on at the end of stage 0, 1, and so on, its tokens paid; negative if it loses."""
-        return self.margins[stage][_index(self.size)[successes, failures]]
+        return float(self.margins[stage, group_states(self.size).index[successes, failures]])
 
     def successes_to_come(self, stage: int, successes: int, failures: int) -> float:
         """Successes that a group would lose if it stopped at the end of stage 0, 1, and so on."""
-        return self.late[stage][_index(self.size)[successes, failures]]
+        return float(self.late[stage, group_states(self.size).index[successes, failures]])
 
     def goes_on(self, stage: int, successes: int, failures: int) -> bool:
         """Whether a group goes on at the end of stage 0, 1, and so on."""
         return successes + failures < self.size and self.margin(stage, successes, failures) >= -_TIE
-
-
-@dataclass(frozen=True)
-class _Position:
-    """One stage end, or the start: figures of every state there."""
-
-    stopped: list[float]  # explained if the group stops
-    late: list[float]  # successes to come of the unfinished completions
-    tokens: list[float]  # expected in the next stage
-    chances: list[list[float]]  # of every way in which the next stage may end
 
 
 class StoppingProblem:
@@ -85,70 +74,74 @@ class StoppingProblem:
     """
 
     def __init__(self, kinds: PromptKinds, ends: Sequence[int], size: int, gain: Gain) -> None:
-        self.size, self.positions = size, len(ends) + 1
-        rows = list(zip(kinds.success, kinds.failure, strict=True))
-        widths = [end - start for start, end in zip((0, *ends), ends, strict=False)]
+        self.size = size
+        self._states = states = group_states(size)
+        success, failure = np.array(kinds.success).T, np.array(kinds.failure).T  # (S, K)
+        on = np.maximum(0.0, 1 - success - failure)
+        bounds = np.array((0, *ends), dtype=float)[:, None]
+        widths = np.diff(bounds, axis=0)
         # A completion that ends in a stage ends in its middle, on average.
-        self._tokens = [[width * (1 - (a[k] + b[k]) / 2) for a, b in rows] for k, width in enumerate(widths)]
-        self._by_end = [list(ends_of_kind) for ends_of_kind in zip(*(_cumulative(a, b) for a, b in rows), strict=True)]
-        self._late = [
-            [_late(kind, last) for kind, last in zip(now, self._by_end[-1], strict=True)] for now in self._by_end
-        ]
-        self._ways = [  # [stage][unfinished][way][kind]
-            [_by_kind(_multinomial(u, a[k], b[k]) for a, b in rows) for u in range(size + 1)] for k in range(len(ends))
-        ]
-        self._explained = [  # [state][of successes, failures, completions that are cut][further successes]
-            _by_kind(explained(s, f, further, size, gain) for further in range(size - s - f + 1))
-            for s, f in _states(size)
-        ]
-        self._weights = _weights(rows, ends) if gain.by_tokens else [((1.0,) * len(rows),) * 3] * self.positions
+        self._tokens = widths * (1 - (success + failure) / 2)
+        self._ways = states.chances_of_ways(success, failure, on)
+        # At the start and at each stage end, (S + 1, K):
+        unfinished = _from_start(np.cumprod(on, axis=0), 1.0)
+        ending = unfinished[:-1] * success, unfinished[:-1] * failure
+        won, lost = (_from_start(np.cumsum(each, axis=0), 0.0) for each in ending)
+        self._by_end = won, lost, unfinished
+        self._late = np.minimum(1.0, _ratio(won[-1] - won, unfinished))
+        self._further = states.chances_of_further(self._late)
+        self._weights = np.ones((*won.shape, 3))
+        if gain.by_tokens:  # mean tokens of the completions that have succeeded, that have failed, and that are cut
+            tokens = (_from_start(np.cumsum(each * (bounds[:-1] + widths / 2), axis=0), 0.0) for each in ending)
+            means = map(_ratio, tokens, (won, lost))
+            self._weights = np.stack((*means, np.broadcast_to(bounds, won.shape)), axis=-1)
+        self._explained = _explained_by_further(size, gain)
         self._situations: dict[tuple[float, ...], Situation] = {}
 
     def situation(self, prior: Sequence[float]) -> "Situation":
         """The problem for a prompt of which the probability of each kind, (K,), is known; worked out once for each."""
         known = tuple(prior)
         if known not in self._situations:
-            positions = [self._position(place, known) for place in range(self.positions)]
-            self._situations[known] = Situation(self.size, positions)
+            self._situations[known] = self._situation(np.array(known))
         return self._situations[known]
 
     def rule(self, prior: Sequence[float], price: float) -> Rule:
         """The best rule for such a prompt at `price`, see `Situation.solve`."""
         return self.situation(prior).solve(price)
 
-    def _position(self, place: int, prior: Sequence[float]) -> _Position:
-        is_last = place == self.positions - 1
-        late = self._late[place]
-        futures = [_by_kind(_binomial(u, chance) for chance in late) for u in range(self.size + 1)]
-        position = _Position([], [], [], [])
-        for state, (successes, failures) in enumerate(_states(self.size)):
-            unfinished = self.size - successes - failures
-            kinds = self._posterior(prior, place, successes, failures, unfinished)
-            further = [sum(map(mul, kinds, future)) for future in futures[unfinished]]
-            weights = [sum(map(mul, kinds, weight)) for weight in self._weights[place]]
-            terms = [sum(map(mul, further, term)) for term in self._explained[state]]
-            position.stopped.append(sum(map(mul, weights, terms)))
-            position.late.append(unfinished * sum(map(mul, kinds, late)))
-            if not is_last:
-                position.tokens.append(unfinished * sum(map(mul, kinds, self._tokens[place])))
-                position.chances.append([sum(map(mul, kinds, way)) for way in self._ways[place][unfinished]])
-        return position
+    def _situation(self, prior: Floats) -> "Situation":
+        states, kinds = self._states, self._posterior(prior)
+        further = np.einsum("enk,enxk->enx", kinds, self._further)
+        terms = np.einsum("enx,nxo->eno", further, self._explained)
+        return Situation(
+            self.size,
+            stopped=np.einsum("eno,enk,eko->en", terms, kinds, self._weights, optimize=True),
+            late=states.unfinished * np.einsum("enk,ek->en", kinds, self._late),
+            tokens=states.unfinished * np.einsum("enk,ek->en", kinds[:-1], self._tokens),
+            chances=[states.chances_of_steps(*each) for each in zip(kinds[:-1], self._ways, strict=True)],
+        )
 
-    def _posterior(self, prior: Sequence[float], place: int, won: int, lost: int, unfinished: int) -> list[float]:
-        weights = [
-            share * a**won * b**lost * on**unfinished
-            for share, (a, b, on) in zip(prior, self._by_end[place], strict=True)
-        ]
-        total = sum(weights)
-        return [weight / total for weight in weights] if total > 0 else list(prior)
+    def _posterior(self, prior: Floats) -> Floats:
+        """Probability of each kind at each stage end and in each state, (S + 1, N, K)."""
+        states, (won, lost, on) = self._states, self._by_end
+        weights = prior * powers(won, states.won) * powers(lost, states.lost) * powers(on, states.unfinished)
+        totals = weights.sum(axis=-1, keepdims=True)
+        return np.where(totals > 0, _ratio(weights, totals), prior)
 
 
 class Situation:
-    """A stopping problem with what is known of the prompt; `solve` finds the best rule for a price, once for each."""
+    """A stopping problem with what is known of the prompt; `solve` finds the best rule for a price, once for each.
 
-    def __init__(self, size: int, positions: Sequence[_Position]) -> None:
-        self._size, self._positions = size, positions
-        self._late = tuple(tuple(position.late) for position in positions[1:-1])
+    Args:
+        size: completions of a group.
+        stopped: explained if a group stops, at the start and at each stage end and in each state, (S + 1, N).
+        late: successes to come of its unfinished completions, (S + 1, N).
+        tokens: expected in the next stage, (S, N).
+        chances: of each step of the next stage, (T,), S times.
+    """
+
+    def __init__(self, size: int, *, stopped: Floats, late: Floats, tokens: Floats, chances: Sequence[Floats]) -> None:
+        self._size, self._stopped, self._late, self._tokens, self._chances = size, stopped, late, tokens, chances
         self._rules: dict[float, Rule] = {}
 
     def solve(self, price: float) -> Rule:
@@ -158,24 +151,19 @@ class Situation:
         return self._rules[price]
 
     def _solved(self, price: float) -> Rule:
-        last = self._positions[-1]
-        gain, tokens, lost = last.stopped, [0.0] * len(last.stopped), last.late
-        margins: list[tuple[float, ...]] = []
-        for place in range(len(self._positions) - 2, -1, -1):
-            here, columns, margin = self._positions[place], [], []
-            for state, (chances, after) in enumerate(zip(here.chances, _followers(self._size), strict=True)):
-                further_gain = sum(map(mul, chances, after(gain)))
-                further_tokens = sum(map(mul, chances, after(tokens))) + here.tokens[state]
-                margin.append(further_gain - price * further_tokens - here.stopped[state])
-                if place == 0 or (len(chances) > 1 and margin[-1] >= -_TIE):
-                    columns.append((further_gain, further_tokens, sum(map(mul, chances, after(lost)))))
-                else:
-                    columns.append((here.stopped[state], 0.0, here.late[state]))
-            gain, tokens, lost = (list(column) for column in zip(*columns, strict=True))
-            margins.append(tuple(margin))
-        start = _index(self._size)[0, 0]
-        expected = Expected(gain[start], tokens[start], self._positions[0].late[start], lost[start])
-        return Rule(self._size, tuple(reversed(margins[:-1])), self._late, expected)
+        states = group_states(self._size)
+        if_stopped = np.stack((self._stopped, np.zeros_like(self._stopped), self._late), axis=1)  # (S + 1, 3, N)
+        margins = np.zeros_like(self._late)
+        best = if_stopped[-1]  # explained, tokens to come, and successes lost, of each state
+        for place in reversed(range(len(self._chances))):
+            going_on = np.stack([states.mean_after(self._chances[place], figure) for figure in best])
+            going_on[1] += self._tokens[place]
+            margins[place] = going_on[0] - price * going_on[1] - self._stopped[place]
+            goes_on = (margins[place] >= -_TIE) & (states.unfinished > 0) | (place == 0)
+            best = np.where(goes_on, going_on, if_stopped[place])
+        explained_in_all, tokens, successes_lost = best[:, 0].tolist()
+        expected = Expected(explained_in_all, tokens, float(self._late[0, 0]), successes_lost)
+        return Rule(self._size, margins[1:], self._late[1:], expected)
 
 
 def mean_expected(situations: Sequence[Situation], shares: Sequence[float], price: float) -> Expected:
@@ -221,77 +209,21 @@ def best_price(
 
 
 @lru_cache
-def _states(size: int) -> tuple[tuple[int, int], ...]:
-    """Every (successes, failures) of a group."""
-    return tuple((won, lost) for won in range(size + 1) for lost in range(size + 1 - won))
+def _explained_by_further(size: int, gain: Gain) -> Floats:
+    """`explained` of every state by further successes, (N, G + 1, 3); 0 where so many cannot follow."""
+    states = group_states(size)
+    terms = np.zeros((len(states.won), size + 1, 3))
+    for state, (won, lost) in enumerate(zip(states.won.tolist(), states.lost.tolist(), strict=True)):
+        for further in range(size - won - lost + 1):
+            terms[state, further] = explained(won, lost, further, size, gain)
+    return terms
 
 
-@lru_cache
-def _index(size: int) -> dict[tuple[int, int], int]:
-    return {state: place for place, state in enumerate(_states(size))}
+def _from_start(by_stage: Floats, start: float) -> Floats:
+    """Figures by stage end, (S, K), with those at the start before them, (S + 1, K)."""
+    return np.vstack((np.full_like(by_stage[:1], start), by_stage))
 
 
-@lru_cache
-def _followers(size: int) -> tuple[_Select, ...]:
-    """For every state what takes, from a column, those to which a stage may lead, as `_states(unfinished)` are."""
-    index = _index(size)
-    followers = (
-        [index[won + more_won, lost + more_lost] for more_won, more_lost in _states(size - won - lost)]
-        for won, lost in _states(size)
-    )
-    return tuple(
-        itemgetter(*after) if len(after) > 1 else itemgetter(slice(after[0], after[0] + 1)) for after in followers
-    )
-
-
-def _multinomial(count: int, success: float, failure: float) -> list[float]:
-    """Probability of each of `_states(count)` after a stage that `count` unfinished completions begin."""
-    on = max(0.0, 1 - success - failure)
-    return [
-        comb(count, won) * comb(count - won, lost) * success**won * failure**lost * on ** (count - won - lost)
-        for won, lost in _states(count)
-    ]
-
-
-def _binomial(count: int, chance: float) -> list[float]:
-    return [comb(count, won) * chance**won * (1 - chance) ** (count - won) for won in range(count + 1)]
-
-
-def _by_kind(rows: Iterable[Sequence[float]]) -> list[tuple[float, ...]]:
-    """Rows by kind become rows of one probability for each kind."""
-    return list(zip(*rows, strict=True))
-
-
-def _cumulative(success: Sequence[float], failure: Sequence[float]) -> list[tuple[float, float, float]]:
-    """Probability of having succeeded, failed, or not ended by each stage end, the start included."""
-    won, lost, on = 0.0, 0.0, 1.0
-    result = [(won, lost, on)]
-    for a, b in zip(success, failure, strict=True):
-        won, lost, on = won + on * a, lost + on * b, max(0.0, on * (1 - a - b))
-        result.append((won, lost, on))
-    return result
-
-
-def _late(now: tuple[float, float, float], last: tuple[float, float, float]) -> float:
-    """Probability that a completion, unfinished now, succeeds by the last stage end."""
-    return min(1.0, (last[0] - now[0]) / now[2]) if now[2] > 0 else 0.0
-
-
-def _weights(rows: Sequence[tuple[list[float], list[float]]], ends: Sequence[int]) -> list[_Weights]:
-    """Mean tokens of the completions that have succeeded, that have failed, and that are cut, by stage end and kind."""
-    positions: list[_Weights] = [((0.0,) * len(rows),) * 3]
-    by_kind = []
-    for chances in rows:
-        on, counts, sums, of_kind = 1.0, [0.0, 0.0], [0.0, 0.0], []
-        for place, (start, end) in enumerate(zip((0, *ends), ends, strict=False)):
-            for outcome, chance in enumerate(each[place] for each in chances):
-                counts[outcome] += on * chance
-                sums[outcome] += on * chance * (start + end) / 2
-            on *= max(0.0, 1 - chances[0][place] - chances[1][place])
-            means = [total / count if count > 0 else 0.0 for total, count in zip(sums, counts, strict=True)]
-            of_kind.append((*means, float(end)))
-        by_kind.append(of_kind)
-    for at_end in zip(*by_kind, strict=True):
-        of_success, of_failure, of_cut = zip(*at_end, strict=True)
-        positions.append((of_success, of_failure, of_cut))
-    return positions
+def _ratio(above: Floats, below: Floats) -> Floats:
+    """The quotient; 0 where it is not defined."""
+    return np.divide(above, below, out=np.zeros(np.broadcast_shapes(above.shape, below.shape)), where=below > 0)
