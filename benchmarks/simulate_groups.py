@@ -38,6 +38,8 @@ class Settings:
     gain: str = "sequences"
     first_stage: int = 32
     stage_growth: float = 1.5
+    explore_share: float = 0.05
+    scenario: str = ""  # only that one; all if empty
 
 
 def config_of(scenario: Scenario, settings: Settings, seed: int) -> WindowConfig:
@@ -51,6 +53,7 @@ def config_of(scenario: Scenario, settings: Settings, seed: int) -> WindowConfig
         scale_rewards="group",
         first_stage=settings.first_stage,
         stage_growth=settings.stage_growth,
+        explore_share=settings.explore_share,
     )
 
 
@@ -196,9 +199,11 @@ def _spent_by_window(groups: Rollout) -> NDArray[np.float64]:
 
 
 def run(settings: Settings, scenarios: tuple[Scenario, ...] = SCENARIOS) -> list[dict[str, Any]]:
-    """Every scenario: means over seeds, and the worst seed of what has a target."""
+    """Every scenario, or the one that is asked for: means over seeds, and the worst seed of what has a target."""
     results = []
     for scenario in scenarios:
+        if settings.scenario not in ("", scenario.name):
+            continue
         runs = [simulate(scenario, settings, seed) for seed in range(settings.seeds)]
         mean = {name: fmean(each[name] for each in runs) for name in runs[0]}
         worst = {

@@ -538,12 +538,50 @@ def test_the_comparison_of_countdown_scorers() -> None:
     assert sum(listed) == found["expressions"] - right - wrong
 
 
+def _simulated(name: str) -> dict[str, dict[str, float]]:
+    """Figures of a simulation of `group`, by scenario."""
+    text = (ROOT / "results" / "group_simulator" / name).read_text(encoding="utf-8")
+    return {each["scenario"]: each for each in json.loads(text)["results"]}
+
+
+def test_what_is_said_of_simulated_groups() -> None:
+    page = (ROOT / "docs" / "windows.md").read_text(encoding="utf-8")
+    simulated = _simulated("simulation.json")
+    goals = {"tokens_over_oracle_worst": 1.15, "points_lost_worst": 1.0, "tokens_over_fixed_worst": 1.0}
+    missed = {
+        scenario
+        for scenario, figures in simulated.items()
+        if any(round(figures[name], 2) > goal for name, goal in goals.items())
+    }
+    assert (len(simulated), len(missed)) == (11, 5), "six of the eleven scenarios reach them with every seed"
+    early = {"many lengths, failing early", "many lengths, failing early, recurring"}
+    assert missed == early | {"short successes, half hopeless, label", "hopeless, then late", "mostly easy"}
+    assert max(simulated[scenario]["points_lost_worst"] for scenario in early) == pytest.approx(1.4, abs=0.05)
+    with_label, easy = simulated["short successes, half hopeless, label"], simulated["mostly easy"]
+    assert f"uses {with_label['tokens_over_oracle']:.2f} x the tokens of the oracle" in page
+    assert f"loses {simulated['hopeless, then late']['points_lost']:.1f} points" in page
+    assert f"loses up to {easy['points_lost_worst']:.1f} points" in page
+    assert f"takes {easy['tokens_over_fixed']:.2f} x the tokens of a fixed window" in page
+    others = [figures["tokens_over_fixed"] for scenario, figures in simulated.items() if scenario != "mostly easy"]
+    assert f"uses {min(others):.2f} to {max(others):.2f} x the tokens of the best fixed window" in page
+
+
+def test_what_exploring_more_brings() -> None:
+    page = (ROOT / "docs" / "windows.md").read_text(encoding="utf-8")
+    files = {"0.05 (default)": "simulation.json", "0.1": "explore_0.1.json", "0.2": "explore_0.2.json"}
+    rows = _rows(page, "| explore share | tokens")
+    assert [*rows] == [*files]
+    for share, file in files.items():
+        late = _simulated(file)["hopeless, then late"]
+        lost = f"{late['points_lost']:.1f} ({late['points_lost_worst']:.1f})"
+        assert rows[share] == [f"{late['tokens_over_full']:.2f}", lost]
+
+
 def test_what_more_or_fewer_stages_cost() -> None:
     page = (ROOT / "docs" / "windows.md").read_text(encoding="utf-8")
 
     def tokens(name: str) -> list[float]:
-        simulated = json.loads((ROOT / "results" / "group_simulator" / name).read_text(encoding="utf-8"))
-        return [each["tokens_over_full"] for each in simulated["results"]]
+        return [each["tokens_over_full"] for each in _simulated(name).values()]
 
     base, rows = tokens("simulation.json"), _rows(page, "| growth | tokens")
     for growth, cells in rows.items():
@@ -551,3 +589,5 @@ def test_what_more_or_fewer_stages_cost() -> None:
         assert len(ratios) == 11
         assert cells == [f"{fmean(ratios):.2f} x", f"{min(ratios):.2f} to {max(ratios):.2f}"]
     assert [*rows] == ["1.25", "2", "3"]
+    saved = 100 * (1 - float(rows["1.25"][0].removesuffix(" x")))
+    assert f"twice as many stages save only {saved:.0f} %" in page
