@@ -1,7 +1,7 @@
 """What stands in for `model.generate` while somebody else, such as TRL, calls it."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from torch import Tensor
@@ -14,10 +14,9 @@ _GENERATE = GenerationMixin.generate
 _COMPACTING_ARGUMENTS = {"input_ids", "attention_mask", "generation_config"}
 
 
-@contextmanager
 def compacting_batches(
     model: Any, row_ends: StoppingCriteria | None = None, run: Callable[[Generation, int], Tensor] | None = None
-) -> Iterator[None]:
+) -> AbstractContextManager[None]:
     """Within it, `model.generate` lets finished rows leave, for every call to which that makes no other difference.
 
     Not where several ranks must run their forward passes in step, and not where somebody has given the model a
@@ -34,8 +33,7 @@ def compacting_batches(
                 kwargs["stopping_criteria"] = StoppingCriteriaList([row_ends])
             return inherited(*args, **kwargs)
 
-    with replaced(model, "generate", generate):
-        yield
+    return replaced(model, "generate", generate)
 
 
 def has_own_generate(model: Any) -> bool:
@@ -49,30 +47,23 @@ def must_run_in_step(model: Any) -> bool:
     return bool(is_deepspeed_zero3_enabled() or is_fsdp_managed_module(model))
 
 
-@contextmanager
-def own_settings_aside(model: Any) -> Iterator[None]:
+def own_settings_aside(model: Any) -> AbstractContextManager[None]:
     """Within it, the model has no generation settings of its own, from which `generate` fills what is left open."""
-    inner = _inner(model)
-    own_settings = inner.generation_config
-    inner.generation_config = GenerationConfig()
-    try:
-        yield
-    finally:
-        inner.generation_config = own_settings
+    return replaced(_inner(model), "generation_config", GenerationConfig())
 
 
 @contextmanager
-def replaced(owner: Any, method: str, function: Callable[..., Any]) -> Iterator[None]:
-    """Within it, a method of one object is another function."""
-    of_instance = vars(owner).get(method)
-    setattr(owner, method, function)
+def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+    """Within it, an attribute of one object, or a method of it alone, is another."""
+    is_own, before = name in vars(owner), getattr(owner, name)
+    setattr(owner, name, value)
     try:
         yield
     finally:
-        if of_instance is None:
-            delattr(owner, method)
-        else:
-            setattr(owner, method, of_instance)
+        if is_own:
+            setattr(owner, name, before)
+        else:  # of its class
+            delattr(owner, name)
 
 
 def _inner(model: Any) -> Any:

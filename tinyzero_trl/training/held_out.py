@@ -11,7 +11,7 @@ An evaluation runs in this order. Of several sets, Trainer evaluates one after t
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from accelerate.utils import gather_object
 
+from tinyzero_trl.generation.interception import replaced
 from tinyzero_trl.metrics import evaluation_metrics
 from tinyzero_trl.training.callbacks.events import Evaluation, fire
 from tinyzero_trl.training.config import AdaptiveGRPOConfig
@@ -225,15 +226,9 @@ def evaluate(
     return metrics
 
 
-@contextmanager
-def first_for_new_runs(args: AdaptiveGRPOConfig, *, is_new: bool) -> Iterator[None]:
+def first_for_new_runs(args: AdaptiveGRPOConfig, *, is_new: bool) -> AbstractContextManager[None]:
     """Inside the context, `eval_on_start` evaluates before the first step of a new run alone."""
-    wanted = args.eval_on_start
-    args.eval_on_start = wanted and is_new
-    try:
-        yield
-    finally:
-        args.eval_on_start = wanted
+    return replaced(args, "eval_on_start", args.eval_on_start and is_new)
 
 
 @contextmanager

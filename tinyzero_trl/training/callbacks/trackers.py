@@ -21,6 +21,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from transformers.integrations import TensorBoardCallback, TrackioCallback
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
+from tinyzero_trl.generation.interception import replaced
 from tinyzero_trl.training.callbacks.events import pop_default_callback
 
 logger = logging.getLogger(__name__)
@@ -138,12 +139,8 @@ class _TrackioRunPerStart(TrackioCallback):
 
     def setup(self, args: TrainingArguments, state: TrainerState, model: Any, **kwargs: Any) -> None:
         """Set up as Transformers does, but without its `resume="allow"`."""
-        trackio: Any = self._trackio
-        self._trackio: Any = _NeverResuming(trackio)
-        try:
+        with replaced(self, "_trackio", _NeverResuming(self._trackio)):
             super().setup(args, state, model, **kwargs)
-        finally:
-            self._trackio = trackio
 
 
 class _NeverResuming:

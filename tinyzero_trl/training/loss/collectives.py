@@ -9,6 +9,7 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from torch import Tensor, nn
 
+from tinyzero_trl.generation.interception import replaced
 from tinyzero_trl.training.trl_internals import set_sync_gradients
 
 
@@ -56,11 +57,8 @@ def figures_of_unequal_rows(accelerator: Accelerator, length: int, *, is_dummy: 
     def reduce_without_dummies(tensor: Tensor, *args: Any, **options: Any) -> Any:
         return reduce(torch.zeros_like(tensor) if is_dummy else tensor, *args, **options)
 
-    accelerator.gather, accelerator.reduce = gather_padded, reduce_without_dummies
-    try:
+    with replaced(accelerator, "gather", gather_padded), replaced(accelerator, "reduce", reduce_without_dummies):
         yield
-    finally:
-        del accelerator.gather, accelerator.reduce
 
 
 @contextlib.contextmanager

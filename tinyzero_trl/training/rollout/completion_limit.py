@@ -1,9 +1,11 @@
 """How many tokens a completion may have, on whichever engine samples for a TRL trainer."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
+from typing import Any
 
 from trl import GRPOTrainer
+
+from tinyzero_trl.generation.interception import replaced
 
 
 class CompletionLimit:
@@ -20,22 +22,14 @@ class CompletionLimit:
     @property
     def tokens(self) -> int:
         """Most tokens of the next completions."""
-        if self._trainer.use_vllm:
-            return int(self._trainer.vllm_generation.max_completion_length)
-        return int(self._trainer.generation_config.max_new_tokens)
+        return int(getattr(*self._field()))
 
-    @tokens.setter
-    def tokens(self, tokens: int) -> None:
-        if self._trainer.use_vllm:
-            self._trainer.vllm_generation.max_completion_length = tokens
-        else:
-            self._trainer.generation_config.max_new_tokens = tokens
-
-    @contextmanager
-    def at(self, tokens: int) -> Iterator[None]:
+    def at(self, tokens: int) -> AbstractContextManager[None]:
         """Inside the context completions have at most `tokens` tokens; afterwards the former limit holds again."""
-        before, self.tokens = self.tokens, tokens
-        try:
-            yield
-        finally:
-            self.tokens = before
+        return replaced(*self._field(), tokens)
+
+    def _field(self) -> tuple[Any, str]:
+        """The settings of the engine, and what the limit is called in them."""
+        if self._trainer.use_vllm:
+            return self._trainer.vllm_generation, "max_completion_length"
+        return self._trainer.generation_config, "max_new_tokens"

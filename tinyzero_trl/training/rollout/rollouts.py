@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -166,44 +166,35 @@ class Rollouts:
         forget_rollout(trainer)
         self._weights_of_step = None
 
-    @contextmanager
-    def _own_stops(self) -> Iterator[None]:
+    def _own_stops(self) -> AbstractContextManager[None]:
         """Within it, stop strings stand in TRL's settings as its engine takes them.
 
         vLLM has another name for them. `generate` would ask for a tokenizer, which TRL does not give it.
         """
-        name, stops = "stop_strings", None
-        if self._args.use_vllm:
-            name, given = "generation_kwargs", self._settings.generation_kwargs
-            stops = {key: value for key, value in given.items() if key != "stop_strings"}
-            if self.ends.strings:
-                stops |= {"stop": list(self.ends.strings), "include_stop_str_in_output": True}
-        before = getattr(self._settings, name)
-        setattr(self._settings, name, stops)
-        try:
-            yield
-        finally:
-            setattr(self._settings, name, before)
+        if not self._args.use_vllm:
+            return replaced(self._settings, "stop_strings", None)
+        kwargs = {key: value for key, value in self._settings.generation_kwargs.items() if key != "stop_strings"}
+        if self.ends.strings:
+            kwargs |= {"stop": list(self.ends.strings), "include_stop_str_in_output": True}
+        return replaced(self._settings, "generation_kwargs", kwargs)
 
-    @contextmanager
-    def _replaced_call(self, model: Any, run: _Run, step: int, *, staged: bool) -> Iterator[None]:
+    def _replaced_call(self, model: Any, run: _Run, step: int, *, staged: bool) -> AbstractContextManager[None]:
         """Within it, the call by which TRL samples gives what `run` returns, where that differs from TRL's own."""
         if self._engine is not None:
-            replacement = replaced(model, "generate", partial(self._by_registered_engine, run, model, step))
-        elif self._args.use_vllm and staged:
-            replacement = replaced(self._settings, "generate", partial(self._by_vllm, run, self._settings.generate))
-        elif self._args.use_transformers_continuous_batching and staged:
+            return replaced(model, "generate", partial(self._by_registered_engine, run, model, step))
+        if not staged:
+            return compacting_batches(model, self._stops)
+        if self._args.use_vllm:
+            return replaced(self._settings, "generate", partial(self._by_vllm, run, self._settings.generate))
+        if self._args.use_transformers_continuous_batching:
             by_batches = partial(self._by_continuous_batching, run, model.generate_batch)
-            replacement = replaced(model, "generate_batch", by_batches)
-        else:
+            return replaced(model, "generate_batch", by_batches)
+        return compacting_batches(model, self._stops, partial(self._by_generate, run))
 
-            def in_stages(generation: Generation, limit: int) -> Tensor:
-                first: Generation = run(GenerateEngine(self._setup, generation), limit).state
-                return first.sequences
-
-            replacement = compacting_batches(model, self._stops, in_stages if staged else None)
-        with replacement:
-            yield
+    def _by_generate(self, run: _Run, generation: Generation, limit: int) -> Tensor:
+        """Samples what `model.generate` was asked for, and returns what it would."""
+        sampled: Generation = run(GenerateEngine(self._setup, generation), limit).state
+        return sampled.sequences
 
     def _by_registered_engine(
         self,

@@ -2,12 +2,13 @@
 
 import asyncio
 import copy
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 from trl.trainer.utils import is_async_callable
 
+from tinyzero_trl.generation.interception import replaced
 from tinyzero_trl.training import trl_internals
 
 _NOT_COLUMNS = ("trainer_state", "log_extra", "log_metric", "environments")
@@ -33,16 +34,11 @@ class StageScores:
         self._extras: dict[str, dict[int, Any]] = {}
         self._figures: dict[str, list[tuple[float, int]]] = {}  # values, and how many completions each is of
 
-    @contextmanager
-    def in_place(self) -> Iterator[None]:
+    def in_place(self) -> AbstractContextManager[None]:
         """Within it, the trainer asks this object in place of its first reward function."""
-        own = self._trainer.reward_funcs  # the user's list, which TRL has kept
         answer = self._answer_later if is_async_callable(self._func) else self._answer
-        self._trainer.reward_funcs = [answer, *own[1:]]
-        try:
-            yield
-        finally:
-            self._trainer.reward_funcs = own
+        own = self._trainer.reward_funcs  # the user's list, which TRL has kept
+        return replaced(self._trainer, "reward_funcs", [answer, *own[1:]])
 
     def score_finished(self, rows: Sequence[int], completions: Sequence[Any], ids: Sequence[list[int]]) -> None:
         """Score completions that have finished: `rows` are their places, `completions` texts or conversations."""

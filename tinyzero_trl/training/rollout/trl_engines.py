@@ -9,6 +9,7 @@ from accelerate.utils import gather_object
 
 from tinyzero_trl.generation.compacting import Generation
 from tinyzero_trl.generation.engine import Engine, EngineSetup, SampledBatch, Sampling
+from tinyzero_trl.generation.interception import replaced
 from tinyzero_trl.generation.transformers_engine import extend_generation, start_generation
 
 
@@ -95,15 +96,12 @@ class ColocatedVllmEngine(_ByTokenIds):
 
     def start(self, prompt_ids: Sequence[list[int]], sampling: Sampling, limit: int) -> SampledBatch:
         """See `Engine`."""
-        full_limit, self._vllm.max_completion_length = self._vllm.max_completion_length, limit
         # Ranks that share an engine must give it equally many prompts.
         shared = self._vllm.tensor_parallel_size > 1
         missing = max(gather_object([len(prompt_ids)])) - len(prompt_ids) if shared else 0
         prompts = [*prompt_ids, *[[sampling.pad_token_id]] * missing]
-        try:
+        with replaced(self._vllm, "max_completion_length", limit):
             _, completion_ids, logprobs, _ = self._generate(prompts=prompts, **self._options)
-        finally:
-            self._vllm.max_completion_length = full_limit
         rows = len(prompt_ids)
         sampled = [[token[0] for token in row] for row in logprobs[:rows]]
         return self._batch(prompt_ids, completion_ids[:rows], sampling, limit, sampled)
