@@ -25,8 +25,7 @@ from tinyzero_trl.training.callbacks.events import Evaluation, fire
 from tinyzero_trl.training.config import AdaptiveGRPOConfig
 from tinyzero_trl.training.example_numbers import ExampleNumbers
 from tinyzero_trl.training.preflight.best_figure import check_best_figure_is_there
-from tinyzero_trl.training.rollout.prompt_keys import prompt_key
-from tinyzero_trl.training.rollout.scoring import SAMPLED_COMPLETIONS, ScoredRows
+from tinyzero_trl.training.rollout.scoring import SAMPLED_COMPLETIONS, ScoredRows, prompt_key
 
 Example = dict[str, Any]
 Row = dict[str, Any]

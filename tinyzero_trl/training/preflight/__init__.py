@@ -9,10 +9,9 @@
     model.py       keyword arguments of the model, and its adapter
     trainable.py   whether training can change the model at all
     problems.py    enough problems for a rollout, and room for prompt and completion
-    full_length.py whether something else than the window decides how long completions are
     trackers.py    what `report_to` names
     reference.py   whether there is a reference model to synchronise
-    stages.py      whether rollouts can be sampled in stages
+    stages.py      whether the window limits rollouts, and whether they can be sampled in stages
     resuming.py    the checkpoint that a run continues from
     continuing.py  what may change when a run is continued
     launch.py      what `accelerate launch` was asked for, and what runs

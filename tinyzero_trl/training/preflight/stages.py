@@ -1,8 +1,12 @@
-"""Whether a rollout can be sampled in stages."""
+"""Whether the window limits what a trainer samples, and whether a rollout can be sampled in stages."""
 
 from typing import Any
 
+from torch import nn
 from transformers import SynthIDTextWatermarkingConfig
+
+from tinyzero_trl.generation.interception import has_own_generate, must_run_in_step
+from tinyzero_trl.windows import WindowPolicy
 
 _REMEDY = "or choose another window_strategy"
 _SEVERAL = ("num_beams", "num_return_sequences", "n", "penalty_alpha")
@@ -16,6 +20,49 @@ _FROM_THE_START = (
 """Settings by which a token depends on the place where sampling began, or on all that was sampled since."""
 _OFF = {"encoder_repetition_penalty": 1.0, "guidance_scale": 1.0, "seed": None}
 """With these values they change nothing; the others with 0, or nothing."""
+
+
+def check_full_length(trainer: Any, policy: WindowPolicy) -> None:
+    """Refuse a window that would have no effect, or another one than records and policy are told.
+
+    Args:
+        trainer: a `trl.GRPOTrainer`.
+        policy: of its window.
+
+    Raises:
+        ValueError: names what decides in place of the window.
+    """
+    full_length, config = trainer.max_completion_length, policy.config
+    if policy.window == full_length and (config.strategy == "fixed" or config.min == full_length):
+        return
+    tools = "environment_factory" if trainer.environment_factories else "tools"
+    reasons = {
+        "rollout_func": (trainer.rollout_func, "it decides by itself how long completions are"),
+        tools: (trainer.tools, "a completion has several parts, and the window limits each alone"),
+    }
+    for name, (given, reason) in reasons.items():
+        if given:
+            raise ValueError(
+                f"{name}: {reason}, so that window_strategy {config.strategy!r} does not hold; leave it out, or set "
+                "window_strategy to fixed without window_max"
+            )
+
+
+def check_stage_trainer(trainer: Any) -> None:
+    """Refuse a `trl.GRPOTrainer` whose completions have several turns, or whose scores need whole batches.
+
+    Raises:
+        ValueError: names what is in the way.
+    """
+    turns = {"tools": trainer.tools, "rollout_func": trainer.rollout_func}
+    turns |= {"environment_factory": trainer.environment_factories}  # it makes environments at the first rollout
+    if used := next((name for name, value in turns.items() if value), None):
+        raise ValueError(f"{used}: completions of several turns are not sampled in stages; leave it out, {_REMEDY}")
+    if isinstance(trainer.reward_funcs[0], nn.Module):
+        raise ValueError(
+            "window_strategy: a rollout in stages needs scores at stage ends, and a reward model gives them for whole "
+            "batches; put a reward function first, or choose a strategy without stages, such as fixed"
+        )
 
 
 def check_stage_settings(args: Any) -> None:
@@ -55,19 +102,15 @@ def _starts_anew(name: str, value: Any) -> bool:
     return value is not None and value != _OFF[name] if name in _OFF else bool(value)
 
 
-def check_stage_model(*, in_step: bool, own_generate: bool) -> None:
-    """Refuse a `generate` that cannot pause.
-
-    Args:
-        in_step: whether the ranks must run their forward passes in step.
-        own_generate: whether somebody has set `generate` on the model.
+def check_stage_model(model: Any) -> None:
+    """Refuse a model whose `generate` cannot pause.
 
     Raises:
         ValueError: says what to do.
     """
-    if in_step:
+    if must_run_in_step(model):
         raise ValueError(
             f"engine: generate under ZeRO-3 or FSDP does not sample in stages; sample with vllm, {_REMEDY}"
         )
-    if own_generate:
+    if has_own_generate(model):
         raise ValueError(f"model: its own generate does not sample in stages; leave it out, {_REMEDY}")

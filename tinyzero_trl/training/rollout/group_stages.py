@@ -6,15 +6,14 @@ from contextlib import contextmanager
 from typing import Any
 
 from accelerate.utils import gather_object
-from torch import nn
 
 from tinyzero_trl.generation.engine import SampledBatch
 from tinyzero_trl.generation.stages import Stages
 from tinyzero_trl.training import trl_internals
-from tinyzero_trl.training.preflight.full_length import check_full_length
 from tinyzero_trl.training.preflight.problems import check_label_column
-from tinyzero_trl.training.rollout.prompt_keys import prompt_key
+from tinyzero_trl.training.preflight.stages import check_full_length, check_stage_trainer
 from tinyzero_trl.training.rollout.rollouts import Rollouts
+from tinyzero_trl.training.rollout.scoring import prompt_key
 from tinyzero_trl.training.rollout.stage_scores import StageScores
 from tinyzero_trl.windows import GroupState, WindowPolicy
 from tinyzero_trl.windows.config import label_column_of
@@ -47,7 +46,9 @@ class GroupStages:
         check_full_length(self._trainer, policy)
         check_label_column(self._trainer.train_dataset.column_names, policy.config, self._trainer.args)
         if policy.samples_in_stages:
-            check_stages(self._trainer, self._rollouts)
+            check_stage_trainer(self._trainer)
+            accelerator, model = self._trainer.accelerator, self._trainer.model_wrapped
+            self._rollouts.check_stages(accelerator.unwrap_model(model, keep_torch_compile=False))
 
     @contextmanager
     def in_stages_of(self, policy: WindowPolicy, examples: Sequence[Any]) -> Iterator[None]:
@@ -152,27 +153,6 @@ class StagedRollout:
         before, self._tokens = self._tokens, [len(ids) for ids in batch.completion_ids]
         new = [now - then for now, then in zip(self._tokens, before, strict=True)]
         return max(new, default=0), sum(new), time.perf_counter() - self._stage_began_at
-
-
-def check_stages(trainer: Any, rollouts: Rollouts) -> None:
-    """Refuse a trainer that cannot sample a rollout in stages.
-
-    Raises:
-        ValueError: names what is in the way.
-    """
-    turns = {"tools": trainer.tools, "rollout_func": trainer.rollout_func}
-    turns |= {"environment_factory": trainer.environment_factories}  # it makes environments at the first rollout
-    if used := next((name for name, value in turns.items() if value), None):
-        raise ValueError(
-            f"{used}: completions of several turns are not sampled in stages; leave it out, or choose another "
-            "window_strategy"
-        )
-    if isinstance(trainer.reward_funcs[0], nn.Module):
-        raise ValueError(
-            "window_strategy: a rollout in stages needs scores at stage ends, and a reward model gives them for whole "
-            "batches; put a reward function first, or choose a strategy without stages, such as fixed"
-        )
-    rollouts.check_stages(trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_torch_compile=False))
 
 
 def _of_all_ranks(timings: Sequence[tuple[int, int, float]]) -> tuple[int, int, float]:

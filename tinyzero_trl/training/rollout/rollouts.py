@@ -15,7 +15,7 @@ from trl import GRPOConfig
 
 from tinyzero_trl.generation.compacting import Generation
 from tinyzero_trl.generation.engine import Engine, EngineSetup, SampledBatch, Sampling
-from tinyzero_trl.generation.interception import compacting_batches, has_own_generate, must_run_in_step, replaced
+from tinyzero_trl.generation.interception import compacting_batches, replaced
 from tinyzero_trl.generation.registry import engine_class
 from tinyzero_trl.generation.sampling import advice_on_own_sampling, recipe_sampling
 from tinyzero_trl.generation.stages import AT_ONCE, StagedBatch, Stages
@@ -154,9 +154,8 @@ class Rollouts:
             ValueError: they cannot; names the field and what to do.
         """
         check_stage_settings(self._args)
-        if self._args.use_vllm or self._engine is not None:
-            return
-        check_stage_model(in_step=must_run_in_step(model), own_generate=has_own_generate(model))
+        if not self._args.use_vllm and self._engine is None:
+            check_stage_model(model)
 
     def use_new_weights(self, trainer: Any) -> None:
         """The next completions are of the trainer's weights as they are now, though the step may be the same as before.

@@ -1,5 +1,7 @@
 """How the rows of a batch were scored, on this rank and over all ranks."""
 
+import hashlib
+import json
 import logging
 import math
 from collections.abc import Sequence
@@ -165,3 +167,9 @@ def observation_of(
         optimizer_steps=optimizer_steps_per_rollout(trainer.args),
         **facts,
     )
+
+
+def prompt_key(prompt: Any) -> str:
+    """The same for every visit of a prompt, text or conversation, and hardly ever for two prompts."""
+    text = prompt if isinstance(prompt, str) else json.dumps(prompt, sort_keys=True, default=str)
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
