@@ -22,7 +22,7 @@ from tests.support.windows_by_ranks import (
     placed,
 )
 from tinyzero_trl import AdaptiveGRPOConfig, AdaptiveGRPOTrainer
-from tinyzero_trl.training.process_group import leave_process_group
+from tinyzero_trl.training.callbacks.safe_points import leave_process_group
 
 STEPS, RESUMED_FROM, ACCUMULATION = 6, 4, 2
 SETTINGS: dict[str, dict[str, Any]] = {

@@ -10,7 +10,7 @@ from typing import Any
 from accelerate import PartialState
 from accelerate.utils import gather_object
 
-from tinyzero_trl.training.process_group import leave_process_group
+from tinyzero_trl.training.callbacks.safe_points import leave_process_group
 
 ROOT = Path(__file__).parents[2]
 

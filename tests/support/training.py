@@ -15,7 +15,7 @@ from tinyzero_trl import AdaptiveGRPOTrainer
 from tinyzero_trl.runs import report
 from tinyzero_trl.tasks import countdown
 from tinyzero_trl.training import run
-from tinyzero_trl.training.process_group import leave_process_group
+from tinyzero_trl.training.callbacks.safe_points import leave_process_group
 from tinyzero_trl.training.recipe.parser import parse_recipe
 
 ROOT = Path(__file__).parents[2]

@@ -15,7 +15,7 @@ import torch
 from torch.distributed.fsdp import FSDPModule
 
 from tests.support import training
-from tinyzero_trl.training.process_group import leave_process_group
+from tinyzero_trl.training.callbacks.safe_points import leave_process_group
 
 VLLM = {"use_vllm": True, "vllm_mode": "colocate", "vllm_max_model_length": 160, "eval_steps": 2, "max_steps": 4}
 

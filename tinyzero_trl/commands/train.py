@@ -51,11 +51,10 @@ def _train(arguments: Sequence[str]) -> int:
     from tinyzero_trl.runs.files import no_empty_folder_on_failure
     from tinyzero_trl.training import run
     from tinyzero_trl.training.callbacks.progress import log_to_stderr, quiet_without_terminal
-    from tinyzero_trl.training.callbacks.safe_points import EXIT_STOPPED_BY_SIGNAL, StopOnSignal
+    from tinyzero_trl.training.callbacks.safe_points import EXIT_STOPPED_BY_SIGNAL, StopOnSignal, leave_process_group
     from tinyzero_trl.training.fault_tolerance import NonFiniteError
     from tinyzero_trl.training.preflight.disk import check_disk
     from tinyzero_trl.training.preflight.launch import check_backend, check_launch
-    from tinyzero_trl.training.process_group import leave_process_group
     from tinyzero_trl.training.recipe.parser import parse_recipe
 
     log_to_stderr()

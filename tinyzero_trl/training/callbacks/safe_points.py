@@ -12,12 +12,12 @@ from contextlib import suppress
 from types import FrameType
 from typing import Any
 
+from accelerate import PartialState
 from accelerate.utils import gather_object
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from tinyzero_trl.training.callbacks.events import Evaluation, RolloutCallback
 from tinyzero_trl.training.config import optimizer_steps_per_rollout
-from tinyzero_trl.training.process_group import leave_process_group
 
 # EX_TEMPFAIL of sysexits.h: nothing is wrong, the same command goes on from here.
 EXIT_STOPPED_BY_SIGNAL = 75
@@ -158,3 +158,14 @@ class StopOnSignal(_BetweenRollouts):
             except (AttributeError, OSError, ValueError):  # a notebook's stream is no file, a service has none
                 with suppress(AttributeError, OSError, ValueError):
                     sys.stderr.write(f"{text}\n")
+
+
+def leave_process_group() -> None:
+    """Take this rank out of the process group that Accelerate made; every rank calls it where no more is exchanged.
+
+    A gloo thread that outlives the interpreter aborts the process, and a run that went well would end with the status
+    of one that failed (https://github.com/pytorch/pytorch/issues/190489). A group of one process is left alone: it is
+    vLLM's, which goes on using it.
+    """
+    if PartialState().use_distributed:
+        PartialState().destroy_process_group()
