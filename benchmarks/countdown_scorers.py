@@ -14,6 +14,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from countdown_solver import find_expression
+
 from tinyzero_trl.tasks import countdown, get_task
 from tinyzero_trl.tasks.arithmetic.problem import Problem
 from tinyzero_trl.tasks.reasoning_gym import library
@@ -67,7 +69,7 @@ def compare(count: int, seed: int = 0) -> dict[str, Any]:
     """
     draw, theirs = random.Random(seed), library.scorer("countdown", "{}")
     problems = countdown.generate(min(count, 400), seed=seed, operands=(3, 4), max_number=20)
-    solutions = [countdown.solve(problem.numbers, problem.target) for problem in problems]
+    solutions = [find_expression(problem.numbers, problem.target) for problem in problems]
     agree: Counter[str] = Counter()
     differ: dict[str, Any] = {}
     for index in range(count):

@@ -10,7 +10,7 @@ from tinyzero_trl.tasks import prompts
 from tinyzero_trl.tasks.arithmetic.base import ArithmeticTask, equal_shares
 from tinyzero_trl.tasks.arithmetic.expression import ExpressionError, evaluate, literals, parse
 from tinyzero_trl.tasks.arithmetic.problem import MAX_INTEGER, Problem, ProblemKey, to_problem
-from tinyzero_trl.tasks.arithmetic.solver import find_expression, natural_values
+from tinyzero_trl.tasks.arithmetic.solver import natural_values
 from tinyzero_trl.tasks.registry import register_task
 from tinyzero_trl.tasks.task import CORRECT, Score, check_count_and_seed, extract_answer, wrong
 
@@ -40,14 +40,6 @@ def template_segments() -> tuple[str, ...]:
 def difficulty(problem: Problem) -> int:
     """The operand count."""
     return len(problem.numbers)
-
-
-def solve(numbers: Sequence[int], target: int) -> str | None:
-    """An expression that uses every number exactly once and equals the target, or None if there is none.
-
-    Exact and complete over the rationals; the numbers are positive integers.
-    """
-    return find_expression(numbers, target)
 
 
 def score(completion: str, numbers: Sequence[int], target: int) -> Score:
