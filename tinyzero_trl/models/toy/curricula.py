@@ -20,7 +20,6 @@ length, and a quarter of them need more than fits. It may give up anywhere, and 
 problems separately.
 """
 
-import random
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -53,7 +52,7 @@ class TraceTask:
 
     name: str
     share: float
-    write_trace: Callable[[Problem, random.Random, TrainingPhase], str | None]
+    write_trace: Callable[..., str | None]
     train_size: int
     test_size: int
     generator_options: dict[str, Any]
@@ -112,22 +111,6 @@ class Curriculum:
         return replace(self, phases=tuple(shortened))
 
 
-def _write_countdown(problem: Problem, generator: random.Random, phase: TrainingPhase) -> str | None:
-    return countdown_trace(
-        problem, generator, give_up_probability=phase.give_up_probability, loop_probability=phase.loop_probability
-    )
-
-
-def _write_multiplication(problem: Problem, generator: random.Random, phase: TrainingPhase) -> str:
-    return multiplication_trace(problem, generator)
-
-
-def _write_counting(problem: Problem, generator: random.Random, phase: TrainingPhase) -> str:
-    return counting_trace(
-        problem, generator, give_up_probability=phase.give_up_probability, loop_probability=phase.loop_probability
-    )
-
-
 # The first phase is arithmetic and search; in the second traces give up, and those of four numbers loop.
 TINY = Curriculum(
     hidden_size=128,
@@ -136,8 +119,8 @@ TINY = Curriculum(
     key_value_heads=2,
     max_positions=2048,
     tasks=(
-        TraceTask("countdown", 0.9, _write_countdown, 4400, 2048, {"operands": (3, 4), "max_number": 12}),
-        TraceTask("multiplication", 0.1, _write_multiplication, 3000, 512, {"digits": (2,)}),
+        TraceTask("countdown", 0.9, countdown_trace, 4400, 2048, {"operands": (3, 4), "max_number": 12}),
+        TraceTask("multiplication", 0.1, multiplication_trace, 3000, 512, {"digits": (2,)}),
     ),
     phases=(
         TrainingPhase(
@@ -173,7 +156,7 @@ SMALL = Curriculum(
     attention_heads=8,
     key_value_heads=2,
     max_positions=4096,
-    tasks=(TraceTask("countdown", 1.0, _write_countdown, 50_000, 1024, {"operands": (3, 4), "max_number": 99}),),
+    tasks=(TraceTask("countdown", 1.0, countdown_trace, 50_000, 1024, {"operands": (3, 4), "max_number": 99}),),
     phases=(
         TrainingPhase(
             steps=4000, learning_rate=1e-3, decay=0.2, give_up_probability=0.02, loop_probability=0, operands=(3, 4)
@@ -198,7 +181,7 @@ LENGTHS = Curriculum(
         TraceTask(
             name="counting",
             share=1.0,
-            write_trace=_write_counting,
+            write_trace=counting_trace,
             train_size=640,
             test_size=640,
             generator_options={"steps": (1, 3, 5, 9, 16, 28, 32, 36), "largest_start": 100, "largest_step": 2},

@@ -115,11 +115,12 @@ def _apply(left: int, operator: str, right: int) -> int | None:
     return left // right if right and left % right == 0 else None
 
 
-def multiplication_trace(problem: Problem, generator: random.Random) -> str:
+def multiplication_trace(problem: Problem, generator: random.Random, **_: float) -> str:
     r"""The text after an opened `<think>`: long multiplication, a line a column from the right, then the answer.
 
     A line adds the products of the digits that belong to its column to what the column before carries over, in random
     order; its last number ends in the column's digit: ``7*6=42\n4*6=24, 24+4=28, 7*3=21, 21+28=49\n4*3=12, 12+4=16``.
+    It never gives up, and does not loop.
     """
     left, right = ([int(digit) for digit in reversed(str(factor))] for factor in problem.numbers)
     lines: list[str] = []

@@ -52,12 +52,13 @@ def traces(curriculum: Curriculum, phase: TrainingPhase, *, seed: int) -> Iterat
     Held-out problems never occur; problems that the integer search cannot solve are passed over.
     """
     generator = random.Random(seed)
+    odds = {"give_up_probability": phase.give_up_probability, "loop_probability": phase.loop_probability}
     problems = {task.name: task.problems_of(phase) for task in curriculum.tasks}
     shares = [task.share for task in curriculum.tasks]
     while True:
         [task] = generator.choices(curriculum.tasks, shares)
         problem = generator.choice(problems[task.name])
-        completion = task.write_trace(problem, generator, phase)
+        completion = task.write_trace(problem, generator, **odds)
         if completion is not None:
             yield {"prompt": str(get_task(task.name).prompt(problem.example, "base")), "completion": completion}
 
@@ -72,7 +73,7 @@ def trace_dataset(batches: int, curriculum: Curriculum, phase: TrainingPhase, *,
     size = curriculum.batch_traces
     rows: list[dict[str, str]] = []
     while len(rows) < batches * size:
-        bucket = sorted((next(stream) for _ in range(_BUCKET_BATCHES * size)), key=_length)
+        bucket = sorted((next(stream) for _ in range(_BUCKET_BATCHES * size)), key=lambda row: len(row["completion"]))
         starts = list(range(0, len(bucket), size))
         generator.shuffle(starts)
         rows += [row for start in starts for row in bucket[start : start + size]]
@@ -90,10 +91,6 @@ def tokenized(rows: dict[str, list[str]], *, tokenizer: PreTrainedTokenizerFast)
         "input_ids": [prompt + completion for prompt, completion in pairs],
         "completion_mask": [[0] * len(prompt) + [1] * len(completion) for prompt, completion in pairs],
     }
-
-
-def _length(row: dict[str, str]) -> int:
-    return len(row["completion"])
 
 
 def warm_start(out: str | Path, curriculum: Curriculum, *, seed: int = 0, show_progress: bool = True) -> Path:
