@@ -10,7 +10,7 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from tests.support.arithmetic_oracle import LAST_ANSWER, is_right, values_by_pairs
-from tinyzero_trl.tasks import Problem, countdown, get_task
+from tinyzero_trl.tasks import Problem, countdown, get_task, prompts
 from tinyzero_trl.tasks.arithmetic.solver import natural_values
 
 small_numbers = st.lists(st.integers(1, 12), min_size=1, max_size=3)
@@ -318,7 +318,7 @@ PROBLEM = Problem((3, 7, 5), 22)
 
 
 def test_base_prompts_are_fixed_segments_around_two_values():
-    first, second, third = countdown.template_segments()
+    first, second, third = prompts.segments("base", countdown.QUESTION)
     assert countdown.render_prompt(PROBLEM, "base") == f"{first}[3, 7, 5]{second}22{third}"
 
 

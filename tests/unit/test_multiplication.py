@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tinyzero_trl.tasks import Problem, multiplication
+from tinyzero_trl.tasks import Problem, multiplication, prompts
 
 
 @settings(max_examples=200, deadline=None)
@@ -111,7 +111,7 @@ def test_bad_requests_name_field_and_value(options, message):
 
 def test_prompts_are_fixed_segments_around_the_numbers():
     problem = Problem((12, 34), 408)
-    first, second = multiplication.template_segments()
+    first, second = prompts.segments("base", multiplication.QUESTION)
     assert multiplication.render_prompt(problem, "base") == f"{first}[12, 34]{second}"
     assert second.endswith("<think>")
     assert "408" not in multiplication.render_prompt(problem, "base")

@@ -10,7 +10,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from tinyzero_trl.models.toy.traces import LARGEST_INTERMEDIATE
-from tinyzero_trl.tasks import countdown, counting, multiplication
+from tinyzero_trl.tasks import countdown, counting, multiplication, prompts
 
 LARGEST_WHOLE_INTEGER = LARGEST_INTERMEDIATE
 _TASKS = {"countdown": countdown, "multiplication": multiplication, "counting": counting}
@@ -37,7 +37,7 @@ def build_tokenizer(tasks: Sequence[str] = ("countdown", "multiplication")) -> P
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
     integers = [str(number) for number in range(10, LARGEST_WHOLE_INTEGER + 1)]
-    segments = [segment for task in tasks for segment in _TASKS[task].template_segments()]
+    segments = [segment for task in tasks for segment in prompts.segments("base", _TASKS[task].QUESTION)]
     # dict.fromkeys: two tasks may share a sentence
     pieces = dict.fromkeys((*integers, *_MARKS, *(text for text in segments if len(text) > 1), *_TAGS))
     tokenizer.add_tokens([AddedToken(text, normalized=False) for text in pieces])

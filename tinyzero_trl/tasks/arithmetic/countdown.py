@@ -14,7 +14,7 @@ from tinyzero_trl.tasks.arithmetic.solver import natural_values
 from tinyzero_trl.tasks.registry import register_task
 from tinyzero_trl.tasks.task import CORRECT, Score, check_count_and_seed, extract_answer, wrong
 
-_QUESTION = (
+QUESTION = (
     "Use the numbers ",
     " to build an expression whose value is ",
     ". You may use the operations +, -, *, / and parentheses, and you must use every number exactly once. "
@@ -29,12 +29,7 @@ _PATIENCE_DRAWS = 5000
 
 def render_prompt(problem: Problem, template: str) -> str | list[prompts.Message]:
     """The problem as a prompt: text for `base` and `qwen-instruct`, chat messages for `chat`."""
-    return prompts.render(template, _QUESTION, (prompts.format_numbers(problem.numbers), str(problem.target)))
-
-
-def template_segments() -> tuple[str, ...]:
-    """The fixed text of the template `base`: before the numbers, between numbers and target, after the target."""
-    return prompts.segments("base", _QUESTION)
+    return prompts.render(template, QUESTION, (prompts.format_numbers(problem.numbers), str(problem.target)))
 
 
 def difficulty(problem: Problem) -> int:

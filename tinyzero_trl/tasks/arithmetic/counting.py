@@ -12,7 +12,7 @@ from tinyzero_trl.tasks.arithmetic.problem import Problem, ProblemKey
 from tinyzero_trl.tasks.registry import register_task
 from tinyzero_trl.tasks.task import check_count_and_seed
 
-_QUESTION = (
+QUESTION = (
     "Start at ",
     " and count on in steps of ",
     ". What number do you reach after ",
@@ -31,12 +31,7 @@ _ORDERS = 6  # of three numbers: one key belongs to at most so many problems
 
 def render_prompt(problem: Problem, template: str) -> str | list[prompts.Message]:
     """The problem as a prompt: text for `base` and `qwen-instruct`, chat messages for `chat`."""
-    return prompts.render(template, _QUESTION, [str(number) for number in problem.numbers])
-
-
-def template_segments() -> tuple[str, ...]:
-    """The fixed text of the template `base`: before, between and after the numbers."""
-    return prompts.segments("base", _QUESTION)
+    return prompts.render(template, QUESTION, [str(number) for number in problem.numbers])
 
 
 def to_problem(numbers: object, target: object) -> Problem:

@@ -13,7 +13,7 @@ from tinyzero_trl.tasks.arithmetic.problem import Problem, ProblemKey
 from tinyzero_trl.tasks.registry import register_task
 from tinyzero_trl.tasks.task import CORRECT, Score, check_count_and_seed, extract_answer, wrong
 
-_QUESTION = (
+QUESTION = (
     "What is the product of the numbers ",
     "? Write your thoughts between <think> and </think>, and the product as a plain integer between <answer> "
     "and </answer>, for example <answer> 56088 </answer>.",
@@ -29,12 +29,7 @@ _MAX_ANSWER_CHARACTERS = 4096
 
 def render_prompt(problem: Problem, template: str) -> str | list[prompts.Message]:
     """The problem as a prompt: text for `base` and `qwen-instruct`, chat messages for `chat`."""
-    return prompts.render(template, _QUESTION, (prompts.format_numbers(problem.numbers),))
-
-
-def template_segments() -> tuple[str, ...]:
-    """The fixed text of the template `base`: before and after the numbers."""
-    return prompts.segments("base", _QUESTION)
+    return prompts.render(template, QUESTION, (prompts.format_numbers(problem.numbers),))
 
 
 def to_problem(numbers: object, target: object) -> Problem:
