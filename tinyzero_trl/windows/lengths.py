@@ -8,10 +8,13 @@ what is cut.
 import math
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 MODES = ("basic", "ema", "rolling")
+
+_Totals = tuple[int, ...]
+"""Count, sum and sum of squares: integers, so that no order of summation rounds differently."""
 
 
 class LengthMoments(ABC):
@@ -52,14 +55,14 @@ class _AllLengths(LengthMoments):
     """Every success length of the run, as exact integer sums: bounded memory, no rounding."""
 
     def __init__(self) -> None:
-        self._sums = (0, 0, 0)
+        self._sums: _Totals = (0, 0, 0)
 
     @property
     def count(self) -> int:
         return self._sums[0]
 
     def add(self, lengths: Sequence[int]) -> None:
-        self._sums = _added(self._sums, _sums(lengths))
+        self._sums = _added([self._sums, _sums(lengths)])
 
     def _first_two(self) -> tuple[float, float]:
         return _means(self._sums)
@@ -68,8 +71,7 @@ class _AllLengths(LengthMoments):
         return list(self._sums)
 
     def restore(self, state: Sequence[Any]) -> None:
-        count, total, total_square = state
-        self._sums = (count, total, total_square)
+        self._sums = tuple(state)
 
 
 class _RecentLengths(LengthMoments):
@@ -77,11 +79,11 @@ class _RecentLengths(LengthMoments):
 
     def __init__(self, keep: int) -> None:
         self._keep = keep
-        self._batches: deque[tuple[int, int, int]] = deque()
+        self._batches: deque[_Totals] = deque()
 
     @property
     def count(self) -> int:
-        return sum(count for count, _, _ in self._batches)
+        return sum(count for count, *_ in self._batches)
 
     def add(self, lengths: Sequence[int]) -> None:
         if lengths:
@@ -90,16 +92,13 @@ class _RecentLengths(LengthMoments):
             self._batches.popleft()
 
     def _first_two(self) -> tuple[float, float]:
-        sums = (0, 0, 0)
-        for batch in self._batches:
-            sums = _added(sums, batch)
-        return _means(sums)
+        return _means(_added(self._batches))
 
     def state(self) -> list[Any]:
         return [list(batch) for batch in self._batches]
 
     def restore(self, state: Sequence[Any]) -> None:
-        self._batches = deque((count, total, total_square) for count, total, total_square in state)
+        self._batches = deque(map(tuple, state))
 
 
 class _DecayingLengths(LengthMoments):
@@ -149,15 +148,14 @@ def length_moments(mode: str, *, keep: int, beta: float, bias_correction: bool) 
     return _DecayingLengths(beta, bias_correction)
 
 
-def _sums(lengths: Sequence[int]) -> tuple[int, int, int]:
-    """Count, sum and sum of squares: integers, so that no order of summation rounds differently."""
+def _sums(lengths: Sequence[int]) -> _Totals:
     return len(lengths), sum(lengths), sum(length * length for length in lengths)
 
 
-def _added(left: tuple[int, int, int], right: tuple[int, int, int]) -> tuple[int, int, int]:
-    return left[0] + right[0], left[1] + right[1], left[2] + right[2]
+def _added(batches: Iterable[_Totals]) -> _Totals:
+    return tuple(map(sum, zip(*batches, strict=True)))
 
 
-def _means(sums: tuple[int, int, int]) -> tuple[float, float]:
+def _means(sums: _Totals) -> tuple[float, float]:
     count, total, total_square = sums
     return total / count, total_square / count

@@ -6,7 +6,6 @@ rank and after every resume.
 """
 
 import math
-import random
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -280,15 +279,3 @@ class WindowPolicy(ABC, Generic[ConfigT]):
     @abstractmethod
     def learn(self, observation: RolloutObservation) -> None:
         """Learn from a rollout, of which every completion has a reward."""
-
-
-def generator_state(generator: random.Random) -> list[Any]:
-    """The state of a generator as JSON keeps it."""
-    version, internal, gauss_next = generator.getstate()
-    return [version, list(internal), gauss_next]
-
-
-def set_generator_state(generator: random.Random, state: Sequence[Any]) -> None:
-    """Undo `generator_state`."""
-    version, internal, gauss_next = state
-    generator.setstate((version, tuple(internal), gauss_next))

@@ -17,7 +17,7 @@ from typing import Any
 from tinyzero_trl.windows.config import AdaptiveConfig
 from tinyzero_trl.windows.fields import choice, flag, number, shown
 from tinyzero_trl.windows.lengths import MODES, length_moments
-from tinyzero_trl.windows.policy import RolloutObservation, WindowPolicy, generator_state, set_generator_state
+from tinyzero_trl.windows.policy import RolloutObservation, WindowPolicy
 from tinyzero_trl.windows.registry import register_policy
 
 
@@ -108,12 +108,12 @@ class SuccessWindow(WindowPolicy[SuccessConfig]):
 
     def state_dict(self) -> dict[str, Any]:
         """Adds the length moments and the generator."""
-        own = {
+        version, internal, gauss_next = self._generator.getstate()
+        return super().state_dict() | {
             "lengths": self._lengths.state(),
             "mode": self.config.mode,
-            "generator": generator_state(self._generator),
+            "generator": [version, list(internal), gauss_next],  # JSON knows no tuples
         }
-        return super().state_dict() | own
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Also rejects moments that another `mode` saved."""
@@ -124,7 +124,8 @@ class SuccessWindow(WindowPolicy[SuccessConfig]):
                 "resume with the mode of the checkpoint, or start a new run"
             )
         self._lengths.restore(state["lengths"])
-        set_generator_state(self._generator, state["generator"])
+        version, internal, gauss_next = state["generator"]
+        self._generator.setstate((version, tuple(internal), gauss_next))
 
     def choose_window(self) -> float:
         """See `WindowPolicy.choose_window`."""
