@@ -48,7 +48,8 @@ def unpack(path: str) -> Path:
     file = Path(path).absolute()
     if not file.is_file():
         beside = sorted(each.name for each in file.parent.glob(f"*{SUFFIX}"))
-        raise ValueError(f"model: {path!r} is no file; give one that exists{_among(beside)}")
+        among = f", such as {beside[0]!r} in the same folder" if beside else ""
+        raise ValueError(f"model: {path!r} is no file; give one that exists{among}")
     if find_spec("gguf") is None:
         raise ValueError(f"model: {path!r} needs the package gguf to be read; pip install 'tinyzero-trl[gguf]'")
     with file.open("rb") as stream:
@@ -59,10 +60,6 @@ def unpack(path: str) -> Path:
         if not folder.is_dir():
             _write(file, folder)
     return folder
-
-
-def _among(names: list[str]) -> str:
-    return f", such as {names[0]!r} in the same folder" if names else ""
 
 
 def _write(file: Path, folder: Path) -> None:

@@ -69,12 +69,15 @@ def trainer_state(checkpoint: str | Path) -> dict[str, Any] | None:
         state = json.loads((Path(checkpoint) / TRAINER_STATE).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return None
-    is_whole = isinstance(state, dict) and type(state.get("global_step")) is int and _is_epoch(state.get("epoch"))
-    return state if is_whole else None
+    if not isinstance(state, dict) or type(state.get("global_step")) is not int:
+        return None
+    epoch = state.get("epoch")
+    return state if epoch is None or is_finite_number(epoch) else None
 
 
-def _is_epoch(value: Any) -> bool:
-    return value is None or is_finite_number(value)
+def is_of_run(checkpoint: str | Path, output_dir: str | Path) -> bool:
+    """Whether a checkpoint lies in the folder of a run."""
+    return Path(checkpoint).resolve().parent == Path(output_dir).resolve()
 
 
 def step_of(checkpoint: str | Path) -> int:

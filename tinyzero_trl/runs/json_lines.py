@@ -40,8 +40,7 @@ def json_text(record: Mapping[str, Any], indent: int | None = None) -> str:
 
 def _without_infinite(value: Any) -> Any:
     if isinstance(value, dict):
-        kept = {key: entry for key, entry in value.items() if not _infinite(entry)}
-        return {key: _without_infinite(entry) for key, entry in kept.items()}
+        return {key: _without_infinite(entry) for key, entry in value.items() if not _infinite(entry)}
     if isinstance(value, list):
         return [None if _infinite(entry) else _without_infinite(entry) for entry in value]
     return value

@@ -16,6 +16,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +114,7 @@ class RunRecords:
         """
         kept = [
             {"step": step, **{key: _shortened(value) for key, value in sample.items()}}
-            for _, sample in zip(range(MOST_SAMPLES), samples, strict=False)
+            for sample in islice(samples, MOST_SAMPLES)
         ]
         folder = self.path / COMPLETIONS
         folder.mkdir(exist_ok=True)

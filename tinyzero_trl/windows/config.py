@@ -4,19 +4,14 @@ A policy declares its own fields in a subclass next to it, with the helpers of `
 """
 
 import difflib
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from typing import Any, Self, cast
 
-from tinyzero_trl.windows.fields import check_field, count, number, shown
+from tinyzero_trl.windows.fields import check_field, count, number, shown, text
 from tinyzero_trl.windows.registry import find_policy, readers, strategy_of
 
 DEFAULT_STRATEGY = "signal"
 DEFAULT_INITIAL, DEFAULT_MIN = 1024, 20
-
-
-def _strategy() -> Any:
-    help = "which policy: a registered name, or package.module:Class"
-    return field(default=None, metadata={"help": help})
 
 
 @dataclass(frozen=True, kw_only=True, init=False)
@@ -34,7 +29,7 @@ class WindowConfig:
             names field, value and remedy.
     """
 
-    strategy: str = _strategy()
+    strategy: str = text(None, "which policy: a registered name, or package.module:Class")
     initial: int = number(None, "first window in tokens; by default 1024, or the nearest value in [min, max]", low=1)
     min: int = number(None, "smallest window in tokens; by default 20, or `initial` or `max` if smaller", low=1)
     max: int | None = count("largest window in tokens; by default max_completion_length, which evaluation always uses")

@@ -62,8 +62,8 @@ def choice(default: str, help: str, choices: tuple[str, ...]) -> Any:
     return field(default=default, metadata={"help": help, "check": _check_choice, "choices": choices})
 
 
-def text(default: str, help: str) -> Any:
-    """Any text."""
+def text(default: str | None, help: str) -> Any:
+    """Any text; None: the configuration derives it in `__post_init__`."""
     return field(default=default, metadata={"help": help, "check": _check_text})
 
 

@@ -12,7 +12,7 @@ from transformers.trainer_utils import IntervalStrategy
 from trl import GRPOTrainer
 
 from tinyzero_trl.metrics import RunningTotals, rollout_metrics
-from tinyzero_trl.runs.checkpoints import drop_later_checkpoints
+from tinyzero_trl.runs.checkpoints import drop_later_checkpoints, is_of_run
 from tinyzero_trl.runs.earlier import set_aside
 from tinyzero_trl.runs.records import COMPLETIONS, EXAMPLES, METRICS, RunRecords
 from tinyzero_trl.training.callbacks.events import Evaluation, Rollout, SavedInCheckpoints
@@ -99,33 +99,40 @@ class RecordsCallback(SavedInCheckpoints):
         super().on_train_begin(args, state, control, **kwargs)
         if state.is_world_process_zero:
             folder = Path(str(args.output_dir))
-            is_own = self._checkpoint is not None and Path(self._checkpoint).resolve().parent == folder.resolve()
-            if is_own and self._description is not None:
-                self._check_same_run(*self._description)
-            start = state.global_step if is_own else -1
+            start = -1
+            if self._checkpoint is not None and is_of_run(self._checkpoint, folder):
+                start = state.global_step
+                self._check_same_run(self._checkpoint)
             set_aside(folder, start)
             if args.log_completions:  # type: ignore[attr-defined]
                 (folder / COMPLETIONS).mkdir(parents=True, exist_ok=True)  # TRL has made it before, and writes there
-            self._records = RunRecords(folder)
-            self._records.truncate_after(start)
-            if missing := self._records.missing_steps(start):
-                logger.warning(
-                    "resume: %s lacks %s, which no report will show; if there is a copy of the file, put it back",
-                    folder / METRICS,
-                    missing,
-                )
+            self._records = self._records_up_to(start, folder)
             drop_later_checkpoints(folder, start)
             if self._description is not None:
                 config, environment = self._description
                 self._records.write_config(config)
                 self._records.write_environment(**environment)
 
-    def _check_same_run(self, config: Mapping[str, Any], environment: Mapping[str, Any]) -> None:
+    def _check_same_run(self, checkpoint: str) -> None:
         """Refuse to go on as another run, of which the records would be wrong; the weights are the checkpoint's."""
-        checkpoint = str(self._checkpoint)
-        fields = {name: value for name, value in config.items() if name != "model_name_or_path"}
-        check_continued(checkpoint, fields, may_be_longer=True)
-        check_same_examples(checkpoint, environment.get(EXAMPLES, {}))
+        if self._description is not None:
+            config, environment = self._description
+            fields = {name: value for name, value in config.items() if name != "model_name_or_path"}
+            check_continued(checkpoint, fields, may_be_longer=True)
+            check_same_examples(checkpoint, environment.get(EXAMPLES, {}))
+
+    @staticmethod
+    def _records_up_to(start: int, folder: Path) -> RunRecords:
+        """The records of a run directory without what is later than step `start`."""
+        records = RunRecords(folder)
+        records.truncate_after(start)
+        if missing := records.missing_steps(start):
+            logger.warning(
+                "resume: %s lacks %s, which no report will show; if there is a copy of the file, put it back",
+                folder / METRICS,
+                missing,
+            )
+        return records
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

@@ -8,7 +8,14 @@ from typing import Any
 from datasets import Dataset
 
 from tinyzero_trl.models.fingerprint import COMMIT, model_files
-from tinyzero_trl.runs.checkpoints import SEARCHED, checkpoint_to_resume, has_optimizer, passed_over, trainer_state
+from tinyzero_trl.runs.checkpoints import (
+    SEARCHED,
+    checkpoint_to_resume,
+    has_optimizer,
+    is_of_run,
+    passed_over,
+    trainer_state,
+)
 from tinyzero_trl.runs.files import read_mapping, text_of
 from tinyzero_trl.runs.json_lines import digest_of, read_lines, read_object
 from tinyzero_trl.runs.records import COMPLETIONS, CONFIG, ENVIRONMENT, EVAL, EXAMPLES, HELD_OUT_PROMPTS, METRICS
@@ -149,7 +156,7 @@ def check_records(checkpoint: str, output_dir: str) -> None:
         ValueError: names file, line and remedy.
     """
     folder = Path(output_dir)
-    if Path(checkpoint).resolve().parent != folder.resolve():
+    if not is_of_run(checkpoint, folder):
         return  # this folder's records are moved aside
     for file in (folder / METRICS, folder / EVAL, *sorted((folder / COMPLETIONS).glob("step_*.jsonl"))):
         for _ in read_lines(file):
