@@ -27,7 +27,7 @@ class TransformersEngine(Engine):
         device = self._model.device
         draws = sampling.temperature > 0 and sampling.seeds is not None
         stops = StopStringCriteria(self.setup.tokenizer, list(sampling.stop_strings)) if sampling.stop_strings else None
-        with self._alone(sampling):
+        with self._alone():
             generation = Generation(
                 self._model,
                 *padded_left(prompt_ids, sampling.pad_token_id, device),
@@ -39,12 +39,12 @@ class TransformersEngine(Engine):
 
     def extend(self, batch: SampledBatch, rows: Sequence[int], limit: int) -> SampledBatch:
         """See `Engine`. Rows that do not go on now cannot go on later: their cache is gone."""
-        with self._alone(batch.sampling):
+        with self._alone():
             return extend_generation(batch, rows, limit)
 
     @contextmanager
-    def _alone(self, sampling: Sampling) -> Iterator[None]:
-        """Put the model in evaluation mode under `sampling` alone."""
+    def _alone(self) -> Iterator[None]:
+        """Put the model in evaluation mode, without generation settings of its own."""
         training = self._model.training
         self._model.eval()
         try:

@@ -68,7 +68,7 @@ def check_adapter(model: ModelConfig, model_config: Any) -> None:
         get_peft_model(bare, get_peft_config(model))
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         reason = text_of(error).rstrip(".")
-        name = _guilty_field(model, reason)
+        name = _guilty_field(reason)
         value = getattr(model, name)
         is_name = name == "lora_target_modules" and isinstance(value, str) and value.isidentifier()
         remedy = (
@@ -115,7 +115,7 @@ def check_kept_precision(training: Any, *, is_float32: bool) -> None:
         )
 
 
-def _guilty_field(model: ModelConfig, reason: str) -> str:
+def _guilty_field(reason: str) -> str:
     """PEFT names no field of the recipe: the most likely one, by what its message speaks of."""
     signs = {
         "`r`": "lora_r",
