@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import pytest
 from transformers import TrainerControl, TrainerState
 
+from tests.support.rollout_recount import Row, mean, recount
 from tinyzero_trl.metrics import METRICS, describe
 from tinyzero_trl.runs.records import read_run
 from tinyzero_trl.training.callbacks.events import Rollout
@@ -29,21 +30,6 @@ POLICIES: dict[str, dict[str, Any]] = {
     },
     "signal": {"min_samples": 2, "memory_rollouts": 6, "probe_every": 4, "slack": 0.1},
 }
-
-
-class Row(NamedTuple):
-    """One completion as it was sampled."""
-
-    length: int
-    reward: float
-    cut: bool
-    group: int
-    prompt_length: int
-    operands: int
-
-    @property
-    def correct(self) -> bool:
-        return self.reward >= 1.0
 
 
 class Step(NamedTuple):
@@ -97,50 +83,6 @@ def _sampled(generator: random.Random, window: int, group: int, progress: float)
     right = generator.random() < (0.2 + 0.6 * progress) * (GROUPS - group) / GROUPS and wanted <= window
     reward = 1.0 if right else generator.choice([0.0, 0.1])
     return Row(min(wanted, window), reward, wanted > window, group, 5 + group, 3 + group % 2)
-
-
-def mean(values: Any) -> float | None:
-    values = list(values)
-    return math.fsum(values) / len(values) if values else None
-
-
-def of_rollout(rows: list[Row]) -> dict[str, float | None]:
-    """The figures that need one rollout alone."""
-    wins = sorted(row.length for row in rows if row.correct)
-    groups = [[row for row in rows if row.group == group] for group in range(GROUPS)]
-    found: dict[str, float | None] = {
-        "adaptive_window/mean_success_length": mean(wins),
-        "adaptive_window/median_success_length": statistics.median(wins) if wins else None,
-        "adaptive_window/std_success_length": statistics.pstdev(wins) if wins else None,
-        "adaptive_window/p95_success_length": _quantile(wins, 0.95) if wins else None,
-        "adaptive_window/num_success_samples": len(wins),
-        "adaptive_window/success_rate": len(wins) / len(rows),
-        "tokens/prompt_total": sum(row.prompt_length for row in rows),
-        "tokens/response_total": sum(row.length for row in rows),
-        "tokens/overall_total": sum(row.length + row.prompt_length for row in rows),
-        "completion/truncated_frac": mean(row.cut for row in rows),
-        "completion/finished_frac": mean(not row.cut for row in rows),
-        "completion/truncated_correct_frac": mean(row.correct for row in rows if row.cut),
-        "completion/finished_correct_frac": mean(row.correct for row in rows if not row.cut),
-        "completion/correct_mean_length": mean(wins),
-        "group/zero_variance_frac": mean(len({row.reward for row in group}) == 1 for group in groups),
-        "group/all_correct_frac": mean(all(row.correct for row in group) for group in groups),
-        "group/all_wrong_frac": mean(not any(row.correct for row in group) for group in groups),
-        "time/rollout_s": 0.5,
-    }
-    for operands in {row.operands for row in rows}:
-        of_size = [row for row in rows if row.operands == operands]
-        found[f"difficulty/{operands}_acc"] = mean(row.correct for row in of_size)
-        found[f"difficulty/{operands}_count"] = len(of_size)
-        found[f"difficulty/{operands}_mean_length"] = mean(row.length for row in of_size)
-    return found
-
-
-def _quantile(ordered: list[int], q: float) -> float:
-    position = q * (len(ordered) - 1)
-    below = math.floor(position)
-    above = min(below + 1, len(ordered) - 1)
-    return ordered[below] + (position - below) * (ordered[above] - ordered[below])
 
 
 def since_the_start(steps: list[Step]) -> dict[str, float | None]:
@@ -266,7 +208,7 @@ def test_every_logged_figure_follows_its_formula(run: tuple[str, list[Step]]) ->
     for last in range(1, len(steps) + 1):
         so_far = steps[:last]
         line = so_far[-1].line
-        expected = of_rollout(so_far[-1].rows) | since_the_start(so_far)
+        expected = recount(so_far[-1].rows) | since_the_start(so_far) | {"time/rollout_s": 0.5}
         if strategy == "success":
             expected |= of_success(so_far)
         for name, value in expected.items():

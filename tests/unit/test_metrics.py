@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.support.rollout_recount import Row, mean, quantile, recount
 from tinyzero_trl.metrics import (
     METRICS,
     Interval,
@@ -51,53 +52,13 @@ def observation(rows):
     return RolloutObservation(0, WINDOW, lengths, rewards, truncated, groups)
 
 
-def mean(values):
-    values = list(values)
-    return sum(values) / len(values) if values else None
-
-
-def quantile(values, q):
-    """The linear quantile, written out."""
-    ordered = sorted(values)
-    position = q * (len(ordered) - 1)
-    below = math.floor(position)
-    above = min(below + 1, len(ordered) - 1)
-    return ordered[below] + (position - below) * (ordered[above] - ordered[below])
-
-
 @given(ROWS)
 @settings(max_examples=150, deadline=None)
 def test_rollout_figures_equal_a_recount_of_the_rows(rows):
-    correct = [reward >= 1.0 for _, reward, *_ in rows]
-    wins = [row[0] for row, good in zip(rows, correct, strict=True) if good]
-    members = {group: [row[1] for row in rows if row[3] == group] for group in {row[3] for row in rows}}
-    expected = {
-        "adaptive_window/num_success_samples": len(wins),
-        "adaptive_window/success_rate": len(wins) / len(rows),
-        "adaptive_window/mean_success_length": mean(wins),
-        "adaptive_window/median_success_length": statistics.median(wins) if wins else None,
-        "adaptive_window/std_success_length": statistics.pstdev(wins) if wins else None,
-        "adaptive_window/p95_success_length": quantile(wins, 0.95) if wins else None,
-        "tokens/prompt_total": sum(row[4] for row in rows),
-        "tokens/response_total": sum(row[0] for row in rows),
-        "tokens/overall_total": sum(row[0] + row[4] for row in rows),
-        "completion/truncated_frac": mean(row[2] for row in rows),
-        "completion/finished_frac": mean(not row[2] for row in rows),
-        "completion/truncated_correct_frac": mean(g for row, g in zip(rows, correct, strict=True) if row[2]),
-        "completion/finished_correct_frac": mean(g for row, g in zip(rows, correct, strict=True) if not row[2]),
-        "completion/correct_mean_length": mean(wins),
-        "group/zero_variance_frac": mean(len(set(rewards)) == 1 for rewards in members.values()),
-        "group/all_correct_frac": mean(min(rewards) >= 1.0 for rewards in members.values()),
-        "group/all_wrong_frac": mean(max(rewards) < 1.0 for rewards in members.values()),
-    }
-    for operands in {row[5] for row in rows}:
-        of_size = [good for row, good in zip(rows, correct, strict=True) if row[5] == operands]
-        expected[f"difficulty/{operands}_acc"] = mean(of_size)
-        expected[f"difficulty/{operands}_count"] = len(of_size)
-        expected[f"difficulty/{operands}_mean_length"] = mean(row[0] for row in rows if row[5] == operands)
     figures = rollout_metrics(
         observation(rows), prompt_lengths=[row[4] for row in rows], difficulties=[row[5] for row in rows]
     )
+    expected = recount([Row(*row) for row in rows])
     assert figures == pytest.approx({name: value for name, value in expected.items() if value is not None})
 
 
