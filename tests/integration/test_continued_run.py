@@ -108,22 +108,6 @@ def test_another_recipe_is_refused_for_a_finished_run_too(tmp_path: Path, capsys
     assert (tmp_path / "run" / "config.yaml").read_bytes() == before
 
 
-def test_a_finished_run_without_checkpoints_is_left_as_it_is(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    recipe = write_recipe(tmp_path, max_steps=1, save_strategy="no", eval_steps=1)
-    assert start(recipe) == 0
-    before = {file: file.read_bytes() for file in (tmp_path / "run").rglob("*") if file.is_file()}
-    capsys.readouterr()
-    assert start(recipe) == 0
-    assert "is finished: for another run give another --output_dir, or --resume never" in capsys.readouterr().out
-    assert start(recipe, "--max_steps", "2") == 2
-    assert "is finished and holds no checkpoint, from which it could be made longer" in capsys.readouterr().err
-    assert start(recipe, "--seed", "8") == 2
-    assert "run' is of another recipe (seed: 7 there, 8 here); give --resume never" in capsys.readouterr().err
-    assert {file: file.read_bytes() for file in (tmp_path / "run").rglob("*") if file.is_file()} == before
-
-
 def test_weights_alone_are_not_continued(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     recipe = write_recipe(tmp_path, max_steps=1, save_steps=1, eval_steps=1, save_only_model=True)
     assert start(recipe) == 0

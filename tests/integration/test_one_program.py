@@ -118,7 +118,7 @@ def test_a_finished_run_without_checkpoints_is_left_as_it_is(
     assert train.main(arguments) == 0
     assert " is finished: for another run give another --output_dir, or --resume never" in capsys.readouterr().out
     for other, culprit in (
-        (["--seed", "8"], "(seed: 7 there, 8 here); give --resume never, or another output_dir"),
+        (["--seed", "8"], "run' is of another recipe (seed: 7 there, 8 here); give --resume never, or another"),
         (["--max_steps", "4"], "is finished and holds no checkpoint, from which it could be made longer"),
         (["--push_to_hub", "true"], "push_to_hub: "),
     ):

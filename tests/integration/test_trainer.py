@@ -3,12 +3,13 @@
 import json
 import shutil
 from pathlib import Path
-from statistics import mean, median
+from statistics import mean
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from tests.support.rollout_recount import Row, recount
 from tests.support.training import LONGEST, Batch, WatchedTrainer, train, write_recipe
 from tinyzero_trl.commands.train import main
 from tinyzero_trl.generation import interception
@@ -102,39 +103,24 @@ def test_every_line_has_the_figures_of_the_contract(run: Run) -> None:
 def test_figures_equal_a_recount_of_the_rows(run: Run, trained: WatchedTrainer) -> None:
     tokenizer, tokens, reward, rewards = trained.processing_class, 0, 0.0, 0.0
     for line, batch in zip(run.metrics, rollouts(trained), strict=True):
-        groups = [batch.rewards[start : start + 4] for start in range(0, 16, 4)]
-        wins = [length for length, earned in zip(batch.lengths, batch.rewards, strict=True) if earned >= 1]
-        prompts = sum(len(tokenizer(prompt)["input_ids"]) for prompt in batch.prompts)
+        prompts = [len(tokenizer(prompt)["input_ids"]) for prompt in batch.prompts]
+        groups = [row // 4 for row in range(16)]
+        figures = recount(
+            list(map(Row, batch.lengths, batch.rewards, batch.truncated, groups, prompts, batch.operands))
+        )
         tokens += sum(batch.lengths)
         reward += sum(batch.rewards)
         rewards += mean(batch.rewards)
-        expected = {
+        expected = {name: value for name, value in figures.items() if value is not None} | {
             "adaptive_window/current_window": batch.window,
-            "adaptive_window/num_success_samples": len(wins),
-            "adaptive_window/success_rate": len(wins) / 16,
             "adaptive_window/cumulative_reward": reward,
             "train/cumulative_reward": rewards,
-            "tokens/prompt_total": prompts,
-            "tokens/response_total": sum(batch.lengths),
-            "tokens/overall_total": prompts + sum(batch.lengths),
             "tokens/response_cumulative": tokens,
-            "completion/truncated_frac": mean(batch.truncated),
-            "completion/finished_frac": 1 - mean(batch.truncated),
-            "group/zero_variance_frac": mean(len(set(group)) == 1 for group in groups),
-            "group/all_correct_frac": mean(min(group) >= 1 for group in groups),
-            "group/all_wrong_frac": mean(max(group) < 1 for group in groups),
             # beta is 0: exactly the rows of groups without variance are left out
-            "compute/rows_skipped_frac": mean(len(set(group)) == 1 for group in groups),
+            "compute/rows_skipped_frac": figures["group/zero_variance_frac"],
             "reward": mean(batch.rewards),
         }
-        if wins:
-            expected["adaptive_window/mean_success_length"] = mean(wins)
-            expected["adaptive_window/median_success_length"] = median(wins)
-        for operands in set(batch.operands):
-            chosen = [earned >= 1 for earned, of in zip(batch.rewards, batch.operands, strict=True) if of == operands]
-            expected[f"difficulty/{operands}_acc"] = mean(chosen)
-            expected[f"difficulty/{operands}_count"] = len(chosen)
-        assert {name: line[name] for name in expected} == pytest.approx(expected, abs=1e-6)
+        assert {name: line.get(name) for name in expected} == pytest.approx(expected, abs=1e-6)
     assert run.evals[-1]["tokens"] == tokens
 
 
