@@ -22,9 +22,9 @@ from tinyzero_trl.windows import (
     SignalConfig,
     SuccessConfig,
     WindowConfig,
+    declarations,
     fields_read,
     make_policy,
-    readers,
     unread_fields,
 )
 from tinyzero_trl.windows.fidelity import Gain
@@ -201,8 +201,8 @@ def test_the_fields_that_a_strategy_reads_are_those_of_its_class() -> None:
     assert {"phases", "mode", "slack", "headroom"} <= unread_fields("fixed") and not common & unread_fields("fixed")
     assert {"headroom"} <= unread_fields("success") and not fields_read("success") & unread_fields("success")
     assert fields_read("of another project") == unread_fields("of another project") == frozenset()
-    assert {"success", "signal"} <= set(readers("slack")) and "fixed" not in readers("slack")
-    assert readers("mode") == ["success"]
+    assert {"success", "signal"} <= declarations("slack").keys() and "fixed" not in declarations("slack")
+    assert list(declarations("mode")) == ["success"]
 
 
 @settings(max_examples=500, deadline=None)

@@ -13,12 +13,10 @@ from tinyzero_trl.windows.group import GroupConfig
 from tinyzero_trl.windows.lengths import MODES
 from tinyzero_trl.windows.policy import GroupState, RolloutObservation, WindowPolicy
 from tinyzero_trl.windows.registry import (
-    all_fields,
     declarations,
     fields_read,
     find_policy,
     make_policy,
-    readers,
     register_policy,
     strategies,
     unread_fields,
@@ -39,7 +37,6 @@ __all__ = [
     "SuccessConfig",
     "WindowConfig",
     "WindowPolicy",
-    "all_fields",
     "choice",
     "count",
     "declarations",
@@ -49,7 +46,6 @@ __all__ = [
     "make_policy",
     "number",
     "of_trainer",
-    "readers",
     "register_policy",
     "strategies",
     "text",

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Self, cast
 
 from tinyzero_trl.windows.fields import check_field, count, number, shown, text
-from tinyzero_trl.windows.registry import find_policy, readers, strategy_of
+from tinyzero_trl.windows.registry import declarations, find_policy, strategy_of
 
 DEFAULT_STRATEGY = "signal"
 DEFAULT_INITIAL, DEFAULT_MIN = 1024, 20
@@ -119,7 +119,7 @@ def _class_for(strategy: str) -> type[WindowConfig]:
 
 def _foreign(name: str, value: Any, strategy: str, own: list[str]) -> str:
     """Why a field is refused that the strategy does not have."""
-    if others := readers(name):
+    if others := list(declarations(name)):
         listed = " and ".join(filter(None, (", ".join(others[:-1]), others[-1])))
         who = f"{listed} {'read it' if len(others) > 1 else 'does'}"
         return (

@@ -93,11 +93,6 @@ def fields_read(strategy: str | None) -> frozenset[str]:
     return frozenset(each.name for each in fields(policy.config_class)) if policy else frozenset()
 
 
-def all_fields() -> frozenset[str]:
-    """Names of the fields of all registered policies."""
-    return frozenset().union(*map(fields_read, _POLICIES))
-
-
 def declarations(field: str) -> dict[str, Field[Any]]:
     """How each registered policy that has the field declares it, by the name of the policy."""
     found = ((strategy, each) for strategy, policy in _POLICIES.items() for each in fields(policy.config_class))
@@ -107,12 +102,7 @@ def declarations(field: str) -> dict[str, Field[Any]]:
 def unread_fields(strategy: str | None) -> frozenset[str]:
     """Names of the fields that only other policies read; empty if the name is not registered. Nothing is imported."""
     read = fields_read(strategy)
-    return all_fields() - read if read else frozenset()
-
-
-def readers(field: str) -> list[str]:
-    """Names of the registered policies that have the field."""
-    return list(declarations(field))
+    return frozenset().union(*map(fields_read, _POLICIES)) - read if read else frozenset()
 
 
 def strategy_of(config: "type[WindowConfig]") -> str:
