@@ -16,11 +16,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from tinyzero_trl.evaluation.rows import Row, WorkFile, is_correct, summarise, write_rows
 from tinyzero_trl.evaluation.settings import EvaluationSettings, PreparedExamples, identify, prepare_examples, resolve
 from tinyzero_trl.evaluation.trained_by import TrainedBy, find_run
-from tinyzero_trl.generation.completions import batched, complete
+from tinyzero_trl.generation.completions import as_turns, batched, complete
 from tinyzero_trl.generation.engine import ANSWER_END, Engine, EngineSetup, Sampling, derive_seed
 from tinyzero_trl.generation.registry import engine_class
 from tinyzero_trl.generation.sampling import RECIPE_FIELDS, end_token_ids, padding_token_id
-from tinyzero_trl.generation.turns import as_turns
 from tinyzero_trl.metrics import as_label
 from tinyzero_trl.models.loading import (
     check_model,

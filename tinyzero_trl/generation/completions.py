@@ -1,14 +1,18 @@
-"""Completions as text, from any engine."""
+"""Completions as text, or as turns of a chat, from any engine."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
+
+from trl.chat_template_utils import parse_response
 
 from tinyzero_trl.generation.engine import Engine, EngineSetup, Sampling, derive_seed
 from tinyzero_trl.generation.prompts import Prompt, encode_prompts
 from tinyzero_trl.generation.sampling import end_token_ids, padding_token_id
 from tinyzero_trl.generation.stages import sample
 from tinyzero_trl.generation.transformers_engine import TransformersEngine
+
+_TEMPLATES = ("response_template", "response_schema")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,3 +90,18 @@ def generate_completions(
 def batched(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
     """Consecutive sequences of `size` items, the last one shorter."""
     return (items[start : start + size] for start in range(0, len(items), size))
+
+
+def as_turns(
+    tokenizer: Any, prompt_ids: Sequence[list[int]], completion_ids: Sequence[list[int]], tools: Any = None
+) -> list[dict[str, Any]]:
+    """One message {role, content, ...} per completion, as TRL hands it to the reward functions in training.
+
+    Some tokenizers say how a turn is taken apart, as into reasoning and content. The prompt is needed for that, since a
+    chat template may begin the turn.
+    """
+    if any(getattr(tokenizer, name, None) is not None for name in _TEMPLATES):
+        turns = zip(prompt_ids, completion_ids, strict=True)
+        return [parse_response(tokenizer, ids, prefix=prompt, tools=tools) for prompt, ids in turns]
+    texts = tokenizer.batch_decode(completion_ids, skip_special_tokens=True)
+    return [{"role": "assistant", "content": text} for text in texts]

@@ -16,8 +16,8 @@ from transformers.utils.hub import hf_api
 from trl import GRPOTrainer
 from trl.data_utils import is_conversational
 
+from tinyzero_trl.generation.completions import as_turns
 from tinyzero_trl.generation.interception import replaced
-from tinyzero_trl.generation.turns import as_turns
 
 Inputs = dict[str, Any]
 

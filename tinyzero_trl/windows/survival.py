@@ -99,12 +99,10 @@ def _ends_of_group(members: Iterable[tuple[Any, int, bool, bool]]) -> list[Ends]
 def _merged(ends: Iterable[Ends]) -> tuple[Ends, ...]:
     """One row per length, ascending."""
     by_length = (list(rows) for _, rows in groupby(sorted(ends), key=itemgetter(0)))
-    return tuple(rows[0] if len(rows) == 1 else _sum_of(rows) for rows in by_length)
-
-
-def _sum_of(rows: list[Ends]) -> Ends:
-    """Rows of one length as one row."""
-    return Ends(rows[0].length, *map(sum, list(zip(*rows, strict=True))[1:]))
+    return tuple(
+        rows[0] if len(rows) == 1 else Ends(rows[0].length, *map(sum, list(zip(*rows, strict=True))[1:]))
+        for rows in by_length
+    )
 
 
 class Point(NamedTuple):
