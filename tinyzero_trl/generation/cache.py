@@ -8,8 +8,7 @@ query positions do: a decoding step has one position, so their attention is the 
 For every token, Transformers before 5.24 also reads back from the device whether a row is padded. Here it is told once.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -19,6 +18,8 @@ from transformers import AttentionInterface, AttentionMaskInterface, DynamicCach
 from transformers.cache_utils import DynamicLayer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
+
+from tinyzero_trl.models.varlen import attention_replaced
 
 GROUPED_DECODING = "sdpa_grouped_decoding"
 """The name of `grouped_decoding` among Transformers' attention implementations, for a batch without padding."""
@@ -132,19 +133,11 @@ for _name, _mask in ((GROUPED_DECODING, _mask_of_unpadded), (PADDED_DECODING, _m
     AttentionMaskInterface.register(_name, _mask)
 
 
-@contextmanager
-def decoding_attention(model: Any, *, padded: bool) -> Iterator[None]:
+def decoding_attention(model: Any, *, padded: bool) -> AbstractContextManager[None]:
     """Within it, `model` attends by `grouped_decoding` if it attends by Transformers' SDPA outside.
 
     Args:
         model: a causal language model of Transformers.
         padded: whether any row of its passes is padded. The mask depends on it alone.
     """
-    if model.config._attn_implementation != "sdpa":
-        yield
-        return
-    model.set_attn_implementation(PADDED_DECODING if padded else GROUPED_DECODING)
-    try:
-        yield
-    finally:
-        model.set_attn_implementation("sdpa")
+    return attention_replaced(model, "sdpa", PADDED_DECODING if padded else GROUPED_DECODING)

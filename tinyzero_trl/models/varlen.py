@@ -9,7 +9,7 @@ where a pass brings `row_bounds`, and as Transformers' `sdpa` in every other pas
 
 import inspect
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -225,14 +225,19 @@ AttentionInterface.register(TORCH_VARLEN, varlen_attention)
 AttentionMaskInterface.register(TORCH_VARLEN, sdpa_mask)
 
 
-@contextmanager
-def sampling_attention(model: Any) -> Iterator[None]:
+def sampling_attention(model: Any) -> AbstractContextManager[None]:
     """Within it, a model that attends by `TORCH_VARLEN` has the `sdpa` that samplers know how to replace."""
-    if model.config._attn_implementation != TORCH_VARLEN:
+    return attention_replaced(model, TORCH_VARLEN, "sdpa")
+
+
+@contextmanager
+def attention_replaced(model: Any, own: str, other: str) -> Iterator[None]:
+    """Within it, a model that attends by `own` attends by `other`; any other model as it does."""
+    if model.config._attn_implementation != own:
         yield
         return
-    model.set_attn_implementation("sdpa")
+    model.set_attn_implementation(other)
     try:
         yield
     finally:
-        model.set_attn_implementation(TORCH_VARLEN)
+        model.set_attn_implementation(own)
