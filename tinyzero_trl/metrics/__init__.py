@@ -5,7 +5,7 @@ what is estimated from few samples, and `registry` says for every name what it m
 in its denominator is absent from the returned dictionary: a 0 would be a claim.
 """
 
-from tinyzero_trl.metrics.accuracy import Accuracy, accuracy, accuracy_interval, by_problem
+from tinyzero_trl.metrics.accuracy import accuracy, accuracy_interval, by_problem
 from tinyzero_trl.metrics.evaluation import evaluation_metrics
 from tinyzero_trl.metrics.intervals import (
     Interval,
@@ -17,15 +17,13 @@ from tinyzero_trl.metrics.intervals import (
     wilson_interval,
 )
 from tinyzero_trl.metrics.labels import Label, as_label, labels_of
-from tinyzero_trl.metrics.registry import METRICS, Metric, describe
+from tinyzero_trl.metrics.registry import METRICS, describe
 from tinyzero_trl.metrics.rollout import RunningTotals, ratio_metrics, rollout_metrics
 
 __all__ = [
     "METRICS",
-    "Accuracy",
     "Interval",
     "Label",
-    "Metric",
     "RunningTotals",
     "accuracy",
     "accuracy_interval",

@@ -8,7 +8,7 @@ from tinyzero_trl.tasks.arithmetic.problem import Problem
 from tinyzero_trl.tasks.gsm8k import Gsm8k
 from tinyzero_trl.tasks.prompt_answer import PromptAnswer
 from tinyzero_trl.tasks.reasoning_gym import ReasoningGymTask
-from tinyzero_trl.tasks.registry import generating_forms, get_task, name_forms, register_task, task_names
+from tinyzero_trl.tasks.registry import generating_forms, get_task, register_task
 from tinyzero_trl.tasks.task import Example, Score, Task
 
 __all__ = [
@@ -25,7 +25,5 @@ __all__ = [
     "generating_forms",
     "get_task",
     "multiplication",
-    "name_forms",
     "register_task",
-    "task_names",
 ]

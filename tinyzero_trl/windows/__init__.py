@@ -1,6 +1,7 @@
 """How long a rollout may be, and which of its groups go on: policies that decide from what was seen.
 
-Standard library alone. docs/windows.md has the rules, a comparison, and how to write a policy of your own.
+NumPy and the standard library alone. docs/windows.md has the rules, a comparison, and how to write a policy of your
+own.
 """
 
 # Messages list the policies in the order of their imports: the simplest first.
