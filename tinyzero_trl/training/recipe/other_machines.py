@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from trl import ModelConfig
 
+from tinyzero_trl.generation.interception import replaced
 from tinyzero_trl.tasks.config import TaskConfig
 from tinyzero_trl.training.config import AdaptiveGRPOConfig
 from tinyzero_trl.training.recipe.parser import parse_recipe
@@ -28,14 +28,8 @@ def recipe_for(
     Raises:
         ValueError: as `parse_recipe` does.
     """
-    others: dict[str, Any] = {
-        "world_size": property(lambda _: processes),
-        "device": property(lambda _: torch.device(device)),
-    }
-    for name, value in others.items():
-        setattr(AdaptiveGRPOConfig, name, value)
-    try:
+    with (
+        replaced(AdaptiveGRPOConfig, "world_size", property(lambda _: processes)),
+        replaced(AdaptiveGRPOConfig, "device", property(lambda _: torch.device(device))),
+    ):
         yield parse_recipe([*arguments, "--use_cpu", "true"])  # else half precision is refused without a GPU
-    finally:
-        for name in others:
-            delattr(AdaptiveGRPOConfig, name)
