@@ -32,23 +32,13 @@ def check_evaluation_batch(config: Any) -> None:
     Raises:
         ValueError: they are not.
     """
-    rows, group, _ = _evaluation_batch(config)
-    if rows % group:
-        raise ValueError(_no_whole_groups(config))
-
-
-def _evaluation_batch(config: Any) -> tuple[int, int, str]:
-    """Its completions over all processes, those of a group, and the field that says the latter."""
     name = "num_generations_eval" if config.num_generations_eval else "num_generations"
-    return config.per_device_eval_batch_size * config.world_size, getattr(config, name), name
-
-
-def _no_whole_groups(config: Any) -> str:
-    rows, group, name = _evaluation_batch(config)
-    return (
-        f"{name}: {group} does not divide the {rows} completions of an evaluation batch; give a divisor such as "
-        f"{_divisor(rows, group)}, or change per_device_eval_batch_size"
-    )
+    rows, group = config.per_device_eval_batch_size * config.world_size, getattr(config, name)
+    if rows % group:
+        raise ValueError(
+            f"{name}: {group} does not divide the {rows} completions of an evaluation batch; give a divisor such as "
+            f"{_divisor(rows, group)}, or change per_device_eval_batch_size"
+        )
 
 
 def _explained(config: Any, reason: str) -> str:
@@ -59,7 +49,7 @@ def _explained(config: Any, reason: str) -> str:
             f"give a divisor such as {_divisor(rows, group)}, or change per_device_train_batch_size"
         )
     if reason.startswith("The global eval batch size"):
-        return _no_whole_groups(config)
+        check_evaluation_batch(config)
     if reason.startswith("generation_batch_size"):
         per_step = config.per_device_train_batch_size * config.world_size
         return (
