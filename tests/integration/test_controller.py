@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from datasets import Dataset, IterableDataset
+from transformers import TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
 from tests.support.fixed_rollouts import (
@@ -194,6 +195,30 @@ def test_a_resumed_run_chooses_the_windows_of_an_unbroken_one(strategy: str) -> 
     unbroken = windows(output_dir=folder, save_strategy="steps", save_steps=STEPS // 2)
     assert len(set(unbroken)) > 2, f"the window hardly moved ({unbroken}), so equality proves nothing"
     assert windows(str(Path(folder) / f"checkpoint-{STEPS // 2}")) == unbroken[STEPS // 2 :]
+
+
+class InterruptOnce(TrainerCallback):
+    """As the user does in a notebook, between the two micro-batches of the third optimizer step."""
+
+    is_over = False
+
+    def on_substep_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == 2 and not self.is_over:
+            self.is_over = True
+            raise KeyboardInterrupt
+
+
+def test_a_training_after_an_interrupted_one_has_rollouts_and_figures_of_its_own() -> None:
+    """TRL alone would train again on what is left of the interrupted rollout, and log the mean of both windows."""
+    settings = {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 2, "max_steps": 3}
+    trainer = trainer_of(GRPOTrainer, arguments(**settings), callbacks=[InterruptOnce()])
+    WindowController(WindowConfig(strategy="phased", min=4, phases=((0, 4), (1, 8), (2, 16)))).attach(trainer)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    trainer.train()
+    windows = [line["adaptive_window/current_window"] for line in trainer.state.log_history if "reward" in line]
+    assert windows == [4, 8, 16]
+    assert trainer._step == 6, "counted from 0: each optimizer step has a rollout of its own"
 
 
 def test_the_policy_sees_the_window_under_which_was_sampled() -> None:

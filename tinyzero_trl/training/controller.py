@@ -55,6 +55,7 @@ class WindowController(SavedInCheckpoints):
         if not isinstance(config, WindowConfig):
             raise ValueError(f"config: {config!r} is no WindowConfig; give WindowConfig(strategy='signal')")
         self.config = config
+        self._trainer: GRPOTrainer | None = None
         self._policy: WindowPolicy | None = None
         self._rollouts: Rollouts | None = None
         self._groups: GroupStages | None = None
@@ -132,7 +133,7 @@ class WindowController(SavedInCheckpoints):
         wrapped._generate_and_score_completions = limited
         wrapped._calculate_rewards = observed
         trainer.add_callback(self)
-        self._policy, self._rollouts, self._groups = policy, rollouts, groups
+        self._trainer, self._policy, self._rollouts, self._groups = trainer, policy, rollouts, groups
         self._hints = RolloutHints(policy.config)
         return self
 
@@ -147,9 +148,15 @@ class WindowController(SavedInCheckpoints):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Tell the policy where training begins, once it has the state of the checkpoint."""
+        """Tell the policy where training begins, once it has the state of the checkpoint.
+
+        What an interrupted training has left is dropped, since its rollout and its figures have other windows.
+        """
         super().on_train_begin(args, state, control, **kwargs)
         self.policy.begin_at_step(state.global_step)
+        assert self._trainer is not None, "the policy is there"
+        trl_internals.forget_rollout(self._trainer)
+        trl_internals.forget_unlogged_figures(self._trainer)
 
     def state_dict(self) -> dict[str, Any]:
         """The state of the policy."""
