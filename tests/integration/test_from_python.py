@@ -118,6 +118,29 @@ def test_the_same_script_again_goes_on_where_that_is_asked_for_and_loses_nothing
 
 
 @pytest.mark.slow
+class InterruptOnce(TrainerCallback):
+    """As the user does in a notebook, after the first batch of an evaluation."""
+
+    is_over = False
+
+    def on_prediction_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if not self.is_over:
+            self.is_over = True
+            raise KeyboardInterrupt
+
+
+def test_an_evaluation_has_no_figures_of_an_interrupted_one_or_of_a_prediction(tmp_path: Path) -> None:
+    """Of TRL's own figures either, which TRL keeps until they are logged."""
+    made = trainer(tmp_path, callbacks=[InterruptOnce()])
+    with pytest.raises(KeyboardInterrupt):
+        made.evaluate()
+    figures = made.evaluate()
+    assert figures["eval_reward"] == pytest.approx(made.evaluate()["eval_reward"])
+    made.predict(made.eval_dataset.select([0]))
+    assert made.evaluate()["eval_reward"] == pytest.approx(figures["eval_reward"])
+    assert made.evaluate()["eval_completions/mean_length"] == pytest.approx(figures["eval/mean_length"])
+
+
 def test_a_second_training_is_a_new_one_and_the_first_is_kept(tmp_path: Path) -> None:
     """As in TRL, the same trainer goes on with its weights, and another one begins with the model's."""
     run = trainer(tmp_path, max_steps=1, num_iterations=2)

@@ -23,6 +23,7 @@ from datasets import Dataset
 
 from tinyzero_trl.generation.interception import replaced
 from tinyzero_trl.metrics import evaluation_metrics
+from tinyzero_trl.training import trl_internals
 from tinyzero_trl.training.callbacks.events import Evaluation, fire
 from tinyzero_trl.training.config import AdaptiveGRPOConfig
 from tinyzero_trl.training.preflight.best_figure import check_best_figure_is_there
@@ -256,6 +257,7 @@ def evaluate(
     own = trainer.eval_dataset
     given = own if dataset is None else dataset
     answers = partial(answer, dataset, ignore_keys, prefix)
+    trl_internals.forget_unlogged_evaluation(trainer)
     metrics, evaluation = trainer.evaluator.measure(answers, given, seed=trainer.rollouts.seed, prefix=prefix)
     if evaluation is not None and given is own:
         fire(trainer, "on_evaluation_end", evaluation=evaluation)

@@ -87,6 +87,11 @@ def forget_unlogged_figures(trainer: GRPOTrainer) -> None:
     trainer._current_train_step_time, trainer._entropy_window_stats = 0.0, None
 
 
+def forget_unlogged_evaluation(trainer: GRPOTrainer) -> None:
+    """Drop what a prediction or an interrupted evaluation has left; TRL would count it as figures of the next one."""
+    trainer._metrics["eval"].clear()
+
+
 def loss_since_the_last_log(trainer: GRPOTrainer) -> torch.Tensor:
     """The loss of this rank, summed over the optimizer steps since Trainer's last log line; a scalar."""
     return trainer._tr_loss
