@@ -1,5 +1,6 @@
 """What every task may rely on: registry, checked rows, a generator from single draws, columns that disturb nobody."""
 
+import json
 import random
 import sys
 from collections import Counter
@@ -86,6 +87,48 @@ def test_a_task_that_gives_no_score_is_told_before_a_model_loads(
         ValueError, match=r"task: facts scores an empty completion with .*; return Score\(reward, reason"
     ):
         to_dataset([GOOD], task=facts, template="base")
+
+
+def test_a_score_that_raises_is_one_line_before_a_model_loads(facts: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Facts, "score", lambda self, completion, example: Score(float(int(completion)), "number"))
+    message = "^task: facts scores an empty completion with ValueError: invalid literal .*; return a Score for every"
+    with pytest.raises(ValueError, match=message):
+        to_dataset([GOOD], task=facts, template="base")
+
+
+def test_a_score_that_returns_nothing_for_some_texts_is_named(facts: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty completion, which is asked about beforehand, need not be one of them."""
+    monkeypatch.setattr(Facts, "score", lambda self, completion, example: None if completion else Score(0.0, "empty"))
+    rows = to_dataset([GOOD], task=facts, template="base")
+    [score], _ = reward_functions(facts)
+    columns = {name: rows[name][:] for name in rows.column_names if name != "prompt"}
+    message = r"^task: facts scores the completion 'some' with None; return Score\(reward, reason\) for every text"
+    with pytest.raises(ValueError, match=message):
+        score(completions=["some"], **columns)
+
+
+@pytest.mark.parametrize(
+    ("method", "returned", "message"),
+    [
+        ("question", None, "asks None; let question return a text"),
+        ("question", 5, "asks 5; let question return a text"),
+        ("prompt", None, "gives the prompt None; return a text, or a list of messages"),
+        ("prompt", {"role": "user", "content": "p"}, r"gives the prompt \{.*\}; return a text, or a list of messages"),
+        ("prompt", ["p"], r"gives the prompt \['p'\]; return a text, or a list of messages"),
+        ("key", ["p"], r"gives the key \['p'\], which cannot be looked up; return a text, a number or a tuple"),
+    ],
+)
+def test_what_a_task_asks_is_checked(
+    method: str, returned: Any, message: str, facts: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether its examples are generated or read."""
+    file = tmp_path / "facts.jsonl"
+    file.write_text(json.dumps(GOOD_FACT) + "\n")
+    monkeypatch.setattr(Facts, method, lambda self, *_: returned)
+    with pytest.raises(ValueError, match=f"^task: facts {message}"):
+        train_test_examples(facts, train_size=1, test_size=1, seed=0)
+    with pytest.raises(ValueError, match=f"^task: facts {message}"):
+        read_examples(str(file), task=facts)
 
 
 def test_too_few_different_draws_are_told_with_the_field(facts: str) -> None:

@@ -33,7 +33,7 @@ from tinyzero_trl.runs.earlier import move_aside
 from tinyzero_trl.runs.files import printable, shortened, write_atomically
 from tinyzero_trl.runs.json_lines import read_object
 from tinyzero_trl.runs.records import counted
-from tinyzero_trl.tasks.datasets import to_columns
+from tinyzero_trl.tasks.datasets import scored, to_columns
 from tinyzero_trl.tasks.rewards import completion_text
 
 logger = logging.getLogger(__name__)
@@ -161,7 +161,7 @@ def _answer(
     for place, ((index, sample), completion) in enumerate(zip(batch, completions, strict=True)):
         example = prepared.examples[index]
         try:
-            score = task.score(answers[place], example)
+            score = scored(task, answers[place], example)
         except Exception as error:
             raise RuntimeError(f"task: {task.name} did not score the completion {shortened(answers[place])}") from error
         rows.append(

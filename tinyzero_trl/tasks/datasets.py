@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from tinyzero_trl.runs.files import is_finite_number, shortened, text_of
+from tinyzero_trl.tasks.prompts import check_prompt
 from tinyzero_trl.tasks.registry import get_task
 from tinyzero_trl.tasks.sources import read_rows
 from tinyzero_trl.tasks.task import Example, Score, Task
@@ -92,6 +93,8 @@ def read_examples(
                 examples.append(reader.read(row))
             except ValueError as error:
                 raise ValueError(f"{name}: row {number}: {error}") from None
+            if len(examples) == 1:
+                check_prompt(reader.name, reader.prompt(examples[0], reader.templates[0]), reader.key(examples[0]))
             if len(examples) == limit:
                 return examples
     if not examples:
@@ -112,6 +115,8 @@ def to_dataset(examples: Sequence[Example], *, task: str | Task, template: str) 
         check_score(task, example)
     own = to_columns(task, examples)
     prompts = [task.prompt(example, template) for example in examples]
+    for example, prompt in zip(examples[:1], prompts, strict=False):
+        check_prompt(task.name, prompt, task.key(example))
     columns = {"prompt": prompts, **own, "difficulty": [task.difficulty(example) for example in examples]}
     with told_of_values(task, examples):
         return datasets.Dataset.from_dict(columns)
@@ -176,12 +181,33 @@ def check_score(task: Task, example: Example) -> None:
             f"task: {task.name} gives the difficulty {shortened(label)}; return a positive whole number or a text, or "
             "0 for none"
         )
-    score = task.score("", example)
+    try:
+        score = task.score("", example)
+    except Exception as error:  # whatever the user's code does with a text that is no answer
+        raise ValueError(
+            f"task: {task.name} scores an empty completion with {type(error).__name__}: {text_of(error)}; return a "
+            "Score for every text"
+        ) from error
     if not isinstance(score, Score) or not is_finite_number(score.reward) or not isinstance(score.reason, str):
         raise ValueError(
             f"task: {task.name} scores an empty completion with {shortened(score)}; return Score(reward, reason), a "
             "finite number and a text"
         )
+
+
+def scored(task: Task, completion: str, example: Example) -> Score:
+    """The score of a completion.
+
+    Raises:
+        ValueError: the task gives something else, as a `score` that ends without `return` does.
+    """
+    score = task.score(completion, example)
+    if not isinstance(score, Score):
+        raise ValueError(
+            f"task: {task.name} scores the completion {shortened(completion)} with {shortened(score)}; return "
+            "Score(reward, reason) for every text"
+        )
+    return score
 
 
 def to_columns(task: Task, examples: Sequence[Example]) -> dict[str, list[Any]]:

@@ -5,7 +5,9 @@ tokenizer may treat each segment as one token. `base` and `qwen-instruct` end in
 that the completion starts with thought; `chat` leaves the frame to the model's own chat template.
 """
 
+import reprlib
 from collections.abc import Sequence
+from typing import Any
 
 TEMPLATES = ("base", "qwen-instruct", "chat")
 
@@ -66,3 +68,20 @@ def render(template: str, question: Sequence[str], values: Sequence[str]) -> str
 def _interleave(fixed: Sequence[str], values: Sequence[str]) -> str:
     assert len(fixed) == len(values) + 1
     return fixed[0] + "".join(value + segment for value, segment in zip(values, fixed[1:], strict=True))
+
+
+def check_prompt(task: str, prompt: Any, key: Any) -> None:
+    """Raise ValueError unless what a task gives for a prompt is one, and the key of its example can be looked up."""
+    turns = prompt if isinstance(prompt, list) and prompt else [None]
+    if not isinstance(prompt, str) and not all(isinstance(turn, dict) and "content" in turn for turn in turns):
+        raise ValueError(
+            f"task: {task} gives the prompt {reprlib.repr(prompt)}; return a text, or a list of messages with role and "
+            "content"
+        )
+    try:
+        hash(key)
+    except TypeError:
+        raise ValueError(
+            f"task: {task} gives the key {reprlib.repr(key)}, which cannot be looked up; return a text, a number or a "
+            "tuple of them"
+        ) from None

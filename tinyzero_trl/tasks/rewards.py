@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tinyzero_trl.tasks.datasets import from_columns
+from tinyzero_trl.tasks.datasets import from_columns, scored
 from tinyzero_trl.tasks.registry import get_task
 from tinyzero_trl.tasks.task import Task
 from tinyzero_trl.windows.outcomes import FULL_REWARD, is_success
@@ -63,7 +63,7 @@ def reward_functions(
         completions: Sequence[Any], log_extra: Callable[[str, list[Any]], None] | None = None, **columns: Any
     ) -> list[float]:
         rows = zip(completions, from_columns(judge, columns), strict=True)
-        scores = [judge.score(completion_text(completion), example) for completion, example in rows]
+        scores = [scored(judge, completion_text(completion), example) for completion, example in rows]
         if log_extra is not None:
             log_extra("reason", [each.reason for each in scores])
         return [each.reward for each in scores]

@@ -134,9 +134,12 @@ class Task(ABC):
         """The whole prompt: text as the model reads it, or chat messages for the model's chat template.
 
         Raises:
-            ValueError: the task does not offer the template.
+            ValueError: the task does not offer the template, or its question is no text.
         """
-        return prompts.render(template, (self.question(example),), ())
+        question = self.question(example)
+        if not isinstance(question, str):
+            raise ValueError(f"task: {self.name} asks {reprlib.repr(question)}; let question return a text")
+        return prompts.render(template, (question,), ())
 
     def difficulty(self, example: Example) -> int | str:
         """A label by which accuracy is broken down: a positive number or a text, of one type; 0 for none."""
@@ -219,6 +222,7 @@ class Task(ABC):
             example = next(examples)
             if not found and not fruitless:
                 self._check_drawn(example)
+                prompts.check_prompt(self.name, self.prompt(example, self.templates[0]), task.key(example))
             slowness.after(len(found))
             if (key := task.key(example)) in known:
                 fruitless += 1
