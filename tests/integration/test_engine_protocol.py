@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -18,6 +19,7 @@ from tinyzero_trl.commands.main import main
 from tinyzero_trl.generation.engine import EngineSetup, SampledBatch, Sampling
 from tinyzero_trl.generation.prompts import encode_prompts
 from tinyzero_trl.generation.registry import choose_engine, engine_class
+from tinyzero_trl.generation.stages import sample
 from tinyzero_trl.generation.transformers_engine import TransformersEngine
 from tinyzero_trl.models.loading import load_tokenizer
 from tinyzero_trl.models.names import resolve_model
@@ -201,6 +203,35 @@ def test_an_engine_that_returns_something_else_is_named(
     command = ["eval", "--model", str(model), "--data", str(data), "--max-completion-length", "12"]
     assert main([*command, "--engine", "miscounting", "--out", str(tmp_path / "out")]) == 2
     assert f"engine: Miscounting returned {message}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"completion_ids": [np.array([3, 4])] * 2}, None),
+        ({"completion_ids": torch.full((2, 3), 4), "finished": np.array([True, False])}, None),
+        ({"completion_ids": ["text"] * 2}, r"completion_ids \['text', 'text'\]; return a list of token ids"),
+        ({"completion_ids": [[3.0]] * 2}, r"completion_ids \[\[3.0\], \[3.0\]\]; return a list of token ids"),
+        ({"completion_ids": [[-1]] * 2}, r"completion_ids \[\[-1\], \[-1\]\]; return a list of token ids"),
+        ({"completion_ids": None}, "completion_ids None; return a list of token ids"),
+        ({"finished": [True]}, "1 entries of finished for 2 prompts; return one for each"),
+        ({"finished": None}, "finished None; return True or False for each prompt"),
+    ],
+)
+def test_what_an_engine_returns_is_made_into_lists_or_named(change: dict[str, Any], message: str | None) -> None:
+    class Returning(Engine):
+        def start(self, prompt_ids: Any, sampling: Sampling, limit: int) -> SampledBatch:
+            batch = SampledBatch([[1], [2]], [[3, 4]] * 2, [True] * 2, limit, sampling)
+            return replace(batch, **change)
+
+    engine = Returning(EngineSetup(tokenizer=None, model_path=""))
+    if message is None:
+        sampled = sample(engine, [[1], [2]], Sampling(), 5)
+        assert all(type(token) is int for ids in sampled.completion_ids for token in ids)
+        assert all(type(each) is bool for each in sampled.finished)
+        return
+    with pytest.raises(ValueError, match=f"^engine: Returning returned {message}"):
+        sample(engine, [[1], [2]], Sampling(), 5)
 
 
 # --- stages -------------------------------------------------------------------------------------------------------

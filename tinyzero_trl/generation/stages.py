@@ -1,7 +1,8 @@
 """Sampling in stages: between two of them somebody decides which sequences go on."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from operator import index
 from typing import Any
 
 from tinyzero_trl.generation.engine import Engine, SampledBatch, Sampling
@@ -87,12 +88,37 @@ def _checked(engine: Engine, batch: Any, rows: int, limit: int) -> SampledBatch:
         raise ValueError(f"engine: {name} returned {shortened(batch)}; return a SampledBatch")
     if batch.limit != limit:
         raise ValueError(f"engine: {name} returned a batch with limit {batch.limit} for {limit}; pass the limit on")
+    batch = replace(batch, completion_ids=_token_ids(name, batch.completion_ids), finished=_ends(name, batch.finished))
     lengths = [len(ids) for ids in batch.completion_ids]
-    if (len(lengths), len(batch.finished)) != (rows, rows):
-        raise ValueError(f"engine: {name} returned {len(lengths)} completions for {rows} prompts; return one for each")
+    for what, count in (("completions", len(lengths)), ("entries of finished", len(batch.finished))):
+        if count != rows:
+            raise ValueError(f"engine: {name} returned {count} {what} for {rows} prompts; return one for each")
     if not 0 < min(lengths, default=1) <= max(lengths, default=1) <= limit:
         raise ValueError(
             f"engine: {name} returned completions of {min(lengths)} to {max(lengths)} tokens for a limit of "
             f"{limit}; return 1 token or more, and no more than the limit"
         )
     return batch
+
+
+def _token_ids(engine: str, completions: Any) -> list[list[int]]:
+    """Completions as lists of whole numbers, also where an engine has returned arrays or tensors."""
+    try:
+        ids = [[index(token) for token in completion] for completion in completions]
+        if min(map(min, filter(None, ids)), default=0) >= 0:
+            return ids
+    except TypeError:  # no sequences, or no whole numbers in them
+        pass
+    raise ValueError(
+        f"engine: {engine} returned completion_ids {shortened(completions)}; return a list of token ids for each prompt"
+    )
+
+
+def _ends(engine: str, finished: Any) -> list[bool]:
+    """Whether each completion ended by itself, as a list."""
+    try:
+        return list(map(bool, finished))
+    except TypeError:
+        raise ValueError(
+            f"engine: {engine} returned finished {shortened(finished)}; return True or False for each prompt"
+        ) from None

@@ -197,7 +197,7 @@ class WindowController(SavedInCheckpoints):
         if trainer.is_world_process_zero():
             self._hints.look_at(seen)
         figures = {f"adaptive_window/{name}": value for name, value in self.policy.figures().items()}
-        figures |= {f"group_window/{name}": value for name, value in self.policy.group_metrics().items()}
+        figures |= {f"group_window/{name}": value for name, value in self.policy.group_figures().items()}
         for name, value in figures.items():
             trl_internals.training_metrics(trainer)[name].append(value)
 

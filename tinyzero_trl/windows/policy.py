@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 from tinyzero_trl.windows.config import WindowConfig
 from tinyzero_trl.windows.outcomes import is_judged, is_success
+from tinyzero_trl.windows.own_policies import checked_figures
 
 ConfigT = TypeVar("ConfigT", bound=WindowConfig)
 _COLUMNS = ("lengths", "rewards", "truncated", "groups")
@@ -228,14 +229,15 @@ class WindowPolicy(ABC, Generic[ConfigT]):
         Raises:
             ValueError: one of them is no number.
         """
-        figures = WindowPolicy.metrics(self) | self.metrics()
-        for name, value in figures.items():
-            if not isinstance(value, Real):
-                raise ValueError(
-                    f"window_strategy: the metric {name} of {self.config.strategy!r} is {value!r}; let metrics return "
-                    "numbers, and leave out what is not known yet"
-                )
-        return figures
+        return WindowPolicy.metrics(self) | checked_figures(self, "metrics")
+
+    def group_figures(self) -> dict[str, float]:
+        """What is recorded of the groups of the last rollout: `group_metrics`.
+
+        Raises:
+            ValueError: as `figures`.
+        """
+        return checked_figures(self, "group_metrics")
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the policy has learned, as plain JSON values."""

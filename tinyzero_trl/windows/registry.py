@@ -12,6 +12,7 @@ from dataclasses import Field, fields
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from tinyzero_trl.plugins import find_class, offered_names
+from tinyzero_trl.windows.own_policies import checked_policy
 
 if TYPE_CHECKING:
     from tinyzero_trl.windows.config import WindowConfig
@@ -54,9 +55,9 @@ def make_policy(config: "WindowConfig") -> "WindowPolicy[Any]":
     """The policy that `config.strategy` names, before its first rollout.
 
     Raises:
-        ValueError: `config.max` is not set.
+        ValueError: `config.max` is not set, or the policy is not made as `checked_policy` says.
     """
-    return find_policy(config.strategy)(config)
+    return checked_policy(find_policy(config.strategy)(config))
 
 
 def find_policy(strategy: str, *, field: str = "window_strategy") -> "type[WindowPolicy[Any]]":

@@ -65,7 +65,7 @@ class AdaptiveWindowCallback(SavedInCheckpoints):
 
     def group_metrics(self) -> dict[str, float]:
         """The figures of groups of the policy in use; none where it does not decide per group."""
-        return self.policy.group_metrics()
+        return self.policy.group_figures()
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

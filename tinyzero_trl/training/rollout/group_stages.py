@@ -18,6 +18,7 @@ from tinyzero_trl.training.rollout.stage_scores import StageScores
 from tinyzero_trl.windows import GroupState, WindowPolicy
 from tinyzero_trl.windows.config import label_column_of
 from tinyzero_trl.windows.outcomes import is_judged, is_success
+from tinyzero_trl.windows.own_policies import checked_answers, checked_stages
 
 _UNFINISHED, _SUCCESS, _FAILURE, _UNJUDGED = range(4)
 
@@ -43,6 +44,7 @@ class GroupStages:
             ValueError: the window does not limit what the trainer samples; the policy has several stages and the
                 trainer cannot sample in them; or there are no labels.
         """
+        checked_stages(policy)
         check_full_length(self._trainer, policy)
         check_label_column(self._trainer.train_dataset.column_names, policy.config, self._trainer.args)
         if policy.samples_in_stages:
@@ -63,7 +65,7 @@ class GroupStages:
         """
         self._rollout = None
         self.check(policy)
-        *ends, _ = policy.stages
+        *ends, _ = checked_stages(policy)
         if not ends:
             yield
             return
@@ -104,7 +106,7 @@ class StagedRollout:
         outcomes = [outcome for part, _, _ in parts for outcome in part]
         runs = [run for _, part, _ in parts for run in part]
         states = self._states(batch.limit, outcomes, runs)
-        answers = self._policy.go_on(states)
+        answers = checked_answers(self._policy, states)
         self._stage_began_at = time.perf_counter()
         stops = {state.group for state, answer in zip(states, answers, strict=True) if not answer}
         size = self._trainer.num_generations
