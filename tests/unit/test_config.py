@@ -84,6 +84,8 @@ def parse(tmp_path: Path) -> Parse:
         ({"max_tokens_per_micro_batch": 0}, r"max_tokens_per_micro_batch: 0 is no whole number of 1 or more"),
         ({"num_iterations": 0}, r"num_iterations: 0 is no whole number of 1 or more"),
         ({"seed": -1}, r"seed: -1 is no whole number of 0 or more"),
+        ({"seed": 2**32}, r"seed: 4294967296 is above 4294967295, the largest seed of NumPy; lower it"),
+        ({"data_seed": 2**70}, r"data_seed: 1180591620717411303424 is above 4294967295, the largest seed of NumPy"),
         ({"max_steps": 0}, r"max_steps: 0 is below 1; set it to 1 or more"),
         ({"max_skipped_steps": -1}, r"max_skipped_steps: -1 is no whole number of 0 or more"),
         (
@@ -190,6 +192,12 @@ def test_a_bad_value_stops_with_field_value_and_remedy(parse: Parse, recipe: dic
         (["--qqqq=3"], r"qqqq: unknown field on the command line; remove it"),
         (["--num_generations", "8.7"], r"num_generations: invalid int value: '8.7'"),
         (["--window_max"], r"window_max: expected one argument"),
+        (
+            ["--learning_rate", "-1e-3"],
+            r"learning_rate: expected one argument; give .*--field=-1e-3 if it begins with a",
+        ),
+        (["--operands", "3,4"], r"operands: invalid int value: '3,4'; give a whole number for each entry, with spaces"),
+        (["--config", ""], r"config: names no recipe; give --config PATH.yaml"),
         (["--window_phases", "0:9", "--window_strategy", "phased"], r"window_phases: '0:9' is not JSON"),
     ],
     ids=str,

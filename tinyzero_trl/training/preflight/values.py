@@ -35,6 +35,8 @@ _LEAST_COUNTS = {
     "seed": 0,
     "ref_model_sync_steps": 1,
 }
+_SEEDS = ("seed", "data_seed")
+_LARGEST_SEED = 2**32 - 1
 _RANGES = {  # smallest and largest value
     "learning_rate": (0.0, math.inf),
     "beta": (0.0, math.inf),
@@ -95,6 +97,8 @@ def check_numbers(config: Any) -> None:
             continue
         if type(value) is not int or value < least:
             raise ValueError(f"{name}: {value!r} is no whole number of {least} or more; change it")
+        if name in _SEEDS and value > _LARGEST_SEED:
+            raise ValueError(f"{name}: {value} is above {_LARGEST_SEED}, the largest seed of NumPy; lower it")
     for name, (low, high) in _RANGES.items():
         if not hasattr(config, name):  # a field that older TRL does not have
             continue

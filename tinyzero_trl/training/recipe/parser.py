@@ -42,7 +42,7 @@ _GIVE = {  # what argparse calls a value of the wrong type
     "invalid float value": "give a number",
     "invalid json_value value": "give JSON in quotes, such as '[1, 2]'",
     "Truthy value expected": "give true or false",
-    "expected one argument": "give a value after it",
+    "expected one argument": "give a value after it, as in --field=-1e-3 if it begins with a minus sign",
     "expected at least one argument": "give a value after it",
 }
 
@@ -68,6 +68,9 @@ class RecipeParser(TrlParser):
     def error(self, message: str) -> NoReturn:
         """Raise the one line that argparse would print after its usage, under the field's plain name."""
         remedy = next((f"; {give}" for reason, give in _GIVE.items() if reason in message), "")
+        found = re.match(r"argument --(\w+)\S*: invalid", message)
+        if found and any(each.dest == found[1] and each.nargs in ("+", "*") for each in self._actions):
+            remedy += " for each entry, with spaces between them"
         raise ValueError(re.sub(r"^argument --(\w+)\S*:", r"\1:", message) + remedy)
 
     def set_defaults_with_config(self, **recipe: Any) -> list[str]:
@@ -188,7 +191,7 @@ def parse_recipe(
     """
     given = sys.argv[1:] if arguments is None else arguments
     arguments = [part for text in given for part in (text.split("=", 1) if text.startswith("--config=") else [text])]
-    if arguments[-1:] == ["--config"]:
+    if arguments[-1:] == ["--config"] or ("--config", "") in pairwise(arguments):
         raise ValueError("config: names no recipe; give --config PATH.yaml")
     arguments = [find_recipe(part) if name == "--config" else part for name, part in pairwise(["", *arguments])]
     try:
