@@ -18,7 +18,7 @@ from tinyzero_trl import Engine, register_engine
 from tinyzero_trl.commands.main import main
 from tinyzero_trl.generation.engine import EngineSetup, SampledBatch, Sampling
 from tinyzero_trl.generation.prompts import encode_prompts
-from tinyzero_trl.generation.registry import choose_engine, engine_class
+from tinyzero_trl.generation.registry import choose_engine, engine_class, make_engine
 from tinyzero_trl.generation.stages import sample
 from tinyzero_trl.generation.transformers_engine import TransformersEngine
 from tinyzero_trl.models.loading import load_tokenizer
@@ -232,6 +232,18 @@ def test_what_an_engine_returns_is_made_into_lists_or_named(change: dict[str, An
         return
     with pytest.raises(ValueError, match=f"^engine: Returning returned {message}"):
         sample(engine, [[1], [2]], Sampling(), 5)
+
+
+def test_an_engine_that_cannot_be_made_is_named() -> None:
+    class WithoutSetup(TransformersEngine):
+        def __init__(self) -> None:
+            pass
+
+    register_engine("without_setup")(WithoutSetup)
+    with pytest.raises(
+        ValueError, match=r"^engine: 'without_setup' cannot be made \(.*\); let __init__ take the setup"
+    ):
+        make_engine("without_setup", EngineSetup(tokenizer=None, model_path=""))
 
 
 # --- stages -------------------------------------------------------------------------------------------------------

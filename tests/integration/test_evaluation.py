@@ -281,7 +281,7 @@ def test_answers_without_files_need_no_model(
     with pytest.raises(OSError, match="no space left"):
         evaluate(settings, tmp_path)
     monkeypatch.undo()
-    monkeypatch.setattr(run_module, "engine_class", lambda *_: pytest.fail("everything was answered already"))
+    monkeypatch.setattr(run_module, "make_engine", lambda *_: pytest.fail("everything was answered already"))
     assert evaluate(settings, tmp_path)["generations"] == 3 * len(PROBLEMS)
 
 
@@ -349,7 +349,7 @@ def test_a_task_without_scores_is_told_before_the_model_loads(
     settings: EvaluationSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(countdown.Countdown, "score", lambda self, completion, example: 1.0)
-    monkeypatch.setattr(run_module, "engine_class", lambda name: pytest.fail("loads the model"))
+    monkeypatch.setattr(run_module, "make_engine", lambda *_: pytest.fail("loads the model"))
     with pytest.raises(ValueError, match=r"task: countdown scores an empty completion with 1.0; return Score\("):
         evaluate(settings, tmp_path)
 

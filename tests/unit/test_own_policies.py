@@ -40,6 +40,10 @@ def own(monkeypatch: pytest.MonkeyPatch) -> Any:
     ("attributes", "message"),
     [
         ({"__init__": lambda self, config: None}, "__init__ of 'own' does not call that of WindowPolicy; let it begin"),
+        (
+            {"__init__": lambda self: None},
+            r"'own' cannot be made \(.*takes 1 positional.*\); let __init__ take",
+        ),
         ({"STATE": "_wanted"}, r"STATE of 'own' is the text '_wanted'; write a tuple, \('_wanted',\)"),
         ({"STATE": ("_wonted",)}, "STATE of 'own' names '_wonted', which __init__ does not set; set it, or remove"),
         ({"stages": None}, "stages of 'own' is None, and the window 16; let it be a property"),

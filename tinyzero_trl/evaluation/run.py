@@ -18,7 +18,7 @@ from tinyzero_trl.evaluation.settings import EvaluationSettings, PreparedExample
 from tinyzero_trl.evaluation.trained_by import TrainedBy, find_run
 from tinyzero_trl.generation.completions import as_turns, batched, complete
 from tinyzero_trl.generation.engine import ANSWER_END, Engine, EngineSetup, Sampling, derive_seed
-from tinyzero_trl.generation.registry import engine_class
+from tinyzero_trl.generation.registry import make_engine
 from tinyzero_trl.generation.sampling import RECIPE_FIELDS, end_token_ids, padding_token_id
 from tinyzero_trl.metrics import as_label
 from tinyzero_trl.models.loading import (
@@ -81,7 +81,7 @@ def evaluate(settings: EvaluationSettings, out: Path) -> dict[str, Any]:
             batch_size=settings.batch_size,
             max_sequence_length=prepared.longest_prompt_tokens + prepared.max_completion_length,
         )
-        engine = engine_class(identity["engine"])(setup)
+        engine = make_engine(identity["engine"], setup)
         with _progress_bar(len(samples), prepared.success_threshold) as advance:
             advance(work.rows)
             for batch in batched(pending, engine.rows_per_call):

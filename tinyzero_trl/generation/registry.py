@@ -4,8 +4,9 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any
 
-from tinyzero_trl.generation.engine import Engine
+from tinyzero_trl.generation.engine import Engine, EngineSetup
 from tinyzero_trl.plugins import find_class, offered_names
+from tinyzero_trl.runs.pages import page
 
 ENTRY_POINTS = "tinyzero_trl.engines"
 """The entry point group in which an installed package offers its engines."""
@@ -70,6 +71,21 @@ def engine_class(name: str) -> type[Engine]:
         known = ", ".join(dict.fromkeys(["auto", *_BUILT_IN, *sorted({*_REGISTERED, *offered_names(ENTRY_POINTS)})]))
         raise ValueError(f"engine: {name!r} is unknown; use one of {known}, or package.module:Class")
     return _checked(name, engine)
+
+
+def make_engine(name: str, setup: EngineSetup) -> Engine:
+    """The engine of a name, made.
+
+    Raises:
+        ValueError: as `engine_class`; or the class takes other arguments, or lacks a method.
+    """
+    kind = engine_class(name)
+    try:
+        return kind(setup)
+    except TypeError as error:
+        raise ValueError(
+            f"engine: {name!r} cannot be made ({error}); let __init__ take the setup alone, see {page('engines.md')}"
+        ) from error
 
 
 def _checked(name: str, engine: Any) -> type[Engine]:

@@ -57,7 +57,14 @@ def make_policy(config: "WindowConfig") -> "WindowPolicy[Any]":
     Raises:
         ValueError: `config.max` is not set, or the policy is not made as `checked_policy` says.
     """
-    return checked_policy(find_policy(config.strategy)(config))
+    kind = find_policy(config.strategy)
+    try:
+        policy = kind(config)
+    except TypeError as error:  # it takes other arguments, or lacks a method
+        raise ValueError(
+            f"window_strategy: {config.strategy!r} cannot be made ({error}); let __init__ take the configuration alone"
+        ) from error
+    return checked_policy(policy)
 
 
 def find_policy(strategy: str, *, field: str = "window_strategy") -> "type[WindowPolicy[Any]]":

@@ -16,7 +16,7 @@ from trl import GRPOConfig
 from tinyzero_trl.generation.compacting import Generation
 from tinyzero_trl.generation.engine import Engine, EngineSetup, SampledBatch, Sampling
 from tinyzero_trl.generation.interception import compacting_batches, replaced
-from tinyzero_trl.generation.registry import engine_class
+from tinyzero_trl.generation.registry import make_engine
 from tinyzero_trl.generation.sampling import advice_on_own_sampling, recipe_sampling
 from tinyzero_trl.generation.stages import AT_ONCE, StagedBatch, Stages
 from tinyzero_trl.generation.vllm_on_cpu import adapt_vllm_to_cpu
@@ -90,7 +90,7 @@ class Rollouts:
         self._engine_name, self._engine = "", None
         if isinstance(args, AdaptiveGRPOConfig) and args.has_registered_engine:
             self._engine_name = str(args.engine)
-            self._engine = engine_class(self._engine_name)(self._setup)
+            self._engine = make_engine(self._engine_name, self._setup)
         self._weights_of_step: int | None = None  # that the registered engine has
         if advice := advice_on_own_sampling(model.generation_config, vars(args)):
             logger.info(advice)
