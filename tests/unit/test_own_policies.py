@@ -64,6 +64,10 @@ def test_ends_of_stages_may_be_an_array(own: Any) -> None:
     assert checked_stages(own(stages=np.array([8, 16]))) == (8, 16)
 
 
+def test_ends_of_stages_may_lie_beyond_a_window_that_has_shrunk(own: Any) -> None:
+    assert checked_stages(own(stages=(8, 24, 16))) == (8, 24, 16)
+
+
 @pytest.mark.parametrize("method", ["metrics", "group_metrics"])
 @pytest.mark.parametrize(
     ("figures", "message"),

@@ -65,7 +65,8 @@ def checked_stages(policy: "WindowPolicy[Any]") -> tuple[int, ...]:
         is_whole = all(end == each for end, each in zip(ends, given, strict=True))
     except (TypeError, ValueError):
         ends, is_whole = (), False
-    ascend = bool(ends) and ends[0] >= 1 and list(ends) == sorted(set(ends))
+    inner = list(ends[:-1])  # those from the window on are left out later
+    ascend = bool(ends) and ends[0] >= 1 and inner == sorted(set(inner))
     if not is_whole or not ascend or (len(ends) > 1 and ends[-1] != policy.window):
         raise ValueError(
             f"window_strategy: stages of {policy.config.strategy!r} is {given!r}, and the window {policy.window}; let "
