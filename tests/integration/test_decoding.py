@@ -1,12 +1,16 @@
 """Finished rows leave the batch: the same completions as `generate` gives, from fewer rows in its forward passes."""
 
+from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from test_generation import PROMPTS
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import GenerationConfig
 
+from tests.support.staged_rollouts import greedy_trainer, sampled, save_model
 from tests.support.tiny_models import build_model, build_tokenizer
 from tinyzero_trl.generation import compacting, interception
 from tinyzero_trl.generation.compacting import Generation, can_compact, compacting_generate
@@ -153,3 +157,33 @@ def test_a_generate_of_the_models_class_is_called_as_it_is(model: Any, inputs: A
     assert interception.has_own_generate(model)
     with compacting_batches(model):
         model.generate(**inputs, generation_config=config)
+
+
+class _Casts(TorchDispatchMode):
+    """Counts the entries that are cast from float32 to bfloat16."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.entries = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func.overloadpacket.__name__ == "_to_copy" and kwargs.get("dtype") == torch.bfloat16:
+            self.entries += args[0].numel() if args[0].dtype == torch.float32 else 0
+        return func(*args, **kwargs)
+
+
+def test_in_mixed_precision_no_token_casts_the_weights_or_the_cache_anew(tmp_path: Path) -> None:
+    save_model(tmp_path)
+    trainer = greedy_trainer(tmp_path, bf16=True, model_init_kwargs={"dtype": "float32"}, max_completion_length=64)
+    trainer.model_wrapped = trainer.model = trainer.accelerator.prepare(trainer.model)
+    trainer.generation_config.eos_token_id = 9_999  # which no token is, so that all rows reach the limit
+    counts = []
+    for limit in (8, 24, 40):
+        trainer.generation_config.max_new_tokens = limit
+        with _Casts() as casts:
+            sampled(trainer)
+        counts.append(casts.entries)
+    early, late = ((after - before) / 16 for before, after in pairwise(counts))
+    assert early == late, "later tokens have a longer cache"
+    assert 0 < early < trainer.model.num_parameters() / 2

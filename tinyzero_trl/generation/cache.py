@@ -5,6 +5,9 @@ heads share them (GQA) and rows are padded, to repeat them for every query head.
 are most of a rollout. Here the cache is preallocated and appends in place, and the query heads of a group stand where
 query positions do: a decoding step has one position, so their attention is the same computation, up to its rounding.
 
+In mixed precision, rotary positions leave keys in float32, and attention casts all of them anew for every token. Here
+they are kept as attention takes them.
+
 For every token, Transformers before 5.24 also reads back from the device whether a row is padded. Here it is told once.
 """
 
@@ -52,7 +55,11 @@ class PreallocatedLayer(DynamicLayer):
         self._allocated = (self.keys, self.values)
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Append `key_states` and `value_states` (B, H, new, D) and return all keys and values."""
+        """Append `key_states` and `value_states` (B, H, new, D) and return all keys and values, in autocast's type."""
+        kind = key_states.device.type
+        if torch.is_autocast_enabled(kind):
+            dtype = torch.get_autocast_dtype(kind)
+            key_states, value_states = key_states.to(dtype), value_states.to(dtype)
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         assert self.keys is not None and self.values is not None

@@ -1,7 +1,7 @@
 """What stands in for `model.generate` while somebody else, such as TRL, calls it."""
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 from torch import Tensor
@@ -15,20 +15,25 @@ _COMPACTING_ARGUMENTS = {"input_ids", "attention_mask", "generation_config"}
 
 
 def compacting_batches(
-    model: Any, row_ends: StoppingCriteria | None = None, run: Callable[[Generation, int], Tensor] | None = None
+    model: Any,
+    row_ends: StoppingCriteria | None = None,
+    run: Callable[[Generation, int], Tensor] | None = None,
+    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
 ) -> AbstractContextManager[None]:
     """Within it, `model.generate` lets finished rows leave, for every call to which that makes no other difference.
 
     Not where several ranks must run their forward passes in step, and not where somebody has given the model a
     `generate` of its own. Settings that the call leaves open are off, whatever the model's own ones say. `row_ends`
-    ends rows in any case, and `run` is that of `compacting_generate`.
+    ends rows in any case, and `run` is that of `compacting_generate`. `autocast` is that of the model's passes: around
+    all of them it casts the weights once, and not for every token.
     """
     inherited, as_it_is = model.generate, must_run_in_step(model) or has_own_generate(model)
 
     def generate(*args: Any, **kwargs: Any) -> Any:
         with own_settings_aside(model):
             if not as_it_is and not args and kwargs.keys() == _COMPACTING_ARGUMENTS:
-                return compacting_generate(model, **kwargs, row_ends=row_ends, run=run)
+                with autocast():
+                    return compacting_generate(model, **kwargs, row_ends=row_ends, run=run)
             if row_ends:
                 kwargs["stopping_criteria"] = StoppingCriteriaList([row_ends])
             return inherited(*args, **kwargs)

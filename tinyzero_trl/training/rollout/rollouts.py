@@ -78,7 +78,7 @@ class Rollouts:
         ranks_per_engine = args.vllm_tensor_parallel_size if args.use_vllm else 1
         self.seed = args.seed + trainer.accelerator.process_index // ranks_per_engine
         check_kept_precision(args, is_float32=any(weight.dtype == torch.float32 for weight in model.parameters()))
-        self._args = args
+        self._args, self._autocast = args, trainer.accelerator.autocast
         self._samples_elsewhere = (
             f"window_strategy: a rollout of {type(trainer).__name__} had no stages, since it does not sample by TRL's "
             "engines, or the model is given more than tokens, such as images; choose a strategy without stages, such "
@@ -182,13 +182,13 @@ class Rollouts:
         if self._engine is not None:
             return replaced(model, "generate", partial(self._by_registered_engine, run, model, step))
         if not staged:
-            return compacting_batches(model, self._stops)
+            return compacting_batches(model, self._stops, autocast=self._autocast)
         if self._args.use_vllm:
             return replaced(self._settings, "generate", partial(self._by_vllm, run, self._settings.generate))
         if self._args.use_transformers_continuous_batching:
             by_batches = partial(self._by_continuous_batching, run, model.generate_batch)
             return replaced(model, "generate_batch", by_batches)
-        return compacting_batches(model, self._stops, partial(self._by_generate, run))
+        return compacting_batches(model, self._stops, partial(self._by_generate, run), self._autocast)
 
     def _by_generate(self, run: _Run, generation: Generation, limit: int) -> Tensor:
         """Samples what `model.generate` was asked for, and returns what it would."""
