@@ -76,6 +76,9 @@ def test_full_precision_and_small_optimizers() -> None:
     mixed = memory_plan(replace(WORK, weight_bytes=4))
     assert mixed.states["optimizer"] == 8 * SHAPE.parameters
     assert mixed.update["half-precision weights"] == 2 * SHAPE.parameters
+    assert "half-precision weights" not in mixed.rollout
+    generated = memory_plan(replace(WORK, weight_bytes=4, use_vllm=False))
+    assert generated.rollout["half-precision weights"] == 2 * SHAPE.parameters
 
 
 def test_an_adapter_needs_no_reference_model_and_states_for_itself_alone() -> None:

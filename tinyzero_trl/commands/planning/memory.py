@@ -158,9 +158,9 @@ class MemoryPlan:
 def memory_plan(work: Workload) -> MemoryPlan:
     """The memory of one GPU under `work`, without remedies."""
     states = {**_states(work), "CUDA, NCCL, allocator": RESERVED}
-    update = {"activations": _activations(work), "logits": _logits(work)}
-    if work.is_half and work.weight_bytes == 4 and WAYS[work.way].library in ("none", "ddp"):
-        update["half-precision weights"] = 2.0 * work.shape.parameters
+    is_cast = work.is_half and work.weight_bytes == 4 and WAYS[work.way].library in ("none", "ddp")
+    cast = {"half-precision weights": 2.0 * work.shape.parameters} if is_cast else {}
+    update = {"activations": _activations(work), "logits": _logits(work), **cast}
     rollout: dict[str, float] = {}
     cache_tokens = None
     if work.use_vllm:
@@ -171,6 +171,7 @@ def memory_plan(work: Workload) -> MemoryPlan:
         heads = work.shape.kv_heads  # vLLM gives each GPU its share of them, at least one
         cache_tokens = max(0.0, free) * heads / max(1, heads // parts) / work.kv_bytes_per_token
     elif not work.is_served:
+        rollout |= cast
         rollout["KV cache (generate)"] = work.rollout_rows * work.row_tokens * work.kv_bytes_per_token
         rollout["sampling logits"] = 8.0 * work.rollout_rows * work.shape.vocabulary  # float32, twice
     return MemoryPlan(work, states, update, rollout, cache_tokens)
