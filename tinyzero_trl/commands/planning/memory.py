@@ -7,7 +7,8 @@ size), I width of the gated MLP, V vocabulary, b bytes of a weight or activation
 - States (Rajbhandari et al. 2020, "ZeRO", arXiv 1910.02054, section 3.1): weights, gradients and two moments of Adam.
   DDP in half precision keeps all four in it: (2 + 2 + 4) N. DeepSpeed in half precision keeps a float32 copy of the
   weights and float32 moments, 2 N + 2 N + 12 N, of which ZeRO-1 divides the last, ZeRO-2 the last two and ZeRO-3 all
-  three by D. FSDP2 under Accelerate's mixed precision keeps everything in float32, (4 + 4 + 8) N / D.
+  three by D. FSDP2 under Accelerate's mixed precision keeps everything in float32, (4 + 4 + 8) N / D; but until the
+  last pass of an optimizer step each GPU holds whole gradients, in the type of the passes, b N if that is more.
 - Communication: DDP copies gradients into buckets, b N; ZeRO reduces through buckets of 5e8 elements; ZeRO-3 and FSDP2
   gather two layers and whatever lies outside the layers.
 - Reference model (`beta` above 0, no adapter): b N, divided by D where weights are.
@@ -187,6 +188,8 @@ def _states(work: Workload) -> dict[str, float]:
         "gradients": gradient * trained * share[way.gradients],
         "optimizer": optimizer * trained * share[way.optimizer],
     }
+    if way.library == "fsdp":
+        states["gradients"] = max(states["gradients"], float(work.compute_bytes * trained))
     if work.beta > 0 and not frozen:
         states["reference model"] = work.weight_bytes * shape.parameters * share[way.weights]
     if way.library != "none" and work.gpus > 1:
