@@ -8,6 +8,8 @@ import pytest
 from accelerate.state import GradientState
 from huggingface_hub.utils import _http
 from torch import nn
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.fsdp._fully_shard._fsdp_state import FSDPState
 from transformers import Qwen2Config
 from transformers.utils import hub
 from trl import GRPOTrainer
@@ -99,6 +101,11 @@ def test_accelerate_and_the_hub_client_have_what_they_had() -> None:
     assert inspect.signature(_http.default_client_factory).parameters == {}
     assert inspect.signature(hub.hf_api).parameters == {}
     assert hasattr(trl_internals.hub_api(), "upload_folder")
+
+
+def test_fsdp2_returns_outputs_in_the_type_that_its_module_says() -> None:
+    assert FSDPModule._get_fsdp_state.__annotations__["return"] in (FSDPState, "FSDPState")
+    assert "self._mp_policy.output_dtype" in inspect.getsource(FSDPState._cast_output_dtype)
 
 
 def test_private_names_of_others_are_read_in_one_module_alone() -> None:

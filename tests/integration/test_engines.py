@@ -33,6 +33,15 @@ def distance(some: dict[str, torch.Tensor], others: dict[str, torch.Tensor]) -> 
     return max(((some[name] - others[name]).abs().max() / others[name].abs().max()).item() for name in others)
 
 
+@pytest.mark.slow
+def test_fsdp2_in_half_precision_does_not_round_log_probabilities(tmp_path: Path) -> None:
+    launch("fsdp2", RANKS, "half_precision_by_ranks", str(tmp_path), precision="bf16")
+    for rank in range(RANKS):
+        seen = json.loads((tmp_path / f"rank_{rank}.json").read_text())
+        assert {of_reference for of_reference, _ in seen} == {True, False}
+        assert all(is_whole for _, is_whole in seen), seen
+
+
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     """Where one process trained, and what it saw."""

@@ -40,10 +40,10 @@ def tell(seen: Any) -> None:
     leave_process_group()
 
 
-def launch(way: str, ranks: int, name: str, *arguments: str, **environment: str) -> None:
-    """Start the module `name` as users do, by `accelerate launch` with the shipped file for `way`, in float32."""
+def launch(way: str, ranks: int, name: str, *arguments: str, precision: str = "no", **environment: str) -> None:
+    """Start the module `name` as users do, by `accelerate launch` with the shipped file for `way`, but in float32."""
     options = ["--config_file", str(ROOT / "configs" / "accelerate" / f"{way}.yaml"), "--num_processes", str(ranks)]
-    options += ["--mixed_precision", "no", "--main_process_port", "0"]
+    options += ["--mixed_precision", precision, "--main_process_port", "0"]
     # With it set accelerate runs DDP where DeepSpeed was asked for; the recipes' use_cpu does not do that.
     if way == "ddp":
         environment["ACCELERATE_USE_CPU"] = "1"

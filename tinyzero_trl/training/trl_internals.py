@@ -6,12 +6,14 @@ so that an upgrade has one file to look at: `tests/contract/test_trl_internals.p
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from huggingface_hub import HfApi
 from huggingface_hub.utils._http import default_client_factory
+from torch.distributed.fsdp import FSDPModule
 from transformers.utils.hub import hf_api
 from trl import GRPOTrainer
 from trl.data_utils import is_conversational
@@ -188,6 +190,21 @@ def attention_of(model_config: Any) -> str:
 def set_sync_gradients(accelerator: Accelerator, synchronises: bool) -> None:
     """Say whether the next backward pass exchanges gradients. Accelerate has no public switch for its own flag."""
     accelerator.gradient_state._set_sync_gradients(synchronises)
+
+
+def keep_outputs_whole(trainer: GRPOTrainer) -> None:
+    """Let FSDP2 return what a pass has computed, such as log-probabilities in float32.
+
+    In mixed precision Accelerate 1.15 lets it round them to bfloat16, where neighbours between 4 and 8 differ by 0.03:
+    more than a step moves them. The reference is sharded in `__init__` of TRL, the policy when training begins.
+    """
+    plugin = getattr(trainer.accelerator.state, "fsdp_plugin", None)
+    if plugin is None or plugin.fsdp_version != 2 or plugin.mixed_precision_policy is None:
+        return
+    plugin.mixed_precision_policy = replace(plugin.mixed_precision_policy, output_dtype=None)
+    for module in trainer.ref_model.modules() if trainer.ref_model else ():
+        if isinstance(module, FSDPModule):
+            module._get_fsdp_state()._mp_policy = plugin.mixed_precision_policy
 
 
 def hub_client() -> Any:
