@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 from statistics import mean
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -237,6 +238,21 @@ def test_evaluation_gives_every_device_its_random_state_back(kind: str, monkeypa
         assert torch.initial_seed() == 3
     assert states == [7, 3, 7]
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_an_evaluation_draws_from_its_seed_by_numpy_as_by_torch() -> None:
+    """On a GPU vLLM 0.31 draws the seed of each completion by NumPy (its `v1/worker/gpu/sample/states.py`)."""
+
+    def drawn() -> list[float]:
+        with random_numbers_of_its_own(3, torch.device("cpu")):
+            return [np.random.random(), float(torch.rand(()))]
+
+    np.random.seed(7)
+    first, expected = np.random.random(), np.random.random()
+    np.random.seed(7)
+    assert np.random.random() == first
+    assert drawn() == drawn()
+    assert np.random.random() == expected
 
 
 @pytest.mark.slow

@@ -17,6 +17,7 @@ from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import numpy as np
 import torch
 from accelerate.utils import gather_object
 from datasets import Dataset
@@ -273,7 +274,15 @@ def first_for_new_runs(args: AdaptiveGRPOConfig, *, is_new: bool) -> AbstractCon
 
 @contextmanager
 def random_numbers_of_its_own(seed: int, device: torch.device) -> Iterator[None]:
-    """Inside the context, draw from `seed`; afterwards the host and `device` go on as if nothing had been drawn."""
+    """Inside the context, draw from `seed`; afterwards the host and `device` go on as if nothing had been drawn.
+
+    NumPy, too: on a GPU vLLM draws the seed of each completion from its global state.
+    """
+    of_numpy = np.random.get_state()
     with torch.random.fork_rng(devices=[] if device.type == "cpu" else [device], device_type=device.type):
         torch.manual_seed(seed)
-        yield
+        np.random.seed(seed)
+        try:
+            yield
+        finally:
+            np.random.set_state(of_numpy)
