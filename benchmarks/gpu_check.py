@@ -152,7 +152,9 @@ def run(part: Part, size: str, log_file: Path, limit_s: float) -> dict[str, Any]
     """What a part has written, or why it has written nothing; its own output goes to the log."""
     paths = [str(ROOT), str(ROOT / "benchmarks"), os.environ.get("PYTHONPATH", "")]
     offline = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
-    environment = os.environ | offline | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    # TRL refuses a process that sees several cards; the first of those to be seen is the one that is named
+    one_card = {"CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]}
+    environment = os.environ | offline | one_card | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
     with tempfile.TemporaryDirectory() as folder, log_file.open("a") as log:
         log.write(f"\n=== {part.name}: python {' '.join(part.command)}\n")
         log.flush()

@@ -21,7 +21,7 @@ class SkippedError(Exception):
 
 @dataclass(frozen=True)
 class Size:
-    """How much is measured. `full` is for one GPU with 24 GiB or more, `tiny` proves on a CPU that everything runs.
+    """How much is measured. `full` is for one GPU with 40 GiB or more, `tiny` proves on a CPU that everything runs.
 
     Attributes:
         model: sizes of the untrained model, fields of `Qwen2Config`. Those of `full` are Qwen2.5-0.5B's.

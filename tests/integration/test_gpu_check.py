@@ -45,6 +45,16 @@ def test_parts_run_on_a_cpu_or_say_why_not(tmp_path: Path) -> None:
     assert table.count("\n") == 2 + len(found)
 
 
+@pytest.mark.parametrize(("visible", "one"), [(None, "0"), ("2,3", "2"), ("GPU-1f", "GPU-1f"), ("", "")])
+def test_a_part_sees_one_card(visible: str | None, one: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    asks = "import os; print(repr(os.environ['CUDA_VISIBLE_DEVICES']))"
+    gpu_check.run(gpu_check.Part("asks", ("-c", asks), 1, 60), "full", log := tmp_path / "log", 60.0)
+    assert log.read_text().splitlines()[-1] == repr(one)
+
+
 def test_a_part_that_fails_or_hangs_or_comes_too_late_costs_the_others_nothing(tmp_path: Path) -> None:
     parts = [
         gpu_check.Part("broken", ("-c", "raise ValueError('no such thing')"), 1, 60),
