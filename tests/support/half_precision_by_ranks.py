@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from tinyzero_trl.training.process_group import leave_process_group
 
 from tests.support.fixed_rollouts import GROUP_SIZE, LONGEST_COMPLETION, PROMPTS, tiny_tokenizer
 from tests.support.fsdp_on_cpu import let_cpus_count
 from tests.support.windows_by_ranks import GLOBAL_BATCH, MODEL, finished_in_an_odd_number, placed
 from tinyzero_trl import AdaptiveGRPOConfig, AdaptiveGRPOTrainer
+from tinyzero_trl.training.callbacks.safe_points import leave_process_group
 
 PlacedRollouts: Any = placed(AdaptiveGRPOTrainer)
 
