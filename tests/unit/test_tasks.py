@@ -128,7 +128,7 @@ def test_what_a_task_asks_is_checked(
     with pytest.raises(ValueError, match=f"^task: facts {message}"):
         train_test_examples(facts, train_size=1, test_size=1, seed=0)
     with pytest.raises(ValueError, match=f"^task: facts {message}"):
-        read_examples(str(file), task=facts)
+        to_dataset(read_examples(str(file), task=facts), task=facts, template="base")
 
 
 def test_too_few_different_draws_are_told_with_the_field(facts: str) -> None:

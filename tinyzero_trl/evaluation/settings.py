@@ -18,7 +18,7 @@ from tinyzero_trl.models.loading import check_room, default_device, dtype_name, 
 from tinyzero_trl.runs.json_lines import digest_of
 from tinyzero_trl.tasks import Example, Task
 from tinyzero_trl.tasks.config import GENERATE, TaskConfig
-from tinyzero_trl.tasks.datasets import check_score, read_examples, to_columns, told_of_values
+from tinyzero_trl.tasks.datasets import check_score, prompts_of, read_examples, to_columns, told_of_values
 from tinyzero_trl.tasks.registry import runs_code
 from tinyzero_trl.tasks.sources import has_splits
 
@@ -133,7 +133,7 @@ def prepare_examples(
     check_score(made, examples[0])
     with told_of_values(made, examples):  # before a model loads, for they stand in the file of results
         pyarrow.table(to_columns(made, examples))
-    prompts = [made.prompt(example, task.prompt_template) for example in examples]
+    prompts = prompts_of(made, examples, task.prompt_template)
     prompt_ids = encode_prompts(tokenizer, prompts, settings.chat_template_kwargs)
     if copies := len(prompt_ids) - len(set(map(tuple, prompt_ids))):
         notes = [

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from tinyzero_trl.runs.files import is_finite_number, shortened, text_of
-from tinyzero_trl.tasks.prompts import check_prompt
+from tinyzero_trl.tasks.prompts import Message, check_key, check_prompt
 from tinyzero_trl.tasks.registry import get_task
 from tinyzero_trl.tasks.sources import read_rows
 from tinyzero_trl.tasks.task import Example, Score, Task
@@ -94,7 +94,7 @@ def read_examples(
             except ValueError as error:
                 raise ValueError(f"{name}: row {number}: {error}") from None
             if len(examples) == 1:
-                check_prompt(reader.name, reader.prompt(examples[0], reader.templates[0]), reader.key(examples[0]))
+                check_key(reader.name, reader.key(examples[0]))
             if len(examples) == limit:
                 return examples
     if not examples:
@@ -114,12 +114,25 @@ def to_dataset(examples: Sequence[Example], *, task: str | Task, template: str) 
     for example in examples[:1]:
         check_score(task, example)
     own = to_columns(task, examples)
-    prompts = [task.prompt(example, template) for example in examples]
-    for example, prompt in zip(examples[:1], prompts, strict=False):
-        check_prompt(task.name, prompt, task.key(example))
-    columns = {"prompt": prompts, **own, "difficulty": [task.difficulty(example) for example in examples]}
+    columns = {
+        "prompt": prompts_of(task, examples, template),
+        **own,
+        "difficulty": [task.difficulty(example) for example in examples],
+    }
     with told_of_values(task, examples):
         return datasets.Dataset.from_dict(columns)
+
+
+def prompts_of(task: Task, examples: Sequence[Example], template: str) -> list[str | list[Message]]:
+    """The prompt of each example.
+
+    Raises:
+        ValueError: the template is unknown, or the task gives something else for the first example.
+    """
+    prompts = [task.prompt(example, template) for example in examples]
+    for prompt in prompts[:1]:
+        check_prompt(task.name, prompt)
+    return prompts
 
 
 def digest_of_rows(rows: "datasets.Dataset") -> str:

@@ -70,14 +70,18 @@ def _interleave(fixed: Sequence[str], values: Sequence[str]) -> str:
     return fixed[0] + "".join(value + segment for value, segment in zip(values, fixed[1:], strict=True))
 
 
-def check_prompt(task: str, prompt: Any, key: Any) -> None:
-    """Raise ValueError unless what a task gives for a prompt is one, and the key of its example can be looked up."""
+def check_prompt(task: str, prompt: Any) -> None:
+    """Raise ValueError unless what a task gives for a prompt is one."""
     turns = prompt if isinstance(prompt, list) and prompt else [None]
     if not isinstance(prompt, str) and not all(isinstance(turn, dict) and "content" in turn for turn in turns):
         raise ValueError(
             f"task: {task} gives the prompt {reprlib.repr(prompt)}; return a text, or a list of messages with role and "
             "content"
         )
+
+
+def check_key(task: str, key: Any) -> None:
+    """Raise ValueError unless what a task gives for the key of an example can be looked up."""
     try:
         hash(key)
     except TypeError:

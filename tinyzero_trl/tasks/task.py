@@ -222,7 +222,8 @@ class Task(ABC):
             example = next(examples)
             if not found and not fruitless:
                 self._check_drawn(example)
-                prompts.check_prompt(self.name, self.prompt(example, self.templates[0]), task.key(example))
+                prompts.check_prompt(self.name, self.prompt(example, self.templates[0]))
+                prompts.check_key(self.name, task.key(example))
             slowness.after(len(found))
             if (key := task.key(example)) in known:
                 fruitless += 1

@@ -13,7 +13,7 @@ from tinyzero_trl.training.loss.micro_batches import ComputeCounts, MicroBatch, 
 from tinyzero_trl.training.loss.packing import packed_log_probs
 from tinyzero_trl.training.loss.step_figures import StepFigures
 from tinyzero_trl.training.loss.traits import LossTraits
-from tinyzero_trl.training.trl_internals import Inputs, is_multimodal
+from tinyzero_trl.training.trl_internals import Inputs, is_multimodal, keep_outputs_whole
 
 ComputeLoss = Callable[[nn.Module, Inputs], Tensor]
 LogProbs = tuple[Tensor, Tensor | None, Tensor | None]
@@ -53,7 +53,8 @@ class ExactLoss:
     """
 
     def __init__(self, trainer: GRPOTrainer) -> None:
-        """Any trainer whose `__init__` has run."""
+        """Any trainer whose `__init__` has run. Its log-probabilities keep their type under FSDP2, too."""
+        keep_outputs_whole(trainer)
         self._accelerator = trainer.accelerator
         self._traits = LossTraits.of(trainer)
         self._metrics = LossMetrics(is_sequence_level=self._traits.is_sequence_level)
