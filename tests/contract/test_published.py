@@ -313,8 +313,9 @@ def test_groups_against_fixed_windows_on_the_model_of_the_demo(name: str, fixed:
     assert f"| `{name}` against `{fixed}` | {seeds} | {_with_bounds(points, 1)} | {ratio} |" in RESULTS
     if name == "group" and fixed == "fixed-128":
         (mean, _, _), more = points, ratio.split(" (")[0]
-        less = _together(name, "fixed-256")[2].split(" (")[0]
-        said = f"as accurate as a fixed 256 for {less} its tokens, and {mean:.1f} points above a fixed 128 for {more}."
+        _, (below, low, high), less = _together(name, "fixed-256")
+        said = f"a fixed 256 by {below:.1f} points ({low:.1f} to {high:.1f}) for {less.split(' (')[0]} its tokens, and "
+        said += f"from a fixed 128 by {mean:.1f} points for {more}."
         assert said in RESULTS
     if name == "group-label":
         readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
