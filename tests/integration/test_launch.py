@@ -16,7 +16,7 @@ from accelerate import DistributedType
 from tests.support.training import PROGRAM, ROOT, write_recipe
 from tinyzero_trl.commands import train
 from tinyzero_trl.runs.records import read_run
-from tinyzero_trl.training.preflight.launch import check_backend, check_launch
+from tinyzero_trl.training.preflight.launch import check_backend, check_launch, see_one_gpu
 
 
 def call(command: list[str], **environment: str) -> subprocess.CompletedProcess:
@@ -65,6 +65,35 @@ def test_one_process_where_several_were_asked_for_is_refused() -> None:
     check_launch(meeting)  # a cluster may set it for every job
     check_launch({**launched, **meeting, "WORLD_SIZE": "2"})
     check_launch({**launched, **meeting, "OMPI_COMM_WORLD_SIZE": "2"})
+
+
+@pytest.mark.parametrize(
+    ("given", "visible"),
+    [
+        ({}, "0"),
+        ({"CUDA_VISIBLE_DEVICES": "3,5"}, "3"),
+        ({"WORLD_SIZE": "4"}, None),
+        ({"ACCELERATE_USE_CPU": "True"}, None),
+    ],
+)
+def test_a_process_that_trains_alone_sees_one_gpu(
+    given: dict[str, str], visible: str | None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """TRL refuses one that sees several."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    environment = dict(given)
+    see_one_gpu(environment)
+    assert environment.get("CUDA_VISIBLE_DEVICES") == visible
+    assert bool(caplog.messages) == (visible is not None)
+    if visible:
+        assert f"2 GPUs are visible to one process, which trains on GPU {visible}; to train on all" in caplog.text
+
+
+def test_a_single_gpu_stays_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    environment = {"CUDA_VISIBLE_DEVICES": "3"}
+    see_one_gpu(environment)
+    assert environment == {"CUDA_VISIBLE_DEVICES": "3"}
 
 
 def launch_alone(tmp_path: Path, *options: str, **environment: str) -> subprocess.CompletedProcess:

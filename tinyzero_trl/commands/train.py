@@ -54,7 +54,7 @@ def _train(arguments: Sequence[str]) -> int:
     from tinyzero_trl.training.callbacks.safe_points import EXIT_STOPPED_BY_SIGNAL, StopOnSignal, leave_process_group
     from tinyzero_trl.training.fault_tolerance import NonFiniteError
     from tinyzero_trl.training.preflight.disk import check_disk
-    from tinyzero_trl.training.preflight.launch import check_backend, check_launch
+    from tinyzero_trl.training.preflight.launch import check_backend, check_launch, see_one_gpu
     from tinyzero_trl.training.recipe.parser import parse_recipe
 
     log_to_stderr()
@@ -64,6 +64,7 @@ def _train(arguments: Sequence[str]) -> int:
     with ExitStack() as until_the_end:
         try:
             check_launch()
+            see_one_gpu()
             task, training, model = parse_recipe(arguments)
             if run.is_over(task, training, model):
                 leave_process_group()

@@ -3,7 +3,7 @@
 import copy
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from typing import Any
 
 import torch
@@ -18,6 +18,8 @@ logger = logging.getLogger(__name__)
 # Adam moves a weight by about the learning rate; a bfloat16 weight of 0.02 moves by no less than half its spacing.
 LOST_LEARNING_RATE = 0.02 * 2**-9
 
+_WORLD_SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
+
 
 def check_launch(environment: Mapping[str, str] = os.environ) -> None:
     """Refuse to go on alone where `accelerate launch` was asked for several processes and started one.
@@ -28,13 +30,36 @@ def check_launch(environment: Mapping[str, str] = os.environ) -> None:
     Raises:
         ValueError: this process has been told where to meet others, and not how many they are.
     """
-    sizes = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
     is_launched = "ACCELERATE_MIXED_PRECISION" in environment
-    if is_launched and "MASTER_ADDR" in environment and not any(size in environment for size in sizes):
+    if is_launched and "MASTER_ADDR" in environment and _is_alone(environment):
         raise ValueError(
             "num_processes: accelerate was asked for several processes and started one; on CPUs use "
             "ACCELERATE_USE_CPU=1 accelerate launch --multi_gpu --num_processes N, or ask for one"
         )
+
+
+def see_one_gpu(environment: MutableMapping[str, str] = os.environ) -> None:
+    """Leave a process that trains alone the first of the GPUs that it sees; to be called before it uses one.
+
+    TRL refuses a process that sees several, since Trainer would copy the model to all of them (`nn.DataParallel`).
+    """
+    is_on_cpu = environment.get("ACCELERATE_USE_CPU", "false").lower() in ("true", "1")
+    if is_on_cpu or not _is_alone(environment) or (count := torch.cuda.device_count()) < 2:
+        return
+    visible = environment.get("CUDA_VISIBLE_DEVICES", "0").split(",")
+    environment["CUDA_VISIBLE_DEVICES"] = visible[0]
+    logger.warning(
+        "CUDA_VISIBLE_DEVICES: %d GPUs are visible to one process, which trains on GPU %s; to train on all, launch "
+        "with accelerate and %s",
+        count,
+        visible[0],
+        launch_file("zero2"),
+    )
+
+
+def _is_alone(environment: Mapping[str, str]) -> bool:
+    """Whether nobody has started other processes beside this one."""
+    return not any(size in environment for size in _WORLD_SIZES)
 
 
 def check_deepspeed(configuration: Any, training: Any, model: Any) -> None:
