@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from tinyzero_trl.windows.fidelity import Gain, advantages, explained
 from tinyzero_trl.windows.group_states import group_states
-from tinyzero_trl.windows.kinds import KINDS, GroupRecord, PromptKinds, StageCount
+from tinyzero_trl.windows.kinds import KINDS, GroupRecord, PromptKinds, SeenGroups, StageCount
 from tinyzero_trl.windows.step_cost import StepCost
 from tinyzero_trl.windows.stopping import Expected, Rule, Situation, StoppingProblem, best_price, mean_expected
 
@@ -277,7 +277,7 @@ def test_kinds_that_have_merged_are_told_apart_by_a_fit_afresh() -> None:
             }
         )
         kinds.fit(groups, [1.0] * len(groups), also_afresh=also_afresh)
-        likelihoods.append(kinds.log_likelihood(groups, [1.0] * len(groups)))
+        likelihoods.append(kinds.log_likelihood(SeenGroups(groups, [1.0] * len(groups), len(ENDS))))
         each = [eventual((won, lost)) for won, lost in zip(kinds.success, kinds.failure, strict=True)]
         shares = kinds.prior("hopeless")
         chances.append(sum(share * chance for share, chance in zip(shares, each, strict=True)))

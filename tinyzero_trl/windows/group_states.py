@@ -7,7 +7,7 @@ T = C(G + 4, 4) steps, W = C(G + 3, 3) ways of 0 to G completions, and K kinds o
 """
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from math import comb, factorial, prod
 
 import numpy as np
@@ -50,8 +50,7 @@ class GroupStates:
     def chances_of_ways(self, success: Floats, failure: Floats, on: Floats) -> Floats:
         """Multinomial probability of each way, (..., W, K); those of one completion are (..., K)."""
         won, lost, going_on = self.outcomes.T
-        orders = [[factorial(sum(way)) / prod(map(factorial, way))] for way in self.outcomes.tolist()]
-        return np.array(orders) * powers(success, won) * powers(failure, lost) * powers(on, going_on)
+        return self._orders_of_ways * powers(success, won) * powers(failure, lost) * powers(on, going_on)
 
     def chances_of_steps(self, kinds: Floats, ways: Floats) -> Floats:
         """Probability of each step, (T,), from that of each kind in a state, (N, K), and of each way, (W, K)."""
@@ -64,9 +63,20 @@ class GroupStates:
         """Binomial probability of 0 to G successes of the unfinished completions of a state, (..., N, G + 1, K)."""
         numbers = np.arange(len(self.index))
         rest = np.subtract.outer(self.unfinished, numbers).clip(0)
-        orders = [[[comb(u, number)] for number in numbers.tolist()] for u in self.unfinished.tolist()]
         fails = powers(1 - success, rest.ravel()).reshape(*success.shape[:-1], *rest.shape, -1)
-        return np.array(orders, dtype=float) * powers(success, numbers)[..., None, :, :] * fails
+        return self._orders_of_further * powers(success, numbers)[..., None, :, :] * fails
+
+    @cached_property
+    def _orders_of_ways(self) -> Floats:
+        """In how many orders the completions of each way may end, (W, 1)."""
+        return np.array([[factorial(sum(way)) / prod(map(factorial, way))] for way in self.outcomes.tolist()])
+
+    @cached_property
+    def _orders_of_further(self) -> Floats:
+        """In how many orders 0 to G of the unfinished completions of each state may succeed, (N, G + 1, 1)."""
+        numbers = range(len(self.index))
+        orders = [[[comb(u, number)] for number in numbers] for u in self.unfinished.tolist()]
+        return np.array(orders, dtype=float)
 
 
 @lru_cache

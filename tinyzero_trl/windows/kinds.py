@@ -105,21 +105,16 @@ class PromptKinds:
         """
         if not groups:
             return
-        seen = _Seen(groups, weights, self.stages)
-        iterations = _FURTHER_ITERATIONS if self.is_fitted else _FIRST_ITERATIONS
-        if not self.is_fitted:
-            self._maximise(seen, _sorted_into_kinds(groups))
-        for _ in range(iterations):
-            self._maximise(seen, self._kinds_of(seen))
+        seen = SeenGroups(groups, weights, self.stages)
+        self._climb(seen)
         if also_afresh:
             other = PromptKinds(self.stages)
-            other.fit(groups, weights)
-            if other.log_likelihood(groups, weights) > self.log_likelihood(groups, weights):
+            other._climb(seen)
+            if other.log_likelihood(seen) > self.log_likelihood(seen):
                 self.restore(other.state())
 
-    def log_likelihood(self, groups: Sequence[GroupRecord], weights: Sequence[float]) -> float:
+    def log_likelihood(self, seen: "SeenGroups") -> float:
         """Of the groups under these kinds and the shares of their labels, without constants."""
-        seen = _Seen(groups, weights, self.stages)
         scores = self._scores(seen)
         highest = scores.max(axis=1)
         return float((seen.weights * (highest + np.log(np.exp(scores - highest[:, None]).sum(axis=1)))).sum())
@@ -172,20 +167,28 @@ class PromptKinds:
         self.shares = list(state["shares"])
         self.label_shares = {label: list(shares) for label, shares in state["label_shares"].items()}
 
-    def _kinds_of(self, seen: "_Seen") -> Floats:
+    def _climb(self, seen: "SeenGroups") -> None:
+        """Take as many steps of expectation and maximisation as a first or a further fit has."""
+        iterations = _FURTHER_ITERATIONS if self.is_fitted else _FIRST_ITERATIONS
+        if not self.is_fitted:
+            self._maximise(seen, _sorted_into_kinds(seen.groups))
+        for _ in range(iterations):
+            self._maximise(seen, self._kinds_of(seen))
+
+    def _kinds_of(self, seen: "SeenGroups") -> Floats:
         """The expectation step: probability of each kind for each group, (M, K)."""
         scores = self._scores(seen)
         shares = np.exp(scores - scores.max(axis=1, keepdims=True))
         return shares / shares.sum(axis=1, keepdims=True)
 
-    def _scores(self, seen: "_Seen") -> Floats:
+    def _scores(self, seen: "SeenGroups") -> Floats:
         """Logarithm of the joint probability of each kind and what was seen, (M, K)."""
         success, failure = np.array(self.success), np.array(self.failure)
         log_chances = _logs(np.stack((success, failure, 1 - success - failure), axis=-1))
         log_priors = _logs(np.array([self.prior(label) for label in seen.labels]))
         return log_priors[seen.label] + np.einsum("mso,kso->mk", seen.counts, log_chances)
 
-    def _maximise(self, seen: "_Seen", kinds: Floats) -> None:
+    def _maximise(self, seen: "SeenGroups", kinds: Floats) -> None:
         """The maximisation step, shrunk toward all completions and all labels."""
         parts = seen.weights[:, None] * kinds
         counts = np.einsum("mk,mso->oks", np.where(parts < _LEAST_PART, 0.0, parts), seen.counts)
@@ -201,10 +204,11 @@ class PromptKinds:
         self.label_shares = dict(zip(seen.labels, by_label.tolist(), strict=True))
 
 
-class _Seen:
+class SeenGroups:
     """M groups as arrays.
 
     Attributes:
+        groups: the groups themselves.
         counts: (M, S, 3), as `StageCount`; 0 where a group was not followed.
         weights: (M,).
         labels: the names of labels.
@@ -212,6 +216,7 @@ class _Seen:
     """
 
     def __init__(self, groups: Sequence[GroupRecord], weights: Sequence[float], stages: int) -> None:
+        self.groups = groups
         self.counts = np.zeros((len(groups), stages, 3))
         for place, group in enumerate(groups):
             self.counts[place, : len(group.stages)] = group.stages
