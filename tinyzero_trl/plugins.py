@@ -5,6 +5,7 @@ Window policies, tasks and engines have a registry each. For a name that is not 
 
 import os
 import sys
+from collections.abc import Callable
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
@@ -12,6 +13,18 @@ from typing import Any
 def offered_names(group: str) -> list[str]:
     """The names of the entry points in a group, such as `tinyzero_trl.tasks`, that installed packages offer."""
     return sorted({each.name for each in entry_points(group=group)})
+
+
+def made(kind: Callable[..., Any], *arguments: Any, field: str, name: str, remedy: str) -> Any:
+    """An object of a class that was found.
+
+    Raises:
+        ValueError: the class takes other arguments, or lacks a method.
+    """
+    try:
+        return kind(*arguments)
+    except TypeError as error:
+        raise ValueError(f"{field}: {name!r} cannot be made ({error}); {remedy}") from error
 
 
 def find_class(name: str, *, field: str, group: str) -> Any:

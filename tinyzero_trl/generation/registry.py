@@ -5,7 +5,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from tinyzero_trl.generation.engine import Engine, EngineSetup
-from tinyzero_trl.plugins import find_class, offered_names
+from tinyzero_trl.plugins import find_class, made, offered_names
 from tinyzero_trl.runs.pages import page
 
 ENTRY_POINTS = "tinyzero_trl.engines"
@@ -79,13 +79,9 @@ def make_engine(name: str, setup: EngineSetup) -> Engine:
     Raises:
         ValueError: as `engine_class`; or the class takes other arguments, or lacks a method.
     """
-    kind = engine_class(name)
-    try:
-        return kind(setup)
-    except TypeError as error:
-        raise ValueError(
-            f"engine: {name!r} cannot be made ({error}); let __init__ take the setup alone, see {page('engines.md')}"
-        ) from error
+    remedy = f"let __init__ take the setup alone, see {page('engines.md')}"
+    engine: Engine = made(engine_class(name), setup, field="engine", name=name, remedy=remedy)
+    return engine
 
 
 def _checked(name: str, engine: Any) -> type[Engine]:

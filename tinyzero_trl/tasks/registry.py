@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, fields
 from typing import Any, NamedTuple, TypeVar
 
-from tinyzero_trl.plugins import find_class, offered_names
+from tinyzero_trl.plugins import find_class, made, offered_names
 from tinyzero_trl.runs.pages import page
 from tinyzero_trl.tasks.task import Task
 
@@ -95,10 +95,7 @@ def get_task(name: str | Task, options: Mapping[str, Any] | None = None) -> Task
         raise ValueError(f"task: {name!r} is unknown; use one of {names}, or package.module:Class")
     if not (isinstance(kind, type) and issubclass(kind, Task)):
         raise ValueError(f"task: {name!r} is no subclass of tinyzero_trl.Task; derive the class from it")
-    try:
-        task = kind()
-    except TypeError as error:  # abstract: score is missing
-        raise ValueError(f"task: {name!r} cannot be made ({error}); see {page('tasks.md')}") from None
+    task = made(kind, field="task", name=name, remedy=f"see {page('tasks.md')}")
     task.name, task.given = name, dict(options or {})
     return task
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import Field, fields
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from tinyzero_trl.plugins import find_class, offered_names
+from tinyzero_trl.plugins import find_class, made, offered_names
 from tinyzero_trl.windows.own_policies import checked_policy
 
 if TYPE_CHECKING:
@@ -57,14 +57,9 @@ def make_policy(config: "WindowConfig") -> "WindowPolicy[Any]":
     Raises:
         ValueError: `config.max` is not set, or the policy is not made as `checked_policy` says.
     """
+    remedy = "let __init__ take the configuration alone"
     kind = find_policy(config.strategy)
-    try:
-        policy = kind(config)
-    except TypeError as error:  # it takes other arguments, or lacks a method
-        raise ValueError(
-            f"window_strategy: {config.strategy!r} cannot be made ({error}); let __init__ take the configuration alone"
-        ) from error
-    return checked_policy(policy)
+    return checked_policy(made(kind, config, field="window_strategy", name=config.strategy, remedy=remedy))
 
 
 def find_policy(strategy: str, *, field: str = "window_strategy") -> "type[WindowPolicy[Any]]":
