@@ -32,13 +32,20 @@ def check_evaluation_batch(config: Any) -> None:
     Raises:
         ValueError: they are not.
     """
+    if refusal := _no_whole_groups(config):
+        raise ValueError(refusal)
+
+
+def _no_whole_groups(config: Any) -> str | None:
+    """Why the completions of an evaluation batch are no whole groups; None if they are."""
     name = "num_generations_eval" if config.num_generations_eval else "num_generations"
     rows, group = config.per_device_eval_batch_size * config.world_size, getattr(config, name)
-    if rows % group:
-        raise ValueError(
-            f"{name}: {group} does not divide the {rows} completions of an evaluation batch; give a divisor such as "
-            f"{_divisor(rows, group)}, or change per_device_eval_batch_size"
-        )
+    if rows % group == 0:
+        return None
+    return (
+        f"{name}: {group} does not divide the {rows} completions of an evaluation batch; give a divisor such as "
+        f"{_divisor(rows, group)}, or change per_device_eval_batch_size"
+    )
 
 
 def _explained(config: Any, reason: str) -> str:
@@ -49,7 +56,7 @@ def _explained(config: Any, reason: str) -> str:
             f"give a divisor such as {_divisor(rows, group)}, or change per_device_train_batch_size"
         )
     if reason.startswith("The global eval batch size"):
-        check_evaluation_batch(config)
+        return _no_whole_groups(config) or reason
     if reason.startswith("generation_batch_size"):
         per_step = config.per_device_train_batch_size * config.world_size
         return (
