@@ -201,9 +201,11 @@ def _spent_by_window(groups: Rollout) -> NDArray[np.float64]:
 def run(settings: Settings, scenarios: tuple[Scenario, ...] = SCENARIOS) -> list[dict[str, Any]]:
     """Every scenario, or the one that is asked for: means over seeds, and the worst seed of what has a target."""
     results = []
-    for scenario in scenarios:
-        if settings.scenario not in ("", scenario.name):
-            continue
+    wanted = [scenario for scenario in scenarios if settings.scenario in ("", scenario.name)]
+    if not wanted:
+        known = ", ".join(repr(scenario.name) for scenario in scenarios)
+        raise ValueError(f"scenario: {settings.scenario!r} is unknown; use one of {known}")
+    for scenario in wanted:
         runs = [simulate(scenario, settings, seed) for seed in range(settings.seeds)]
         mean = {name: fmean(each[name] for each in runs) for name in runs[0]}
         worst = {
