@@ -1,7 +1,7 @@
 """What stands in for `model.generate` while somebody else, such as TRL, calls it."""
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from torch import Tensor
@@ -9,6 +9,7 @@ from transformers import GenerationConfig, GenerationMixin, StoppingCriteria, St
 from transformers.integrations import is_deepspeed_zero3_enabled, is_fsdp_managed_module
 
 from tinyzero_trl.generation.compacting import Generation, compacting_generate
+from tinyzero_trl.replacing import replaced
 
 _GENERATE = GenerationMixin.generate
 _COMPACTING_ARGUMENTS = {"input_ids", "attention_mask", "generation_config"}
@@ -55,20 +56,6 @@ def must_run_in_step(model: Any) -> bool:
 def own_settings_aside(model: Any) -> AbstractContextManager[None]:
     """Within it, the model has no generation settings of its own, from which `generate` fills what is left open."""
     return replaced(_inner(model), "generation_config", GenerationConfig())
-
-
-@contextmanager
-def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
-    """Within it, an attribute of one object, or a method of it alone, is another."""
-    is_own, before = name in vars(owner), getattr(owner, name)
-    setattr(owner, name, value)
-    try:
-        yield
-    finally:
-        if is_own:
-            setattr(owner, name, before)
-        else:  # of its class
-            delattr(owner, name)
 
 
 def _inner(model: Any) -> Any:

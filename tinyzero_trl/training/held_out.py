@@ -22,8 +22,8 @@ import torch
 from accelerate.utils import gather_object
 from datasets import Dataset
 
-from tinyzero_trl.generation.interception import replaced
 from tinyzero_trl.metrics import evaluation_metrics
+from tinyzero_trl.replacing import replaced
 from tinyzero_trl.training import trl_internals
 from tinyzero_trl.training.callbacks.events import Evaluation, fire
 from tinyzero_trl.training.config import AdaptiveGRPOConfig

@@ -19,7 +19,7 @@ from trl import GRPOTrainer
 from trl.data_utils import is_conversational
 
 from tinyzero_trl.generation.completions import as_turns
-from tinyzero_trl.generation.interception import replaced
+from tinyzero_trl.replacing import replaced
 
 Inputs = dict[str, Any]
 

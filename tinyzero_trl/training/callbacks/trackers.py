@@ -21,7 +21,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from transformers.integrations import TensorBoardCallback, TrackioCallback
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
-from tinyzero_trl.generation.interception import replaced
+from tinyzero_trl.replacing import replaced
 from tinyzero_trl.training.callbacks.events import pop_default_callback
 
 logger = logging.getLogger(__name__)

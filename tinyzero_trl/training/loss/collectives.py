@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from torch import Tensor, nn
 
-from tinyzero_trl.generation.interception import replaced
+from tinyzero_trl.replacing import replaced
 from tinyzero_trl.training.trl_internals import set_sync_gradients
 
 

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import torch
 from trl import ModelConfig
 
-from tinyzero_trl.generation.interception import replaced
+from tinyzero_trl.replacing import replaced
 from tinyzero_trl.tasks.config import TaskConfig
 from tinyzero_trl.training.config import AdaptiveGRPOConfig
 from tinyzero_trl.training.recipe.parser import parse_recipe

@@ -5,7 +5,7 @@ from typing import Any
 
 from trl import GRPOTrainer
 
-from tinyzero_trl.generation.interception import replaced
+from tinyzero_trl.replacing import replaced
 
 
 class CompletionLimit:

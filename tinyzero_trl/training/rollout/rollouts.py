@@ -15,13 +15,14 @@ from trl import GRPOConfig
 
 from tinyzero_trl.generation.compacting import Generation
 from tinyzero_trl.generation.engine import Engine, EngineSetup, SampledBatch, Sampling
-from tinyzero_trl.generation.interception import compacting_batches, replaced
+from tinyzero_trl.generation.interception import compacting_batches
 from tinyzero_trl.generation.registry import make_engine
 from tinyzero_trl.generation.sampling import advice_on_own_sampling, recipe_sampling
 from tinyzero_trl.generation.stages import AT_ONCE, StagedBatch, Stages
 from tinyzero_trl.generation.vllm_on_cpu import adapt_vllm_to_cpu
 from tinyzero_trl.models.loading import give_end_token, load_generation_config
 from tinyzero_trl.models.varlen import sampling_attention
+from tinyzero_trl.replacing import replaced
 from tinyzero_trl.training.config import AdaptiveGRPOConfig
 from tinyzero_trl.training.preflight.model import check_kept_precision
 from tinyzero_trl.training.preflight.stages import check_stage_model, check_stage_settings

@@ -8,7 +8,7 @@ from typing import Any
 
 from trl.trainer.utils import is_async_callable
 
-from tinyzero_trl.generation.interception import replaced
+from tinyzero_trl.replacing import replaced
 from tinyzero_trl.training import trl_internals
 
 _NOT_COLUMNS = ("trainer_state", "log_extra", "log_metric", "environments")

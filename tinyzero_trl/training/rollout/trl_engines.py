@@ -9,8 +9,8 @@ from accelerate.utils import gather_object
 
 from tinyzero_trl.generation.compacting import Generation
 from tinyzero_trl.generation.engine import Engine, EngineSetup, SampledBatch, Sampling
-from tinyzero_trl.generation.interception import replaced
 from tinyzero_trl.generation.transformers_engine import extend_generation, start_generation
+from tinyzero_trl.replacing import replaced
 
 
 class GenerateEngine(Engine):
