@@ -1,6 +1,6 @@
 """What is learned: examples, their prompts and their scores, for built-in tasks and for a user's own.
 
-Importing it needs the standard library alone.
+Importing it needs PyYAML and the standard library alone.
 """
 
 from tinyzero_trl.tasks.arithmetic import addition, countdown, counting, multiplication

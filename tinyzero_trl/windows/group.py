@@ -15,8 +15,8 @@ pays for its rows, as for tokens; all groups that go on pay together for the a s
 a few groups with little to gain do not go on alone. They all stop only where no more than `slack` of the rollout's
 successes are lost in all.
 
-Limits. (1) Rewards are binary at `success_threshold`. (2) Groups of up to 32 completions: the cost of the backward
-induction grows with the fourth power of their number. (3) A cut that depends on siblings makes the reward of a
+Limits. (1) Rewards are binary at `success_threshold`. (2) Groups of up to 32 completions: the steps of the backward
+induction grow with the fourth power of their number. (3) A cut that depends on siblings makes the reward of a
 completion depend on them (docs/windows.md).
 """
 

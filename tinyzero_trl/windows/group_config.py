@@ -6,7 +6,7 @@ from tinyzero_trl.windows.config import WindowConfig
 from tinyzero_trl.windows.fidelity import LOSSES_BY_SEQUENCE, Gain
 from tinyzero_trl.windows.fields import choice, flag, number, of_trainer, shown, text
 
-_LARGEST_GROUP = 32  # completions; the time of a decision grows with their fourth power
+_LARGEST_GROUP = 32  # completions; the steps of the backward induction grow with their fourth power
 
 
 @dataclass(frozen=True, kw_only=True)
