@@ -1,4 +1,4 @@
-"""Weights handed over to vLLM: log-probabilities of engine and policy on the same completions, before and after."""
+"""Weights handed over to vLLM: log-probabilities of engine and model on the same completions, before and after."""
 
 import argparse
 import tempfile
@@ -17,7 +17,7 @@ from tinyzero_trl.training.trainer import AdaptiveGRPOTrainer
 
 
 class ComparedTrainer(AdaptiveGRPOTrainer):
-    """Writes down how far engine and policy are apart around each rollout; TRL hands weights over in between."""
+    """Writes down how far engine and model are apart around each rollout; TRL hands weights over in between."""
 
     gaps: list[dict[str, float]]
 

@@ -81,7 +81,7 @@ class EngineSetup:
     Args:
         tokenizer: of the model.
         model_path: folder or Hub id.
-        model: the policy, in training; None in evaluation, where the engine loads `model_path` itself.
+        model: the one that is trained; None in evaluation, where the engine loads `model_path` itself.
         batch_size: sequences to sample side by side, for an engine that does not decide it itself.
         max_sequence_length: tokens of the longest prompt and the longest completion together; None where that is
             not known beforehand.
@@ -135,7 +135,7 @@ class Engine(ABC):
         return _cut_at_stop_strings(joined, rows, batch.limit, self.setup.tokenizer)
 
     def update_weights(self, model: Any) -> None:  # noqa: B027
-        """Take over the weights of the policy; called before a rollout whose policy has changed, with whole weights.
+        """Take over the weights of the model; called before a rollout if they have changed, with whole weights.
 
         Nothing to do for an engine that samples from `setup.model` itself.
         """

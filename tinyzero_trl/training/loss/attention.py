@@ -16,7 +16,7 @@ _MIXED_PRECISION = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def attend_without_padding(trainer: GRPOTrainer, wanted: bool | None) -> None:
-    """Let policy and reference attend by `TORCH_VARLEN` in place of SDPA where rows are to lie end to end.
+    """Let model and reference attend by `TORCH_VARLEN` in place of SDPA where rows are to lie end to end.
 
     Unasked, that is on a CUDA device in half precision, where PyTorch's kernel gives what its reference gives.
     Another attention than SDPA, such as FlashAttention 2, stays. The log says which it is.
@@ -26,7 +26,7 @@ def attend_without_padding(trainer: GRPOTrainer, wanted: bool | None) -> None:
         wanted: the field `padding_free`.
 
     Raises:
-        ValueError: policy or rollouts would leave out the model's softcap.
+        ValueError: training or rollouts would leave out the model's softcap.
     """
     models = [trainer.accelerator.unwrap_model(model) for model in (trainer.model, trainer.ref_model) if model]
     config, device = models[0].config, trainer.accelerator.device

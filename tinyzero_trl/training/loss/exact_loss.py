@@ -31,7 +31,7 @@ class _LossCall(NamedTuple):
 
 
 class ExactLoss:
-    """TRL's loss and log-probabilities, computed only where they can move the policy.
+    """TRL's loss and log-probabilities, computed only where they can move the model.
 
     - `regroup_by_length`: rows of similar length share a micro-batch of an optimizer step; not for `bnpo`, where it
       matters which rows share one.
@@ -42,7 +42,7 @@ class ExactLoss:
     - `log_probs` without gradient (old and reference log-probabilities): the same ordering, cutting and trimming.
       Masked tokens get 0.
     - Both take rows end to end, without any padding, where `traits.is_padding_free`. Budgets then count tokens.
-    - In the first optimizer step on a rollout the policy is the old one: its own log-probabilities stand in for those
+    - In the first optimizer step on a rollout the model is the old one: its own log-probabilities stand in for those
       that were computed in other micro-batches, so that every importance ratio is exactly 1 and not 1 up to rounding.
     - The loss's own metrics (`entropy`, `kl`, `clip_ratio/*`, ...) are weighted by tokens over an optimizer
       step and not averaged over calls. They cover the rows that were computed, not those left out.
@@ -64,7 +64,7 @@ class ExactLoss:
         """Forget what an interrupted optimizer step has left; a training begins."""
         self._metrics.clear()
         self.figures = StepFigures()
-        self._log_probs: Tensor | None = None  # of the policy, from the latest forward pass with gradient
+        self._log_probs: Tensor | None = None  # of the trained model, from the latest forward pass with gradient
         self._rollout_step = -1
 
     # -- the rows of an optimizer step ----------------------------------------------------------------------
@@ -111,7 +111,7 @@ class ExactLoss:
 
         Args:
             compute_loss: TRL's own loss.
-            model: the policy, in training mode.
+            model: the trained one, in training mode.
             inputs: one batch of TRL's: prompts (B, P), completions (B, C), advantages (B,), ...
             step: the optimizer step.
             metrics: the lists to which `compute_loss` appends its figures.
@@ -211,7 +211,7 @@ class ExactLoss:
 
         Args:
             compute: TRL's own function of the same further arguments.
-            model: the policy or the reference.
+            model: the trained one or the reference.
             input_ids: prompts padded on the left and completions padded on the right, (B, P + C).
             attention_mask: 1 where there is a token, (B, P + C).
             logits_to_keep: C.

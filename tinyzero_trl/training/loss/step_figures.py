@@ -1,4 +1,4 @@
-"""What the micro-batches of one optimizer step tell: how far the policy has moved, and what they were spent on."""
+"""What the micro-batches of one optimizer step tell: how far the model has moved, and what they were spent on."""
 
 from dataclasses import astuple
 from typing import Any

@@ -97,7 +97,7 @@ def check_continued_adapter(path: str, model: ModelConfig) -> None:
 def check_kept_precision(training: Any, *, is_float32: bool) -> None:
     """Whether a rollout leaves the weights as they are.
 
-    For continuous batching TRL 1.16 casts the policy itself to `bf16` or `fp16`, and does not cast it back: from the
+    For continuous batching TRL 1.16 casts the model itself to `bf16` or `fp16`, and does not cast it back: from the
     first rollout on the optimizer moves half-precision weights. DeepSpeed's optimizer has float32 copies of its own.
 
     Args:

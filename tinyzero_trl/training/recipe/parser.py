@@ -254,7 +254,7 @@ def _check_program_fields(training: AdaptiveGRPOConfig, model: ModelConfig) -> N
         )
     for name in ("load_in_8bit", "load_in_4bit"):
         if getattr(model, name):
-            raise ValueError(f"{name}: true has no effect, policies are trained in {model.dtype}; remove it")
+            raise ValueError(f"{name}: true has no effect, models are trained in {model.dtype}; remove it")
     if not model.model_name_or_path:
         raise ValueError(
             f"model_name_or_path: {model.model_name_or_path!r} names no model; give --config RECIPE, or a model"

@@ -69,7 +69,7 @@ class Rollouts:
         ends: what ends a completion.
 
     Raises:
-        ValueError: there is no end token, the registered engine cannot be made, or sampling would change the policy.
+        ValueError: there is no end token, the registered engine cannot be made, or sampling would change the model.
     """
 
     def __init__(self, trainer: Any) -> None:
@@ -122,9 +122,9 @@ class Rollouts:
 
         Args:
             generate: TRL's own sampling of the batch, called for each stage. It runs `model.generate`, or vLLM.
-            model: the policy, unwrapped.
+            model: the trained one, unwrapped.
             prompt_ids: token ids of the prompts, (B,).
-            step: optimizer steps that the policy has taken.
+            step: optimizer steps that the model has taken.
 
         Returns:
             What `generate` returns: token ids of the completions, and more.

@@ -53,7 +53,7 @@ class ContinuousBatchingEngine(_ByTokenIds):
     """Transformers' continuous batching.
 
     Args:
-        setup: of the policy.
+        setup: of the trained model.
         generate_batch: the model's own.
         generation_config: how TRL samples.
         options: what else TRL gives `generate_batch`.
@@ -82,7 +82,7 @@ class ColocatedVllmEngine(_ByTokenIds):
     """vLLM beside the training process. Within a rollout its prefix cache spares reading a completion again.
 
     Args:
-        setup: of the policy.
+        setup: of the trained model.
         generation: TRL's `VLLMGeneration`.
         generate: its method.
         options: what else TRL gives it.

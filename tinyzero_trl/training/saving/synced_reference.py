@@ -1,4 +1,4 @@
-"""The reference model that `sync_ref_model` moves towards the policy: part of every checkpoint, to the bit."""
+"""The reference model that `sync_ref_model` moves towards the trained model: part of every checkpoint, to the bit."""
 
 from pathlib import Path
 from typing import Any
