@@ -1,4 +1,4 @@
-"""How near the policy gradient of a cut rollout is to that of the full rollout, on the same completions.
+"""How near the gradient of a cut rollout is to that of the full rollout, on the same completions.
 
     python benchmarks/gradient_fidelity.py --model embedded-impatient --out results/gradient_fidelity/before.json
     python benchmarks/gradient_fidelity.py --table results/gradient_fidelity/*.json

@@ -1,7 +1,7 @@
 """A task's score in TRL's reward-function signature, and the optional cosine shaping.
 
 The score always comes first in the list that `reward_functions` returns: it is what window policies, metrics and
-evaluation call success. With shaping, the score keeps weight 0 and the shaped reward alone moves the policy.
+evaluation call success. With shaping, the score keeps weight 0 and the model learns from the shaped reward alone.
 """
 
 import math

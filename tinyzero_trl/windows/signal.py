@@ -1,6 +1,6 @@
 """The window that buys the most learning signal per token, estimated although it cuts completions itself.
 
-Derivation. With a binary reward, a group of completions of prompt i moves the policy only if it is mixed.
+Derivation. With a binary reward, a group of completions of prompt i moves the model only if it is mixed.
 Under window w let S_i(w) be the probability of success within w tokens. The rewards of the group have
 variance S_i(w) (1 - S_i(w)), the expected square of the advantages, and a completion costs C_i(w) =
 E[min(length, w)] tokens. The window therefore maximises

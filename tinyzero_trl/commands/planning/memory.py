@@ -12,7 +12,8 @@ size), I width of the gated MLP, V vocabulary, b bytes of a weight or activation
 - Communication: DDP copies gradients into buckets, b N; ZeRO reduces through buckets of 5e8 elements; ZeRO-3 and FSDP2
   gather two layers and whatever lies outside the layers.
 - Reference model (`beta` above 0, no adapter): b N, divided by D where weights are.
-- Weights in float32 that compute in half precision (`dtype: float32` with `bf16: true`): autocast's copies, 2 N.
+- Weights in float32 that compute in half precision (`dtype: float32` with `bf16: true`), on one GPU and under DDP:
+  autocast's copies, 2 (N + F), in passes of the loss and in rollouts by `generate`.
 - Activations of one layer, counted from what autograd keeps of a Qwen2 or Llama layer with fused attention:
   (8 + 4 b) h + 2 b q + 4 b I + 2 b v + 4 heads + 8 bytes for each position (compare Korthikanti et al. 2022, arXiv
   2205.05198, equation 2, for GPT). With gradient checkpointing L inputs of b h stay, and one layer is computed anew.

@@ -1,4 +1,4 @@
-"""Runs -> pictures, a table and one HTML page. The only room that imports matplotlib.
+"""Runs -> pictures, a table and one HTML page. The only folder that imports matplotlib.
 
 run_groups    run directories -> groups of runs that differ in their seed alone
 names         what the groups are called, in full and in short
