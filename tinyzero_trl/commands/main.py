@@ -20,7 +20,8 @@ STOPPED_BY_CTRL_C = 130
 def build_parser() -> argparse.ArgumentParser:
     """The parser of every subcommand; a subcommand's function is its `run` default."""
     parser = OneLineParser(
-        prog="tinyzero-trl", description="GRPO on verifiable arithmetic with an adaptive rollout window."
+        prog="tinyzero-trl",
+        description="GRPO on problems with a verifiable answer, with an adaptive rollout window.",
     )
     parser.add_argument("--version", action="version", version=f"tinyzero-trl {tinyzero_trl.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")

@@ -3,8 +3,9 @@
     tinyzero-trl train --config RECIPE.yaml [--any_field value ...]
     accelerate launch [--config_file FILE] -m tinyzero_trl.commands.train --config RECIPE.yaml [--any_field value ...]
 
-The first command uses one process, the second as many as accelerate starts. RECIPE.yaml is a file, or the name
-of a recipe that comes with the package. Every field of the recipe can also be given on the command line.
+The first command uses one process, on the first GPU that is visible or on the CPU. The second uses as many as
+accelerate starts. RECIPE.yaml is a file, or the name of a recipe that comes with the package. Every field of the
+recipe can also be given on the command line.
 `--window_strategy fixed` trains without an adaptive window.
 """
 
