@@ -40,7 +40,10 @@ class TaskConfig:
         default="", metadata={"help": "base, qwen-instruct or chat; by default the first that the task offers"}
     )
     train_size: int = field(default=327_680, metadata={"help": "examples to train on (dataset: generate)"})
-    test_size: int = field(default=1024, metadata={"help": "held-out examples (dataset: generate)"})
+    test_size: int = field(
+        default=1024,
+        metadata={"help": "held-out examples: generated ones, or of data without splits so many, but at most a tenth"},
+    )
     eval_size: int | None = field(
         default=None,
         metadata={"help": f"held-out examples evaluated during training; by default {EVAL_SIZE}, or all if fewer"},
@@ -48,7 +51,9 @@ class TaskConfig:
     problem_seed: int = field(
         default=0, metadata={"help": "decides which examples are generated, and which are held out"}
     )
-    reward_shaping: str = field(default="none", metadata={"help": "none (the task's score) or cosine (2502.03373)"})
+    reward_shaping: str = field(
+        default="none", metadata={"help": "none (the task's score) or cosine (arXiv 2502.03373)"}
+    )
     cosine_correct_at_zero: float = field(default=2.0, metadata={"help": "reward of a right answer of length 0"})
     cosine_correct_at_max: float = field(
         default=1.0, metadata={"help": "reward of a right answer of the largest length"}
