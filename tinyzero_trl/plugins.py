@@ -1,6 +1,7 @@
 """How a class of a user's own is found: as `package.module:Class`, or by an entry point of an installed package.
 
-Window policies, tasks and engines have a registry each. For a name that is not registered, all three look here.
+Window policies, tasks and engines have a registry each. For a name that is not registered, all three look here; and
+all three make their objects here, so that a class with other arguments is named in one line.
 """
 
 import os
