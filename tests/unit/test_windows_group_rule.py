@@ -57,8 +57,9 @@ def test_a_group_that_gives_the_advantage_to_the_wrong_completions_explains_less
 def kinds_of(*rows: tuple[list[float], list[float]], shares: list[float] | None = None) -> PromptKinds:
     """Kinds with given probabilities of success and failure by stage."""
     kinds = PromptKinds(len(ENDS))
-    kinds.success, kinds.failure = [list(a) for a, _ in rows], [list(b) for _, b in rows]
-    kinds.shares = shares or [1 / len(rows)] * len(rows)
+    success, failure = zip(*rows, strict=True)
+    shares = shares or [1 / len(rows)] * len(rows)
+    kinds.restore({"success": success, "failure": failure, "shares": shares, "label_shares": {}})
     return kinds
 
 

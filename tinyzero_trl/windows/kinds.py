@@ -14,7 +14,6 @@ Shrinkage. With few completions a kind's probabilities lean on those of all comp
 kinds on those of all labels: by `_KIND_SHRINKAGE` completions and `_LABEL_SHRINKAGE` groups.
 """
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -86,6 +85,7 @@ class PromptKinds:
         self.stages = stages
         self.success: list[list[float]] = []  # [kind][stage], given that a completion is unfinished before the stage
         self.failure: list[list[float]] = []
+        self._log_chances = np.zeros((0, stages, 3))  # [kind][stage] of success, failure, and neither
         self.shares: list[float] = []
         self.label_shares: dict[str, list[float]] = {}
 
@@ -131,15 +131,11 @@ class PromptKinds:
             seen: what happened in stage 0, 1, and so on.
             power: exponent of the likelihood; below 1 for evidence that may be out of date.
         """
-        seen = tuple(seen)
-        scores = [
-            _log(share) + power * _log_likelihood(seen, success, failure)
-            for share, success, failure in zip(prior, self.success, self.failure, strict=True)
-        ]
-        highest = max(scores)
-        chances = [math.exp(score - highest) for score in scores]
-        total = math.fsum(chances)
-        return [chance / total for chance in chances]
+        counts = np.array(tuple(seen))
+        likelihoods = np.einsum("so,kso->k", counts, self._log_chances[:, : len(counts)])
+        scores = _logs(np.array(prior)) + power * likelihoods
+        shares = np.exp(scores - scores.max())
+        return (shares / shares.sum()).tolist()
 
     def remaining_tokens(self, ends: Sequence[int]) -> list[list[float]]:
         """Expected tokens beyond each stage end, (K, S), of a completion that is unfinished there."""
@@ -163,7 +159,7 @@ class PromptKinds:
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Undo `state`."""
-        self.success, self.failure = [list(row) for row in state["success"]], [list(row) for row in state["failure"]]
+        self._take(np.array(state["success"]), np.array(state["failure"]))
         self.shares = list(state["shares"])
         self.label_shares = {label: list(shares) for label, shares in state["label_shares"].items()}
 
@@ -175,6 +171,11 @@ class PromptKinds:
         for _ in range(iterations):
             self._maximise(seen, self._kinds_of(seen))
 
+    def _take(self, success: Floats, failure: Floats) -> None:
+        """Probabilities of success and failure, each (K, S)."""
+        self.success, self.failure = success.tolist(), failure.tolist()
+        self._log_chances = _logs(np.stack((success, failure, 1 - success - failure), axis=-1))
+
     def _kinds_of(self, seen: "SeenGroups") -> Floats:
         """The expectation step: probability of each kind for each group, (M, K)."""
         scores = self._scores(seen)
@@ -183,17 +184,15 @@ class PromptKinds:
 
     def _scores(self, seen: "SeenGroups") -> Floats:
         """Logarithm of the joint probability of each kind and what was seen, (M, K)."""
-        success, failure = np.array(self.success), np.array(self.failure)
-        log_chances = _logs(np.stack((success, failure, 1 - success - failure), axis=-1))
         log_priors = _logs(np.array([self.prior(label) for label in seen.labels]))
-        return log_priors[seen.label] + np.einsum("mso,kso->mk", seen.counts, log_chances)
+        return log_priors[seen.label] + np.einsum("mso,kso->mk", seen.counts, self._log_chances)
 
     def _maximise(self, seen: "SeenGroups", kinds: Floats) -> None:
         """The maximisation step, shrunk toward all completions and all labels."""
         parts = seen.weights[:, None] * kinds
         counts = np.einsum("mk,mso->oks", np.where(parts < _LEAST_PART, 0.0, parts), seen.counts)
         at_risk = counts.sum(axis=0)
-        self.success, self.failure = (_shrunk(events, at_risk).tolist() for events in counts[:2])
+        self._take(*(_shrunk(events, at_risk) for events in counts[:2]))
         by_label = np.zeros((len(seen.labels), KINDS))
         np.add.at(by_label, seen.label, parts)
         shares = by_label.sum(axis=0) + 1 / KINDS
@@ -246,16 +245,6 @@ def _sorted_into_kinds(groups: Sequence[GroupRecord]) -> Floats:
     for position, place in enumerate(order):
         kinds[place, position * KINDS // len(order)] = 1.0
     return kinds
-
-
-def _log_likelihood(seen: Sequence[StageCount], success: Sequence[float], failure: Sequence[float]) -> float:
-    return sum(
-        s * _log(a) + f * _log(b) + u * _log(1 - a - b) for (s, f, u), a, b in zip(seen, success, failure, strict=False)
-    )
-
-
-def _log(value: float) -> float:
-    return math.log(max(value, _LEAST_PROBABILITY))
 
 
 def _logs(values: Floats) -> Floats:
