@@ -3,8 +3,8 @@
 python benchmarks/gpu_table.py results/gpu/CARD.json
 """
 
+import argparse
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -60,4 +60,6 @@ def _optimization(found: dict[str, Any], stock: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    print(table(json.loads(Path(sys.argv[1]).read_text())))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("result", type=Path, help="what gpu_check.py wrote")
+    print(table(json.loads(parser.parse_args().result.read_text())))
