@@ -23,8 +23,8 @@ def register(commands: Any) -> None:
         "--size",
         choices=list(CURRICULA),
         default="tiny",
-        help="tiny: the model `embedded`; impatient: `embedded-impatient`, of the recipe countdown_tiny; "
-        "small: 31 M, for a GPU; lengths: `embedded-lengths`, of the recipe lengths_tiny",
+        help="tiny: the model `embedded`; impatient: `embedded-impatient`; demo: `embedded-demo`, of the recipe "
+        "countdown_tiny; lengths: `embedded-lengths`, of the recipe lengths_tiny; small: 31 M, for a GPU",
     )
     add("--steps", type=int, help="optimizer steps in all; by default those of the curriculum")
     add("--seed", type=int, default=0, help="seed of the first weights and of the traces")

@@ -11,8 +11,8 @@ def resolve_model(name: str) -> str:
     """The folder that a name stands for, or the Hub id that it is.
 
     Args:
-        name: A shipped model (`embedded`, `embedded-impatient`, `embedded-lengths`); the path of a GGUF file, whose
-            weights are unpacked once; a folder; or a Hub id.
+        name: A shipped model (`embedded`, `embedded-impatient`, `embedded-demo`, `embedded-lengths`); the path of a
+            GGUF file, whose weights are unpacked once; a folder; or a Hub id.
 
     Raises:
         ValueError: a misspelled name of a shipped model, or a GGUF file that cannot be read.

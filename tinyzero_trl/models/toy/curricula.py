@@ -12,6 +12,9 @@ search, and a larger probability of giving up. So it can search three numbers, a
 completions give up. What reinforcement learning has to teach it is to go on, which base models lack too before they
 learn to check and to go back (Gandhi et al. 2025, https://arxiv.org/abs/2503.01307).
 
+The demo's model is an impatient model that can search better. No trace of its first phase gives up. Its second phase is
+longer, so its completions give up as often as its traces do. It has more to gain from going on than the impatient model.
+
 The small model, thirty times as large, is for one GPU: TinyZero's own numbers, 1 to 99, three and four of them. Both
 can be searched to the end, four in about 500 tokens on average and 1,300 in one case in ten.
 
@@ -150,6 +153,14 @@ IMPATIENT = replace(
     tokenizer_tasks=("countdown",),
 )
 
+DEMO = replace(
+    IMPATIENT,
+    phases=(
+        replace(IMPATIENT.phases[0], give_up_probability=0),
+        replace(IMPATIENT.phases[1], steps=2000),
+    ),
+)
+
 SMALL = Curriculum(
     hidden_size=512,
     layers=8,
@@ -198,8 +209,13 @@ LENGTHS = Curriculum(
     tokenizer_tasks=("counting",),
 )
 
-CURRICULA = {"tiny": TINY, "impatient": IMPATIENT, "small": SMALL, "lengths": LENGTHS}
-_OF_SHIPPED = {"embedded": TINY, "embedded-impatient": IMPATIENT, "embedded-lengths": LENGTHS}
+CURRICULA = {"tiny": TINY, "impatient": IMPATIENT, "demo": DEMO, "small": SMALL, "lengths": LENGTHS}
+_OF_SHIPPED = {
+    "embedded": TINY,
+    "embedded-impatient": IMPATIENT,
+    "embedded-demo": DEMO,
+    "embedded-lengths": LENGTHS,
+}
 
 
 def taught_problems(model: str, task: str) -> set[Hashable]:
