@@ -1,7 +1,8 @@
 r"""The policy `group` as on a machine where a decoding step costs as much as 1,000 rows: a GPU with small batches.
 
-    PYTHONPATH=benchmarks tinyzero-trl train --config countdown_tiny --recipe dear-steps \
-        --window_strategy dear_steps:DearSteps --window_group_price seconds --seed 0 --output_dir runs/dear_steps/seed_0
+    PYTHONPATH=benchmarks tinyzero-trl train --config countdown_tiny --model_name_or_path embedded-impatient \
+        --recipe dear-steps --window_strategy dear_steps:DearSteps --window_group_price seconds --seed 0 \
+        --output_dir runs/dear_steps/seed_0
 
 On a CPU a row costs a large part of a step. Here the timings of a rollout are replaced by the steps and rows that it
 took, so that every machine chooses the same, and the records show how many decoding steps such a GPU would take.

@@ -120,7 +120,7 @@ def test_commands_of_the_pages_are_understood(page: Path) -> None:
 def test_a_trained_model_answers_as_its_page_says(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (program,) = re.findall(r"(?ms)^```python\n(.*?)^```", (DOCS / "faq.md").read_text("utf-8"))
     assert '"runs/countdown_tiny"' in program
-    (tmp_path / "ask.py").write_text(program.replace("runs/countdown_tiny", resolve_model("embedded-impatient")))
+    (tmp_path / "ask.py").write_text(program.replace("runs/countdown_tiny", resolve_model("embedded-demo")))
     set_seed(0)
     runpy.run_path(str(tmp_path / "ask.py"))
     assert "[10, 3, 4]" in (printed := capsys.readouterr().out) and "</answer>" in printed.split("<think>")[-1]

@@ -19,6 +19,7 @@ from tinyzero_trl.runs.report.run_groups import RunGroup, choose_baseline, load_
 
 ROOT = Path(__file__).parents[2]
 RESULTS = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 PERFORMANCE = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
 GRID = ROOT / "results" / "ablation_tiny"
 LENGTHS = ROOT / "results" / "ablation_lengths"
@@ -26,8 +27,8 @@ LENGTHS_ASKED_AGAIN = ROOT / "results" / "ablation_lengths_eight_answers"
 FEW_CUT = ROOT / "results" / "ablation_few_cut"
 FEW_CUT_ASKED_AGAIN = ROOT / "results" / "ablation_few_cut_four_answers"
 ASKED_AGAIN = ROOT / "results" / "ablation_tiny_three_numbers"
+DEMO = ROOT / "results" / "ablation_demo"
 IMPATIENT = ROOT / "results" / "ablation_impatient"
-IMPATIENT_ASKED_AGAIN = ROOT / "results" / "ablation_impatient_three_numbers"
 SECONDS = ROOT / "results" / "ablation_impatient_seconds"
 MORE_PROMPTS = ROOT / "results" / "ablation_impatient_more_prompts"
 MORE_PROMPTS_ASKED_AGAIN = ROOT / "results" / "ablation_impatient_more_prompts_three_numbers"
@@ -98,9 +99,14 @@ def test_the_table_at_the_top(outcomes: dict[str, Outcome]) -> None:
     ]
 
 
-def _together(name: str, baseline: str) -> tuple[int, Interval, str]:
-    """A run of the fourth grid against another: seeds of both, points by both measurements, the ratio of tokens."""
-    again = paired_accuracy.policies(IMPATIENT, IMPATIENT_ASKED_AGAIN)
+def _asked_again(grid: Path) -> Path:
+    """The answers of a grid's final models to problems with three numbers."""
+    return grid.with_name(f"{grid.name}_three_numbers")
+
+
+def _together(grid: Path, name: str, baseline: str) -> tuple[int, Interval, str]:
+    """A run of a grid against another: seeds of both, points by both measurements, the ratio of tokens."""
+    again = paired_accuracy.policies(grid, _asked_again(grid))
     seeds = sorted(again[name].keys() & again[baseline].keys())
     _, points = paired_accuracy.against(again[name], again[baseline], "together")
     assert points is not None
@@ -118,29 +124,33 @@ def _steps_of(run: Path) -> float:
 
 
 def test_the_table_of_the_readme_says_the_same() -> None:
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    rows, again = _rows(readme, "| window, 60 steps"), paired_accuracy.policies(IMPATIENT, IMPATIENT_ASKED_AGAIN)
-    full = fmean(_tokens_of(run) for run in IMPATIENT.glob("full/*"))
-    names = ("full", "group-label", "group", "signal", "fixed-256", "fixed-128")
+    rows, again = _rows(README, "| window, 60 steps"), paired_accuracy.policies(DEMO, _asked_again(DEMO))
+    full = fmean(_tokens_of(run) for run in DEMO.glob("full/*"))
+    names = ("full", "group-label", "fixed-256", "fixed-128")
     for (said, cells), name in zip(rows.items(), names, strict=True):
         runs = again[name]
         assert runs.keys() == again["full"].keys()
         points, tokens = "", f"{full / 1e6:.2f} M"
         if name != "full":
-            _, difference, tokens = _together(name, "full")
+            _, difference, tokens = _together(DEMO, name, "full")
             points = _with_bounds(difference, 1)
         accuracy = f"{fmean(each['together'] for each in runs.values()):.1f} %"
         assert cells == [str(len(runs)), accuracy, points, tokens], said
-    first = fmean(read_run(run).evals[0]["eval/acc"] for run in IMPATIENT.glob("full/*"))
-    assert f"{100 * first:.0f} % before training" in readme
+    first = fmean(read_run(run).evals[0]["eval/acc"] for run in DEMO.glob("full/*"))
+    assert f"{100 * first:.0f} % before training" in README
 
 
-def test_what_the_readme_says_of_the_earlier_model() -> None:
-    readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+def test_what_the_readme_says_of_earlier_models() -> None:
+    """`embedded`, by the second measurement, and `embedded-impatient`, by both together."""
+    readme = " ".join(README.split())
     measured = per_group_rows()
     for name in ("group-label", "signal"):
         seeds, _, _, points, tokens, _ = measured[name]
         assert f"{points.split(' (')[0]} points for {tokens.split(' (')[0]} the tokens, {seeds} seeds" in readme
+    for name in ("group-label", "group", "signal"):
+        seeds, (mean, low, high), tokens = _together(IMPATIENT, name, "full")
+        said = f"{mean:z.1f} points ({low:.1f} to {high:.1f}) for {tokens.split(' (')[0]} the tokens"
+        assert said in readme and f"{seeds} seeds" in readme, name
 
 
 def test_the_table_of_every_window(outcomes: dict[str, Outcome]) -> None:
@@ -193,7 +203,7 @@ def test_windows_per_group() -> None:
 
 
 def test_what_is_said_of_windows_per_group_against_fixed_ones() -> None:
-    group, readme = per_group_figures()["group-label"], (ROOT / "README.md").read_text(encoding="utf-8")
+    group, readme = per_group_figures()["group-label"], README
     for name, window in (("fixed-128", 128), ("vanilla", 256)):
         fixed = per_group_figures()[name]
         assert len(fixed) == len(fixed.keys() & group.keys()) == 10
@@ -248,7 +258,7 @@ def test_where_few_completions_are_cut() -> None:
 
 
 def test_the_readme_says_the_same_of_different_lengths() -> None:
-    rows = _rows((ROOT / "README.md").read_text(encoding="utf-8"), "| window, 48 steps")
+    rows = _rows(README, "| window, 48 steps")
     names = ("full", "group-label", "group-label-longer", "fixed-96")
     for (said, cells), name in zip(rows.items(), names, strict=True):
         seeds, _, asked_again, tokens, _ = different_lengths_rows()[name]
@@ -291,41 +301,54 @@ def test_the_table_of_the_demo() -> None:
         assert cells == [f"{acc:.1f} % (95 % interval {low:.1f} to {high:.1f})", f"{100 * line['eval/3_acc']:.1f} %"]
         assert name == "before" or f"{line['tokens']:,} rollout tokens" in name
     before, after = (100 * line["eval/3_acc"] for line in (run.evals[0], run.evals[-1]))
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert f"{after:.0f} % in place of {before:.0f} %" in readme
+    assert f"{after:.0f} % in place of {before:.0f} %" in README
     lengths = [line["difficulty/3_mean_length"] for line in run.metrics]
     assert f"on three numbers grow from {lengths[0]:.0f} to {lengths[-1]:.0f} tokens" in " ".join(RESULTS.split())
 
 
-def test_other_windows_on_the_model_of_the_demo() -> None:
-    rows = _rows(RESULTS, "| run of the fourth grid")
-    expected = rows_of_grid(IMPATIENT, IMPATIENT_ASKED_AGAIN)
-    assert {name: cells for name, (_, *cells) in rows.items()} == expected
-    demo, seed_0 = (read_run(run).evals for run in (ROOT / "results" / "demo", IMPATIENT / "group-label" / "seed_0"))
-    assert demo[-1]["tokens"] == seed_0[-1]["tokens"], "the demo is seed 0 of group-label"
+@pytest.mark.parametrize(("table", "grid"), [("fifth", DEMO), ("fourth", IMPATIENT)])
+def test_the_tables_of_models_that_give_up(table: str, grid: Path) -> None:
+    rows = _rows(RESULTS, f"| run of the {table} grid")
+    assert {name: cells for name, (_, *cells) in rows.items()} == rows_of_grid(grid, _asked_again(grid))
+
+
+def test_the_demo_is_a_run_of_its_grid() -> None:
+    demo, seed_0 = (read_run(run).evals for run in (ROOT / "results" / "demo", DEMO / "group-label" / "seed_0"))
+    assert demo[-1]["tokens"] == seed_0[-1]["tokens"]
+
+
+@pytest.mark.parametrize("baseline", ["full", "fixed-256", "fixed-128"])
+def test_the_demo_against_other_windows(baseline: str) -> None:
+    """Accuracies of both measurements together; both runs of a seed."""
+    seeds, points, tokens = _together(DEMO, "group-label", baseline)
+    pairs = [
+        tuple(_steps_of(DEMO / run / f"seed_{seed}") for run in ("group-label", baseline)) for seed in range(seeds)
+    ]
+    steps = _with_bounds(paired_ratio(*zip(*pairs, strict=True)), 2, unit=" x")
+    row = f"| the demo against `{baseline}` | {seeds} | {_with_bounds(points, 1)} | {tokens} | {steps} |"
+    assert row in RESULTS
+    if baseline != "full":
+        said = f"{_with_bounds(points, 1).replace(' (', ' points (')} for {tokens.split(' (')[0]} its tokens"
+        assert said in " ".join(README.split())
 
 
 @pytest.mark.parametrize("name", ["group-label", "group"])
 @pytest.mark.parametrize("fixed", ["fixed-256", "fixed-128"])
-def test_groups_against_fixed_windows_on_the_model_of_the_demo(name: str, fixed: str) -> None:
+def test_groups_against_fixed_windows_on_the_impatient_model(name: str, fixed: str) -> None:
     """Accuracies of both measurements together; both runs of a seed."""
-    seeds, points, ratio = _together(name, fixed)
+    seeds, points, ratio = _together(IMPATIENT, name, fixed)
     assert f"| `{name}` against `{fixed}` | {seeds} | {_with_bounds(points, 1)} | {ratio} |" in RESULTS
     if name == "group" and fixed == "fixed-128":
         (mean, _, _), more = points, ratio.split(" (")[0]
-        _, (below, low, high), less = _together(name, "fixed-256")
+        _, (below, low, high), less = _together(IMPATIENT, name, "fixed-256")
         said = f"a fixed 256 by {below:.1f} points ({low:.1f} to {high:.1f}) for {less.split(' (')[0]} its tokens, and "
         said += f"from a fixed 128 by {mean:.1f} points for {more}."
         assert said in RESULTS
-    if name == "group-label":
-        readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
-        mean, low, high = points
-        assert f"{mean:.1f} points ({low:.1f} to {high:.1f}) for {ratio.split(' (')[0]} its tokens" in readme
 
 
 @cache
 def rows_of_steps() -> dict[str, list[str]]:
-    """Seeds, decoding steps, tokens and points against the full rollout, of all runs on the model of the demo."""
+    """Seeds, decoding steps, tokens and points against the full rollout, of all runs on the impatient model."""
     full = {run.name: run for run in IMPATIENT.glob("full/*")}
     rows = {"full": [str(len(full)), f"{fmean(map(_steps_of, full.values())):,.0f} steps", "", ""]}
     for folder in (*IMPATIENT.glob("*/"), *SECONDS.glob("*/")):
@@ -352,7 +375,7 @@ def test_decoding_steps() -> None:
     assert _rows(RESULTS, "| run, decoding steps") == rows
     ratios = {name: cells[1].split(" (")[0] for name, cells in rows.items()}
     said = "`group` with a label takes {group-label} those of the full rollout, `signal` {signal}, and the fixed 256 "
-    readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    readme = " ".join(README.split())
     assert (said + "{fixed-256}").format_map(ratios) in readme
     for name in ("group-label", "signal", "fixed-256", "dear-steps", "dear-steps-slack"):
         assert f"{ratios[name]}" in RESULTS[RESULTS.index("### Decoding steps") :].split("```")[0].split("| points")[-1]
@@ -364,7 +387,7 @@ def rows_of_more_prompts() -> dict[str, list[str]]:
     name, rows = "group-label-32", {}
     asked = paired_accuracy.policies(MORE_PROMPTS, MORE_PROMPTS_ASKED_AGAIN)
     ours = asked.pop(name)
-    for baseline, theirs in (asked | paired_accuracy.policies(IMPATIENT, IMPATIENT_ASKED_AGAIN)).items():
+    for baseline, theirs in (asked | paired_accuracy.policies(IMPATIENT, _asked_again(IMPATIENT))).items():
         grid = MORE_PROMPTS if baseline in asked else IMPATIENT
         _, points = paired_accuracy.against(ours, theirs, "together")
         assert points is not None
@@ -382,7 +405,7 @@ def test_more_prompts_for_the_tokens_that_are_saved() -> None:
     rows = rows_of_more_prompts()
     assert _rows(RESULTS, "| 32 prompts a step against") == rows
     seeds, points, tokens, _ = rows["full"]
-    readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    readme = " ".join(README.split())
     ends = f"ends {points} points above it, {seeds} seeds"
     assert f"takes {tokens.split(' (')[0]} the tokens of the full rollout and {ends}" in readme
     section = " ".join(RESULTS[RESULTS.index("### More prompts") :].split("```")[0].split())
@@ -392,7 +415,7 @@ def test_more_prompts_for_the_tokens_that_are_saved() -> None:
     assert f"is as accurate as that, {points}, {said}" in section
     assert f"takes {1 / float(tokens.split(' x')[0]):.2f} x its tokens ([more prompts]" in readme
     fixed = paired_accuracy.policies(MORE_PROMPTS, MORE_PROMPTS_ASKED_AGAIN)["fixed-256-32"]
-    full = paired_accuracy.policies(IMPATIENT, IMPATIENT_ASKED_AGAIN)["full"]
+    full = paired_accuracy.policies(IMPATIENT, _asked_again(IMPATIENT))["full"]
     _, gained = paired_accuracy.against(fixed, full, "together")
     pairs = [(MORE_PROMPTS / "fixed-256-32" / seed, IMPATIENT / "full" / seed) for seed in sorted(fixed)]
     spent = paired_ratio(*zip(*((_tokens_of(one), _tokens_of(other)) for one, other in pairs), strict=True))
@@ -402,7 +425,7 @@ def test_more_prompts_for_the_tokens_that_are_saved() -> None:
     assert f"Against `signal`, which takes as many tokens, it is {rows['signal'][1]} points ahead" in section
 
 
-def test_what_is_said_of_signal_on_the_model_of_the_demo() -> None:
+def test_what_is_said_of_signal_on_the_impatient_model() -> None:
     windows = [
         [int(line["adaptive_window/current_window"]) for line in read_run(run).metrics]
         for run in sorted(IMPATIENT.glob("signal/*"))
@@ -412,7 +435,7 @@ def test_what_is_said_of_signal_on_the_model_of_the_demo() -> None:
     assert f"after the fourth rollout it has {min(fifth)} to {max(fifth)} tokens" in page
     assert f"at the end {min(last)} to {max(last)}," in page
     assert all(each.count(1024) == 7 for each in windows) and "Seven of its rollouts have the full length" in page
-    _, (mean, low, high), tokens = _together("signal", "fixed-256")
+    _, (mean, low, high), tokens = _together(IMPATIENT, "signal", "fixed-256")
     said = f"takes {tokens.split(' (')[0]} the tokens of a fixed 256 and ends as accurate"
     assert f"{said} ({mean:.1f}, {low:.1f} to {high:.1f})" in page
 
@@ -421,12 +444,12 @@ def test_what_the_quickstart_says_of_the_demo() -> None:
     page = " ".join((ROOT / "docs" / "quickstart.md").read_text(encoding="utf-8").split())
     lengths = [line["difficulty/4_mean_length"] for line in read_run(ROOT / "results" / "demo").metrics]
     assert f"In the first step all completions go on, and one on four numbers takes {lengths[0]:.0f} tokens." in page
-    assert "From the fourth step on most groups of four numbers stop after 32." in page
-    assert np.median(lengths[3:]) == 32 and min(lengths[1:3]) > 32
+    assert f"a completion takes {fmean(lengths[1:]):.0f} tokens on average." in page
+    assert max(lengths[1:]) < lengths[0] / 2
     text = (ROOT / "docs" / "quickstart.md").read_text(encoding="utf-8")
     for step in (0, 60):
         lines = (ROOT / "results" / "demo" / "completions" / f"step_{step:06d}.jsonl").read_text(encoding="utf-8")
-        [shown] = [each for each in map(json.loads, lines.splitlines()) if "[10, 3, 4]" in each["prompt"]]
+        [shown] = [each for each in map(json.loads, lines.splitlines()) if "[9, 2, 1]" in each["prompt"]]
         assert f"\n{shown['completion']}\n" in text and shown["reward"] == (step == 60)
 
 

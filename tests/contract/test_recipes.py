@@ -10,7 +10,7 @@ from accelerate.commands.config.config_args import load_config_from_file
 
 from tinyzero_trl.commands.ablation.checks import faults_of
 from tinyzero_trl.commands.ablation.grid import read_grid
-from tinyzero_trl.models.toy.curricula import IMPATIENT, LENGTHS, SMALL, TINY, Curriculum
+from tinyzero_trl.models.toy.curricula import DEMO, LENGTHS, SMALL, TINY, Curriculum
 from tinyzero_trl.tasks.config import task_config
 from tinyzero_trl.training.recipe.parser import parse_recipe
 from tinyzero_trl.windows import registry
@@ -144,7 +144,7 @@ def test_accelerate_takes_a_launch_file_for_what_it_says(launch: Path) -> None:
 @pytest.mark.parametrize(
     ("curriculum", "place", "name"),
     [
-        (IMPATIENT, 0, "countdown_tiny"),
+        (DEMO, 0, "countdown_tiny"),
         (TINY, 1, "multiply_tiny"),
         (SMALL, 0, "countdown_small_single_gpu"),
         (LENGTHS, 0, "lengths_tiny"),

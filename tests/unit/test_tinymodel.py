@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from tinyzero_trl.commands.main import main
 from tinyzero_trl.models.names import resolve_model
 from tinyzero_trl.models.toy import curricula
-from tinyzero_trl.models.toy.curricula import IMPATIENT, LENGTHS, SMALL, TINY, Curriculum
+from tinyzero_trl.models.toy.curricula import CURRICULA, DEMO, IMPATIENT, LENGTHS, SMALL, TINY, Curriculum
 from tinyzero_trl.models.toy.tokenizer import LARGEST_WHOLE_INTEGER, build_tokenizer
 from tinyzero_trl.models.toy.traces import (
     LARGEST_INTERMEDIATE,
@@ -215,7 +215,7 @@ def test_counting_traces_loop_in_many_steps_and_not_in_few() -> None:
     assert lost == {"." * MOST_DOTS, "=</think>\n<answer>5</answer>"}
 
 
-@pytest.mark.parametrize("curriculum", [TINY, IMPATIENT, SMALL, LENGTHS], ids=["tiny", "impatient", "small", "lengths"])
+@pytest.mark.parametrize("curriculum", CURRICULA.values(), ids=CURRICULA)
 def test_held_out_problems_never_occur_in_traces(curriculum: Curriculum) -> None:
     train, held_out = (
         {
@@ -306,6 +306,7 @@ def test_the_small_model_has_the_size_that_is_documented() -> None:
 @pytest.mark.parametrize(
     ("name", "curriculum", "text"),
     [
+        ("embedded-demo", DEMO, f"{countdown.render_prompt(problems()[0], 'base')}3+4=7: 7*5=35<"),
         ("embedded-impatient", IMPATIENT, f"{countdown.render_prompt(problems()[0], 'base')}3+4=7: 7*5=35<"),
         (
             *("embedded-lengths", LENGTHS),
