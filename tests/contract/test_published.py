@@ -110,7 +110,7 @@ def _together(grid: Path, name: str, baseline: str) -> tuple[int, Interval, str]
     seeds = sorted(again[name].keys() & again[baseline].keys())
     _, points = paired_accuracy.against(again[name], again[baseline], "together")
     assert points is not None
-    tokens = ([_tokens_of(IMPATIENT / run / seed) for seed in seeds] for run in (name, baseline))
+    tokens = ([_tokens_of(grid / run / seed) for seed in seeds] for run in (name, baseline))
     return len(seeds), points, _with_bounds(paired_ratio(*tokens), 2, unit=" x")
 
 
