@@ -425,6 +425,27 @@ def test_the_best_model_is_found_by_our_own_figures(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_best_model_that_could_not_be_written_leaves_the_former_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def second_is_best(completions: Sequence[str], trainer_state: Any, **_: Any) -> list[float]:
+        return [float(trainer_state.global_step == 2)] * len(completions)
+
+    def fail_at_the_second(self: AdaptiveGRPOTrainer, folder: str, write: Any = GRPOTrainer._save_scaler) -> None:
+        if self.state.global_step == 2:
+            raise OSError(28, "No space left on device")
+        write(self, folder)
+
+    monkeypatch.setattr(AdaptiveGRPOTrainer, "_save_scaler", fail_at_the_second)
+    best = {"load_best_model_at_end": True, "metric_for_best_model": "eval/acc", "eval_strategy": "steps"}
+    run = trainer(tmp_path, rewards=second_is_best, max_steps=3, eval_steps=1, save_total_limit=1, **best)
+    run.train()  # Trainer compares the folder of the best model with the others at the end, and must find it
+    assert (run.state.best_metric, run.state.best_global_step) == (1.0, 2)
+    assert run.state.best_model_checkpoint == str(tmp_path / "checkpoint-1")
+    assert [file.name for file in tmp_path.glob("checkpoint-*")] == ["checkpoint-1"]
+
+
+@pytest.mark.slow
 def test_a_compiled_model_samples_too(tmp_path: Path) -> None:
     trainer(tmp_path, max_steps=1, torch_compile=True, torch_compile_backend="eager").train()
     assert lines(tmp_path) == [1]

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from transformers import TrainerState
 
 from tinyzero_trl.training.saving import checkpoint_writer
 from tinyzero_trl.training.saving.checkpoint_writer import CheckpointError, CheckpointWriter
@@ -21,7 +22,7 @@ def write(writer: CheckpointWriter, folder: Path, fails_at: str | None = None, e
         writer.write_part(lambda: part("random numbers"))
         part("trainer state")
 
-    writer.write(save, folder, parts=2)
+    writer.write(save, folder, state=TrainerState(), parts=2)
 
 
 def test_a_checkpoint_whose_parts_are_written_stays(tmp_path: Path) -> None:
@@ -53,7 +54,7 @@ def test_every_rank_raises_what_failed_on_another(tmp_path: Path, monkeypatch: p
             writer.write_part(lambda: written.append("model"))
         raise CheckpointError("the disk of rank 1")
 
-    writer.write(save, tmp_path, parts=2)
+    writer.write(save, tmp_path, state=TrainerState(), parts=2)
     assert (written, writer.error) == (["model"], "the disk of rank 1")
     assert tmp_path.exists(), "removing is the work of the main process"
 

@@ -257,7 +257,7 @@ class AdaptiveGRPOTrainer(GRPOTrainer):
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
         folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
         parts = 1 if self.args.save_only_model else 3  # the model, the state of random numbers, the reference
-        self.checkpoints.write(partial(super()._save_checkpoint, model, trial), folder, parts=parts)
+        self.checkpoints.write(partial(super()._save_checkpoint, model, trial), folder, state=self.state, parts=parts)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save the model; in a checkpoint, on all ranks or on none."""

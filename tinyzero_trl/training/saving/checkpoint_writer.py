@@ -8,6 +8,7 @@ import torch
 from accelerate.logging import get_logger
 from accelerate.utils import gather_object
 from safetensors import SafetensorError
+from transformers import TrainerState
 
 from tinyzero_trl.runs.files import text_of
 
@@ -44,21 +45,25 @@ class CheckpointWriter:
         self._is_main = is_main
         self._parts_due = 0  # while a checkpoint is written: on how many parts the ranks have yet to agree
 
-    def write(self, save: Callable[[], None], folder: Path, *, parts: int) -> None:
+    def write(self, save: Callable[[], None], folder: Path, *, state: TrainerState, parts: int) -> None:
         """Write the checkpoint `folder`; on all ranks, and `error` is the same on all of them.
 
         Args:
             save: writes the checkpoint, and calls `write_part` for each of its parts.
             folder: where it is written.
+            state: the trainer's, whose best checkpoint stays the former one if this one cannot be written.
             parts: how many parts `save` has.
         """
-        self._parts_due = parts
+        self._parts_due, best = parts, state.best_model_checkpoint
         error = _error_of(save)
         if self._parts_due:  # this rank failed before a part at which the others wait
             self._parts_due = 0
             _agree(error)
         self.error = _agree(error)
-        if self.error is not None and self._is_main:
+        if self.error is None:
+            return
+        state.best_model_checkpoint = best  # Trainer has named this one as soon as its model was there
+        if self._is_main:
             shutil.rmtree(folder, ignore_errors=True)
             logger.warning(
                 f"{folder.name} could not be written ({self.error}) and was removed. The last complete checkpoint "
