@@ -77,6 +77,18 @@ def test_early_stopping_callbacks_and_the_log_see_our_figures_and_trackers_see_t
     assert [event.step for event in events.Scalars("eval/acc")] == [1, 2]
 
 
+def test_an_evaluation_after_the_last_step_takes_no_figure_from_the_last_line_of_the_log(tmp_path: Path) -> None:
+    lasts = []
+    for strategy in ("no", "steps"):
+        run = trainer_of(tmp_path / strategy, max_steps=3, logging_steps=2, eval_steps=2, eval_strategy=strategy)
+        run.train()
+        lasts.append({name: value for name, value in run.state.log_history[-1].items() if "reward" in name})
+    assert run.state.log_history[-2]["eval_reward"] > 0, "the step was evaluated"
+    assert lasts[0] == lasts[1] and "reward" in lasts[0]
+    [step] = [line for line in map(json.loads, (tmp_path / "steps" / "metrics.jsonl").open()) if line["step"] == 3]
+    assert lasts[1]["reward"] == step["reward"], "of the one step since the line before"
+
+
 @pytest.mark.parametrize("best", ["eval/acc", "eval_all/acc"])
 def test_of_several_sets_early_stopping_goes_by_all_of_them_or_by_one(best: str, tmp_path: Path) -> None:
     watcher, stops = Watcher(), EarlyStoppingCallback(1)

@@ -242,7 +242,7 @@ class AdaptiveGRPOTrainer(GRPOTrainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log as TRL does; our figures of an evaluation join past the trackers, which get them from the records."""
-        super().log(logs, start_time)
+        trl_internals.mode_of_logs(self.model, logs)(super().log)(logs, start_time)
         self.evaluator.join_figures(logs, self.state.log_history[-1:])
 
     def prediction_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> tuple[Any, Any, Any]:

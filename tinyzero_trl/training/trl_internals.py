@@ -154,6 +154,19 @@ def unchanged_mode(model: torch.nn.Module) -> Iterator[None]:
 
 
 @contextmanager
+def mode_of_logs(model: torch.nn.Module, logs: Mapping[str, Any]) -> Iterator[None]:
+    """Within it, the model is in training mode if `logs` are the last line of a training; afterwards as before.
+
+    TRL goes by the mode to know which figures belong to a line. An evaluation after the last step leaves the model in
+    evaluation mode, and the figures of the steps since the line before would be in no line at all.
+    """
+    with unchanged_mode(model):
+        if "train_runtime" in logs:
+            model.train()
+        yield
+
+
+@contextmanager
 def unchanged_checkpointing(model: torch.nn.Module) -> Iterator[None]:
     """Afterwards the same layers as before compute their activations anew in the backward pass, in the same way.
 
