@@ -1,14 +1,16 @@
 """The evaluator alone: rows that are answered twice to fill a batch count once."""
 
+import random
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from datasets import Dataset
 
 from tinyzero_trl.metrics import describe
-from tinyzero_trl.training.held_out import HeldOutEvaluator
+from tinyzero_trl.training.held_out import HeldOutEvaluator, random_numbers_of_its_own
 from tinyzero_trl.training.rollout.scoring import SAMPLED_COMPLETIONS, _warn_of_reasons, gather_rollout, score_rows
 
 
@@ -191,6 +193,26 @@ def test_the_figure_that_chooses_the_best_model_is_found_by_trainer() -> None:
         other = evaluator(metric_for_best_model=name)
         assert other.measure(lambda other=other: {"loss": other.needs_loss}, seed=0)[0]["loss"] == is_needed
     assert metrics["eval_eval/acc"] == metrics["eval/acc"] == 0.5
+
+
+def test_the_random_numbers_of_an_evaluation_are_none_of_training() -> None:
+    def drawn() -> list[float]:
+        return [float(torch.rand(())), float(np.random.random()), random.random()]
+
+    def start() -> None:
+        torch.manual_seed(3)
+        np.random.seed(3)
+        random.seed(3)
+
+    start()
+    expected = [drawn() for _ in range(2)]
+    start()
+    before, evaluations = drawn(), []
+    for _ in range(2):
+        with random_numbers_of_its_own(7, torch.device("cpu")):
+            evaluations.append(drawn())
+    assert [before, drawn()] == expected, "of torch, NumPy and Python"
+    assert evaluations[0] == evaluations[1], "an evaluation draws from its own seed"
 
 
 def test_rows_are_scored_by_the_first_function_and_samples_are_of_this_rank() -> None:

@@ -8,6 +8,7 @@ An evaluation runs in this order. Of several sets, Trainer evaluates one after t
         join_figures        Trainer logs the set: its figures join, with the last of several sets those of all examples
 """
 
+import random
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -276,13 +277,16 @@ def first_for_new_runs(args: AdaptiveGRPOConfig, *, is_new: bool) -> AbstractCon
 def random_numbers_of_its_own(seed: int, device: torch.device) -> Iterator[None]:
     """Inside the context, draw from `seed`; afterwards the host and `device` go on as if nothing had been drawn.
 
-    NumPy, too: on a GPU vLLM draws the seed of each completion from its global state.
+    NumPy, too: on a GPU vLLM draws the seed of each completion from its global state. And Python, from which a reward
+    function may draw, and TRL the completions that it prints.
     """
-    of_numpy = np.random.get_state()
+    of_python, of_numpy = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=[] if device.type == "cpu" else [device], device_type=device.type):
         torch.manual_seed(seed)
         np.random.seed(seed)
+        random.seed(seed)
         try:
             yield
         finally:
+            random.setstate(of_python)
             np.random.set_state(of_numpy)
