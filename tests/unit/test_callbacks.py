@@ -209,7 +209,7 @@ def test_a_run_that_is_cut_and_earns_nothing_is_warned_once(tmp_path: Path, capl
     for _ in range(2):
         run.fire("on_rollout_end", rollout=ill)
     [line] = caplog.messages
-    assert line.startswith("step 4: 100% of the completions were cut at 50 tokens") and "window_initial" in line
+    assert line.startswith("step 4: 100% of the completions were cut, mostly at 50 tokens") and "window_initial" in line
 
 
 @pytest.mark.parametrize(("rewards", "truncated"), [((0.0,) * 4, False), ((0.0, 0.0, 0.0, 0.1), True)])

@@ -107,6 +107,18 @@ def test_what_to_raise_follows_from_where_the_window_is(window: int, raised: str
     assert f"none earned a reward. Raise {raised}, or" in caplog.text
 
 
+@pytest.mark.parametrize(("rule", "hints"), [("plain", 1), ("value", 0)])
+def test_groups_that_stop_early_were_not_cut_by_the_longest_window(rule: str, hints: int, caplog) -> None:
+    """The plain rule stops at `initial`. The other one knows by then that successes are elsewhere."""
+    config = WindowConfig(strategy="group", group_rule=rule, initial=8, max=LONGEST)
+    lengths = [*[8] * 18, LONGEST, LONGEST]  # the last two have explored
+    seen = RolloutObservation(0, LONGEST, lengths, [0.0] * 20, [True] * 20, [row // 2 for row in range(20)])
+    RolloutHints(config).look_at(seen)
+    assert len(caplog.messages) == hints
+    for line in caplog.messages:
+        assert "cut, mostly at 8 tokens, and none earned a reward. Raise initial or min, or" in line
+
+
 def test_after_a_success_nothing_is_said(caplog) -> None:
     callback = AdaptiveWindowCallback(CONFIG)
     observe(callback, 0, [1.0, 0.0])

@@ -1,6 +1,7 @@
 """What a user should know of the first rollouts: nothing fits into the window, or no reward counts as a success."""
 
 import logging
+from statistics import mode
 
 from tinyzero_trl.windows import RolloutObservation, WindowConfig
 from tinyzero_trl.windows.outcomes import is_success
@@ -35,13 +36,16 @@ class RolloutHints:
         failed = seen.truncated_frac > MOSTLY_TRUNCATED_FRAC and unrewarded
         if self._warned_of_truncation or not failed:
             return
+        cut_at = mode(length for length, cut in zip(seen.lengths, seen.truncated, strict=True) if cut)
+        is_early = cut_at < self._config.largest
+        if is_early and getattr(self._config, "group_rule", None) == "value":
+            return  # it lets groups stop once it knows of successes
         self._warned_of_truncation = True
-        raised = "max_completion_length"
-        if seen.window < self._config.largest:
-            raised = f"{self._prefix}initial or {self._prefix}min"
+        raised = f"{self._prefix}initial or {self._prefix}min" if is_early else "max_completion_length"
         logger.warning(
-            f"step {seen.step + 1}: {seen.truncated_frac:.0%} of the completions were cut at {seen.window} tokens and "
-            f"none earned a reward. Raise {raised}, or check that the prompts have the form that the model answers to."
+            f"step {seen.step + 1}: {seen.truncated_frac:.0%} of the completions were cut, mostly at {cut_at} tokens, "
+            f"and none earned a reward. Raise {raised}, or check that the prompts have the form that the model answers "
+            "to."
         )
 
     def _look_at_rewards(self, seen: RolloutObservation) -> None:
