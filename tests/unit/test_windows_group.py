@@ -333,6 +333,16 @@ def test_with_a_price_in_seconds_groups_explore_in_the_same_rollouts() -> None:
     assert sum(explored["seconds"]) == pytest.approx(sum(explored["tokens"]), rel=0.6)
 
 
+def test_a_group_that_was_not_judged_has_no_part_in_what_became_of_the_groups() -> None:
+    """It may have explored before its first completion finished, as prompts of another task of the same data may."""
+    plain = policy(group_rule="plain", initial=64, explore_share=1.0)
+    assert plain.go_on([GroupState(group, 64, 0, 0, 2) for group in range(4)]) == [True] * 4
+    rewards = [0.0, 1.0, *[None] * 6]
+    plain.observe(RolloutObservation(0, MAXIMUM, [200] * 8, rewards, [False] * 8, [row // 2 for row in range(8)]))
+    figures = plain.group_metrics()
+    assert (figures["explored_frac"], figures["continued_frac"], figures["stopped_frac"]) == (1.0, 0.0, 0.0)
+
+
 def test_with_a_long_memory_as_many_groups_explore_as_asked() -> None:
     """The plain rule draws with a known probability. One rollout of 33 would have to explore more than all groups."""
     plain = policy(

@@ -209,7 +209,8 @@ class GroupWindow(WindowPolicy[GroupConfig]):
 
     def _fates(self, observation: RolloutObservation, groups: Sequence[GroupRecord]) -> dict[str, float]:
         """What became of the groups of a rollout."""
-        count, stops, explored = len(set(observation.groups)), observation.group_stops, len(self._so_far.explored)
+        judged, stops = set(observation.groups), observation.group_stops
+        count, explored = len(judged), len(self._so_far.explored & judged)
         spent, saved = sum(observation.lengths), self._knowledge.tokens_saved(groups)
         return {
             "stopped_frac": len(stops) / count,
