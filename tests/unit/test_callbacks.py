@@ -231,6 +231,23 @@ def test_what_trainer_keeps_of_its_logs_is_bounded_where_a_field_says_so(tmp_pat
         assert len(run.lines()) == 30
 
 
+def test_an_evaluation_long_after_training_adds_nothing_to_the_time_of_training(tmp_path: Path, monkeypatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr("time.perf_counter", lambda: now[0])
+    run = Run(tmp_path).begin()
+    run.records._clock.started_at = now[0]
+    now[0] += 20
+    run.step()
+    run.fire("on_train_end")
+    for _ in range(2):
+        now[0] += 3600  # somebody looks at the model
+        run.evaluate()
+    [step], evaluations = run.lines(), run.lines("eval.jsonl")
+    assert step["time/elapsed_s"] == 20
+    assert [line["time/elapsed_s"] for line in evaluations] == [20, 20]
+    assert [line["time_s"] for line in evaluations] == [1020, 2020], "an evaluation takes 1000 s"
+
+
 def test_skipped_steps_are_counted_over_a_resume(tmp_path: Path) -> None:
     run = Run(tmp_path).begin()
     run.fire("on_policy_update", figures={"faults/step_skipped": 1.0})

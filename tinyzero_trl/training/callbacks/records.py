@@ -33,14 +33,21 @@ class _Clock:
     elapsed_before_s: float = 0.0
     evaluation_s: float = 0.0
     started_at: float = field(default_factory=time.perf_counter)
+    stopped_at: float | None = None  # where training has ended; then evaluations alone take time
 
     @property
     def wall_s(self) -> float:
-        return self.elapsed_before_s + time.perf_counter() - self.started_at
+        now = time.perf_counter() if self.stopped_at is None else self.stopped_at
+        return self.elapsed_before_s + now - self.started_at
 
     @property
     def elapsed_s(self) -> float:
         return self.wall_s - self.evaluation_s
+
+    def add_evaluation(self, duration_s: float) -> None:
+        self.evaluation_s += duration_s
+        if self.stopped_at is not None:
+            self.stopped_at += duration_s
 
 
 class RecordsCallback(SavedInCheckpoints):
@@ -217,13 +224,19 @@ class RecordsCallback(SavedInCheckpoints):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, evaluation: Evaluation
     ) -> None:
         """Write the evaluation's line."""
-        self._clock.evaluation_s += evaluation.duration_s
+        self._clock.add_evaluation(evaluation.duration_s)
         self._evaluated_step = state.global_step
         if self._records:
             figures = {**evaluation.figures, "time/elapsed_s": self._clock.elapsed_s}
             self._records.append_eval(state.global_step, self._clock.wall_s, self.totals.response_tokens, figures)
             self._records.append_completions(state.global_step, evaluation.samples)
             self.trackers.log(evaluation.figures, state.global_step, self.totals.response_tokens)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Stop the clock: an evaluation may come much later, as in a notebook."""
+        self._clock.stopped_at = time.perf_counter()
 
     def state_dict(self) -> dict[str, Any]:
         """Totals and clock."""
