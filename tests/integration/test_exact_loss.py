@@ -154,6 +154,11 @@ def test_two_ranks_end_at_the_parameters_of_stock_trl():
             assert figures == pytest.approx(expected, abs=2e-5), "means over the tokens of all ranks"
 
 
+@pytest.mark.slow
+def test_a_rank_whose_prompts_have_no_images_waits_for_none_whose_prompts_have():
+    assert run_on_ranks(2, "images_by_ranks") == [2, 2]
+
+
 def run_on_two_ranks(settings: list[dict]) -> list[dict[str, Any]]:
     report = run_on_ranks(2, "fixed_rollouts", json.dumps(settings))
     assert report["ranks"] == 2, "a launch that falls back to one process would prove nothing"

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from transformers import ProcessorMixin
 from trl import GRPOTrainer
 
 from tinyzero_trl.training.loss import collectives, micro_batches, slicing
@@ -57,6 +58,7 @@ class ExactLoss:
         keep_outputs_whole(trainer)
         self._accelerator = trainer.accelerator
         self._traits = LossTraits.of(trainer)
+        self.sees_images = isinstance(trainer.processing_class, ProcessorMixin)
         self._metrics = LossMetrics(is_sequence_level=self._traits.is_sequence_level)
         self.start_over()
 
@@ -116,7 +118,7 @@ class ExactLoss:
             step: the optimizer step.
             metrics: the lists to which `compute_loss` appends its figures.
         """
-        if is_multimodal(inputs):
+        if self._has_images_anywhere(inputs):
             return compute_loss(model, inputs)
         self.figures.start(step)
         if step == self._rollout_step:
@@ -224,7 +226,8 @@ class ExactLoss:
             outputs = own(model, input_ids, attention_mask, logits_to_keep, batch_size, **options)
             self._log_probs = outputs[0].detach()
             return outputs
-        if any(option is not None and option is not False for option in options.values()):
+        wants_more = any(option is not None and option is not False for option in options.values())
+        if self._has_images_anywhere(options) or wants_more:
             return compute(model, input_ids, attention_mask, logits_to_keep, batch_size, **options)
         inputs = {
             "prompt_ids": input_ids[:, :-logits_to_keep],
@@ -245,6 +248,11 @@ class ExactLoss:
             if not micro_batch.is_dummy:
                 log_probs[micro_batch.indices, :width] = found.to(log_probs.dtype)
         return log_probs, None, None
+
+    def _has_images_anywhere(self, inputs: Mapping[str, Any]) -> bool:
+        """Whether the batch of any rank holds images: then all take theirs whole, and none waits for another."""
+        has_images = is_multimodal(inputs)
+        return bool(collectives.largest_on_any_rank(self._accelerator, has_images)) if self.sees_images else has_images
 
     def _packed_log_probs(
         self, model: nn.Module, input_ids: Tensor, attention_mask: Tensor, logits_to_keep: int, *_: Any, **__: Any
