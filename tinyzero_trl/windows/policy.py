@@ -76,9 +76,9 @@ class RolloutObservation:
     def judged(self, success_threshold: float) -> "RolloutObservation":
         """The same rollout as policies see it, without the completions that were not judged.
 
-        One that was cut before there was anything to judge says that it was cut, and counts as no success. Where a
-        finished completion of its group has no score either, the group is not judged at all; so it is with all groups
-        of a rollout without any score, unless all its completions were cut.
+        One that was cut before there was anything to judge says that it was cut, and counts as no success: but not
+        where a finished completion of its group has no score either, which may be of a group that nobody judges, and
+        not in a rollout without any score, unless all its completions were cut.
         """
         if all(map(is_judged, self.rewards)):
             return self
