@@ -13,7 +13,7 @@ completions give up. What reinforcement learning has to teach it is to go on, wh
 learn to check and to go back (Gandhi et al. 2025, https://arxiv.org/abs/2503.01307).
 
 The demo's model is an impatient model that can search better. No trace of its first phase gives up. Its second phase is
-longer, so its completions give up as often as its traces do. It has more to gain from going on than the impatient model.
+longer. So it has more to gain from going on than the impatient model.
 
 The small model, thirty times as large, is for one GPU: TinyZero's own numbers, 1 to 99, three and four of them. Both
 can be searched to the end, four in about 500 tokens on average and 1,300 in one case in ten.
