@@ -54,6 +54,14 @@ def test_one_process_and_two_are_the_same_run(alone: dict[str, Any]) -> None:
         assert seen["losses"] == pytest.approx(alone["losses"], rel=1e-3, abs=1e-5)
 
 
+@pytest.mark.slow
+def test_the_first_rank_decides_for_all(alone: dict[str, Any]) -> None:
+    """Otherwise a rank whose policy answers differently would wait for ever for the others."""
+    lengths = [rollout["lengths"] for rollout in alone["rollouts"]]
+    for seen in run_on_ranks(2, "groups_by_ranks", "contradict"):
+        assert [rollout["lengths"] for rollout in seen["rollouts"]] == lengths
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [

@@ -1,11 +1,13 @@
 """Train with a decision per group on completions that depend on their place in the global batch. Run under torchrun.
 
 Prints what every rollout spent and what became of its groups. However many ranks share the batch, it must be the same,
-also where the completions of a group lie on two of them.
+also where the completions of a group lie on two of them. With the argument `contradict` the policies of all ranks but
+the first give the opposite answers.
 """
 
 import os
 import random
+import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -19,6 +21,8 @@ from tests.support.ranks import tell
 from tinyzero_trl import AdaptiveGRPOConfig, AdaptiveGRPOTrainer
 from tinyzero_trl.generation.engine import Engine, EngineSetup, SampledBatch, Sampling
 from tinyzero_trl.training.callbacks.events import RolloutCallback
+from tinyzero_trl.windows import GroupState
+from tinyzero_trl.windows.group import GroupWindow
 
 GLOBAL_BATCH, STEPS, LONGEST = 24, 12, 32
 END = 1
@@ -124,5 +128,17 @@ def train(score: Callable[..., list[float]] = ends_in_three, **fields: Any) -> d
     return {"rollouts": rollouts.seen, "losses": losses, "asked": sum(ASKED)}
 
 
+def contradict() -> None:
+    """Let the policy of this rank say the opposite."""
+    answer = GroupWindow.go_on
+
+    def opposite(policy: GroupWindow, groups: Sequence[GroupState]) -> list[bool]:
+        return [not goes_on for goes_on in answer(policy, groups)]
+
+    GroupWindow.go_on = opposite  # type: ignore[method-assign]
+
+
 if __name__ == "__main__":
+    if "contradict" in sys.argv and int(os.environ["RANK"]) > 0:
+        contradict()
     tell(train())

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from accelerate.utils import gather_object
+from accelerate.utils import broadcast_object_list, gather_object
 
 from tinyzero_trl.generation.engine import SampledBatch
 from tinyzero_trl.generation.stages import Stages
@@ -26,7 +26,8 @@ _UNFINISHED, _SUCCESS, _FAILURE, _UNJUDGED = range(4)
 class GroupStages:
     """The stages of a rollout whose window policy decides per group.
 
-    Groups may span ranks: their states are gathered, so that all ranks ask the policy the same and get the same answer.
+    Groups may span ranks: their states are gathered, and all ranks ask the policy the same. The answers of the first
+    rank hold for all, because a policy of one's own may draw random numbers, and processors may round differently.
 
     Args:
         trainer: a `trl.GRPOTrainer`.
@@ -106,7 +107,7 @@ class StagedRollout:
         outcomes = [outcome for part, _, _ in parts for outcome in part]
         runs = [run for _, part, _ in parts for run in part]
         states = self._states(batch.limit, outcomes, runs)
-        answers = checked_answers(self._policy, states)
+        [answers] = broadcast_object_list([checked_answers(self._policy, states)])
         self._stage_began_at = time.perf_counter()
         stops = {state.group for state, answer in zip(states, answers, strict=True) if not answer}
         size = self._trainer.num_generations
