@@ -1,6 +1,7 @@
 """The window policy of a running trainer: another one takes over everywhere, or is refused; and what is warned of."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -101,9 +102,19 @@ def test_a_first_function_that_judges_nothing_is_named(caplog) -> None:
     assert line.startswith("step 10: none of the last 10 rollouts") and "judged no completion" in line
 
 
-@pytest.mark.parametrize(("window", "raised"), [(LONGEST - 1, "initial or min"), (LONGEST, "max_completion_length")])
-def test_what_to_raise_follows_from_where_the_window_is(window: int, raised: str, caplog) -> None:
-    RolloutHints(CONFIG).look_at(RolloutObservation(0, window, [window], [0.0], [True], [0]))
+@pytest.mark.parametrize(
+    ("config", "window", "raised"),
+    [
+        (CONFIG, LONGEST - 1, "initial or min"),
+        (CONFIG, LONGEST, "max"),
+        (replace(CONFIG, max=2 * LONGEST), 2 * LONGEST, "max_completion_length"),
+        (WindowConfig(strategy="phased", max=LONGEST, phases=((0, 20), (3, 30))), 20, "phases"),
+    ],
+)
+def test_what_to_raise_follows_from_what_limits_the_window(
+    config: WindowConfig, window: int, raised: str, caplog
+) -> None:
+    RolloutHints(config, full_length=2 * LONGEST).look_at(RolloutObservation(0, window, [window], [0.0], [True], [0]))
     assert f"none earned a reward. Raise {raised}, or" in caplog.text
 
 

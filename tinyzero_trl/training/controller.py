@@ -134,7 +134,7 @@ class WindowController(SavedInCheckpoints):
         wrapped._calculate_rewards = observed
         trainer.add_callback(self)
         self._trainer, self._policy, self._rollouts, self._groups = trainer, policy, rollouts, groups
-        self._hints = RolloutHints(policy.config)
+        self._hints = RolloutHints(policy.config, full_length=full_length)
         return self
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "WindowController":

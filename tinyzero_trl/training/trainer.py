@@ -88,7 +88,7 @@ class AdaptiveGRPOTrainer(GRPOTrainer):
         args = config_or_default(args, model)
         trainable.check_trainable(model, peft_config)
         window_config = args.window_config()
-        self.window_callback = AdaptiveWindowCallback(window_config)
+        self.window_callback = AdaptiveWindowCallback(window_config, args.max_completion_length)
         self.records_callback = RecordsCallback(self.window_callback, success_threshold=window_config.success_threshold)
         self.hub = RetriedPushes(args)
         self.evaluator = held_out.HeldOutEvaluator(args)

@@ -21,12 +21,12 @@ class AdaptiveWindowCallback(SavedInCheckpoints):
     window to it.
     """
 
-    def __init__(self, config: WindowConfig) -> None:
+    def __init__(self, config: WindowConfig, full_length: int | None = None) -> None:
         self._config = config
         self._policy = make_policy(config)
         self._next_step = 0  # training step of the next rollout
         self._observes = False
-        self._hints = RolloutHints(config, prefix=WINDOW_PREFIX)
+        self._hints = RolloutHints(config, prefix=WINDOW_PREFIX, full_length=full_length)
 
     @property
     def policy(self) -> WindowPolicy:

@@ -5,6 +5,7 @@ from statistics import mode
 
 from tinyzero_trl.windows import RolloutObservation, WindowConfig
 from tinyzero_trl.windows.outcomes import is_success
+from tinyzero_trl.windows.schedules import PhasedConfig
 
 logger = logging.getLogger(__name__)
 
@@ -18,10 +19,12 @@ class RolloutHints:
     Args:
         config: of the window policy.
         prefix: before the names of its fields, where the user sets them elsewhere than in a `WindowConfig`.
+        full_length: `max_completion_length` of the training, if the largest window may be below it.
     """
 
-    def __init__(self, config: WindowConfig, prefix: str = "") -> None:
+    def __init__(self, config: WindowConfig, prefix: str = "", full_length: int | None = None) -> None:
         self._config, self._prefix = config, prefix
+        self._full_length = full_length or config.largest
         self._warned_of_truncation = False
         self._rollouts_without_success: int | None = 0  # None once there was a success, or it has been said
         self._largest_reward: float | None = None
@@ -37,16 +40,22 @@ class RolloutHints:
         if self._warned_of_truncation or not failed:
             return
         cut_at = mode(length for length, cut in zip(seen.lengths, seen.truncated, strict=True) if cut)
-        is_early = cut_at < self._config.largest
-        if is_early and getattr(self._config, "group_rule", None) == "value":
+        if cut_at < seen.window and getattr(self._config, "group_rule", None) == "value":
             return  # it lets groups stop once it knows of successes
         self._warned_of_truncation = True
-        raised = f"{self._prefix}initial or {self._prefix}min" if is_early else "max_completion_length"
         logger.warning(
             f"step {seen.step + 1}: {seen.truncated_frac:.0%} of the completions were cut, mostly at {cut_at} tokens, "
-            f"and none earned a reward. Raise {raised}, or check that the prompts have the form that the model answers "
-            "to."
+            f"and none earned a reward. Raise {self._limit_of(cut_at)}, or check that the prompts have the form that "
+            "the model answers to."
         )
+
+    def _limit_of(self, length: int) -> str:
+        """The field, or fields, that cut at this length."""
+        if length >= self._config.largest:
+            return "max_completion_length" if length >= self._full_length else f"{self._prefix}max"
+        if isinstance(self._config, PhasedConfig):  # its windows are written down
+            return f"{self._prefix}phases"
+        return f"{self._prefix}initial or {self._prefix}min"
 
     def _look_at_rewards(self, seen: RolloutObservation) -> None:
         """Perhaps the threshold is on another scale, or the first reward function judges nothing."""
