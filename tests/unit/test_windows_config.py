@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -58,7 +59,18 @@ PHASES = ((0, 100), (10, 200))
             r"growth_needs_pressure: 1 is neither true nor false",
         ),
         ({"max": 0}, r"max: 0 is not a positive whole number; give 1 or more"),
-        ({"strategy": "cosine", "total_steps": 2.0}, r"total_steps: 2.0 is not a positive whole number"),
+        (
+            {"strategy": "cosine", "total_steps": 2.0},
+            r"total_steps: 2.0 is not written as a positive whole num.* write 2",
+        ),
+        ({"strategy": "cosine", "total_steps": -2.0}, r"total_steps: -2.0 is not a positive whole number; give 1 or"),
+        ({"initial": np.int64(32)}, r"initial: np.int64\(32\) is not written as a whole number; write 32$"),
+        ({"initial": 32.0}, r"initial: 32.0 is not written as a whole number; write 32$"),
+        ({"initial": float("inf")}, r"initial: inf is not a whole number; change it"),
+        (
+            {"success_threshold": np.float32(0.5)},
+            r"success_threshold: np.float32\(0.5\) is not written as a number; write 0.5$",
+        ),
         ({"min": 300, "max": 200}, r"min: 300 exceeds max 200; lower min or raise max"),
         ({"initial": 1024, "max": 512}, r"initial: 1024 is outside \[min 20, max 512\]"),
         ({"strategy": "phased"}, r"phases: empty; strategy phased needs pairs such as"),

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import Field, field
+from numbers import Real
 from typing import Any
 
 _prefix: ContextVar[str] = ContextVar("prefix of the fields in messages", default="")
@@ -98,7 +99,9 @@ def check_field(declared: Field[Any], value: Any) -> None:
 def _check_number(declared: Field[Any], value: Any) -> None:
     name, whole = declared.name, not isinstance(declared.default, float)
     if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
-        raise ValueError(f"{shown(name)}: {value!r} is not {'a whole number' if whole else 'a number'}; change it")
+        kind = "a whole number" if whole else "a number"
+        said = _of_another_type(value, kind, whole=whole) or f"is not {kind}; change it"
+        raise ValueError(f"{shown(name)}: {value!r} {said}")
     low, high, below = (declared.metadata[key] for key in ("low", "high", "below"))
     if not math.isfinite(value):
         raise ValueError(f"{shown(name)}: {value!r} is not finite; give a finite number")
@@ -112,7 +115,19 @@ def _check_number(declared: Field[Any], value: Any) -> None:
 
 def _check_count(declared: Field[Any], value: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{shown(declared.name)}: {value!r} is not a positive whole number; give 1 or more")
+        said = _of_another_type(value, "a positive whole number", whole=True, low=1)
+        said = said or "is not a positive whole number; give 1 or more"
+        raise ValueError(f"{shown(declared.name)}: {value!r} {said}")
+
+
+def _of_another_type(value: Any, kind: str, *, whole: bool, low: float = -math.inf) -> str | None:
+    """What to say of the right number in another type, such as NumPy's; None if it is no right number."""
+    if isinstance(value, bool | int) or not isinstance(value, Real) or not math.isfinite(value) or value < low:
+        return None
+    number = float(value)
+    if whole and not number.is_integer():
+        return None
+    return f"is not written as {kind}; write {int(value) if whole else number}"
 
 
 def _check_choice(declared: Field[Any], value: Any) -> None:
