@@ -91,6 +91,21 @@ def test_one_value_too_few_or_too_many_is_named(func: Any, stages: list[list[int
         answered(func, *stages)
 
 
+@pytest.mark.parametrize("stages", [[], [[1, 3]]], ids=str)
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (lambda count: None, "'judge' returned None; let it return a list"),
+        (lambda count: 1.0, "'judge' returned 1.0; let it return a list"),
+        (lambda count: ["1"] * count, "'judge' returned '1' for a completion; give a number, or None"),
+        (lambda count: [[1.0]] * count, r"'judge' returned \[1.0\] for a completion; give a number"),
+    ],
+)
+def test_what_is_no_list_of_rewards_is_named(value: Any, message: str, stages: list[list[int]]) -> None:
+    with pytest.raises(ValueError, match=f"^reward_funcs: {message}"):
+        answered(lambda completions, **_: value(len(completions)), *stages)
+
+
 @pytest.mark.parametrize(
     "changed",
     [

@@ -9,6 +9,7 @@ from typing import Any
 from trl.trainer.utils import is_async_callable
 
 from tinyzero_trl.replacing import replaced
+from tinyzero_trl.runs.files import shortened
 from tinyzero_trl.training import trl_internals
 
 _NOT_COLUMNS = ("trainer_state", "log_extra", "log_metric", "environments")
@@ -114,7 +115,18 @@ class StageScores:
 
     def _remember(self, rows: Sequence[int], rewards: Iterable[float | None]) -> None:
         name = self._trainer.reward_func_names[0]
-        self._rewards |= _by_row(rows, rewards, f"reward_funcs: {name!r} returned")
+        if not isinstance(rewards, Iterable) or isinstance(rewards, str):
+            raise ValueError(
+                f"reward_funcs: {name!r} returned {shortened(rewards)}; let it return a list with one value for each "
+                "completion"
+            )
+        given = _by_row(rows, rewards, f"reward_funcs: {name!r} returned")
+        if wrong := [reward for reward in given.values() if not _is_reward(reward)]:
+            raise ValueError(
+                f"reward_funcs: {name!r} returned {shortened(wrong[0])} for a completion; give a number, or None for "
+                "no score"
+            )
+        self._rewards |= given
 
     def _logs_for(self, rows: Sequence[int]) -> dict[str, Any]:
         """`log_extra` and `log_metric` for a call about `rows`."""
@@ -126,6 +138,11 @@ class StageScores:
             self._figures.setdefault(name, []).append((value, len(rows)))
 
         return {"log_extra": log_extra, "log_metric": log_metric}
+
+
+def _is_reward(value: Any) -> bool:
+    """Whether TRL takes it: a number of any library, or None."""
+    return value is None or (hasattr(value, "__float__") and not isinstance(value, str))
 
 
 def _row_of(columns: Mapping[str, Any], place: int) -> dict[str, Any]:
