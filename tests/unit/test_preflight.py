@@ -16,6 +16,7 @@ from accelerate import PartialState
 from accelerate.utils.deepspeed import HfDeepSpeedConfig
 from datasets import Dataset, IterableDataset
 from transformers.integrations.deepspeed import HfTrainerDeepSpeedConfig
+from trl import GRPOConfig
 
 from tinyzero_trl.models.loading import load_model_config, load_tokenizer
 from tinyzero_trl.models.names import resolve_model
@@ -26,7 +27,7 @@ from tinyzero_trl.training.preflight.problems import (
     check_chat_template_kwargs,
     check_prompts,
     check_train_dataset,
-    warn_of_empty_labels,
+    warn_of_equal_labels,
 )
 from tinyzero_trl.training.preflight.reference import check_saved_reference, shards_weights
 from tinyzero_trl.training.preflight.trackers import use_wandb_offline_without_account
@@ -239,12 +240,25 @@ def test_the_longest_prompt_decides_wherever_it_stands(embedded: tuple[Any, Any]
         check_prompts(prompts, tokenizer, model_config, config(max_completion_length=64))
 
 
-@pytest.mark.parametrize(("labels", "is_told"), [(["", ""], True), ([0, 0], True), (["a", ""], False)])
-def test_labels_that_say_nothing_are_a_warning(labels: list[Any], is_told: bool, caplog) -> None:
+@pytest.mark.parametrize(
+    ("labels", "told"),
+    [
+        (["", None], "'kind' is empty"),
+        ([0, 0], "'kind' is empty"),
+        (["a"] * 1500, "'kind' is 'a'"),
+        ([[1, 2], [1, 2]], "'kind' is [1, 2]"),
+        (["a"] * 1500 + ["b"], None),
+        (["", "a"], None),
+        ([], None),
+    ],
+)
+def test_labels_that_say_nothing_are_a_warning(labels: list[Any], told: str | None, caplog) -> None:
     PartialState()
-    window = WindowConfig(strategy="group", label_column="kind")
-    warn_of_empty_labels(Dataset.from_dict({"kind": labels}), window)
-    assert ["window_label_column: 'kind' is empty" in line for line in caplog.messages] == [True] * is_told
+    window, data = WindowConfig(strategy="group", label_column="kind"), Dataset.from_dict({"kind": labels})
+    for training, field in ((config(), "window_label_column"), (GRPOConfig(use_cpu=True, bf16=False), "label_column")):
+        caplog.clear()
+        warn_of_equal_labels(data.with_format("torch"), window, training)
+        assert [f"] {field}: {told} in all training" in line for line in caplog.messages] == [True] * bool(told)
 
 
 def test_vllm_must_hold_prompt_and_completion(embedded: tuple[Any, Any]) -> None:

@@ -15,7 +15,7 @@ from tinyzero_trl.training import trl_internals
 from tinyzero_trl.training.callbacks.events import SavedInCheckpoints
 from tinyzero_trl.training.config import asked_of_trainer
 from tinyzero_trl.training.preflight.mappings import check_no_length
-from tinyzero_trl.training.preflight.problems import check_label_column
+from tinyzero_trl.training.preflight.problems import check_label_column, warn_of_equal_labels
 from tinyzero_trl.training.rollout.completion_limit import CompletionLimit
 from tinyzero_trl.training.rollout.group_stages import GroupStages
 from tinyzero_trl.training.rollout.hints import RolloutHints
@@ -226,6 +226,7 @@ def _takes_whole_steps(args: Any) -> bool:
 def _stages_for(policy: WindowPolicy, trainer: Any) -> tuple[Rollouts | None, GroupStages | None]:
     """What samples the rollouts of the policy in stages; nothing where it has none, and the trainer samples as ever."""
     check_label_column(trainer.train_dataset.column_names, policy.config, trainer.args)
+    warn_of_equal_labels(trainer.train_dataset, policy.config, trainer.args)
     if not policy.samples_in_stages:
         return None, None
     rollouts = Rollouts(trainer)

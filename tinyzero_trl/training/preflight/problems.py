@@ -54,21 +54,42 @@ def check_label_column(columns: Sequence[str] | None, window: WindowConfig, trai
     """
     column = label_column_of(window)
     if column and columns is not None and column not in columns:
-        field = LABEL_COLUMN if isinstance(training, AdaptiveGRPOConfig) else "label_column"
         raise ValueError(
-            f"{field}: {column!r} is not a column of the training data; name one of {', '.join(columns)}, "
-            "or leave it out"
+            f"{_label_field(training)}: {column!r} is not a column of the training data; name one of "
+            f"{', '.join(columns)}, or leave it out"
         )
 
 
-def warn_of_empty_labels(train: Dataset, window: WindowConfig) -> None:
-    """Say where the column that tells prompts apart, which is there, says nothing in any row."""
+def warn_of_equal_labels(train: Any, window: WindowConfig, training: GRPOConfig) -> None:
+    """Say where the column that tells prompts apart, if it is there, holds the same in all rows.
+
+    Streams and data sets with a transform are not looked into.
+
+    Args:
+        train: the training data.
+        window: of the policy.
+        training: as for `check_label_column`.
+    """
     column = label_column_of(window)
-    if column and not any(train[column][:]):
-        logger.warning(
-            f"{LABEL_COLUMN}: {column!r} is empty in all training examples, so that no prompt can be told from "
-            "another; name another column, or leave it out"
-        )
+    if not column or not isinstance(train, Dataset) or train.format["type"] == "custom":
+        return
+    if column not in train.column_names or not len(train):
+        return
+    labels = train.with_format(None)[column]
+    label = labels[0]
+    for first in range(0, len(train), _AT_ONCE):
+        if any(each != label and (each or label) for each in labels[first : first + _AT_ONCE]):
+            return
+    said = shortened(label) if label else "empty"
+    logger.warning(
+        f"{_label_field(training)}: {column!r} is {said} in all training examples, so that no prompt can be told from "
+        "another; name another column, or leave it out"
+    )
+
+
+def _label_field(training: GRPOConfig) -> str:
+    """The name of the field in a recipe, or in the configuration of a controller."""
+    return LABEL_COLUMN if isinstance(training, AdaptiveGRPOConfig) else "label_column"
 
 
 def check_prompts(
@@ -141,6 +162,7 @@ def check_datasets(trainer: Any, train_dataset: Any) -> None:
                     "holds the prompts"
                 )
     check_train_dataset(train_dataset, tokenizer_of(trainer), trainer.model.config, trainer.args)
+    warn_of_equal_labels(train_dataset, trainer.args.window_config(), trainer.args)
 
 
 def check_train_dataset(dataset: Any, tokenizer: Any, model_config: Any, training: AdaptiveGRPOConfig) -> None:

@@ -30,7 +30,6 @@ from tinyzero_trl.training.preflight.problems import (
     check_label_column,
     check_problems,
     check_prompts,
-    warn_of_empty_labels,
 )
 from tinyzero_trl.training.preflight.reference import check_saved_reference, check_synced_reference
 from tinyzero_trl.training.preflight.resuming import (
@@ -113,7 +112,6 @@ def check_model_and_examples(
     """
     check_problems(train, training)
     check_label_column(train.column_names, training.window_config(), training)
-    warn_of_empty_labels(train, training.window_config())
     prompts = [*train["prompt"][:], *held_out["prompt"][:]]
     asked, by_batches = model.attn_implementation or "", training.use_transformers_continuous_batching
     check_softcap(config, asked, continuous_batching=by_batches)
