@@ -20,6 +20,7 @@ from tinyzero_trl.tasks.config import config_class, task_config
 from tinyzero_trl.tasks.datasets import read_examples, to_columns, to_dataset, train_test_examples
 from tinyzero_trl.tasks.parquet import write_splits
 from tinyzero_trl.tasks.rewards import reward_functions
+from tinyzero_trl.tasks.task import NoOptions
 from tinyzero_trl.training.recipe.parser import parse_recipe
 
 
@@ -338,6 +339,28 @@ def test_an_option_needs_a_default_and_a_name_of_its_own(facts: str, monkeypatch
         for read in (config_class, lambda name: parse_options(name, ["--out", "folder"])):
             with pytest.raises(ValueError, match=message):
                 read(facts)
+
+
+@pytest.mark.parametrize(
+    ("attribute", "declared", "message"),
+    [
+        ("columns", {"nums": list[int]}, r"has a column 'nums' of the type list\[int\]; give one of str, int, float, "),
+        ("columns", {"nums": "list"}, "has a column 'nums' of the type 'list'; give one of str"),
+        ("columns", {"nums": set}, "has a column 'nums' of the type <class 'set'>; give one of str"),
+        ("columns", ["nums"], r"has the columns \['nums'\]; give a mapping of names to types"),
+        ("templates", "base", "has the templates 'base'; give a tuple"),
+        ("templates", (), r"has the templates \(\); give a tuple"),
+        ("options", list, "has the options <class 'list'>; give a dataclass"),
+        ("options", NoOptions(), r"has the options NoOptions\(\); give a dataclass, the class itself"),
+    ],
+)
+def test_what_a_task_declares_is_checked(
+    attribute: str, declared: Any, message: str, facts: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Facts, attribute, declared)
+    for read in (get_task, config_class, lambda name: parse_options(name, ["--out", "folder"])):
+        with pytest.raises(ValueError, match=f"^task: 'facts' {message}"):
+            read(facts)
 
 
 @pytest.mark.parametrize("kind", [list, tuple[int, ...], dict, set, int | str, list[bool], Literal[1, "a"], Any])

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from tinyzero_trl.plugins import find_class, made, offered_names
 from tinyzero_trl.runs.pages import page
+from tinyzero_trl.tasks.declarations import check_declarations
 from tinyzero_trl.tasks.task import Task
 
 ENTRY_POINTS = "tinyzero_trl.tasks"
@@ -81,7 +82,8 @@ def get_task(name: str | Task, options: Mapping[str, Any] | None = None) -> Task
         options: values of the task's `options`; what is left out has its default, or the value that a task has already.
 
     Raises:
-        ValueError: there is none, or what the name points to cannot be imported or is no task.
+        ValueError: there is none, what the name points to cannot be imported or is no task, or the task declares what
+            no task can have.
     """
     if isinstance(name, Task):
         return name.with_options(options or {})
@@ -96,6 +98,7 @@ def get_task(name: str | Task, options: Mapping[str, Any] | None = None) -> Task
     if not (isinstance(kind, type) and issubclass(kind, Task)):
         raise ValueError(f"task: {name!r} is no subclass of tinyzero_trl.Task; derive the class from it")
     task = made(kind, field="task", name=name, remedy=f"see {page('tasks.md')}")
+    check_declarations(task, name)
     task.name, task.given = name, dict(options or {})
     return task
 

@@ -28,7 +28,7 @@ ANSWER_CLOSE = "</answer>"
 
 _FRUITLESS_DRAWS = 5000
 
-_KINDS = {
+KINDS = {
     str: "text",
     int: "a whole number",
     float: "a number",
@@ -172,7 +172,7 @@ class Task(ABC):
             if kind is dict and isinstance(value := row.get(name), str):
                 row = {**row, name: _parse_mapping(value)}
             if type(value := row.get(name)) is not kind and not (kind is float and type(value) is int):
-                raise ValueError(f"{name}: {reprlib.repr(value)} must be {_KINDS[kind]}")
+                raise ValueError(f"{name}: {reprlib.repr(value)} must be {KINDS[kind]}")
         return {name: row[name] for name in self.columns}
 
     # --- examples from a generator --------------------------------------------------------------------------------
