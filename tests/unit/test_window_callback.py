@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
@@ -159,3 +160,13 @@ def test_what_a_checkpoint_would_change_is_refused(value: object, monkeypatch: p
     monkeypatch.setattr(callback.policy, "state_dict", lambda: {"seen": value})
     with pytest.raises(ValueError, match=r"AdaptiveWindowCallback: a checkpoint cannot keep seen .* as it is; convert"):
         callback.state()
+
+
+def test_what_a_policy_has_learned_is_looked_at_after_the_first_rollout(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first checkpoint may come hours later."""
+    callback = AdaptiveWindowCallback(CONFIG)
+    learned: dict[str, object] = {"seen": 3}
+    monkeypatch.setattr(callback.policy, "state_dict", lambda: learned)
+    monkeypatch.setattr(callback.policy, "learn", lambda seen: learned.update(seen=np.max(np.array(seen.lengths))))
+    with pytest.raises(ValueError, match=r"a checkpoint cannot keep seen np.int64\(9\) as it is; convert"):
+        observe(callback, 0, [1.0, 0.0])

@@ -59,6 +59,7 @@ class WindowController(SavedInCheckpoints):
         self._policy: WindowPolicy | None = None
         self._rollouts: Rollouts | None = None
         self._groups: GroupStages | None = None
+        self._observes = False
 
     @property
     def policy(self) -> WindowPolicy:
@@ -194,6 +195,9 @@ class WindowController(SavedInCheckpoints):
         facts = self._groups.facts() if self._groups else {}
         seen = observation_of(trainer, of_all, cut_of_all, scores(rewards), window=window, **facts)
         self.policy.observe(seen)
+        if not self._observes:
+            self.state()  # what a checkpoint could not keep is said now, and not at the first checkpoint
+        self._observes = True
         if trainer.is_world_process_zero():
             self._hints.look_at(seen)
         figures = {f"adaptive_window/{name}": value for name, value in self.policy.figures().items()}

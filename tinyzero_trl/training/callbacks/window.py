@@ -78,10 +78,16 @@ class AdaptiveWindowCallback(SavedInCheckpoints):
     def on_rollout_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, rollout: Rollout
     ) -> None:
-        """Let the policy observe the rollout."""
-        self._observes = True
+        """Let the policy observe the rollout.
+
+        Raises:
+            ValueError: after the first rollout, a checkpoint could not keep what the policy holds.
+        """
         self._next_step = rollout.observation.next_step
         self.policy.observe(rollout.observation)
+        if not self._observes:
+            self.state()
+        self._observes = True
         if state.is_world_process_zero:
             self._hints.look_at(rollout.observation)
 
