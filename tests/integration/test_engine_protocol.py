@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -244,6 +245,26 @@ def test_an_engine_that_cannot_be_made_is_named() -> None:
         ValueError, match=r"^engine: 'without_setup' cannot be made \(.*\); let __init__ take the setup"
     ):
         make_engine("without_setup", EngineSetup(tokenizer=None, model_path=""))
+
+
+def test_an_engine_need_not_call_the_init_of_its_base(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Evaluation asks for its rows at once, and stages for its tokenizer."""
+    monkeypatch.setattr("tinyzero_trl.generation.registry._REGISTERED", {})
+
+    @register_engine("of_its_own")
+    class OfItsOwn(Engine):
+        def __init__(self, setup: EngineSetup) -> None:
+            self.rows_per_call = 5
+
+        def start(self, prompt_ids: Sequence[list[int]], sampling: Sampling, limit: int) -> SampledBatch:
+            completions = [[1] * limit for _ in prompt_ids]
+            return SampledBatch(prompt_ids, completions, [False] * len(completions), limit, sampling)
+
+    setup = EngineSetup(tokenizer=None, model_path="here", batch_size=7)
+    engine = make_engine("of_its_own", setup)
+    assert engine.setup is setup and engine.rows_per_call == 5
+    batch = engine.extend(engine.start([[1]], Sampling(), 2), [0], 3)
+    assert batch.completion_ids == [[1, 1, 1]]
 
 
 # --- stages -------------------------------------------------------------------------------------------------------

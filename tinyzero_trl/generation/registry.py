@@ -74,13 +74,16 @@ def engine_class(name: str) -> type[Engine]:
 
 
 def make_engine(name: str, setup: EngineSetup) -> Engine:
-    """The engine of a name, made.
+    """The engine of a name, made. Where its `__init__` does not call that of `Engine`, it gets what that would set.
 
     Raises:
         ValueError: as `engine_class`; or the class takes other arguments, or lacks a method.
     """
     remedy = f"let __init__ take the setup alone, see {page('engines.md')}"
     engine: Engine = made(engine_class(name), setup, field="engine", name=name, remedy=remedy)
+    for attribute, value in (("setup", setup), ("rows_per_call", setup.batch_size)):
+        if not hasattr(engine, attribute):
+            setattr(engine, attribute, value)
     return engine
 
 
