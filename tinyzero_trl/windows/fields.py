@@ -127,7 +127,7 @@ def _of_another_type(value: Any, kind: str, *, whole: bool, low: float = -math.i
     number = float(value)
     if whole and not number.is_integer():
         return None
-    return f"is not written as {kind}; write {int(value) if whole else number}"
+    return f"is not written as {kind}; write {int(number) if whole else number}"
 
 
 def _check_choice(declared: Field[Any], value: Any) -> None:
