@@ -550,8 +550,9 @@ def test_a_checkpoint_of_weights_alone_is_not_continued(tmp_path: Path) -> None:
         trainer(tmp_path, resume="auto", max_steps=4).train()
 
 
-def test_an_empty_prompt_is_named_by_its_row(tmp_path: Path) -> None:
-    rows = Dataset.from_dict({"prompt": [*PROMPTS[:3], "", *PROMPTS[4:]]})
+@pytest.mark.parametrize("empty", ["", None])
+def test_an_empty_prompt_is_named_by_its_row(empty: str | None, tmp_path: Path) -> None:
+    rows = Dataset.from_dict({"prompt": [*PROMPTS[:3], empty, *PROMPTS[4:]]})
     with pytest.raises(ValueError, match="train_dataset: the prompt of row 3 is empty; write one, or remove the row"):
         trainer(tmp_path, examples=rows)
 

@@ -182,7 +182,8 @@ def check_train_dataset(dataset: Any, tokenizer: Any, model_config: Any, trainin
     are_texts, some = True, list[Any]()
     for first in range(0, len(dataset), _AT_ONCE):
         prompts = dataset["prompt"][first : first + _AT_ONCE]
-        if (empty := next((row for row, prompt in enumerate(prompts, first) if prompt in ("", [])), None)) is not None:
+        empty = next((row for row, prompt in enumerate(prompts, first) if prompt in ("", [], None)), None)
+        if empty is not None:
             raise ValueError(f"train_dataset: the prompt of row {empty} is empty; write one, or remove the row")
         are_texts = are_texts and all(isinstance(prompt, str) for prompt in prompts)
         some = _with_most_characters([*some, *prompts]) if are_texts else []
