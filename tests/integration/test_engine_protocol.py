@@ -210,13 +210,15 @@ def test_an_engine_that_returns_something_else_is_named(
     ("change", "message"),
     [
         ({"completion_ids": [np.array([3, 4])] * 2}, None),
-        ({"completion_ids": torch.full((2, 3), 4), "finished": np.array([True, False])}, None),
+        ({"completion_ids": torch.full((2, 5), 4), "finished": np.array([True, False])}, None),
         ({"completion_ids": ["text"] * 2}, r"completion_ids \['text', 'text'\]; return a list of token ids"),
         ({"completion_ids": [[3.0]] * 2}, r"completion_ids \[\[3.0\], \[3.0\]\]; return a list of token ids"),
         ({"completion_ids": [[-1]] * 2}, r"completion_ids \[\[-1\], \[-1\]\]; return a list of token ids"),
         ({"completion_ids": None}, "completion_ids None; return a list of token ids"),
         ({"finished": [True]}, "1 entries of finished for 2 prompts; return one for each"),
         ({"finished": None}, "finished None; return True or False for each prompt"),
+        ({"finished": [True, False]}, "an unfinished completion of 2 tokens for a limit of 5; sample up to the limit"),
+        ({"completion_ids": [[4, 3]] * 2}, r"a finished completion whose last token is 3; .* end token \(4\), or say"),
     ],
 )
 def test_what_an_engine_returns_is_made_into_lists_or_named(change: dict[str, Any], message: str | None) -> None:
@@ -225,14 +227,14 @@ def test_what_an_engine_returns_is_made_into_lists_or_named(change: dict[str, An
             batch = SampledBatch([[1], [2]], [[3, 4]] * 2, [True] * 2, limit, sampling)
             return replace(batch, **change)
 
-    engine = Returning(EngineSetup(tokenizer=None, model_path=""))
+    engine, sampling = Returning(EngineSetup(tokenizer=None, model_path="")), Sampling(end_token_ids=(4,))
     if message is None:
-        sampled = sample(engine, [[1], [2]], Sampling(), 5)
+        sampled = sample(engine, [[1], [2]], sampling, 5)
         assert all(type(token) is int for ids in sampled.completion_ids for token in ids)
         assert all(type(each) is bool for each in sampled.finished)
         return
     with pytest.raises(ValueError, match=f"^engine: Returning returned {message}"):
-        sample(engine, [[1], [2]], Sampling(), 5)
+        sample(engine, [[1], [2]], sampling, 5)
 
 
 def test_an_engine_that_cannot_be_made_is_named() -> None:

@@ -7,7 +7,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 ANSWER_END = "</answer>"
 """The text that ends a completion with `stop_at_answer`."""
@@ -100,6 +100,9 @@ class Engine(ABC):
     Args:
         setup: model, tokenizer and sizes. An engine of training is made once per process, before the first rollout.
     """
+
+    ends_without_token: ClassVar[bool] = False
+    """Whether a finished completion may lack an end token, as those of TRL's engines where the context is full."""
 
     def __init__(self, setup: EngineSetup) -> None:
         self.setup = setup

@@ -1,6 +1,6 @@
 """Sampling in stages: between two of them somebody decides which sequences go on."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from operator import index
 from typing import Any
@@ -35,7 +35,9 @@ def sample(engine: Engine, prompt_ids: Sequence[list[int]], sampling: Sampling, 
     Raises:
         ValueError: the engine does not return what it must.
     """
-    return _checked(engine, engine.start(prompt_ids, sampling, limit), len(prompt_ids), limit)
+    batch = _checked(engine, engine.start(prompt_ids, sampling, limit), len(prompt_ids), limit)
+    _check_ends(engine, batch, range(len(prompt_ids)), sampling)
+    return batch
 
 
 class StagedBatch:
@@ -69,6 +71,7 @@ class StagedBatch:
         else:
             assert self._rows is not None, "asked between two stages"
             self.sampled = _checked(engine, engine.extend(self.sampled, self._rows, end), len(self._prompt_ids), end)
+            _check_ends(engine, self.sampled, self._rows, self._sampling)
         self._is_last = end == limit
         return self.sampled
 
@@ -99,6 +102,24 @@ def _checked(engine: Engine, batch: Any, rows: int, limit: int) -> SampledBatch:
             f"{limit}; return 1 token or more, and no more than the limit"
         )
     return batch
+
+
+def _check_ends(engine: Engine, batch: SampledBatch, rows: Iterable[int], sampling: Sampling) -> None:
+    """What has finished ends with an end token, which training goes by; what has not, at the limit."""
+    name, ends = type(engine).__name__, sampling.end_token_ids
+    may_lack_token = engine.ends_without_token or not ends or bool(sampling.stop_strings)
+    for row in rows:
+        ids = batch.completion_ids[row]
+        if not batch.finished[row] and len(ids) < batch.limit:
+            raise ValueError(
+                f"engine: {name} returned an unfinished completion of {len(ids)} tokens for a limit of {batch.limit}; "
+                "sample up to the limit, or say that it has finished"
+            )
+        if batch.finished[row] and not may_lack_token and ids[-1] not in ends:
+            raise ValueError(
+                f"engine: {name} returned a finished completion whose last token is {ids[-1]}; let it end with an end "
+                f"token ({', '.join(map(str, ends))}), or say that it has not finished"
+            )
 
 
 def _token_ids(engine: str, completions: Any) -> list[list[int]]:

@@ -32,6 +32,8 @@ class GenerateEngine(Engine):
 class _ByTokenIds(Engine):
     """An engine of TRL that is called anew for each stage, with prompts and completions so far."""
 
+    ends_without_token = True
+
     def _batch(
         self,
         prompt_ids: Sequence[list[int]],
