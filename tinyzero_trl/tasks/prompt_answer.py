@@ -115,7 +115,13 @@ class PromptAnswer(Task):
 
 
 def _as_label(difficulty: Any) -> str:
-    """A difficulty in words; pandas makes floats of whole numbers beside missing ones, which are not a number there."""
+    """A difficulty in words; pandas makes floats of whole numbers beside missing ones, which are not a number there.
+
+    Raises:
+        ValueError: a list or a mapping.
+    """
+    if isinstance(difficulty, list | dict):
+        raise ValueError(f"difficulty: {reprlib.repr(difficulty)} must be a number or text; give one, or leave it out")
     if isinstance(difficulty, float):
         difficulty = int(difficulty) if difficulty.is_integer() else difficulty if isfinite(difficulty) else None
     return "" if difficulty is None else str(difficulty)
@@ -129,6 +135,8 @@ def _as_text(answer: Any, how: str) -> str:
     """
     if isinstance(answer, str):
         return answer
+    if answer is None or answer != answer:  # pandas has NaN for what is missing
+        raise ValueError(f"answer: {answer!r} is no answer; give one, or remove the row")
     if isinstance(answer, bool) or not is_finite_number(answer):
         raise ValueError(
             f"answer: {reprlib.repr(answer)} must be text or a number that a float can hold; write it as text"
