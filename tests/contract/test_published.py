@@ -323,6 +323,9 @@ def test_the_tables_of_models_that_give_up(table: str, grid: Path) -> None:
 
 
 def test_the_demo_is_a_run_of_its_grid() -> None:
+    courses = [read_run(run).evals for run in DEMO.glob("group-label/*")]
+    before, after = (100 * fmean(evals[place]["eval/acc"] for evals in courses) for place in (0, -1))
+    assert f"is {before:.0f} % before the training, and {after:.1f} % after it" in RESULTS
     demo, seed_0 = (read_run(run).evals for run in (ROOT / "results" / "demo", DEMO / "group-label" / "seed_0"))
     assert demo[-1]["tokens"] == seed_0[-1]["tokens"]
 
