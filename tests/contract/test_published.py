@@ -20,6 +20,7 @@ from tinyzero_trl.runs.report.run_groups import RunGroup, choose_baseline, load_
 ROOT = Path(__file__).parents[2]
 RESULTS = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+README_IN_ONE_LINE = " ".join(README.split())
 PERFORMANCE = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
 GRID = ROOT / "results" / "ablation_tiny"
 LENGTHS = ROOT / "results" / "ablation_lengths"
@@ -130,7 +131,7 @@ def test_the_table_of_the_readme_says_the_same() -> None:
     for (said, cells), name in zip(rows.items(), names, strict=True):
         assert cells == [*_compared_with_full(DEMO, name), *_compared_with_full(IMPATIENT, name)], said
     for grid, model in ((DEMO, "demo's"), (IMPATIENT, "second")):
-        assert f"| {model} model, {len(sorted(grid.glob('full/*')))} seeds: points |" in README
+        assert f"| {model} model, {len(list(grid.glob('full/*')))} seeds: points |" in README
     first = fmean(read_run(run).evals[0]["eval/acc"] for run in DEMO.glob("full/*"))
     assert f"{100 * first:.0f} % before training" in README
 
@@ -149,10 +150,10 @@ def _compared_with_full(grid: Path, name: str) -> tuple[str, str]:
 
 
 def test_what_the_readme_says_of_the_earlier_model() -> None:
-    readme, measured = " ".join(README.split()), per_group_rows()
     for name in ("group-label", "signal"):
-        seeds, _, _, points, tokens, _ = measured[name]
-        assert f"{points.split(' (')[0]} points for {tokens.split(' (')[0]} the tokens, {seeds} seeds" in readme
+        seeds, _, _, points, tokens, _ = per_group_rows()[name]
+        said = f"{points.split(' (')[0]} points for {tokens.split(' (')[0]} the tokens, {seeds} seeds"
+        assert said in README_IN_ONE_LINE
 
 
 @pytest.mark.parametrize("grid", [DEMO, IMPATIENT])
@@ -160,7 +161,7 @@ def test_what_the_readme_says_of_the_earlier_model() -> None:
 def test_what_the_readme_says_of_groups_against_fixed_windows(grid: Path, fixed: str) -> None:
     _, (mean, low, high), tokens = _together(grid, "group-label", fixed)
     said = f"{fixed.replace('-', ' ')} by {mean:z.1f} points ({low:.1f} to {high:.1f}) for {tokens.split(' (')[0]} its"
-    assert said in " ".join(README.split())
+    assert said in README_IN_ONE_LINE
 
 
 def test_the_table_of_every_window(outcomes: dict[str, Outcome]) -> None:
@@ -213,7 +214,7 @@ def test_windows_per_group() -> None:
 
 
 def test_what_is_said_of_windows_per_group_against_fixed_ones() -> None:
-    group, readme = per_group_figures()["group-label"], README
+    group = per_group_figures()["group-label"]
     for name, window in (("fixed-128", 128), ("vanilla", 256)):
         fixed = per_group_figures()[name]
         assert len(fixed) == len(fixed.keys() & group.keys()) == 10
@@ -223,7 +224,7 @@ def test_what_is_said_of_windows_per_group_against_fixed_ones() -> None:
         points = paired_difference(*([each["together"] for each, *_ in runs] for runs in (first, second)))
         assert tokens is not None
         if side == "above":
-            assert f"ends {_with_bounds(points, 1, unit=' points above `group`')} for {tokens.mean:.2f} x its" in readme
+            assert f"ends {_with_bounds(points, 1, unit=' points above `group`')} for {tokens.mean:.2f} x its" in README
         ends = f"ends {_with_bounds(points, 1, unit=f' points {side} it')[:-1]}, ten seeds)"
         said = f"A fixed {window} uses {tokens.mean:.2f} x the tokens of `group` with the label, and {ends}"
         assert said in " ".join(RESULTS.split()), said
@@ -385,8 +386,7 @@ def test_decoding_steps() -> None:
     assert _rows(RESULTS, "| run, decoding steps") == rows
     ratios = {name: cells[1].split(" (")[0] for name, cells in rows.items()}
     said = "`group` with a label takes {group-label} those of the full rollout, `signal` {signal}, and the fixed 256 "
-    readme = " ".join(README.split())
-    assert (said + "{fixed-256}").format_map(ratios) in readme
+    assert (said + "{fixed-256}").format_map(ratios) in README_IN_ONE_LINE
     for name in ("group-label", "signal", "fixed-256", "dear-steps", "dear-steps-slack"):
         assert f"{ratios[name]}" in RESULTS[RESULTS.index("### Decoding steps") :].split("```")[0].split("| points")[-1]
 
@@ -415,15 +415,14 @@ def test_more_prompts_for_the_tokens_that_are_saved() -> None:
     rows = rows_of_more_prompts()
     assert _rows(RESULTS, "| 32 prompts a step against") == rows
     seeds, points, tokens, _ = rows["full"]
-    readme = " ".join(README.split())
     ends = f"ends {points} points above it, {seeds} seeds"
-    assert f"takes {tokens.split(' (')[0]} the tokens of the full rollout and {ends}" in readme
+    assert f"takes {tokens.split(' (')[0]} the tokens of the full rollout and {ends}" in README_IN_ONE_LINE
     section = " ".join(RESULTS[RESULTS.index("### More prompts") :].split("```")[0].split())
     assert f"takes only {rows['group-label'][3].split(' (')[0]} the decoding steps" in section
     _, points, tokens, steps = rows["fixed-256-32"]
     said = f"for {tokens.split(' (')[0]} its tokens, and takes {steps.split(' (')[0]} its"
     assert f"is as accurate as that, {points}, {said}" in section
-    assert f"takes {1 / float(tokens.split(' x')[0]):.2f} x its tokens ([more prompts]" in readme
+    assert f"takes {1 / float(tokens.split(' x')[0]):.2f} x its tokens ([more prompts]" in README_IN_ONE_LINE
     fixed = paired_accuracy.policies(MORE_PROMPTS, MORE_PROMPTS_ASKED_AGAIN)["fixed-256-32"]
     full = paired_accuracy.policies(IMPATIENT, _asked_again(IMPATIENT))["full"]
     _, gained = paired_accuracy.against(fixed, full, "together")
