@@ -31,7 +31,7 @@ def test_an_assigned_policy_is_asked_shown_recorded_and_saved() -> None:
     callback.policy = make_policy(WindowConfig(strategy="fixed", initial=70, min=10, max=70))
     assert callback.window == 70
     observe(callback, 0, [1.0, 0.0])
-    assert callback.metrics() == callback.policy.metrics() == {"current_window": 70.0, "next_window": 70.0}
+    assert callback.figures() == {"adaptive_window/current_window": 70.0, "adaptive_window/next_window": 70.0}
     assert callback.state_dict() == callback.policy.state_dict()
 
 

@@ -1,6 +1,5 @@
 """`WindowController`: the rollout window for a stock `trl.GRPOTrainer`, or for any subclass of it."""
 
-from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import fields, replace
 from functools import partial
@@ -12,7 +11,7 @@ from trl import GRPOTrainer
 
 from tinyzero_trl.generation.sampling import recipe_stop_tokens
 from tinyzero_trl.training import trl_internals
-from tinyzero_trl.training.callbacks.events import SavedInCheckpoints
+from tinyzero_trl.training.callbacks.policy import PolicyCallback
 from tinyzero_trl.training.config import asked_of_trainer
 from tinyzero_trl.training.preflight.mappings import check_no_length
 from tinyzero_trl.training.preflight.problems import check_label_column, warn_of_equal_labels
@@ -25,7 +24,7 @@ from tinyzero_trl.windows import WindowConfig, WindowPolicy, make_policy
 from tinyzero_trl.windows.config import label_column_of
 
 
-class WindowController(SavedInCheckpoints):
+class WindowController(PolicyCallback):
     """Limits each training rollout of a trainer to the window of a policy.
 
         controller = WindowController(WindowConfig(strategy="signal"))
@@ -59,7 +58,6 @@ class WindowController(SavedInCheckpoints):
         self._policy: WindowPolicy | None = None
         self._rollouts: Rollouts | None = None
         self._groups: GroupStages | None = None
-        self._observes = False
 
     @property
     def policy(self) -> WindowPolicy:
@@ -159,14 +157,6 @@ class WindowController(SavedInCheckpoints):
         trl_internals.forget_rollout(self._trainer)
         trl_internals.forget_unlogged_figures(self._trainer)
 
-    def state_dict(self) -> dict[str, Any]:
-        """The state of the policy."""
-        return self.policy.state_dict()
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore the state of the policy."""
-        self.policy.load_state_dict(state)
-
     def _observe(
         self, trainer: GRPOTrainer, completion_ids: list[list[int]], rewards: torch.Tensor, *, window: int
     ) -> None:
@@ -193,16 +183,8 @@ class WindowController(SavedInCheckpoints):
         columns = torch.tensor([lengths, cut], device=trainer.accelerator.device)
         of_all, cut_of_all = gather_columns(trainer, columns)
         facts = self._groups.facts() if self._groups else {}
-        seen = observation_of(trainer, of_all, cut_of_all, scores(rewards), window=window, **facts)
-        self.policy.observe(seen)
-        if not self._observes:
-            self.state()  # what a checkpoint could not keep is said now, and not at the first checkpoint
-        self._observes = True
-        if trainer.is_world_process_zero():
-            self._hints.look_at(seen)
-        figures = {f"adaptive_window/{name}": value for name, value in self.policy.figures().items()}
-        figures |= {f"group_window/{name}": value for name, value in self.policy.group_figures().items()}
-        for name, value in figures.items():
+        self._show(observation_of(trainer, of_all, cut_of_all, scores(rewards), window=window, **facts), trainer.state)
+        for name, value in self.figures().items():
             trl_internals.training_metrics(trainer)[name].append(value)
 
 

@@ -160,8 +160,7 @@ class RecordsCallback(SavedInCheckpoints):
             success_threshold=self.success_threshold,
         )
         self._line |= self.totals.metrics()
-        self._line |= {f"adaptive_window/{name}": value for name, value in self.window_callback.metrics().items()}
-        self._line |= {f"group_window/{name}": value for name, value in self.window_callback.group_metrics().items()}
+        self._line |= self.window_callback.figures()
         if self._records and -state.global_step % _SAMPLES_EVERY_STEPS < rollout.observation.optimizer_steps:
             self._records.append_completions(state.global_step + 1, rollout.samples)
 

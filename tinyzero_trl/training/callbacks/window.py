@@ -1,18 +1,18 @@
 """The callback that holds the window policy: asked before each rollout, and shown what came of it."""
 
-from collections.abc import Mapping
 from typing import Any
 
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
-from tinyzero_trl.training.callbacks.events import Rollout, SavedInCheckpoints
+from tinyzero_trl.training.callbacks.events import Rollout
+from tinyzero_trl.training.callbacks.policy import PolicyCallback
 from tinyzero_trl.training.config import WINDOW_PREFIX
 from tinyzero_trl.training.rollout.hints import RolloutHints
 from tinyzero_trl.windows import WindowConfig, WindowPolicy, make_policy
 from tinyzero_trl.windows.config import label_column_of
 
 
-class AdaptiveWindowCallback(SavedInCheckpoints):
+class AdaptiveWindowCallback(PolicyCallback):
     """Holds the window policy of `AdaptiveGRPOTrainer`, which makes one, and lets the policy observe each rollout.
 
     `policy` may be assigned, also while training runs: the next rollout, the records and the checkpoints go by it.
@@ -25,7 +25,6 @@ class AdaptiveWindowCallback(SavedInCheckpoints):
         self._config = config
         self._policy = make_policy(config)
         self._next_step = 0  # training step of the next rollout
-        self._observes = False
         self._hints = RolloutHints(config, prefix=WINDOW_PREFIX, full_length=full_length)
 
     @property
@@ -59,14 +58,6 @@ class AdaptiveWindowCallback(SavedInCheckpoints):
         """The column by which the policy in use tells prompts apart; empty where it does not."""
         return label_column_of(self.policy.config)
 
-    def metrics(self) -> dict[str, float]:
-        """The figures of the policy in use."""
-        return self.policy.figures()
-
-    def group_metrics(self) -> dict[str, float]:
-        """The figures of groups of the policy in use; none where it does not decide per group."""
-        return self.policy.group_figures()
-
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
@@ -84,12 +75,7 @@ class AdaptiveWindowCallback(SavedInCheckpoints):
             ValueError: after the first rollout, a checkpoint could not keep what the policy holds.
         """
         self._next_step = rollout.observation.next_step
-        self.policy.observe(rollout.observation)
-        if not self._observes:
-            self.state()
-        self._observes = True
-        if state.is_world_process_zero:
-            self._hints.look_at(rollout.observation)
+        self._show(rollout.observation, state)
 
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -99,7 +85,7 @@ class AdaptiveWindowCallback(SavedInCheckpoints):
         Raises:
             ValueError: no rollout has been observed.
         """
-        if not self._observes:
+        if not self.has_observed:
             raise ValueError(
                 "callbacks: AdaptiveWindowCallback has no effect on this trainer; remove it and call "
                 "WindowController(config).attach(trainer), or train with AdaptiveGRPOTrainer"
@@ -113,19 +99,11 @@ class AdaptiveWindowCallback(SavedInCheckpoints):
         Raises:
             ValueError: the stream of examples ended before the first rollout.
         """
-        if state.global_step == 0 and not self._observes:
+        if state.global_step == 0 and not self.has_observed:
             raise ValueError(
                 "train_dataset: it has fewer examples than the first rollout takes, so that no step was taken; give "
                 "more, or lower per_device_train_batch_size or steps_per_generation"
             )
-
-    def state_dict(self) -> dict[str, Any]:
-        """The policy's state."""
-        return self.policy.state_dict()
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue the policy's state."""
-        self.policy.load_state_dict(state)
 
     def _check(self, window: int) -> int:
         if not 1 <= window <= self._config.largest:
