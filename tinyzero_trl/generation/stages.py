@@ -35,9 +35,7 @@ def sample(engine: Engine, prompt_ids: Sequence[list[int]], sampling: Sampling, 
     Raises:
         ValueError: the engine does not return what it must.
     """
-    batch = _checked(engine, engine.start(prompt_ids, sampling, limit), len(prompt_ids), limit)
-    _check_ends(engine, batch, range(len(prompt_ids)), sampling)
-    return batch
+    return StagedBatch(prompt_ids, sampling, AT_ONCE).run(engine, limit)
 
 
 class StagedBatch:
@@ -54,7 +52,7 @@ class StagedBatch:
 
     def __init__(self, prompt_ids: Sequence[list[int]], sampling: Sampling, stages: Stages) -> None:
         self._prompt_ids, self._sampling, self._stages = prompt_ids, sampling, stages
-        self._rows: Sequence[int] | None = None  # that go on
+        self._rows: Sequence[int] | None = range(len(prompt_ids))  # of the next stage
         self._is_last = False  # whether the latest stage is
         self.sampled: SampledBatch | None = None
 
@@ -64,14 +62,15 @@ class StagedBatch:
         Raises:
             ValueError: the engine does not return what it must.
         """
+        assert self._rows is not None, "asked between two stages"
         before = self.sampled.limit if self.sampled else 0
         end = min((end for end in self._stages.ends if before < end < limit), default=limit)
         if self.sampled is None:
-            self.sampled = sample(engine, self._prompt_ids, self._sampling, end)
+            returned = engine.start(self._prompt_ids, self._sampling, end)
         else:
-            assert self._rows is not None, "asked between two stages"
-            self.sampled = _checked(engine, engine.extend(self.sampled, self._rows, end), len(self._prompt_ids), end)
-            _check_ends(engine, self.sampled, self._rows, self._sampling)
+            returned = engine.extend(self.sampled, self._rows, end)
+        self.sampled = _checked(engine, returned, len(self._prompt_ids), end)
+        _check_ends(engine, self.sampled, self._rows, self._sampling)
         self._is_last = end == limit
         return self.sampled
 
