@@ -119,8 +119,9 @@ def parse(tmp_path: Path) -> Parse:
         ({"eval_size": 0}, r"eval_size: 0 is below 1; set it to 1 or more"),
         # contradictions
         ({"window_max": 1024}, r"window_max: 1024 exceeds max_completion_length 512; lower it, or raise"),
-        ({"window_min": 600}, r"window_min: 600 exceeds window_max 512; lower window_min or raise"),
-        ({"window_min": 64, "window_initial": 32}, r"window_initial: 32 is outside \[window_min 64, window_max 512\]"),
+        ({"window_min": 600}, r"window_min: 600 exceeds max_completion_length 512; lower window_min or raise max_comp"),
+        ({"window_min": 99, "window_max": 64}, r"window_min: 99 exceeds window_max 64; lower window_min or raise"),
+        ({"window_min": 64, "window_initial": 32}, r"window_initial: 32 is outside \[window_min 64, max_compl"),
         ({"window_strategy": "phased"}, r"window_phases: empty; strategy phased needs pairs"),
         ({"window_strategy": "phased", "window_phases": "0:100"}, r"window_phases: '0:100' is not JSON; write pairs"),
         ({"window_strategy": "phased", "window_phases": [[0, 513]]}, r"window_phases: window 513 at step 0 is outside"),

@@ -19,7 +19,7 @@ from tinyzero_trl.training.preflight.values import check_choices, check_hardware
 from tinyzero_trl.training.recipe.renamed import give_new_names, other_name
 from tinyzero_trl.training.token_in_memory import TokenInMemory
 from tinyzero_trl.windows import WindowConfig, declarations, find_policy, strategies
-from tinyzero_trl.windows.fields import shown_with
+from tinyzero_trl.windows.fields import shown_as
 
 WINDOW_PREFIX = "window_"
 _OF_TRLS_ENGINES = ("use_transformers_continuous_batching", "cache_implementation")
@@ -204,6 +204,7 @@ class AdaptiveGRPOConfig(TokenInMemory, GRPOConfig):
         if isinstance(phases := values.get("phases"), str):
             values["phases"] = _parsed_json("window_phases", phases, "pairs such as [[0, 512], [100, 1024]]")
         assert self.max_completion_length is not None, "check_numbers refuses it"
+        names = {} if "max" in values else {"max": "max_completion_length"}  # which bounds the window then
         longest = values.setdefault("max", self.max_completion_length)
         if isinstance(longest, int) and longest > self.max_completion_length:
             raise ValueError(
@@ -211,7 +212,7 @@ class AdaptiveGRPOConfig(TokenInMemory, GRPOConfig):
                 "max_completion_length"
             )
         values |= self._of_trainer(values)
-        with shown_with(WINDOW_PREFIX):
+        with shown_as(lambda name: names.get(name, WINDOW_PREFIX + name)):
             return WindowConfig(**values)
 
     def _of_trainer(self, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,29 +6,29 @@ messages name a field by `shown`, as whoever set it has written it.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import Field, field
 from numbers import Real
 from typing import Any
 
-_prefix: ContextVar[str] = ContextVar("prefix of the fields in messages", default="")
+_names: ContextVar[Callable[[str], str]] = ContextVar("names of the fields in messages", default=str)
 
 
 @contextmanager
-def shown_with(prefix: str) -> Iterator[None]:
-    """Inside the context, messages name fields with this prefix."""
-    token = _prefix.set(prefix)
+def shown_as(names: Callable[[str], str]) -> Iterator[None]:
+    """Inside the context, messages give a field the name that `names` returns for it."""
+    token = _names.set(names)
     try:
         yield
     finally:
-        _prefix.reset(token)
+        _names.reset(token)
 
 
 def shown(name: str) -> str:
     """A field's name for a message."""
-    return _prefix.get() + name
+    return _names.get()(name)
 
 
 def number(
