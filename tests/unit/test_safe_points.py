@@ -88,6 +88,20 @@ def test_a_run_is_stopped_between_rollouts_and_says_how_to_go_on(capfd: pytest.C
     ]
 
 
+def test_a_run_that_was_stopped_can_go_on_in_the_same_process() -> None:
+    """As in a notebook, where the same trainer trains again."""
+    run = Run()
+    run.fire("on_train_begin")
+    run.stop._on_signal(signal.SIGINT, None)
+    assert [stops(run.step()) for _ in range(2)] == [False, True]
+    run.fire("on_train_end")
+    run.fire("on_train_begin")
+    assert not run.stop.was_stopped
+    assert [stops(run.step()) for _ in range(4)] == [False] * 4
+    run.stop._on_signal(signal.SIGINT, None)
+    assert [stops(run.step()) for _ in range(2)] == [False, True]
+
+
 def test_a_signal_during_an_evaluation_still_gets_the_checkpoint_of_its_step() -> None:
     run = Run()
     run.fire("on_train_begin")

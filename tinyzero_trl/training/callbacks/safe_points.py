@@ -100,8 +100,9 @@ class StopOnSignal(_BetweenRollouts):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """From here on there may be something to save."""
+        """From here on there may be something to save; what has stopped an earlier training does not stop this one."""
         super().on_train_begin(args, state, control, **kwargs)
+        self.was_stopped, self._received = False, None
         self._is_training = True
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
