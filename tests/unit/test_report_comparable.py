@@ -10,13 +10,9 @@ import pytest
 from tests.support.synthetic_runs import train
 from tinyzero_trl.runs.records import EXAMPLES, HELD_OUT_PROMPTS, TASK_OPTIONS, RunRecords, read_run
 from tinyzero_trl.runs.report import write_report
+from tinyzero_trl.runs.report.comparable import EVALUATION_FIELDS, evaluation_differences
 from tinyzero_trl.runs.report.compare import compare
-from tinyzero_trl.runs.report.run_groups import (
-    EVALUATION_FIELDS,
-    choose_baseline,
-    evaluation_differences,
-    load_run_groups,
-)
+from tinyzero_trl.runs.report.run_groups import choose_baseline, load_run_groups
 from tinyzero_trl.runs.report.samples import sample_cards
 from tinyzero_trl.tasks.reasoning_gym.options import CommonOptions
 from tinyzero_trl.tasks.registry import option_defaults

@@ -2,6 +2,7 @@
 
 run_groups    run directories -> groups of runs that differ in their seed alone
 names         what the groups are called, in full and in short
+comparable    what of two groups can be compared: their evaluations, their devices
 compare       what each group costs and earns against a baseline
 summary       the same for programs: summary.json, summary.csv
 style         palette, PNG and themed SVG

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from tinyzero_trl.metrics import Interval, mean_interval, paired_difference, paired_ratio
 from tinyzero_trl.runs.records import Run
-from tinyzero_trl.runs.report.run_groups import RunGroup, evaluation_differences, same_devices
+from tinyzero_trl.runs.report.comparable import evaluation_differences, same_devices
+from tinyzero_trl.runs.report.run_groups import RunGroup
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from tinyzero_trl.runs.records import EXAMPLES, METRICS, Run
+from tinyzero_trl.runs.report.comparable import differ_in
 from tinyzero_trl.runs.report.compare import Outcome, accuracy_curve
 from tinyzero_trl.runs.report.formats import NOTHING, Cell, count, duration, interval_cell, points, saved
 from tinyzero_trl.runs.report.headlines import tiles_of_comparison, tiles_of_one
 from tinyzero_trl.runs.report.panels import is_on_policy
-from tinyzero_trl.runs.report.run_groups import LoadedRuns, RunGroup, differ_in
+from tinyzero_trl.runs.report.run_groups import LoadedRuns, RunGroup
 from tinyzero_trl.runs.report.samples import names_of_sides, sample_cards
 from tinyzero_trl.runs.report.style import Picture, looks, style_sheet
 
