@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tinyzero_trl.evaluation import format_result
-from tinyzero_trl.evaluation.rows import SCHEMA, WorkFile, summarise, write_rows
+from tinyzero_trl.evaluation.rows import SCHEMA, WorkFile, as_reward, summarise, write_rows
 from tinyzero_trl.evaluation.trained_by import find_run
 from tinyzero_trl.metrics import accuracy_interval, wilson_interval
 
@@ -116,12 +116,12 @@ def test_a_figure_without_a_sample_is_absent() -> None:
 @pytest.mark.parametrize("no_reward", [float("nan"), float("inf"), float("-inf"), None])
 def test_a_reward_that_is_no_finite_number_is_not_judged(no_reward: float | None, tmp_path: Path) -> None:
     """As in training: it is in no figure that asks for the reward, and no file holds a NaN."""
-    rows = [row(0, 0, reward=1.0), row(0, 1), row(1, 0, reward=1.0), row(1, 1, reward=no_reward)]
-    rows += [row(2, sample, reward=no_reward, difficulty=4, length=40) for sample in range(2)]
+    assert (as_reward(no_reward), as_reward(1)) == (None, 1.0)
+    rows = [row(0, 0, reward=1.0), row(0, 1), row(1, 0, reward=1.0), row(1, 1, reward=as_reward(no_reward))]
+    rows += [row(2, sample, reward=as_reward(no_reward), difficulty=4, length=40) for sample in range(2)]
     work = WorkFile(tmp_path / "work.jsonl", {})
     work.append(rows)
-    assert [each["reward"] for each in work.rows] == [1.0, 0.0, 1.0, None, None, None]
-    for each in (rows, work.rows, WorkFile(tmp_path / "work.jsonl", {}).rows):
+    for each in (work.rows, WorkFile(tmp_path / "work.jsonl", {}).rows):
         figures = summarise(each)
         assert (figures["acc"], figures["problems"], figures["reward"]) == (
             pytest.approx(2 / 3),
@@ -139,7 +139,7 @@ def test_a_reward_that_is_no_finite_number_is_not_judged(no_reward: float | None
 
 
 def test_an_evaluation_without_a_judged_answer_has_no_accuracy() -> None:
-    figures = summarise([row(0, sample, reward=float("nan")) for sample in range(2)])
+    figures = summarise([row(0, sample, reward=None) for sample in range(2)])
     assert not {"acc", "acc_low", "problems", "reward", "pass_at_k", "correct_mean_length"} & figures.keys()
     assert format_result(figures).splitlines()[0] == f"{'not judged':<16}2 of 2 answers"
     assert "unjudged" not in summarise([row(0, 0)]), "only where there are any"

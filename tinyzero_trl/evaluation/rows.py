@@ -22,7 +22,7 @@ SCHEMA = pa.schema(
     {
         "prompt": pa.string(),  # as the model read it: a chat is already rendered
         "completion": pa.string(),
-        "reward": pa.float64(),  # empty where the task gave no finite number
+        "reward": pa.float64(),  # empty where it was not judged
         "reason": pa.string(),
         "length": pa.int64(),  # tokens, the end token included
         "truncated": pa.bool_(),
@@ -45,6 +45,10 @@ class WorkFile:
     def __init__(self, path: Path, identity: Mapping[str, Any]) -> None:
         """Open the file, or start it.
 
+        Args:
+            path: the file.
+            identity: of the evaluation, in the types of JSON.
+
         Raises:
             ValueError: if it belongs to another evaluation, or is damaged.
         """
@@ -61,17 +65,16 @@ class WorkFile:
         if not calls:  # it is new, or failed before its first answer and may give way to any other
             path.write_text(json.dumps(identity) + "\n", encoding="utf-8")
             return
-        _check_identity(path, found, json.loads(json.dumps(identity)))
+        _check_identity(path, found, identity)
         self.rows = [row for call in calls for row in call]
         with path.open("r+b") as stream:
             stream.truncate(len(whole))
 
     def append(self, rows: Sequence[Row]) -> None:
-        """Add the rows of one engine call; a reward that is no finite number is None from here on."""
-        kept = [{**row, "reward": _reward(row)} for row in rows]
-        self.rows.extend(kept)
+        """Add the rows of one engine call."""
+        self.rows.extend(rows)
         with self.path.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(kept) + "\n")
+            stream.write(json.dumps(rows) + "\n")
 
     def remove(self) -> None:
         """The evaluation is finished."""
@@ -100,8 +103,8 @@ def write_rows(path: Path, rows: Iterable[Row]) -> None:
 def summarise(rows: Sequence[Row], success_threshold: float = FULL_REWARD) -> dict[str, Any]:
     """The figures of an evaluation. An answer is correct when its reward is at least `success_threshold`.
 
-    An answer whose reward is no finite number was not judged: it is in no figure that asks for its reward, and
-    `unjudged` counts such answers where there are any.
+    An answer without a reward was not judged: it is in no figure that asks for its reward, and `unjudged` counts such
+    answers where there are any.
 
     `acc`, `acc_low`, `acc_high`, `problems` and `reward` over the judged rows, absent where there are none;
     `difficulty` the accuracy per label;
@@ -109,7 +112,7 @@ def summarise(rows: Sequence[Row], success_threshold: float = FULL_REWARD) -> di
     `reasons` of the scores, most frequent first; with several samples per problem `pass_at_k` for k = 1, 2,
     4, ... and n.
     """
-    judged = [row for row in rows if _reward(row) is not None]
+    judged = [row for row in rows if row["reward"] is not None]
     lengths = [row["length"] for row in rows]
     correct_lengths = [row["length"] for row in rows if is_correct(row, success_threshold)]
     prompt_total, response_total = sum(row["prompt_length"] for row in rows), sum(lengths)
@@ -141,13 +144,13 @@ def summarise(rows: Sequence[Row], success_threshold: float = FULL_REWARD) -> di
 
 def is_correct(row: Row, success_threshold: float) -> bool:
     """Whether an answer is a success; one that was not judged is none."""
-    return is_success(_reward(row), success_threshold)
+    return is_success(row["reward"], success_threshold)
 
 
-def _reward(row: Row) -> float | None:
-    """None where the task gave no finite number, as in training: the answer was not judged."""
-    reward: float | None = row["reward"]
-    return reward if reward is not None and math.isfinite(reward) else None
+def as_reward(reward: float | None) -> float | None:
+    """A task's reward as a row has it: None where the task gave no finite number, as in training."""
+    found = math.nan if reward is None else float(reward)
+    return found if math.isfinite(found) else None
 
 
 def _accuracy(judged: Sequence[Row], success_threshold: float) -> dict[str, Any]:

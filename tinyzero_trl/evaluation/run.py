@@ -13,7 +13,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from tinyzero_trl.evaluation.rows import Row, WorkFile, is_correct, summarise, write_rows
+from tinyzero_trl.evaluation.rows import Row, WorkFile, as_reward, is_correct, summarise, write_rows
 from tinyzero_trl.evaluation.settings import EvaluationSettings, PreparedExamples, identify, prepare_examples, resolve
 from tinyzero_trl.evaluation.trained_by import TrainedBy, find_run
 from tinyzero_trl.generation.completions import as_turns, batched, complete
@@ -67,9 +67,10 @@ def evaluate(settings: EvaluationSettings, out: Path) -> dict[str, Any]:
     check_model(model_path, model_config, tokenizer)
     sampling = _sampling(settings, run, model_path, tokenizer)
     identity = identify(settings, prepared, model_path, model_config) | {
-        "stop_strings": list(sampling.stop_strings),
-        "end_token_ids": list(sampling.end_token_ids),
+        "stop_strings": sampling.stop_strings,
+        "end_token_ids": sampling.end_token_ids,
     }
+    identity = json.loads(json.dumps(identity))  # as it is read again
     out.mkdir(parents=True, exist_ok=True)
     work = WorkFile(out / WORK, identity)
     _set_other_evaluation_aside(out, identity)
@@ -99,7 +100,7 @@ def evaluate(settings: EvaluationSettings, out: Path) -> dict[str, Any]:
 def _set_other_evaluation_aside(out: Path, identity: Mapping[str, Any]) -> None:
     """Results in the folder that were measured with other settings are moved to `_earlier/1`, `_earlier/2`, ..."""
     found = read_object(out / RESULT)
-    if found is None or found.get("settings") == json.loads(json.dumps(identity)):
+    if found is None or found.get("settings") == identity:
         return
     aside = move_aside(out, (RESULT, GENERATIONS))
     logger.warning(f"out: an evaluation with other settings was in {out}; it lies in {aside} now")
@@ -169,7 +170,7 @@ def _answer(
                 "prompt": prepared.texts[index],
                 "completion": completion.text,
                 **{name: values[place] for name, values in columns.items()},
-                "reward": None if score.reward is None else float(score.reward),
+                "reward": as_reward(score.reward),
                 "reason": score.reason,
                 "length": completion.length_tokens,
                 "truncated": completion.truncated,
