@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tinyzero_trl.models.adapters import base_of_adapter
 from tinyzero_trl.models.fingerprint import model_files
 from tinyzero_trl.runs.records import CONFIG, RunRecords
 from tinyzero_trl.training.preflight.resuming import check_same_model
@@ -36,6 +37,13 @@ def adapter(model: Path) -> Path:
     (folder / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(model)}))
     (folder / "adapter_model.safetensors").write_text("adapter")
     return folder
+
+
+def test_the_base_of_an_adapter_may_have_any_name(model: Path, adapter: Path) -> None:
+    """PEFT writes JSON with escapes, in which a character may be two."""
+    base = model.rename(model.with_name("model \U0001f600"))
+    (adapter / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(base)}))
+    assert base_of_adapter(str(adapter)) == str(base)
 
 
 def began(folder: Path, files: dict[str, str]) -> str:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from tinyzero_trl.models.names import resolve_model
 from tinyzero_trl.models.toy import SHIPPED
-from tinyzero_trl.runs.files import read_mapping
+from tinyzero_trl.runs.json_lines import read_object
 
 WEIGHTS = "adapter_model.safetensors"
 
@@ -19,9 +19,9 @@ def base_of_adapter(path: str) -> str | None:
     """
     folder = Path(path)
     adapter = folder / "adapter_config.json"
-    if not adapter.is_file() or (folder / "config.json").is_file():
+    if (folder / "config.json").is_file() or (config := read_object(adapter)) is None:
         return None
-    base = read_mapping(adapter).get("base_model_name_or_path")
+    base = config.get("base_model_name_or_path")
     if not isinstance(base, str) or not base:
         raise ValueError(f"model: {str(adapter)!r} names no base_model_name_or_path; copy the adapter's folder whole")
     if not (folder / WEIGHTS).is_file():
