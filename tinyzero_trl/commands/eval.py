@@ -61,7 +61,7 @@ def register(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Evaluate, and print the figures and where the files lie."""
-    from tinyzero_trl.evaluation import EvaluationSettings, default_out, evaluate, format_result
+    from tinyzero_trl.evaluation import GENERATIONS, RESULT, EvaluationSettings, default_out, evaluate, format_result
 
     options = {name: value for name, value in vars(args).items() if name not in ("command", "run", "out", "fields")}
     out = getattr(args, "out", default_out(args.model, args.data))
@@ -69,4 +69,4 @@ def run(args: argparse.Namespace) -> None:
     with locked(out, "out"):
         result = evaluate(settings, out)
     print(format_result(result))
-    print(f"{'files':<16}{out / 'eval.json'}, {out / 'generations.parquet'}")
+    print(f"{'files':<16}{out / RESULT}, {out / GENERATIONS}")

@@ -4,10 +4,12 @@
 goes from the one to the other. An engine of `tinyzero_trl.generation` writes the completions.
 """
 
-from tinyzero_trl.evaluation.run import default_out, evaluate, format_result
+from tinyzero_trl.evaluation.run import GENERATIONS, RESULT, default_out, evaluate, format_result
 from tinyzero_trl.evaluation.settings import EvaluationSettings
 
 __all__ = [
+    "GENERATIONS",
+    "RESULT",
     "EvaluationSettings",
     "default_out",
     "evaluate",
