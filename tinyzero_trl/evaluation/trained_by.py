@@ -3,15 +3,14 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from tinyzero_trl.generation.sampling import other_sampling, recipe_stop_strings, recipe_stop_tokens
 from tinyzero_trl.runs.files import read_mapping, shortened, text_of
 from tinyzero_trl.runs.json_lines import read_object
 from tinyzero_trl.runs.records import CONFIG, ENVIRONMENT, success_threshold_of
 from tinyzero_trl.tasks import Example
-from tinyzero_trl.tasks.config import EVAL_SIZE, GENERATE, TaskConfig, config_class, task_config
+from tinyzero_trl.tasks.config import EVAL_SIZE, GENERATE, TaskConfig, alternatives, config_class, task_config
 from tinyzero_trl.tasks.datasets import digest_of_rows, to_dataset
 from tinyzero_trl.tasks.registry import get_task, runs_code
 from tinyzero_trl.tasks.splits import Splits, generated_held_out, keys, load_splits
@@ -247,8 +246,7 @@ def _checked_options(options: Mapping[str, Any], kind: type[Any], task: str) -> 
 
 def _kinds(hint: Any) -> tuple[type, ...]:
     """The types that a field may have in a file; a whole number may stand for any number."""
-    alternatives = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
     kinds = set()
-    for kind in alternatives:
+    for kind in alternatives(hint):
         kinds |= set(map(type, get_args(kind))) if get_origin(kind) is Literal else {get_origin(kind) or kind}
     return tuple(kinds | ({int} if float in kinds else set()))

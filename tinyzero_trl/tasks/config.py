@@ -170,10 +170,14 @@ class OptionKind(NamedTuple):
     choices: tuple[Any, ...] | None = None
 
 
+def alternatives(hint: Any) -> tuple[Any, ...]:
+    """The types that a union allows, or the one that a hint is."""
+    return get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+
+
 def option_kind(hint: Any) -> OptionKind | None:
     """The kind of an option with this type; None for a type whose values a command line cannot give."""
-    kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
-    kind, *others = [each for each in kinds if each is not NoneType] or [None]
+    kind, *others = [each for each in alternatives(hint) if each is not NoneType] or [None]
     origin, arguments = get_origin(kind), get_args(kind)
     if others:
         return None
