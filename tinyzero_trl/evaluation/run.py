@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from transformers import PreTrainedTokenizerBase
 
 from tinyzero_trl.evaluation.rows import Row, WorkFile, as_reward, is_correct, summarise, write_rows
 from tinyzero_trl.evaluation.settings import EvaluationSettings, PreparedExamples, identify, prepare_examples, resolve
@@ -118,7 +119,9 @@ def _by_prompt_length(prepared: PreparedExamples, n: int) -> list[Sample]:
     return sorted(samples, key=lambda sample: len(prepared.prompt_ids[sample[0]]))
 
 
-def _sampling(settings: EvaluationSettings, run: TrainedBy, model_path: str, tokenizer: Any) -> Sampling:
+def _sampling(
+    settings: EvaluationSettings, run: TrainedBy, model_path: str, tokenizer: PreTrainedTokenizerBase
+) -> Sampling:
     """How completions are sampled; the seeds follow for each batch."""
     ends = end_token_ids(tokenizer, load_generation_config(model_path))
     texts, tokens = run.stops()

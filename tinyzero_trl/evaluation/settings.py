@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from tinyzero_trl.evaluation.trained_by import SAMPLING, TrainedBy
 from tinyzero_trl.generation.prompts import encode_prompts
@@ -115,7 +116,7 @@ def resolve(settings: EvaluationSettings, run: TrainedBy) -> tuple[EvaluationSet
 
 
 def prepare_examples(
-    settings: EvaluationSettings, run: TrainedBy, model_config: Any, tokenizer: Any
+    settings: EvaluationSettings, run: TrainedBy, model_config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase
 ) -> PreparedExamples:
     """Read the examples and render their prompts; `settings` are resolved.
 
@@ -141,7 +142,7 @@ def prepare_examples(
             f"{copies} of {len(examples)} prompts are copies of others; intervals take them for new problems",
         ]
     texts = [
-        prompt if isinstance(prompt, str) else tokenizer.decode(ids)
+        prompt if isinstance(prompt, str) else str(tokenizer.decode(ids))
         for prompt, ids in zip(prompts, prompt_ids, strict=True)
     ]
     positions, longest = positions_of(model_config), max(map(len, prompt_ids))
@@ -156,7 +157,7 @@ def prepare_examples(
 
 
 def identify(
-    settings: EvaluationSettings, prepared: PreparedExamples, model_path: str, model_config: Any
+    settings: EvaluationSettings, prepared: PreparedExamples, model_path: str, model_config: PreTrainedConfig
 ) -> dict[str, Any]:
     """Everything that decides the results: resolved settings, digests of the model's files, of examples and prompts.
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from filelock import FileLock
 from huggingface_hub import constants
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 
 from tinyzero_trl.runs.files import first_line_of
 
@@ -92,7 +92,7 @@ def _convert(file: Path, folder: Path) -> None:
     plain.save_pretrained(folder, state_dict=quantised.state_dict())
 
 
-def _name_special_tokens(tokenizer: Any, config: Any) -> None:
+def _name_special_tokens(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig) -> None:
     """Name the special tokens whose numbers the file gives: Transformers 5.17 takes the first token for the last."""
     for name in _TOKENS:
         number = getattr(config, f"{name}_id", None)

@@ -2,7 +2,7 @@
 
 import logging
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from importlib.util import find_spec
@@ -10,7 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedConfig,
+    PreTrainedTokenizerBase,
+)
 from transformers.integrations import is_deepspeed_zero3_enabled, is_fsdp_enabled
 from transformers.utils import is_flash_attn_2_available
 from transformers.utils import logging as transformers_logging
@@ -97,7 +104,7 @@ def load_generation_config(path: str, **settings: Any) -> GenerationConfig:
         raise
 
 
-def load_model_config(path: str, **settings: Any) -> Any:
+def load_model_config(path: str, **settings: Any) -> PreTrainedConfig:
     """The configuration of a model folder or Hub id, without its weights; of an adapter's folder that of its base.
 
     Raises:
@@ -106,7 +113,7 @@ def load_model_config(path: str, **settings: Any) -> Any:
     return load(AutoConfig.from_pretrained, base_of_adapter(path) or path, trust_remote_code=False, **settings)
 
 
-def load_tokenizer(path: str, **settings: Any) -> Any:
+def load_tokenizer(path: str, **settings: Any) -> PreTrainedTokenizerBase:
     """The tokenizer of a model folder or Hub id.
 
     Raises:
@@ -118,7 +125,7 @@ def load_tokenizer(path: str, **settings: Any) -> Any:
     return tokenizer
 
 
-def give_end_token(tokenizer: Any, generation_config: GenerationConfig) -> None:
+def give_end_token(tokenizer: PreTrainedTokenizerBase, generation_config: GenerationConfig) -> None:
     """Let a tokenizer without an end token have that of the model's generation settings, for training.
 
     Raises:
@@ -136,7 +143,7 @@ def give_end_token(tokenizer: Any, generation_config: GenerationConfig) -> None:
     tokenizer.eos_token = token
 
 
-def check_model(path: str, config: Any, tokenizer: Any, **settings: Any) -> None:
+def check_model(path: str, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, **settings: Any) -> None:
     """Find out whether the weights fit their configuration and the tokenizer, without reading the weights.
 
     Transformers starts missing weights at random and goes on; nobody wants such a model trained or measured.
@@ -164,7 +171,7 @@ def check_model(path: str, config: Any, tokenizer: Any, **settings: Any) -> None
             )
 
 
-def positions_of(model_config: Any) -> int | None:
+def positions_of(model_config: PreTrainedConfig) -> int | None:
     """How many positions a model knows; None where its configuration sets no limit."""
     return getattr(model_config.get_text_config(), "max_position_embeddings", None)
 
@@ -216,7 +223,7 @@ def without_bars() -> Iterator[None]:
             transformers_logging.enable_progress_bar()
 
 
-def load(loader: Any, path: str, **settings: Any) -> Any:
+def load(loader: Callable[..., Any], path: str, **settings: Any) -> Any:
     """Call one of transformers' loaders, its many-line errors turned into one line with the remedy.
 
     Raises:

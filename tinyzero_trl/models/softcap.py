@@ -4,10 +4,10 @@ That is `sdpa` before Transformers 5.24, whose default it is for these models, a
 `eager`, `flex_attention` and FlashAttention 2 cap.
 """
 
-from typing import Any
+from transformers import PreTrainedConfig
 
 
-def attention_with_softcap(config: Any, asked: str | None) -> str | None:
+def attention_with_softcap(config: PreTrainedConfig, asked: str | None) -> str | None:
     """The attention to load a model with: `asked`, or eager where the default could leave out the model's cap.
 
     Args:
@@ -21,7 +21,7 @@ def attention_with_softcap(config: Any, asked: str | None) -> str | None:
     return "eager" if asked is None and _softcap_of(config) else asked
 
 
-def check_softcap(config: Any, attention: str, *, continuous_batching: bool = False) -> None:
+def check_softcap(config: PreTrainedConfig, attention: str, *, continuous_batching: bool = False) -> None:
     """Whether what is to attend knows the model's cap, if it has one.
 
     Raises:
@@ -36,6 +36,6 @@ def check_softcap(config: Any, attention: str, *, continuous_batching: bool = Fa
         raise ValueError(f"use_transformers_continuous_batching: true {without}; set it to false")
 
 
-def _softcap_of(config: Any) -> float | None:
+def _softcap_of(config: PreTrainedConfig) -> float | None:
     softcap: float | None = getattr(config.get_text_config(), "attn_logit_softcapping", None)
     return softcap

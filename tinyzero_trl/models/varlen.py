@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.functional import pad, scaled_dot_product_attention
-from transformers import AttentionInterface, AttentionMaskInterface
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedConfig
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
@@ -157,7 +157,7 @@ def _kernel() -> Callable[..., Any] | None:
     return partial(varlen_attn, enable_gqa=True) if "enable_gqa" in known else varlen_attn
 
 
-def why_no_varlen(config: Any, dtype: torch.dtype, device: torch.device) -> str | None:
+def why_no_varlen(config: PreTrainedConfig, dtype: torch.dtype, device: torch.device) -> str | None:
     """Why a model cannot attend by `varlen_attention` in passes of this type; None if it can.
 
     Where the kernel would run, it is run with heads of the model's shape, forward and backward, and has to give what
