@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -83,33 +83,6 @@ class _StrictLoader(yaml.SafeLoader):
 
 
 _StrictLoader.add_constructor("tag:yaml.org,2002:int", _StrictLoader.construct_yaml_int)
-
-
-def checked_figures(file: Path, records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Records of figures alone, in the order of their steps; an accuracy is a share and comes with what it cost.
-
-    Raises:
-        ValueError: names file, line, figure and value.
-    """
-    lines = list(records)
-    for number, line in enumerate(lines, start=1):
-        where = f"{file}, line {number}"
-        for name in ("tokens", "time_s") if "eval/acc" in line else ():
-            if name not in line:
-                raise ValueError(f"{where}: {name!r} is missing; give a run whose records are complete")
-        for name, value in line.items():
-            if not is_finite_number(value):
-                raise ValueError(
-                    f"{where}: {name!r} is {shortened(value)}, no finite number; correct or remove the line"
-                )
-        for name in ("tokens", "time_s", "eval/acc"):
-            if line.get(name, 0) < 0:
-                raise ValueError(f"{where}: {name!r} is {line[name]}, below 0; correct or remove the line")
-        if line.get("eval/acc", 0) > 1:
-            raise ValueError(f"{where}: 'eval/acc' is {line['eval/acc']}, above 1; correct or remove the line")
-        if number > 1 and line["step"] < (before := lines[number - 2]["step"]):
-            raise ValueError(f"{where}: step {line['step']} comes after step {before}; put the lines in order")
-    return lines
 
 
 def is_finite_number(value: Any) -> bool:

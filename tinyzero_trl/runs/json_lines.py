@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from tinyzero_trl.runs.files import replacing, shortened
+from tinyzero_trl.runs.files import is_finite_number, replacing, shortened
 
 
 def plain(value: Any) -> Any:
@@ -102,6 +102,33 @@ def read_lines(file: Path) -> Iterator[dict[str, Any]]:
                 "correct or remove the line"
             ) from error
         yield {sys.intern(name): value for name, value in record.items()}  # else each line has names of its own
+
+
+def read_figures(file: Path) -> list[dict[str, Any]]:
+    """As `read_lines`, of figures alone, in the order of their steps; an accuracy is a share and comes with its cost.
+
+    Raises:
+        ValueError: names file, line, figure and value.
+    """
+    lines = list(read_lines(file))
+    for number, line in enumerate(lines, start=1):
+        where = f"{file}, line {number}"
+        for name in ("tokens", "time_s") if "eval/acc" in line else ():
+            if name not in line:
+                raise ValueError(f"{where}: {name!r} is missing; give a run whose records are complete")
+        for name, value in line.items():
+            if not is_finite_number(value):
+                raise ValueError(
+                    f"{where}: {name!r} is {shortened(value)}, no finite number; correct or remove the line"
+                )
+        for name in ("tokens", "time_s", "eval/acc"):
+            if line.get(name, 0) < 0:
+                raise ValueError(f"{where}: {name!r} is {line[name]}, below 0; correct or remove the line")
+        if line.get("eval/acc", 0) > 1:
+            raise ValueError(f"{where}: 'eval/acc' is {line['eval/acc']}, above 1; correct or remove the line")
+        if number > 1 and line["step"] < (before := lines[number - 2]["step"]):
+            raise ValueError(f"{where}: step {line['step']} comes after step {before}; put the lines in order")
+    return lines
 
 
 def unpack(file: Path) -> None:

@@ -26,9 +26,17 @@ from numpy.typing import NDArray
 
 from tinyzero_trl.runs import gathered
 from tinyzero_trl.runs.environment import describe_environment
-from tinyzero_trl.runs.files import checked_figures, is_finite_number, read_mapping, shortened, write_atomically
+from tinyzero_trl.runs.files import is_finite_number, read_mapping, shortened, write_atomically
 from tinyzero_trl.runs.gathered import gathered_file, read_gathered
-from tinyzero_trl.runs.json_lines import drop_partial_line, json_text, plain, read_lines, read_object, unpack
+from tinyzero_trl.runs.json_lines import (
+    drop_partial_line,
+    json_text,
+    plain,
+    read_figures,
+    read_lines,
+    read_object,
+    unpack,
+)
 from tinyzero_trl.runs.lock import LOCK
 from tinyzero_trl.runs.missing_steps import missing_steps
 from tinyzero_trl.runs.redaction import without_secrets
@@ -113,7 +121,7 @@ class RunRecords:
         `truncated`, `difficulty`; further keys are kept.
         """
         kept = [
-            {"step": step, **{key: _shortened(value) for key, value in sample.items()}}
+            {"step": step, **{key: _cut(value) for key, value in sample.items()}}
             for sample in islice(samples, MOST_SAMPLES)
         ]
         folder = self.path / COMPLETIONS
@@ -235,13 +243,13 @@ def read_run(path: str | os.PathLike[str]) -> Run:
     if config is None:
         raise ValueError(f"{folder} is no run directory: it has no {CONFIG}; give the output_dir of a training run")
     samples = sorted((folder / COMPLETIONS).glob("step_*.jsonl"))
-    evals = checked_figures(folder / EVAL, read_lines(folder / EVAL))  # first: a run that goes on writes them last
+    evals = read_figures(folder / EVAL)  # first: a run that goes on writes them last
     return Run(
         path=folder,
         config=config,
         environment=read_object(folder / ENVIRONMENT) or read_gathered(folder, gathered.ENVIRONMENT) or {},
         summary=read_object(folder / SUMMARY),
-        metrics=checked_figures(folder / METRICS, read_lines(folder / METRICS)),
+        metrics=read_figures(folder / METRICS),
         evals=evals,
         completions=[sample for file in samples for sample in _read_samples(file)],
     )
@@ -271,7 +279,7 @@ def is_finished(path: str | os.PathLike[str]) -> bool:
         return False
 
 
-def _shortened(value: Any) -> Any:
+def _cut(value: Any) -> Any:
     if isinstance(value, str) and len(value) > MOST_CHARACTERS:
         return f"{value[:MOST_CHARACTERS]}\n[{len(value) - MOST_CHARACTERS} characters left out]"
     return value
