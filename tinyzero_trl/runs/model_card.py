@@ -62,7 +62,7 @@ def _facts(run: Run) -> list[tuple[str, Any]]:
         ("window", _window(config)),
         ("prompt template", config.get("prompt_template")),
         ("seed", config.get("seed")),
-        ("code", (run.environment or {}).get("git_commit")),
+        ("code", run.environment.get("git_commit")),
     ]
     if (kept := _kept(run)) is not None:
         first = run.judged_evals[0]

@@ -1,6 +1,5 @@
 """The findings on a terminal."""
 
-import platform
 from collections.abc import Sequence
 
 from rich.console import Console
@@ -15,7 +14,7 @@ def print_findings(findings: Sequence[Finding], console: Console) -> None:
     """Print versions and devices, what works, and the commands that fix the rest."""
     environment = describe_environment()
     versions = "  ".join(f"{name} {found}" for name, found in environment["versions"].items())
-    console.print(f"Python {platform.python_version()}  {versions}")
+    console.print(f"Python {environment['python']}  {versions}")
     console.print(f"{environment['platform']}, {environment['cpu_count']} CPUs, {escape(_devices())}\n")
     table = Table("", "works", "version", "checked, or why not", box=None)
     for found in findings:
