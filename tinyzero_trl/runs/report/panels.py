@@ -133,10 +133,15 @@ def panels_of(groups: Sequence[RunGroup]) -> list[Panel]:
     ]
 
 
+def lines_of(groups: Sequence[RunGroup], *, held_out: bool = False) -> list[dict[str, Any]]:
+    """The lines of all runs, run after run: those of steps, or those of evaluations."""
+    runs = [run for group in groups for run in group.runs.values()]
+    return [line for run in runs for line in (run.evals if held_out else run.metrics)]
+
+
 def _names(groups: Sequence[RunGroup], pattern: str, *, held_out: bool = False) -> list[str]:
     """What the figures of a pattern are named after, where they occur: numbers by size, others by the alphabet."""
-    runs = [run for group in groups for run in group.runs.values()]
-    figures = {figure for run in runs for line in (run.evals if held_out else run.metrics) for figure in line}
+    figures = {figure for line in lines_of(groups, held_out=held_out) for figure in line}
     found = {match.group(1) for figure in figures if (match := re.fullmatch(pattern, figure))}
     return sorted(found, key=lambda name: (not name.isdecimal(), int(name) if name.isdecimal() else 0, name))
 
@@ -166,7 +171,7 @@ def _drift(line: Mapping[str, Any]) -> float | None:
 
 def is_on_policy(groups: Sequence[RunGroup]) -> bool:
     """Whether every update saw only completions of the very policy that it updated: then these figures never move."""
-    lines = [line for group in groups for run in group.runs.values() for line in run.metrics]
+    lines = lines_of(groups)
     off = [
         abs(value - panel.idle)
         for panel in panels_of(groups)

@@ -15,7 +15,7 @@ from tinyzero_trl.runs.records import Run
 from tinyzero_trl.runs.report.compare import Curve, accuracy_curve, final_accuracy
 from tinyzero_trl.runs.report.names import file_slugs
 from tinyzero_trl.runs.report.old_pictures import remove_old_pictures
-from tinyzero_trl.runs.report.panels import Panel, is_on_policy, panels_of
+from tinyzero_trl.runs.report.panels import Panel, is_on_policy, lines_of, panels_of
 from tinyzero_trl.runs.report.run_groups import RunGroup
 from tinyzero_trl.runs.report.style import (
     MUTED,
@@ -245,7 +245,7 @@ def _health(panel: Panel, groups: Sequence[RunGroup], palette: Mapping[str, Look
     points = max(40, _MOST_POINTS // len(groups))  # many lines in one picture need calmer ones
     for (label, figure), style in zip(panel.figures.items(), STYLES * len(panel.figures), strict=False):
         for group in groups:
-            lines = [line for run in group.runs.values() for line in (run.evals if panel.held_out else run.metrics)]
+            lines = lines_of([group], held_out=panel.held_out)
             pairs = [(line["step"], value) for line in lines if (value := figure(line)) is not None]
             if pairs:
                 steps, values = np.array(pairs, dtype=np.float64).T
