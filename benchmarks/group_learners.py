@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from window_learners import between
 
 MAXIMUM = 1024
 GROUP = 8
@@ -102,23 +103,19 @@ def _beta_quantile(mean: NDArray[np.float64], quantile: NDArray[np.float64]) -> 
     return result
 
 
-def _between(start: float, end: float, progress: float) -> float:
-    return start + (end - start) * progress * progress * (3 - 2 * progress)
-
-
 def _demo(progress: float) -> list[PromptType]:
     """Short successes, half of the prompts hopeless: today's demo, which learns to answer more and longer."""
     return [
-        PromptType(0.5, _between(0.2, 0.45, progress), _between(70, 90, progress), 0.5, 0.2, 90, 0.6),
-        PromptType(0.5, 0.0, 1, 0.1, _between(0.5, 0.3, progress), 150, 0.8),
+        PromptType(0.5, between(0.2, 0.45, progress), between(70, 90, progress), 0.5, 0.2, 90, 0.6),
+        PromptType(0.5, 0.0, 1, 0.1, between(0.5, 0.3, progress), 150, 0.8),
     ]
 
 
 def _many(hopeless: PromptType, progress: float) -> list[PromptType]:
     return [
-        PromptType(0.25, _between(0.5, 0.75, progress), 60, 0.4, 0.2, 80, 0.5),
-        PromptType(0.25, _between(0.35, 0.55, progress), 220, 0.35, 0.2, 250, 0.5),
-        PromptType(0.25, _between(0.25, 0.5, progress), _between(650, 550, progress), 0.25, 0.3, 650, 0.4),
+        PromptType(0.25, between(0.5, 0.75, progress), 60, 0.4, 0.2, 80, 0.5),
+        PromptType(0.25, between(0.35, 0.55, progress), 220, 0.35, 0.2, 250, 0.5),
+        PromptType(0.25, between(0.25, 0.5, progress), between(650, 550, progress), 0.25, 0.3, 650, 0.4),
         hopeless,
     ]
 
@@ -135,9 +132,9 @@ def _look_late(progress: float) -> list[PromptType]:
 
 def _emerging(progress: float) -> list[PromptType]:
     """A third of the prompts is hopeless at first, and is answered late in the second half."""
-    hope = _between(0.0, 0.5, max(0.0, 2 * progress - 1))
+    hope = between(0.0, 0.5, max(0.0, 2 * progress - 1))
     return [
-        PromptType(0.65, _between(0.4, 0.6, progress), 80, 0.4, 0.2, 90, 0.5),
+        PromptType(0.65, between(0.4, 0.6, progress), 80, 0.4, 0.2, 90, 0.5),
         PromptType(0.35, hope if hope > 0.01 else 0.0, 500, 0.3, 0.5, 300, 0.6),
     ]
 
@@ -145,8 +142,8 @@ def _emerging(progress: float) -> list[PromptType]:
 def _mostly_easy(progress: float) -> list[PromptType]:
     """Nearly everything is solved, and lengths shrink."""
     return [
-        PromptType(0.8, _between(0.6, 0.95, progress), _between(200, 120, progress), 0.4, 0.3, 220, 0.5),
-        PromptType(0.2, _between(0.3, 0.7, progress), _between(400, 300, progress), 0.3, 0.5, 400, 0.5),
+        PromptType(0.8, between(0.6, 0.95, progress), between(200, 120, progress), 0.4, 0.3, 220, 0.5),
+        PromptType(0.2, between(0.3, 0.7, progress), between(400, 300, progress), 0.3, 0.5, 400, 0.5),
     ]
 
 

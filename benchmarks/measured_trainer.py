@@ -8,7 +8,6 @@ import random
 import resource
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 
 import torch
 from datasets import Dataset
+from gpu.part import now, prompts_of_countdown
 from seen_completions import SeenCompletions
 from transformers import (
     AutoModelForCausalLM,
@@ -32,14 +32,13 @@ from trl import GRPOConfig, GRPOTrainer
 from tinyzero_trl.generation import interception
 from tinyzero_trl.models.names import resolve_model
 from tinyzero_trl.models.toy.tokenizer import build_tokenizer
-from tinyzero_trl.tasks import countdown
 from tinyzero_trl.training.config import AdaptiveGRPOConfig
 from tinyzero_trl.training.trainer import AdaptiveGRPOTrainer
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
     """Train a few steps in this process; seconds and bytes of the measured ones."""
-    lengths, rewards = planned_batch(args)
+    lengths, rewards = planned_batch(args.scenario, args.rows, args.max_completion_length, args.num_generations)
     seen = SeenCompletions()
     trainer = build_trainer(args, seen.recording(rewards))
     parameters = sum(value.numel() for value in trainer.model.parameters())
@@ -51,8 +50,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     peak_bytes = torch.cuda.max_memory_allocated() if on_cuda else peak_resident_bytes()
     rollout_s, step_s = median(clock.rollout_s[1:]), median(clock.step_s[1:])
     tokens = seen.processed_tokens(lengths, rewards, trainer, args.num_generations)
-    # A forward pass costs 2 and a backward pass 4 operations per parameter and token that is not padding.
-    tflops = 6 * parameters * tokens / (step_s - rollout_s) / 1e12
+    tflops = tera_operations(parameters, tokens) / (step_s - rollout_s)
     return {
         "rollout_s": rollout_s,
         "optimize_s": step_s - rollout_s,
@@ -66,16 +64,20 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def planned_batch(args: argparse.Namespace) -> tuple[list[int], list[float]]:
+def planned_batch(scenario: str, rows: int, longest: int, num_generations: int) -> tuple[list[int], list[float]]:
     """Length and reward of each place in the batch."""
-    longest, count = args.max_completion_length, args.rows
-    if args.scenario == "flat":
-        return [longest] * count, [float(place % 2) for place in range(count)]
+    if scenario == "flat":
+        return [longest] * rows, [float(place % 2) for place in range(rows)]
     # Quantiles of an exponential distribution, cut at the maximum: its mean is 0.38 of it.
-    quantiles = [-math.log1p(-(place + 0.5) / count) * 0.42 for place in range(count)]
+    quantiles = [-math.log1p(-(place + 0.5) / rows) * 0.42 for place in range(rows)]
     lengths = [min(longest, max(2, round(quantile * longest))) for quantile in quantiles]
     random.Random(0).shuffle(lengths)
-    return lengths, [float(place % 2 and place // args.num_generations % 2) for place in range(count)]
+    return lengths, [float(place % 2 and place // num_generations % 2) for place in range(rows)]
+
+
+def tera_operations(parameters: int, tokens: float) -> float:
+    """10^12 operations: a forward pass takes 2 and a backward pass 4 for each parameter and token without padding."""
+    return 6 * parameters * tokens / 1e12
 
 
 def trainer_settings(
@@ -111,7 +113,6 @@ def trainer_settings(
 
 
 def build_trainer(args: argparse.Namespace, reward: Callable[..., list[float]]) -> Any:
-
     directory = tempfile.mkdtemp(prefix="against-trl-")
     path = resolve(args.model, directory)
     settings = trainer_settings(
@@ -123,12 +124,10 @@ def build_trainer(args: argparse.Namespace, reward: Callable[..., list[float]]) 
         max_completion_length=args.max_completion_length,
         loss_type=args.loss_type,
     )
-    problems = countdown.generate(args.rows, seed=0)
-    prompts = [countdown.render_prompt(problem, "base") for problem in problems]
     shared: dict[str, Any] = {
         "model": AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32),
         "reward_funcs": reward,
-        "train_dataset": Dataset.from_dict({"prompt": prompts}),
+        "train_dataset": Dataset.from_dict({"prompt": prompts_of_countdown(args.rows)}),
         "processing_class": AutoTokenizer.from_pretrained(path, padding_side="left"),
     }
     if args.worker == "stock":
@@ -142,7 +141,6 @@ def resolve(name: str, directory: str) -> str:
     """A folder or id to load from; untrained weights are written first."""
     if not name.startswith("random:"):
         return resolve_model(name)
-
     width, layers = map(int, name.removeprefix("random:").split("x"))
     tokenizer = build_tokenizer()
     heads = max(1, width // 64)
@@ -206,7 +204,6 @@ class Clock:
     """Seconds of each optimizer step and of the rollout in it."""
 
     def __init__(self, trainer: Any, profile: Path | None) -> None:
-
         self.rollout_s: list[float] = []
         self.step_s: list[float] = []
         roll_out = trainer._generate_and_score_completions
@@ -251,13 +248,6 @@ class Profiler:
         if self.path and self.profile and steps_done > self.after_steps:
             self.profile.__exit__(None, None, None)
             self.path.write_text(self.profile.key_averages().table(sort_by="self_cpu_time_total", row_limit=40))
-
-
-def now() -> float:
-
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter()
 
 
 def resident_bytes() -> int:

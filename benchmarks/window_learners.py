@@ -104,34 +104,34 @@ def _log_logistic_cdf(tokens: np.ndarray, median: np.ndarray | float, shape: flo
     return 1 / (1 + (median / np.maximum(tokens, 1e-9)) ** shape)
 
 
-def _between(start: float, end: float, progress: float) -> float:
+def between(start: float, end: float, progress: float) -> float:
     """A smooth path from start to end."""
     return start + (end - start) * progress * progress * (3 - 2 * progress)
 
 
 def _short_answers(progress: float) -> Learner:
     return Learner(
-        success=_between(0.35, 0.93, progress),
-        success_tokens=_between(220, 120, progress),
-        failure_tokens=_between(400, 200, progress),
-        rambling=_between(0.3, 0.05, progress),
+        success=between(0.35, 0.93, progress),
+        success_tokens=between(220, 120, progress),
+        failure_tokens=between(400, 200, progress),
+        rambling=between(0.3, 0.05, progress),
     )
 
 
 def _long_answers(progress: float) -> Learner:
     return Learner(
-        success=_between(0.4, 0.9, progress),
-        success_tokens=_between(250, 800, progress),
-        failure_tokens=_between(300, 900, progress),
-        rambling=_between(0.1, 0.2, progress),
+        success=between(0.4, 0.9, progress),
+        success_tokens=between(250, 800, progress),
+        failure_tokens=between(300, 900, progress),
+        rambling=between(0.1, 0.2, progress),
     )
 
 
 def _needs_growth(progress: float) -> Learner:
     return Learner(
-        success=_between(0.5, 0.92, progress),
-        success_tokens=_between(700, 600, progress),
-        failure_tokens=_between(800, 700, progress),
+        success=between(0.5, 0.92, progress),
+        success_tokens=between(700, 600, progress),
+        failure_tokens=between(800, 700, progress),
         rambling=0.1,
     )
 
@@ -139,10 +139,10 @@ def _needs_growth(progress: float) -> Learner:
 def _rambling_collapse(progress: float) -> Learner:
     learnt, lost = min(progress / 0.4, 1.0), max((progress - 0.5) / 0.5, 0.0)
     return Learner(
-        success=_between(0.5, 0.9, learnt) - _between(0.0, 0.6, lost),
-        success_tokens=_between(200, 240, learnt),
-        failure_tokens=_between(300, 400, lost),
-        rambling=_between(0.1, 0.8, lost),
+        success=between(0.5, 0.9, learnt) - between(0.0, 0.6, lost),
+        success_tokens=between(200, 240, learnt),
+        failure_tokens=between(300, 400, lost),
+        rambling=between(0.1, 0.8, lost),
     )
 
 

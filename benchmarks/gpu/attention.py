@@ -5,7 +5,8 @@ from typing import Any
 
 import torch
 
-from gpu.part import Size, SkippedError, device, run_part
+from gpu.part import Size, SkippedError, run_part
+from tinyzero_trl.models.loading import default_device
 from tinyzero_trl.models.varlen import kernel_fault
 
 SHAPES = {
@@ -19,9 +20,9 @@ SHAPES = {
 
 def measure(args: argparse.Namespace, size: Size) -> dict[str, Any]:
     """What is wrong for each model; None where nothing is."""
-    if device().type != "cuda":
+    if default_device().type != "cuda":
         raise SkippedError("the kernel needs a CUDA device")
-    return {name: kernel_fault(*shape, torch.bfloat16, device()) for name, shape in SHAPES.items()}
+    return {name: kernel_fault(*shape, torch.bfloat16, default_device()) for name, shape in SHAPES.items()}
 
 
 if __name__ == "__main__":

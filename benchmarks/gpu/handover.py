@@ -9,9 +9,9 @@ import torch
 from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from gpu.part import Size, SkippedError, device, run_part
+from gpu.part import Size, SkippedError, prompts_of_countdown, run_part
+from tinyzero_trl.models.loading import default_device
 from tinyzero_trl.models.names import resolve_model
-from tinyzero_trl.tasks import countdown
 from tinyzero_trl.training.config import AdaptiveGRPOConfig
 from tinyzero_trl.training.trainer import AdaptiveGRPOTrainer
 
@@ -47,10 +47,9 @@ def measure(args: argparse.Namespace, size: Size) -> dict[str, Any]:
     """The gaps around each of three rollouts; the second and third come after steps that moved the weights."""
     if find_spec("vllm") is None:
         raise SkippedError("vLLM is not installed")
-    if device().type != "cuda":
+    if default_device().type != "cuda":
         raise SkippedError("the tests compare vLLM on a CPU")
     path, folder = resolve_model("embedded"), tempfile.mkdtemp(prefix="gpu-check-")
-    problems = countdown.generate(64, seed=0)
     config = AdaptiveGRPOConfig(
         output_dir=folder,
         max_steps=3,
@@ -71,7 +70,7 @@ def measure(args: argparse.Namespace, size: Size) -> dict[str, Any]:
         model=AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32),
         reward_funcs=lambda completion_ids, **_: [float(len(ids) % 2) for ids in completion_ids],
         args=config,
-        train_dataset=Dataset.from_dict({"prompt": [countdown.render_prompt(each, "base") for each in problems]}),
+        train_dataset=Dataset.from_dict({"prompt": prompts_of_countdown(64)}),
         processing_class=AutoTokenizer.from_pretrained(path, padding_side="left"),
     )
     trainer.gaps = []

@@ -7,16 +7,16 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from measured_trainer import Clock, planned_batch, trainer_settings
+from measured_trainer import Clock, planned_batch, tera_operations, trainer_settings
 from seen_completions import SeenCompletions
 from transformers import Qwen2ForCausalLM
 from trl import GRPOConfig, GRPOTrainer, ModelConfig
 
-from gpu.part import Size, device, run_part, untrained
+from gpu.part import Size, prompts_of_countdown, run_part, untrained
 from tinyzero_trl.commands.planning.memory import GIB, RESERVED, Workload, memory_plan
 from tinyzero_trl.commands.planning.shape import model_shape
+from tinyzero_trl.models.loading import default_device
 from tinyzero_trl.models.varlen import TORCH_VARLEN
-from tinyzero_trl.tasks import countdown
 from tinyzero_trl.training.config import AdaptiveGRPOConfig
 from tinyzero_trl.training.trainer import AdaptiveGRPOTrainer
 
@@ -28,14 +28,10 @@ PEAK_TFLOPS = {"H100": 989, "H200": 989, "A100": 312, "L40S": 362, "RTX 4090": 1
 
 def measure(args: argparse.Namespace, size: Size) -> dict[str, Any]:
     """Seconds of a step without its rollout, TFLOP/s, and peak memory beside what `plan` foresees."""
-    lengths, rewards = planned_batch(
-        argparse.Namespace(
-            scenario=args.scenario, rows=size.rows, max_completion_length=size.length, num_generations=GROUP
-        )
-    )
+    lengths, rewards = planned_batch(args.scenario, size.rows, size.length, GROUP)
     config, tokenizer, folder = untrained(size)
     torch.manual_seed(0)
-    with device():
+    with default_device():
         model = Qwen2ForCausalLM(config)
     model.config._name_or_path = folder
     draw = torch.Generator().manual_seed(1)
@@ -47,7 +43,7 @@ def measure(args: argparse.Namespace, size: Size) -> dict[str, Any]:
         return {"prompt_ids": tokenizer(prompts).input_ids, "completion_ids": completions, "logprobs": logprobs}
 
     seen = SeenCompletions()
-    prompts = [countdown.render_prompt(problem, "base") for problem in countdown.generate(size.rows, seed=0)]
+    prompts = prompts_of_countdown(size.rows)
     settings = trainer_settings(
         folder,
         steps=size.steps,
@@ -58,13 +54,11 @@ def measure(args: argparse.Namespace, size: Size) -> dict[str, Any]:
         loss_type="dapo",
     )
     shared: dict[str, Any] = {
-        **{
-            "model": model,
-            "reward_funcs": seen.recording(rewards),
-            "processing_class": tokenizer,
-            "rollout_func": given,
-        },
+        "model": model,
+        "reward_funcs": seen.recording(rewards),
         "train_dataset": Dataset.from_dict({"prompt": prompts}),
+        "processing_class": tokenizer,
+        "rollout_func": given,
     }
     trainer: Any
     if args.trainer == "stock":
@@ -80,8 +74,7 @@ def measure(args: argparse.Namespace, size: Size) -> dict[str, Any]:
     trainer.train()
     seconds = median(step - rollout for step, rollout in zip(clock.step_s[1:], clock.rollout_s[1:], strict=True))
     tokens = seen.processed_tokens(lengths, rewards, trainer, GROUP)
-    # A forward pass costs 2 and a backward pass 4 operations for each parameter and token that is not padding.
-    tflops = 6 * model.num_parameters() * tokens / seconds / 1e12
+    tflops = tera_operations(model.num_parameters(), tokens) / seconds
     prompt_tokens = max(len(ids) for ids in tokenizer(prompts).input_ids)
     return {
         "parameters": model.num_parameters(),

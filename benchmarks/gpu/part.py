@@ -13,6 +13,7 @@ import torch
 from transformers import AutoTokenizer, Qwen2Config
 
 from tinyzero_trl.models.toy.tokenizer import build_tokenizer
+from tinyzero_trl.tasks import countdown
 
 
 class SkippedError(Exception):
@@ -80,11 +81,6 @@ def run_part(describe: str, measure: Callable[[argparse.Namespace, Size], dict[s
     args.out.write_text(json.dumps(result))
 
 
-def device() -> torch.device:
-    """The first CUDA device, or the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
 def untrained(size: Size) -> tuple[Qwen2Config, Any, str]:
     """Configuration and tokenizer of the untrained model, and a new folder that holds both."""
     folder, tokenizer = tempfile.mkdtemp(prefix="gpu-check-"), build_tokenizer()
@@ -93,6 +89,11 @@ def untrained(size: Size) -> tuple[Qwen2Config, Any, str]:
     config.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return config, AutoTokenizer.from_pretrained(folder, padding_side="left"), folder
+
+
+def prompts_of_countdown(count: int) -> list[str]:
+    """Different prompts, the same on every call."""
+    return [str(countdown.render_prompt(problem, "base")) for problem in countdown.generate(count, seed=0)]
 
 
 def now() -> float:

@@ -7,9 +7,9 @@ import torch
 from rollout_engines import length_tokens, most_tokens, transformers_engines, vllm_engine
 from transformers import Qwen2ForCausalLM
 
-from gpu.part import Size, SkippedError, device, now, run_part, untrained
+from gpu.part import Size, SkippedError, now, prompts_of_countdown, run_part, untrained
 from tinyzero_trl.generation.prompts import encode_prompts
-from tinyzero_trl.tasks import countdown
+from tinyzero_trl.models.loading import default_device
 
 ENGINES = {
     "generate": "generate",
@@ -32,15 +32,14 @@ def measure(args: argparse.Namespace, size: Size) -> dict[str, Any]:
     """
     config, tokenizer, folder = untrained(size)
     torch.manual_seed(0)
-    with device():
+    with default_device():
         model: Any = Qwen2ForCausalLM(config)
-    (model.to(torch.bfloat16) if device().type == "cuda" else model).save_pretrained(folder)
+    (model.to(torch.bfloat16) if default_device().type == "cuda" else model).save_pretrained(folder)
     del model
-    if args.engine == "vllm" and device().type != "cuda":
+    if args.engine == "vllm" and default_device().type != "cuda":
         raise SkippedError("vLLM on a CPU is measured by rollout_engines.py, not here")
     started, is_vllm = now(), args.engine == "vllm"
-    prompts = [countdown.render_prompt(problem, "base") for problem in countdown.generate(args.rows, seed=0)]
-    prompt_ids = encode_prompts(tokenizer, prompts)
+    prompt_ids = encode_prompts(tokenizer, prompts_of_countdown(args.rows))
     longest = most_tokens(prompt_ids, args.limit)
     found = vllm_engine(folder, longest) if is_vllm else transformers_engines(folder, tokenizer)
     if not found:

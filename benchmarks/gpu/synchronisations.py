@@ -8,10 +8,10 @@ import torch
 from rollout_engines import Engine, transformers_engines
 from transformers import AutoTokenizer
 
-from gpu.part import Size, SkippedError, device, run_part
+from gpu.part import Size, SkippedError, prompts_of_countdown, run_part
 from tinyzero_trl.generation.prompts import encode_prompts
+from tinyzero_trl.models.loading import default_device
 from tinyzero_trl.models.names import resolve_model
-from tinyzero_trl.tasks import countdown
 
 ROWS, LIMITS = 16, (8, 24)
 """Rows that end between the two limits cost ours a few waits each."""
@@ -19,14 +19,14 @@ ROWS, LIMITS = 16, (8, 24)
 
 def measure(args: argparse.Namespace, size: Size) -> dict[str, Any]:
     """Waits for each token between two limits, with the embedded model."""
-    if device().type != "cuda":
+    if default_device().type != "cuda":
         raise SkippedError(
             "PyTorch counts them on a CUDA device; on a CPU tests/integration/test_synchronisations.py does"
         )
     path = resolve_model("embedded")
     tokenizer = AutoTokenizer.from_pretrained(path, padding_side="left")
-    prompts = [countdown.render_prompt(problem, "base") for problem in countdown.generate(ROWS, seed=0)]
-    engines, prompt_ids = transformers_engines(path, tokenizer), encode_prompts(tokenizer, prompts)
+    engines = transformers_engines(path, tokenizer)
+    prompt_ids = encode_prompts(tokenizer, prompts_of_countdown(ROWS))
     names = {"generate": "generate", "ours": "finished rows leave"}
     return {f"{name}_per_token": per_token(engines[engine], prompt_ids) for name, engine in names.items()}
 

@@ -9,8 +9,9 @@ from typing import Any
 
 from rollout_engines import MEMORY_SHARE
 
-from gpu.part import Size, SkippedError, device, now, run_part
+from gpu.part import Size, SkippedError, now, run_part
 from tinyzero_trl.commands import train
+from tinyzero_trl.models.loading import default_device
 from tinyzero_trl.runs.records import read_run
 
 ENGINES = ("transformers", "continuous", "vllm")
@@ -20,11 +21,11 @@ def measure(args: argparse.Namespace, size: Size) -> dict[str, Any]:
     """Windows, lengths, accuracy and seconds from the records of the run; the first rollout warms up."""
     if args.engine == "vllm" and find_spec("vllm") is None:
         raise SkippedError("vLLM is not installed")
-    if args.engine == "vllm" and device().type != "cuda":
+    if args.engine == "vllm" and default_device().type != "cuda":
         raise SkippedError("vLLM on a CPU is run by the tests")
     folder = Path(tempfile.mkdtemp(prefix="gpu-check-"))
     fields = {**size.train, "output_dir": folder, "report_to": "none", "save_strategy": "no"}
-    fields |= {"use_cpu": device().type != "cuda", "window_strategy": args.strategy}
+    fields |= {"use_cpu": default_device().type != "cuda", "window_strategy": args.strategy}
     fields["engine"] = "vllm" if args.engine == "vllm" else "transformers"
     if args.engine == "continuous":
         fields["use_transformers_continuous_batching"] = True
