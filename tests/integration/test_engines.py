@@ -1,6 +1,5 @@
 """DDP, FSDP2 and ZeRO-1/2/3, launched by the shipped files, end where one process with the same global batch does."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from tests.support.engine_training import MODELS, RESUMED_FROM, SETTINGS, STEPS, train_and_resume
-from tests.support.ranks import launch
+from tests.support.ranks import launch, written_down
 
 RANKS = 2
 TOLERANCE = 1e-5  # of a parameter relative to its largest entry, in fp32
@@ -36,8 +35,7 @@ def distance(some: dict[str, torch.Tensor], others: dict[str, torch.Tensor]) -> 
 @pytest.mark.slow
 def test_fsdp2_in_half_precision_does_not_round_log_probabilities(tmp_path: Path) -> None:
     launch("fsdp2", RANKS, "half_precision_by_ranks", str(tmp_path), precision="bf16")
-    for rank in range(RANKS):
-        seen = json.loads((tmp_path / f"rank_{rank}.json").read_text())
+    for seen in written_down(tmp_path, RANKS):
         assert {of_reference for of_reference, _ in seen} == {True, False}
         assert all(is_whole for _, is_whole in seen), seen
 
@@ -58,7 +56,7 @@ def test_an_engine_trains_and_resumes_as_one_process_does(
 ) -> None:
     launch(way, RANKS, "engine_training", str(tmp_path), *SETTINGS)
     home, expected = alone
-    ranks = [json.loads((tmp_path / f"rank_{rank}.json").read_text()) for rank in range(RANKS)]
+    ranks = written_down(tmp_path, RANKS)
     for name in SETTINGS:
         reference = expected[name]["whole"]
         for seen in ranks:

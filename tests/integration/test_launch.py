@@ -1,6 +1,5 @@
 """The recipe program as users start it: exit status, several processes."""
 
-import json
 import os
 import subprocess
 import sys
@@ -13,6 +12,7 @@ import pytest
 import torch
 from accelerate import DistributedType
 
+from tests.support.ranks import written_down
 from tests.support.training import PROGRAM, ROOT, write_recipe
 from tinyzero_trl.commands import train
 from tinyzero_trl.runs.records import read_run
@@ -184,7 +184,7 @@ def test_two_processes_see_the_same_windows_and_global_figures(tmp_path: Path) -
     launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
     done = call([*launch, "--module", "tests.support.training", str(recipe), str(tmp_path)], ACCELERATE_USE_CPU="1")
     assert done.returncode == 0, done.stderr[-3000:]
-    ranks = [json.loads((tmp_path / f"rank_{rank}.json").read_text()) for rank in range(2)]
+    ranks = written_down(tmp_path, 2)
     assert [seen["ranks"] for seen in ranks] == [2, 2], "a launch that falls back to one process would prove nothing"
     first, second = ([batch for batch in seen["batches"] if batch["training"]] for seen in ranks)
     assert [batch["window"] for batch in first] == [batch["window"] for batch in second]

@@ -1,12 +1,11 @@
 """Rollouts by colocated vLLM, for real: it obeys the window, and it has the policy's weights."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support.ranks import launch
+from tests.support.ranks import launch, written_down
 from tests.support.training import LONGEST, RECIPE, write_recipe
 from tests.support.training import train as train_here
 from tests.support.vllm_server import Server
@@ -21,7 +20,7 @@ def train(workshop: Path, way: str, ranks: int, **overrides: Any) -> list[dict[s
     batch = {"per_device_train_batch_size": 16 // ranks, "per_device_eval_batch_size": 8 // ranks}
     recipe = write_recipe(workshop, **VLLM, **batch, **overrides)
     launch(way, ranks, "vllm_training", str(recipe), str(workshop), TORCH_COMPILE_DISABLE="1")
-    return [json.loads((workshop / f"rank_{rank}.json").read_text()) for rank in range(ranks)]
+    return written_down(workshop, ranks)
 
 
 @pytest.mark.vllm

@@ -4,7 +4,6 @@ Each of `SETTINGS` trains once without a break and once more from the checkpoint
 passes to a micro-batch, and different ones: what an engine exchanges, and when, is what these runs can get wrong.
 """
 
-import json
 import os
 import sys
 from pathlib import Path
@@ -13,6 +12,8 @@ from typing import Any
 from datasets import Dataset
 
 from tests.support.fixed_rollouts import GROUP_SIZE, LONGEST_COMPLETION, PROMPTS, tiny_model_path, tiny_tokenizer
+from tests.support.fsdp_on_cpu import let_cpus_count
+from tests.support.ranks import write_down
 from tests.support.windows_by_ranks import (
     GLOBAL_BATCH,
     MODEL,
@@ -22,7 +23,6 @@ from tests.support.windows_by_ranks import (
     placed,
 )
 from tinyzero_trl import AdaptiveGRPOConfig, AdaptiveGRPOTrainer
-from tinyzero_trl.training.callbacks.safe_points import leave_process_group
 
 STEPS, RESUMED_FROM, ACCUMULATION = 6, 4, 2
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -107,11 +107,6 @@ def train_and_resume(names: list[str], workshop: Path, ranks: int) -> dict[str, 
 
 
 if __name__ == "__main__":
-    if os.environ.get("ACCELERATE_USE_FSDP") == "true":
-        from tests.support.fsdp_on_cpu import let_cpus_count
-
-        let_cpus_count()
-    rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    seen = {"ranks": size, **train_and_resume(sys.argv[2:], Path(sys.argv[1]), size)}
-    Path(sys.argv[1], f"rank_{rank}.json").write_text(json.dumps(seen))
-    leave_process_group()
+    let_cpus_count()
+    folder, size = Path(sys.argv[1]), int(os.environ.get("WORLD_SIZE", 1))
+    write_down({"ranks": size, **train_and_resume(sys.argv[2:], folder, size)}, folder)

@@ -1,6 +1,5 @@
 """Train under FSDP2 in bfloat16; every rank writes down which of its log-probabilities bfloat16 could not hold."""
 
-import json
 import os
 import sys
 from pathlib import Path
@@ -11,9 +10,9 @@ from datasets import Dataset
 
 from tests.support.fixed_rollouts import GROUP_SIZE, LONGEST_COMPLETION, PROMPTS, tiny_tokenizer
 from tests.support.fsdp_on_cpu import let_cpus_count
+from tests.support.ranks import write_down
 from tests.support.windows_by_ranks import GLOBAL_BATCH, MODEL, finished_in_an_odd_number, placed
 from tinyzero_trl import AdaptiveGRPOConfig, AdaptiveGRPOTrainer
-from tinyzero_trl.training.callbacks.safe_points import leave_process_group
 
 PlacedRollouts: Any = placed(AdaptiveGRPOTrainer)
 
@@ -32,12 +31,12 @@ class Watched(PlacedRollouts):
 
 if __name__ == "__main__":
     let_cpus_count()
-    rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    folder, size = Path(sys.argv[1]), int(os.environ["WORLD_SIZE"])
     trainer = Watched(
         MODEL,
         finished_in_an_odd_number,
         AdaptiveGRPOConfig(
-            output_dir=str(Path(sys.argv[1], "run")),
+            output_dir=str(folder / "run"),
             per_device_train_batch_size=GLOBAL_BATCH // size,
             num_generations=GROUP_SIZE,
             max_completion_length=LONGEST_COMPLETION,
@@ -55,5 +54,4 @@ if __name__ == "__main__":
     trainer.seen = []
     trainer.train()
     assert trainer.accelerator.state.fsdp_plugin.mixed_precision_policy.param_dtype == torch.bfloat16
-    Path(sys.argv[1], f"rank_{rank}.json").write_text(json.dumps(trainer.seen))
-    leave_process_group()
+    write_down(trainer.seen, folder)

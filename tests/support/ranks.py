@@ -14,6 +14,7 @@ from tinyzero_trl.training.callbacks.safe_points import leave_process_group
 
 ROOT = Path(__file__).parents[2]
 
+_FILE = "rank_{}.json"
 
 # Colocated vLLM in the process of the tests sets them; a program that is launched later would meet on the same port.
 _OF_THIS_PROCESS = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
@@ -38,6 +39,17 @@ def tell(seen: Any) -> None:
     if PartialState().is_main_process:
         print(json.dumps(everybody), flush=True)
     leave_process_group()
+
+
+def write_down(seen: Any, folder: Path) -> None:
+    """End a rank of `launch`: what it has `seen` goes to a file of its own in `folder`."""
+    (folder / _FILE.format(PartialState().process_index)).write_text(json.dumps(seen))
+    leave_process_group()
+
+
+def written_down(folder: Path, ranks: int) -> list[Any]:
+    """What each rank has given to `write_down`, in their order."""
+    return [json.loads((folder / _FILE.format(rank)).read_text()) for rank in range(ranks)]
 
 
 def launch(way: str, ranks: int, name: str, *arguments: str, precision: str = "no", **environment: str) -> None:

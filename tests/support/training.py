@@ -1,6 +1,5 @@
 """A short run of the recipe program on a random model, with everything that each rank saw; runs under torchrun too."""
 
-import json
 import sys
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
@@ -10,15 +9,14 @@ from unittest.mock import patch
 
 import yaml
 
+from tests.support.ranks import ROOT, write_down
 from tests.support.tiny_models import save_tiny_model, write_problems
 from tinyzero_trl import AdaptiveGRPOTrainer
 from tinyzero_trl.runs import report
 from tinyzero_trl.tasks import countdown
 from tinyzero_trl.training import run
-from tinyzero_trl.training.callbacks.safe_points import leave_process_group
 from tinyzero_trl.training.recipe.parser import parse_recipe
 
-ROOT = Path(__file__).parents[2]
 PROGRAM = ROOT / "recipes" / "countdown_adaptive.py"
 LONGEST = 24
 SMALL_STEPS = {"window_growth_delta": 4, "window_shrink_delta": 4, "window_min_samples": 2}
@@ -142,7 +140,5 @@ def train(
 
 if __name__ == "__main__":
     watched = train(Path(sys.argv[1]))
-    rank = watched.accelerator.process_index
     seen = {"ranks": watched.accelerator.num_processes, "batches": [asdict(batch) for batch in watched.batches]}
-    Path(sys.argv[2], f"rank_{rank}.json").write_text(json.dumps(seen))
-    leave_process_group()
+    write_down(seen, Path(sys.argv[2]))

@@ -4,8 +4,6 @@ Around each rollout the engine is asked what it thinks of completions that it wr
 same: before TRL hands the weights over the two differ, afterwards they must not.
 """
 
-import json
-import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -15,7 +13,8 @@ import torch
 from torch.distributed.fsdp import FSDPModule
 
 from tests.support import training
-from tinyzero_trl.training.callbacks.safe_points import leave_process_group
+from tests.support.fsdp_on_cpu import let_cpus_count
+from tests.support.ranks import write_down
 
 VLLM = {"use_vllm": True, "vllm_mode": "colocate", "vllm_max_model_length": 160, "eval_steps": 2, "max_steps": 4}
 
@@ -59,11 +58,6 @@ def results(trainer: Any) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    if os.environ.get("ACCELERATE_USE_FSDP") == "true":
-        from tests.support.fsdp_on_cpu import let_cpus_count
-
-        let_cpus_count()
+    let_cpus_count()
     trainer = training.train(Path(sys.argv[1]), ComparedTrainer)
-    rank_file = Path(sys.argv[2], f"rank_{trainer.accelerator.process_index}.json")
-    rank_file.write_text(json.dumps(results(trainer)))
-    leave_process_group()
+    write_down(results(trainer), Path(sys.argv[2]))
