@@ -114,6 +114,11 @@ def shortened(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
+def file_on_path(folder: Path) -> Path | None:
+    """The file that stands where a folder, or one that holds it, would have to be; None if the folder can be made."""
+    return next((each for each in (folder, *folder.parents) if each.is_file()), None)
+
+
 @contextmanager
 def replacing(file: Path) -> Iterator[Path]:
     """Replace `file` in one step: whoever reads it sees the old content or the new, never a part.

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tinyzero_trl.runs.files import read_mapping, shortened
+from tinyzero_trl.runs.files import file_on_path, read_mapping, shortened
 from tinyzero_trl.runs.records import ARGUMENTS
 from tinyzero_trl.runs.redaction import SECRET_FIELDS
 from tinyzero_trl.training.recipe.shipped import RECIPES, advice_for_recipe, find_launch_file, find_recipe, path_of
@@ -169,7 +169,7 @@ def _seeds(seeds: Any, field: str) -> list[int]:
 def _output(output: Any) -> Path:
     if not isinstance(output, str) or not output:
         raise ValueError(f"output = {output!r} is no folder; name one, such as runs/windows")
-    if (file := next((each for each in (Path(output), *Path(output).parents) if each.is_file()), None)) is not None:
+    if (file := file_on_path(Path(output))) is not None:
         raise ValueError(f"output = {output!r}: {str(file)!r} is a file; name a folder")
     return Path(output)
 

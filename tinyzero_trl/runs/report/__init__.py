@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
 
-from tinyzero_trl.runs.files import printable, write_atomically
+from tinyzero_trl.runs.files import file_on_path, printable, write_atomically
 from tinyzero_trl.runs.records import CONFIG, EVAL, METRICS
 from tinyzero_trl.runs.report.compare import compare
 from tinyzero_trl.runs.report.page import notes_of_records, render_page
@@ -89,7 +89,7 @@ def write_loaded(
     folder = Path(out)
     if any((folder / name).exists() for name in (CONFIG, EVAL, METRICS, f"{EVAL}.gz", f"{METRICS}.gz")):
         raise ValueError(f"out = {folder} is a run directory, whose summary.json would be lost; give another folder")
-    if (file := next((each for each in (folder, *folder.parents) if each.is_file()), None)) is not None:
+    if (file := file_on_path(folder)) is not None:
         raise ValueError(f"out = {folder}: {file} is a file; name a folder")
     reference = choose_baseline(loaded.groups, baseline, {*loaded.labels, *loaded.labels.values()})
     outcomes = compare(loaded.groups, reference)
