@@ -61,7 +61,7 @@ def _joined(numbers: Any, draw: random.Random) -> str:
     return text
 
 
-def compare(count: int, seed: int = 0) -> dict[str, Any]:
+def compare(count: int, seed: int) -> dict[str, Any]:
     """Score `count` expressions with both.
 
     Returns:

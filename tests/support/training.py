@@ -2,7 +2,7 @@
 
 import sys
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -67,12 +67,12 @@ class Batch:
     window: int  # the policy's
     engine_limit: int  # the generator's
     normaliser: int  # the loss's
-    prompts: list[str] = field(default_factory=list)
-    ids: list[list[int]] = field(default_factory=list)
-    lengths: list[int] = field(default_factory=list)
-    truncated: list[bool] = field(default_factory=list)
-    rewards: list[float] = field(default_factory=list)
-    operands: list[int] = field(default_factory=list)
+    prompts: list[str]
+    ids: list[list[int]]
+    lengths: list[int]
+    truncated: list[bool]
+    rewards: list[float]
+    operands: list[int]
 
 
 class WatchedTrainer(AdaptiveGRPOTrainer):

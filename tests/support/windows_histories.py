@@ -31,13 +31,13 @@ def observed(step: int, window: int, batch: Sequence[Wanted]) -> RolloutObservat
     )
 
 
-def random_history(rollouts: int, completions: int, seed: int, longest: int = 300) -> list[list[Wanted]]:
+def random_history(rollouts: int, completions: int, seed: int) -> list[list[Wanted]]:
     """Batches in groups of four; one completion in ten rambles."""
     generator = random.Random(seed)
     return [
         [
             Wanted(
-                generator.randint(1, longest) if generator.random() < 0.9 else None,
+                generator.randint(1, 300) if generator.random() < 0.9 else None,
                 generator.random() < 0.6,
                 index // 4,
             )

@@ -12,6 +12,8 @@ from tinyzero_trl.models.toy.warmstart import runs_on_gpu
 from tinyzero_trl.tasks import get_task
 from tinyzero_trl.windows.outcomes import is_success
 
+_PROBLEMS = 512  # of each task, at most
+
 
 @dataclass(frozen=True)
 class HeldOut:
@@ -24,17 +26,17 @@ class HeldOut:
     truncated_frac: float
 
 
-def held_out(model_path: str | Path, curriculum: Curriculum, *, problems: int = 512) -> list[HeldOut]:
+def held_out(model_path: str | Path, curriculum: Curriculum) -> list[HeldOut]:
     """Measure a model on the first held-out problems of each of its tasks."""
     model: Any = AutoModelForCausalLM.from_pretrained(model_path, trust_remote_code=False)
     if runs_on_gpu(curriculum):
         model.to("cuda")
     tokenizer = AutoTokenizer.from_pretrained(model_path, trust_remote_code=False)
-    return [_held_out(model, tokenizer, task, problems, curriculum.max_completion_length) for task in curriculum.tasks]
+    return [_held_out(model, tokenizer, task, curriculum.max_completion_length) for task in curriculum.tasks]
 
 
-def _held_out(model: Any, tokenizer: Any, task: TraceTask, problems: int, max_completion_length: int) -> HeldOut:
-    made, asked = get_task(task.name), [problem.example for problem in task.split[1][:problems]]
+def _held_out(model: Any, tokenizer: Any, task: TraceTask, max_completion_length: int) -> HeldOut:
+    made, asked = get_task(task.name), [problem.example for problem in task.split[1][:_PROBLEMS]]
     completions = generate_completions(
         model,
         tokenizer,

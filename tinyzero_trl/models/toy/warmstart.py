@@ -93,7 +93,7 @@ def tokenized(rows: dict[str, list[str]], *, tokenizer: PreTrainedTokenizerFast)
     }
 
 
-def warm_start(out: str | Path, curriculum: Curriculum, *, seed: int = 0, show_progress: bool = True) -> Path:
+def warm_start(out: str | Path, curriculum: Curriculum, *, seed: int = 0, show_progress: bool) -> Path:
     """Train a model from scratch and save model and tokenizer to `out`; another model that is there is moved aside.
 
     Args:

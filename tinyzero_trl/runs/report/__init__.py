@@ -67,7 +67,7 @@ def write_loaded(
     loaded: LoadedRuns,
     out: StrPath,
     *,
-    baseline: str | None = None,
+    baseline: str | None,
     more_plots: Sequence[Path] = (),
     reload_s: int | None = None,
 ) -> Path:

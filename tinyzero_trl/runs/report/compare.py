@@ -67,8 +67,8 @@ class Outcome:
     began_at_target: int
     tokens: float
     elapsed_s: float
-    not_compared: tuple[str, ...] = ()
-    same_devices: bool = True
+    not_compared: tuple[str, ...]
+    same_devices: bool
 
 
 def accuracy_curve(run: Run) -> Curve:

@@ -34,7 +34,7 @@ def render_page(
     baseline: RunGroup,
     outcomes: Sequence[Outcome],
     pictures: Sequence[Picture],
-    reload_s: int | None = None,
+    reload_s: int | None,
 ) -> str:
     """The whole page as text; the template escapes every string that comes from a run.
 

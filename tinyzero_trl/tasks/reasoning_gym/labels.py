@@ -8,7 +8,7 @@ _MOST_VALUES = 10  # of a whole number, each a label of its own; with more there
 _RANGES = 5
 
 
-def difficulty_label(metadata: Mapping[str, Any], chosen: str = "") -> str:
+def difficulty_label(metadata: Mapping[str, Any], chosen: str) -> str:
     """The label of an example.
 
     `metadata["difficulty"]` says what the configuration varies, most often as (low, high), and `metadata` holds what
@@ -17,7 +17,7 @@ def difficulty_label(metadata: Mapping[str, Any], chosen: str = "") -> str:
 
     Args:
         metadata: of an entry.
-        chosen: name of an entry of the metadata to take instead.
+        chosen: name of an entry of the metadata to take instead; empty for the first usable one.
 
     Returns:
         The label; empty where the metadata has none.
