@@ -26,8 +26,10 @@ from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM,
 from trl import ModelConfig
 
 from tinyzero_trl import AdaptiveGRPOConfig, AdaptiveGRPOTrainer
+from tinyzero_trl.runs.checkpoints import TRAINER_STATE, step_of
 from tinyzero_trl.runs.environment import describe_environment
 from tinyzero_trl.runs.files import write_atomically
+from tinyzero_trl.runs.records import COMPLETIONS, METRICS
 from tinyzero_trl.runs.report import write_report
 from tinyzero_trl.tasks.config import TaskConfig
 from tinyzero_trl.training.run import start_run
@@ -129,11 +131,11 @@ def train(folder: Path, rollouts: int, strategy: str) -> list[dict[str, float]]:
 
 def sizes(run: Path) -> dict[str, Any]:
     """Bytes of what a run writes, and of the trainer state in each of its checkpoints."""
-    states = {int(file.parent.name.split("-")[1]): file.stat().st_size for file in run.glob("*/trainer_state.json")}
+    states = {step_of(file.parent): file.stat().st_size for file in run.glob(f"*/{TRAINER_STATE}")}
     return {
         "trainer_state_bytes": [states[step] for step in sorted(states)],
-        "metrics_bytes": (run / "metrics.jsonl").stat().st_size,
-        "completions_bytes": sum(file.stat().st_size for file in (run / "completions").iterdir()),
+        "metrics_bytes": (run / METRICS).stat().st_size,
+        "completions_bytes": sum(file.stat().st_size for file in (run / COMPLETIONS).iterdir()),
     }
 
 

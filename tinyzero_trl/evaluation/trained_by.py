@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from tinyzero_trl.generation.sampling import other_sampling, recipe_stop_strings, recipe_stop_tokens
 from tinyzero_trl.runs.files import read_mapping, shortened, text_of
 from tinyzero_trl.runs.json_lines import read_object
-from tinyzero_trl.runs.records import CONFIG, ENVIRONMENT, success_threshold_of
+from tinyzero_trl.runs.records import CONFIG, ENVIRONMENT, EXAMPLES, success_threshold_of
 from tinyzero_trl.tasks import Example
 from tinyzero_trl.tasks.config import EVAL_SIZE, GENERATE, TaskConfig, alternatives, config_class, task_config
 from tinyzero_trl.tasks.datasets import digest_of_rows, to_dataset
@@ -182,7 +182,7 @@ class TrainedBy:
         splits = load_splits(task)
         if self.file is None or task.dataset == GENERATE:
             return splits
-        noted = (read_object(self.file.parent / ENVIRONMENT) or {}).get("examples") or {}
+        noted = (read_object(self.file.parent / ENVIRONMENT) or {}).get(EXAMPLES) or {}
         template = self._checked("prompt_template", (str,), task.prompt_template)
         made, examples = task.make_task(), {"train": splits.train, "held_out": splits.held_out}
         for name in (each for each in checked if each in noted):
