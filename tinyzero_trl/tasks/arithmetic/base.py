@@ -121,6 +121,12 @@ class ArithmeticTask(Task):
         )
 
 
+def check_parts(field: str, parts: Sequence[int], least: int, most: int, noun: str = "counts") -> None:
+    """Raise ValueError unless `equal_shares` can take `parts`: one or more, all different, each from least to most."""
+    if not parts or len(set(parts)) != len(parts) or not all(least <= part <= most for part in parts):
+        raise ValueError(f"{field}: {list(parts)} must be one or more different {noun} from {least} to {most}")
+
+
 def equal_shares(count: int, parts: Sequence[int]) -> Iterator[tuple[int, int]]:
     """Every part with its share of `count`; the first ones take the remainder."""
     each, remainder = divmod(count, len(parts))

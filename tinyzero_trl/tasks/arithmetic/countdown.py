@@ -7,7 +7,7 @@ from itertools import combinations_with_replacement
 from math import comb
 
 from tinyzero_trl.tasks import prompts
-from tinyzero_trl.tasks.arithmetic.base import ArithmeticTask, equal_shares
+from tinyzero_trl.tasks.arithmetic.base import ArithmeticTask, check_parts, equal_shares
 from tinyzero_trl.tasks.arithmetic.expression import ExpressionError, evaluate, literals, parse
 from tinyzero_trl.tasks.arithmetic.problem import MAX_INTEGER, Problem, ProblemKey, to_problem
 from tinyzero_trl.tasks.arithmetic.solver import natural_values
@@ -132,8 +132,7 @@ class Countdown(ArithmeticTask):
 
 
 def _check_ranges(operands: Sequence[int], min_number: int, max_number: int, min_target: int, max_target: int) -> None:
-    if not operands or len(set(operands)) != len(operands) or not all(2 <= n <= 6 for n in operands):
-        raise ValueError(f"operands: {list(operands)} must be one or more different counts from 2 to 6")
+    check_parts("operands", operands, 2, 6)
     if not 1 <= min_number <= max_number <= MAX_INTEGER:
         raise ValueError(
             f"min_number, max_number: {min_number}, {max_number} must satisfy 1 <= min <= max <= {MAX_INTEGER}"

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from tinyzero_trl.tasks import prompts
 from tinyzero_trl.tasks.arithmetic import problem as arithmetic
-from tinyzero_trl.tasks.arithmetic.base import ArithmeticTask, equal_shares
+from tinyzero_trl.tasks.arithmetic.base import ArithmeticTask, check_parts, equal_shares
 from tinyzero_trl.tasks.arithmetic.multiplication import score
 from tinyzero_trl.tasks.arithmetic.problem import Problem, ProblemKey
 from tinyzero_trl.tasks.registry import register_task
@@ -81,8 +81,7 @@ def generate(
         ValueError: if an argument is out of bounds, or fewer problems exist than are wanted.
     """
     check_count_and_seed(count, seed)
-    if not steps or len(set(steps)) != len(steps) or not all(1 <= n <= MAX_STEPS for n in steps):
-        raise ValueError(f"steps: {list(steps)} must be one or more different numbers from 1 to {MAX_STEPS}")
+    check_parts("steps", steps, 1, MAX_STEPS, noun="numbers")
     for name, largest in (("largest_start", largest_start), ("largest_step", largest_step)):
         if not 1 <= largest <= MAX_NUMBER:
             raise ValueError(f"{name}: {largest} must be from 1 to {MAX_NUMBER}")

@@ -8,7 +8,7 @@ from math import isqrt, prod
 
 from tinyzero_trl.tasks import prompts
 from tinyzero_trl.tasks.arithmetic import problem as arithmetic
-from tinyzero_trl.tasks.arithmetic.base import ArithmeticTask, equal_shares
+from tinyzero_trl.tasks.arithmetic.base import ArithmeticTask, check_parts, equal_shares
 from tinyzero_trl.tasks.arithmetic.problem import Problem, ProblemKey
 from tinyzero_trl.tasks.registry import register_task
 from tinyzero_trl.tasks.task import CORRECT, Score, check_count_and_seed, extract_answer, wrong
@@ -91,8 +91,7 @@ def generate(
         ValueError: if an argument is out of bounds, or fewer problems exist than are wanted.
     """
     check_count_and_seed(count, seed)
-    if not digits or len(set(digits)) != len(digits) or not all(1 <= n <= MAX_DIGITS for n in digits):
-        raise ValueError(f"digits: {list(digits)} must be one or more different counts from 1 to {MAX_DIGITS}")
+    check_parts("digits", digits, 1, MAX_DIGITS)
     rng = random.Random(seed)
     excluded = frozenset(exclude)
     problems: list[Problem] = []
