@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tinyzero_trl.models.names import resolve_model
+from tinyzero_trl.models.names import is_path, resolve_model
 from tinyzero_trl.models.toy import SHIPPED
 from tinyzero_trl.runs.json_lines import read_object
 
@@ -26,10 +26,9 @@ def base_of_adapter(path: str) -> str | None:
         raise ValueError(f"model: {str(adapter)!r} names no base_model_name_or_path; copy the adapter's folder whole")
     if not (folder / WEIGHTS).is_file():
         raise ValueError(f"model: {path!r} is an adapter without {WEIGHTS}; save it anew in that format")
-    is_folder = base.startswith((".", "/", "~")) or base.count("/") > 1
     if Path(base).expanduser().is_dir():
         return str(Path(base).expanduser())
-    if not is_folder:
+    if not is_path(base):
         return base
     beside = folder.absolute().parent / Path(base).name
     if beside.is_dir():

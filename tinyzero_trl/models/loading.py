@@ -24,6 +24,7 @@ from transformers.utils import logging as transformers_logging
 
 from tinyzero_trl.models import gguf
 from tinyzero_trl.models.adapters import base_of_adapter
+from tinyzero_trl.models.names import is_path
 from tinyzero_trl.models.softcap import attention_with_softcap
 from tinyzero_trl.runs.checkpoints import checkpoint_to_resume
 from tinyzero_trl.runs.files import first_line_of
@@ -230,8 +231,7 @@ def load(loader: Callable[..., Any], path: str, **settings: Any) -> Any:
         ValueError: whatever the loader raises: a damaged folder may bring about anything.
     """
     remedy = _remedy(path)
-    is_path = not path or path.startswith((".", "/", "~")) or path.count("/") > 1 or Path(path).is_file()
-    if is_path and not Path(path or "?").is_dir():
+    if (not path or is_path(path) or Path(path).is_file()) and not Path(path or "?").is_dir():
         raise ValueError(f"model: {path!r} is no folder; {remedy}")
     _check_finished(path)
     try:

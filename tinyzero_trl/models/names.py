@@ -25,6 +25,11 @@ def resolve_model(name: str) -> str:
     return str(gguf.unpack(path)) if gguf.is_gguf(path) else path
 
 
+def is_path(name: str) -> bool:
+    """Whether a name can be that of a file or folder alone: a Hub id is one word, or an owner and a word."""
+    return name.startswith((".", "/", "~")) or name.count("/") > 1
+
+
 def name_of(path: str) -> str:
     """The name of the shipped model whose folder this is; any other path or Hub id as it is."""
     return next((name for name, folder in SHIPPED.items() if Path(path) == folder), path)
