@@ -9,7 +9,8 @@ from transformers import AutoModelForCausalLM
 from trl import ModelConfig, get_peft_config
 
 from tinyzero_trl.models.loading import SAFE, load
-from tinyzero_trl.runs.files import read_mapping, shortened, text_of
+from tinyzero_trl.runs.files import shortened, text_of
+from tinyzero_trl.runs.json_lines import read_object
 
 _OF_FIELDS = {
     "dtype": "dtype",
@@ -85,7 +86,7 @@ def check_continued_adapter(path: str, model: ModelConfig) -> None:
     """
     if not model.use_peft:
         return
-    saved = read_mapping(Path(path) / "adapter_config.json")  # JSON is YAML
+    saved = read_object(Path(path) / "adapter_config.json") or {}
     for name, value in (("lora_r", saved.get("r")), ("lora_alpha", saved.get("lora_alpha"))):
         if getattr(model, name) != value:
             raise ValueError(

@@ -172,8 +172,7 @@ def check_architecture(checkpoint: str, model_config: Any, window_strategy: str)
     folder = Path(checkpoint)
     found: dict[str, Any] = {"window_strategy": _saved_strategy(folder)}
     wanted: dict[str, Any] = {"window_strategy": window_strategy}
-    if (folder / "config.json").is_file():
-        saved = read_mapping(folder / "config.json")  # JSON is YAML
+    if saved := read_object(folder / "config.json"):
         found |= {name: saved.get(name) for name in _ARCHITECTURE}
         wanted |= {name: getattr(model_config, name, None) for name in _ARCHITECTURE}
     for name, value in found.items():
