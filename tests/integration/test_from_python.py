@@ -229,6 +229,27 @@ def test_data_without_prompts_is_refused_before_the_first_rollout(tmp_path: Path
         trainer(tmp_path, evaluated={"a": Dataset.from_dict({"prompt": PROMPTS}), "b": questions})
 
 
+@pytest.mark.parametrize("name", ["prompts", "completions"])
+def test_a_column_with_the_name_of_an_argument_of_reward_functions_is_refused(tmp_path: Path, name: str) -> None:
+    """TRL ends with a TypeError once the first rollout is sampled, or the first evaluation."""
+    taken, said = {name: PROMPTS}, rf"a column has the name '{name}', under which reward functions get the {name} of"
+    with pytest.raises(ValueError, match=rf"^train_dataset: {said}"):
+        trainer(tmp_path, taken)
+    with pytest.raises(ValueError, match=rf"^eval_dataset: {said}"):
+        trainer(tmp_path, evaluated=Dataset.from_dict({"prompt": PROMPTS, **taken}))
+    trainer(tmp_path, taken, remove_unused_columns=True).train()
+
+
+@pytest.mark.parametrize("prompts", [[{"role": "user", "content": text} for text in PROMPTS], [[1, 2, 3]] * 4])
+def test_a_prompt_that_is_neither_text_nor_messages_is_refused(tmp_path: Path, prompts: list[Any]) -> None:
+    """Such as one message without its list, which TRL gives to the tokenizer."""
+    said = r"a prompt is .*; give text, or a list of messages with role and content$"
+    with pytest.raises(ValueError, match=rf"^train_dataset: {said}"):
+        trainer(tmp_path, {"prompt": prompts})
+    with pytest.raises(ValueError, match=rf"^eval_dataset: {said}"):
+        trainer(tmp_path, evaluated=Dataset.from_dict({"prompt": prompts}))
+
+
 @pytest.mark.slow
 def test_columns_and_reward_functions_may_be_anything(tmp_path: Path) -> None:
     columns = {"difficulty": ["easy", "hard", "easy", "hard"], "index": [7, 7, 8, 8]}

@@ -7,6 +7,7 @@ from typing import Any
 
 from accelerate.logging import get_logger
 from datasets import Dataset
+from torch import nn
 from transformers import PreTrainedTokenizerBase
 from trl import GRPOConfig
 
@@ -148,21 +149,49 @@ def check_datasets(trainer: Any, train_dataset: Any) -> None:
         train_dataset: as it was given.
 
     Raises:
-        ValueError: no column `prompt`, or what `check_train_dataset` refuses.
+        ValueError: no column `prompt`, prompts that TRL cannot read, a column whose name is taken, or what
+            `check_train_dataset` refuses.
     """
-    if trainer.environment_factories is None:
-        held_out = trainer.eval_dataset
-        sets = held_out if isinstance(held_out, dict) else {"": held_out}
-        named = {f"eval_dataset[{name!r}]" if name else "eval_dataset": each for name, each in sets.items()}
-        for field, each in {"train_dataset": train_dataset, **named}.items():
-            columns = getattr(each, "column_names", None)  # None in some streams, too
-            if columns is not None and "prompt" not in columns:
-                raise ValueError(
-                    f"{field}: there is no column 'prompt' among {', '.join(columns) or 'none'}; rename the one that "
-                    "holds the prompts"
-                )
+    held_out = trainer.eval_dataset
+    sets = held_out if isinstance(held_out, dict) else {"": held_out}
+    named = {f"eval_dataset[{name!r}]" if name else "eval_dataset": each for name, each in sets.items()}
+    for field, each in {"train_dataset": train_dataset, **named}.items():
+        if (columns := getattr(each, "column_names", None)) is None:  # as in some streams, too
+            continue
+        if trainer.environment_factories is None and "prompt" not in columns:
+            raise ValueError(
+                f"{field}: there is no column 'prompt' among {', '.join(columns) or 'none'}; rename the one that "
+                "holds the prompts"
+            )
+        _check_names(field, columns, trainer)
+        if trainer.rollout_func is None:
+            _check_form(field, each)
     check_train_dataset(train_dataset, tokenizer_of(trainer), trainer.model.config, trainer.args)
     warn_of_equal_labels(train_dataset, trainer.args.window_config(), trainer.args)
+
+
+def _check_names(field: str, columns: Sequence[str], trainer: Any) -> None:
+    """Reward functions get the columns beside the prompts and completions of a rollout, all by name."""
+    if trainer.args.remove_unused_columns or all(isinstance(each, nn.Module) for each in trainer.reward_funcs):
+        return
+    for name in filter(columns.__contains__, ("prompts", "completions")):
+        raise ValueError(
+            f"{field}: a column has the name {name!r}, under which reward functions get the {name} of a rollout; "
+            "rename the column, or remove it"
+        )
+
+
+def _check_form(field: str, dataset: Any) -> None:
+    """The first prompt is text or a list of messages; the others of a data set have the same type."""
+    if not isinstance(dataset, Dataset) or dataset.format["type"] == "custom" or "prompt" not in dataset.column_names:
+        return
+    for row in dataset.with_format(None).select_columns("prompt").take(min(1, len(dataset))):
+        prompt = row["prompt"]
+        is_list_of_messages = isinstance(prompt, list) and all(isinstance(each, dict) for each in prompt)
+        if prompt is not None and not isinstance(prompt, str) and not is_list_of_messages:
+            raise ValueError(
+                f"{field}: a prompt is {shortened(prompt)}; give text, or a list of messages with role and content"
+            )
 
 
 def check_train_dataset(dataset: Any, tokenizer: Any, model_config: Any, training: AdaptiveGRPOConfig) -> None:
