@@ -4,6 +4,7 @@ import json
 import re
 import shlex
 import signal
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -203,6 +204,13 @@ def test_what_cannot_be_trained_is_refused_before_the_first_rollout(tmp_path: Pa
         trainer(tmp_path, optimizers=(another, None))
     model = build_model(build_tokenizer())
     trainer(tmp_path, model=model, optimizers=(torch.optim.SGD(model.parameters(), lr=0.1), None))
+
+
+@pytest.mark.parametrize("mode", ["colocate", "server"])
+def test_vllm_that_is_not_there_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
+    monkeypatch.setitem(sys.modules, "vllm", None)
+    with pytest.raises(ValueError, match=r"^use_vllm: true, but vllm cannot be imported .*; pip install 'tinyzero-trl"):
+        trainer(tmp_path, use_vllm=True, vllm_mode=mode)
 
 
 def test_too_few_examples_and_too_little_room_are_found_as_in_recipes(

@@ -24,6 +24,7 @@ from tinyzero_trl.models.loading import give_end_token, load_generation_config
 from tinyzero_trl.models.varlen import sampling_attention
 from tinyzero_trl.replacing import replaced
 from tinyzero_trl.training.config import AdaptiveGRPOConfig
+from tinyzero_trl.training.preflight.mappings import check_vllm_sampling
 from tinyzero_trl.training.preflight.model import check_kept_precision
 from tinyzero_trl.training.preflight.stages import check_stage_model, check_stage_settings
 from tinyzero_trl.training.rollout.completion_ends import CompletionEnds
@@ -37,11 +38,12 @@ _Run = Callable[[Engine, int], SampledBatch]
 
 
 def prepare_engine(args: AdaptiveGRPOConfig, model: Any, processing_class: Any) -> None:
-    """What must be set before TRL builds the engine: an end token, and vLLM adapts to CPUs.
+    """What must be there before TRL builds the engine: vLLM where it is asked for, adapted to CPUs, and an end token.
 
     Raises:
-        ValueError: there is no end token.
+        ValueError: there is no end token, or no vLLM, or vLLM refuses `generation_kwargs`.
     """
+    check_vllm_sampling(args)
     if processing_class is not None:
         own = load_generation_config(model) if isinstance(model, str) else model.generation_config
         give_end_token(getattr(processing_class, "tokenizer", processing_class), own)
