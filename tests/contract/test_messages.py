@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 import hatch_build
-from tinyzero_trl.runs import pages
+from tinyzero_trl import messages
 from tinyzero_trl.training.recipe import shipped
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "tinyzero_trl"
 OF_THE_CHECKOUT = re.compile(r"\b(?:docs|recipes|configs|benchmarks|tests|results)/\w|\b[\w-]+\.md\b|pip install -e")
 LOOKED_UP = {
-    "runs/pages.py": "finds pages",
+    "messages.py": "finds pages",
     "runs/earlier.py": "moves README.md",
     "runs/model_card.py": "writes README.md",
     "training/recipe/shipped.py": "finds recipes and launch files",
@@ -57,18 +57,18 @@ def test_every_page_that_is_named_is_there() -> None:
     }
     assert {"files.md", "tasks.md"} <= named
     for name in named:
-        assert pages.page(name) == f"docs/{name}"
+        assert messages.page(name) == f"docs/{name}"
 
 
 def test_a_page_is_found_without_a_checkout(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(pages, "_CHECKOUT", tmp_path)
+    monkeypatch.setattr(messages, "_CHECKOUT", tmp_path)
     links = [f"{label}, {address}" for label, address in hatch_build.links("https://a.example/b").items()]
     installed = metadata.metadata("trl")
-    monkeypatch.setattr(pages, "metadata", lambda _: installed)
+    monkeypatch.setattr(messages, "metadata", lambda _: installed)
     monkeypatch.setattr(installed, "get_all", lambda _: links)
-    assert pages.page("tasks.md") == "https://a.example/b/tree/main/docs/tasks.md"
+    assert messages.page("tasks.md") == "https://a.example/b/tree/main/docs/tasks.md"
     monkeypatch.setattr(installed, "get_all", lambda _: None)
-    assert pages.page("tasks.md") == "docs/tasks.md in the repository of tinyzero-trl"
+    assert messages.page("tasks.md") == "docs/tasks.md in the repository of tinyzero-trl"
 
 
 def test_a_shipped_file_is_named_from_the_working_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from tinyzero_trl.runs import environment
-from tinyzero_trl.runs.files import read_mapping, write_atomically
+from tinyzero_trl.runs.files import write_atomically
 from tinyzero_trl.runs.gathered import gather
 from tinyzero_trl.runs.json_lines import read_lines
 from tinyzero_trl.runs.records import (
@@ -24,6 +24,7 @@ from tinyzero_trl.runs.records import (
     name_of_folder,
     read_run,
 )
+from tinyzero_trl.runs.strict_yaml import read_mapping
 
 
 @pytest.fixture

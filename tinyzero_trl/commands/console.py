@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
-from tinyzero_trl.runs.files import printable, text_of
+from tinyzero_trl.messages import printable, text_of
 from tinyzero_trl.runs.redaction import without_secrets, words_without_secrets
 
 

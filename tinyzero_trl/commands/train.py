@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from tinyzero_trl.commands.console import one_line
+from tinyzero_trl.messages import page
 from tinyzero_trl.runs.lock import locked
-from tinyzero_trl.runs.pages import page
 from tinyzero_trl.training.recipe.shipped import LAUNCH_FILES, RECIPES
 
 

@@ -21,6 +21,7 @@ from tinyzero_trl.generation.completions import as_turns, batched, complete
 from tinyzero_trl.generation.engine import ANSWER_END, Engine, EngineSetup, Sampling, derive_seed
 from tinyzero_trl.generation.registry import make_engine
 from tinyzero_trl.generation.sampling import RECIPE_FIELDS, end_token_ids, padding_token_id
+from tinyzero_trl.messages import printable, shortened
 from tinyzero_trl.metrics import as_label
 from tinyzero_trl.models.loading import (
     check_model,
@@ -31,7 +32,7 @@ from tinyzero_trl.models.loading import (
 )
 from tinyzero_trl.models.names import resolve_model
 from tinyzero_trl.runs.earlier import move_aside
-from tinyzero_trl.runs.files import printable, shortened, write_atomically
+from tinyzero_trl.runs.files import write_atomically
 from tinyzero_trl.runs.json_lines import read_object
 from tinyzero_trl.runs.records import counted
 from tinyzero_trl.tasks.datasets import scored, to_columns

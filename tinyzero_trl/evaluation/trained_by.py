@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from tinyzero_trl.generation.sampling import other_sampling, recipe_stop_strings, recipe_stop_tokens
-from tinyzero_trl.runs.files import read_mapping, shortened, text_of
+from tinyzero_trl.messages import shortened, text_of
 from tinyzero_trl.runs.json_lines import read_object
 from tinyzero_trl.runs.records import CONFIG, ENVIRONMENT, EXAMPLES, success_threshold_of
+from tinyzero_trl.runs.strict_yaml import read_mapping
 from tinyzero_trl.tasks import Example
 from tinyzero_trl.tasks.config import EVAL_SIZE, GENERATE, TaskConfig, alternatives, config_class, task_config
 from tinyzero_trl.tasks.datasets import digest_of_rows, to_dataset

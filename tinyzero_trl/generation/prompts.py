@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from tinyzero_trl.runs.files import text_of
+from tinyzero_trl.messages import text_of
 
 Prompt = str | Sequence[Mapping[str, str]]
 """Text as the model shall read it, or chat messages ({role, content}) for the model's chat template."""

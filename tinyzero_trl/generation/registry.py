@@ -5,8 +5,8 @@ from importlib.util import find_spec
 from typing import Any
 
 from tinyzero_trl.generation.engine import Engine, EngineSetup
+from tinyzero_trl.messages import page
 from tinyzero_trl.plugins import find_class, made, offered_names
-from tinyzero_trl.runs.pages import page
 
 ENTRY_POINTS = "tinyzero_trl.engines"
 """The entry point group in which an installed package offers its engines."""

@@ -6,7 +6,7 @@ from operator import index
 from typing import Any
 
 from tinyzero_trl.generation.engine import Engine, SampledBatch, Sampling
-from tinyzero_trl.runs.files import shortened
+from tinyzero_trl.messages import shortened
 
 GoOn = Callable[[SampledBatch], Sequence[int] | None]
 """The rows of a batch that go on, ascending and all of them unfinished; None where no row of any process goes on."""

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 
 from tinyzero_trl.generation.engine import Engine, EngineSetup, SampledBatch, Sampling
+from tinyzero_trl.messages import page
 from tinyzero_trl.models.adapters import base_of_adapter
 from tinyzero_trl.models.loading import dtype_name
-from tinyzero_trl.runs.pages import page
 
 _ROWS_PER_CALL = 1024
 """vLLM refills its batch itself, so many rows keep it busy; but a call is what an interruption loses."""

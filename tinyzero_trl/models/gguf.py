@@ -17,7 +17,7 @@ from filelock import FileLock
 from huggingface_hub import constants
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 
-from tinyzero_trl.runs.files import first_line_of
+from tinyzero_trl.messages import first_line_of
 
 logger = logging.getLogger(__name__)
 

@@ -22,12 +22,12 @@ from transformers.integrations import is_deepspeed_zero3_enabled, is_fsdp_enable
 from transformers.utils import is_flash_attn_2_available
 from transformers.utils import logging as transformers_logging
 
+from tinyzero_trl.messages import first_line_of
 from tinyzero_trl.models import gguf
 from tinyzero_trl.models.adapters import base_of_adapter
 from tinyzero_trl.models.names import is_path
 from tinyzero_trl.models.softcap import attention_with_softcap
 from tinyzero_trl.runs.checkpoints import checkpoint_to_resume
-from tinyzero_trl.runs.files import first_line_of
 from tinyzero_trl.runs.hub_access import offline_if_silent
 from tinyzero_trl.runs.records import CONFIG
 

@@ -21,7 +21,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedC
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from tinyzero_trl.runs.files import first_line_of
+from tinyzero_trl.messages import first_line_of
 
 TORCH_VARLEN = "torch_varlen"
 """The name of `varlen_attention` among Transformers' attention implementations."""

@@ -12,7 +12,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from tinyzero_trl.runs.files import is_finite_number
+from tinyzero_trl.runs.json_lines import is_finite_number
 
 TRAINER_STATE = "trainer_state.json"
 

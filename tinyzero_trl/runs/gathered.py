@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tinyzero_trl.runs.files import read_mapping
+from tinyzero_trl.runs.strict_yaml import read_mapping
 
 CONFIG = "config"
 ENVIRONMENT = "environment"

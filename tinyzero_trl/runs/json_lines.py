@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from tinyzero_trl.runs.files import is_finite_number, replacing, shortened
+from tinyzero_trl.messages import shortened
+from tinyzero_trl.runs.files import replacing
 
 
 def plain(value: Any) -> Any:
@@ -173,6 +174,14 @@ def read_object(file: Path) -> dict[str, Any] | None:
     if not isinstance(content, dict):
         raise ValueError(f"{file} holds no JSON object; correct or remove it")
     return content
+
+
+def is_finite_number(value: Any) -> bool:
+    """Whether `value` is a number that a float can hold; true and false count as 1 and 0."""
+    try:
+        return isinstance(value, int | float) and math.isfinite(value)
+    except OverflowError:  # a whole number beyond the largest float
+        return False
 
 
 def digest_of(content: Any) -> str:

@@ -24,12 +24,14 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
+from tinyzero_trl.messages import shortened
 from tinyzero_trl.runs import gathered
 from tinyzero_trl.runs.environment import describe_environment
-from tinyzero_trl.runs.files import is_finite_number, read_mapping, shortened, write_atomically
+from tinyzero_trl.runs.files import write_atomically
 from tinyzero_trl.runs.gathered import gathered_file, read_gathered
 from tinyzero_trl.runs.json_lines import (
     drop_partial_line,
+    is_finite_number,
     json_text,
     plain,
     read_figures,
@@ -40,6 +42,7 @@ from tinyzero_trl.runs.json_lines import (
 from tinyzero_trl.runs.lock import LOCK
 from tinyzero_trl.runs.missing_steps import missing_steps
 from tinyzero_trl.runs.redaction import without_secrets
+from tinyzero_trl.runs.strict_yaml import read_mapping
 from tinyzero_trl.windows.outcomes import FULL_REWARD
 
 CONFIG = "config.yaml"

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from tinyzero_trl.runs.files import is_finite_number, shortened, text_of
+from tinyzero_trl.messages import shortened, text_of
+from tinyzero_trl.runs.json_lines import is_finite_number
 from tinyzero_trl.tasks.prompts import Message, check_key, check_prompt
 from tinyzero_trl.tasks.registry import get_task
 from tinyzero_trl.tasks.sources import read_rows

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import is_dataclass
 
-from tinyzero_trl.runs.files import shortened
+from tinyzero_trl.messages import shortened
 from tinyzero_trl.tasks.task import KINDS, Task
 
 

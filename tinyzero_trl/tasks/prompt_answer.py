@@ -9,7 +9,7 @@ from decimal import Decimal
 from math import isfinite
 from typing import Any, ClassVar
 
-from tinyzero_trl.runs.files import is_finite_number
+from tinyzero_trl.runs.json_lines import is_finite_number
 from tinyzero_trl.tasks import prompts
 from tinyzero_trl.tasks.matching import EXACT, FORMS, MATCHES, MATH, check_expected, check_math_verify, match
 from tinyzero_trl.tasks.registry import register_task

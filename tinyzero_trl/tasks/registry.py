@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, fields
 from typing import Any, NamedTuple, TypeVar
 
+from tinyzero_trl.messages import page
 from tinyzero_trl.plugins import find_class, made, offered_names
-from tinyzero_trl.runs.pages import page
 from tinyzero_trl.tasks.declarations import check_declarations
 from tinyzero_trl.tasks.task import Task
 

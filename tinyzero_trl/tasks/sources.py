@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from pathlib import Path
 from typing import Any
 
-from tinyzero_trl.runs.files import text_of
+from tinyzero_trl.messages import text_of
 
 _FORMATS = (".parquet", ".jsonl", ".json", ".csv")
 _SAVED, _SAVED_WITH_SPLITS = "state.json", "dataset_dict.json"  # what `save_to_disk` of Hugging Face Datasets leaves

@@ -10,7 +10,7 @@ from trl import GRPOConfig
 from trl.trainer.utils import get_config_model_id
 
 from tinyzero_trl.generation.registry import choose_engine, is_built_in
-from tinyzero_trl.runs.files import shortened
+from tinyzero_trl.messages import shortened
 from tinyzero_trl.training.preflight.best_figure import warn_where_the_loss_chooses
 from tinyzero_trl.training.preflight.explained import explained_by_field
 from tinyzero_trl.training.preflight.mappings import check_mappings

@@ -13,10 +13,11 @@ from typing import Any
 from tinyzero_trl.commands.ablation.grid import PlannedRun
 from tinyzero_trl.commands.ablation.session import StoppedBySignal, TrainingSessions
 from tinyzero_trl.commands.console import one_line
-from tinyzero_trl.runs.files import read_mapping, write_atomically
+from tinyzero_trl.runs.files import write_atomically
 from tinyzero_trl.runs.json_lines import digest_of
 from tinyzero_trl.runs.lock import locked
 from tinyzero_trl.runs.records import ARGUMENTS, CONFIG, is_finished
+from tinyzero_trl.runs.strict_yaml import read_mapping
 from tinyzero_trl.training.recipe.shipped import find_recipe
 
 LOG = "train.log"

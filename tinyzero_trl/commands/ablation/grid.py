@@ -25,9 +25,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tinyzero_trl.runs.files import file_on_path, read_mapping, shortened
+from tinyzero_trl.messages import shortened
+from tinyzero_trl.runs.files import file_on_path
 from tinyzero_trl.runs.records import ARGUMENTS
 from tinyzero_trl.runs.redaction import SECRET_FIELDS
+from tinyzero_trl.runs.strict_yaml import read_mapping
 from tinyzero_trl.training.recipe.shipped import RECIPES, advice_for_recipe, find_launch_file, find_recipe, path_of
 
 DEFAULT_LAUNCH = ("accelerate", "launch", "--config_file", "cpu", "-m", "tinyzero_trl.commands.train")

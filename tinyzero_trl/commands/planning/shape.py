@@ -7,10 +7,10 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from trl import ModelConfig, get_peft_config
 
 from tinyzero_trl.commands.planning.memory import ModelShape
+from tinyzero_trl.messages import first_line_of
 from tinyzero_trl.models.adapters import base_of_adapter
 from tinyzero_trl.models.loading import positions_of
 from tinyzero_trl.models.names import resolve_model
-from tinyzero_trl.runs.files import first_line_of
 from tinyzero_trl.runs.hub_access import offline_if_silent
 
 

@@ -23,7 +23,8 @@ from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
 
-from tinyzero_trl.runs.files import file_on_path, printable, write_atomically
+from tinyzero_trl.messages import printable
+from tinyzero_trl.runs.files import file_on_path, write_atomically
 from tinyzero_trl.runs.records import CONFIG, EVAL, METRICS
 from tinyzero_trl.runs.report.compare import compare
 from tinyzero_trl.runs.report.page import notes_of_records, render_page

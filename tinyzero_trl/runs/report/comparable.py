@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable
 from itertools import combinations, product
 
-from tinyzero_trl.runs.files import shortened
+from tinyzero_trl.messages import shortened
 from tinyzero_trl.runs.records import EXAMPLES, HELD_OUT_PROMPTS, TASK_OPTIONS, Run
 from tinyzero_trl.runs.report.run_groups import RunGroup
 

@@ -8,7 +8,8 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from tinyzero_trl.runs.files import is_finite_number, shortened
+from tinyzero_trl.messages import shortened
+from tinyzero_trl.runs.json_lines import is_finite_number
 from tinyzero_trl.runs.records import CONFIG, EVAL, SUMMARY, Run, has_not_begun, read_run
 from tinyzero_trl.runs.report.names import group_names, short_labels
 from tinyzero_trl.runs.report.style import can_be_drawn

@@ -11,7 +11,7 @@ from enum import Enum
 from functools import lru_cache
 from typing import Any
 
-from tinyzero_trl.runs.files import shortened, text_of
+from tinyzero_trl.messages import shortened, text_of
 from tinyzero_trl.tasks.registry import default_of
 
 EVALUATES_COMPLETIONS = {

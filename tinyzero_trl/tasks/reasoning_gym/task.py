@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import Any, ClassVar
 
-from tinyzero_trl.runs.files import shortened, text_of
+from tinyzero_trl.messages import shortened, text_of
 from tinyzero_trl.tasks.matching import EXACT, FORMS, NUMERIC, match, to_number
 from tinyzero_trl.tasks.reasoning_gym import library
 from tinyzero_trl.tasks.reasoning_gym.labels import difficulty_label

@@ -14,8 +14,8 @@ from typing import Any
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
 
+from tinyzero_trl.messages import shortened
 from tinyzero_trl.metrics import Label
-from tinyzero_trl.runs.files import shortened
 from tinyzero_trl.windows import RolloutObservation
 
 logger = logging.getLogger(__name__)

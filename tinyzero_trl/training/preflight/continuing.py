@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
-from tinyzero_trl.runs.files import shortened
+from tinyzero_trl.messages import shortened
 from tinyzero_trl.runs.redaction import without_secrets
 from tinyzero_trl.tasks.config import EVAL_SIZE
 from tinyzero_trl.tasks.registry import option_defaults

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import fields
 from typing import Any
 
-from tinyzero_trl.runs.files import text_of
+from tinyzero_trl.messages import text_of
 
 
 @contextmanager

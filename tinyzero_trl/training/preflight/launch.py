@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from accelerate import DistributedType
 
-from tinyzero_trl.runs.files import text_of
+from tinyzero_trl.messages import text_of
 from tinyzero_trl.training.recipe.shipped import launch_file
 from tinyzero_trl.training.trainer import AdaptiveGRPOTrainer
 

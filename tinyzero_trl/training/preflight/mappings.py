@@ -8,7 +8,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM, get_scheduler
 
 from tinyzero_trl.generation.sampling import RECIPE_FIELDS
-from tinyzero_trl.runs.files import shortened, text_of
+from tinyzero_trl.messages import shortened, text_of
 
 _LENGTHS = ("max_new_tokens", "max_length", "max_tokens")
 _COUNTS = ("num_return_sequences", "n")

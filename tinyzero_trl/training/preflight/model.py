@@ -8,8 +8,8 @@ import torch
 from transformers import AutoModelForCausalLM
 from trl import ModelConfig, get_peft_config
 
+from tinyzero_trl.messages import shortened, text_of
 from tinyzero_trl.models.loading import SAFE, load
-from tinyzero_trl.runs.files import shortened, text_of
 from tinyzero_trl.runs.json_lines import read_object
 
 _OF_FIELDS = {

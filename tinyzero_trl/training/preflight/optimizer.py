@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from transformers import Trainer
 
-from tinyzero_trl.runs.files import text_of
+from tinyzero_trl.messages import text_of
 
 _PROBE = "0.5"  # the default of no optimizer: a name that is read changes what is built, or is refused
 

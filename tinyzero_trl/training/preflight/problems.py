@@ -12,8 +12,8 @@ from transformers import PreTrainedTokenizerBase
 from trl import GRPOConfig
 
 from tinyzero_trl.generation.prompts import encode_prompts
+from tinyzero_trl.messages import shortened
 from tinyzero_trl.models.loading import check_room, positions_of
-from tinyzero_trl.runs.files import shortened
 from tinyzero_trl.training.config import AdaptiveGRPOConfig
 from tinyzero_trl.training.trl_internals import tokenizer_of
 from tinyzero_trl.windows import WindowConfig

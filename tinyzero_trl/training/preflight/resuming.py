@@ -7,6 +7,7 @@ from typing import Any
 
 from datasets import Dataset
 
+from tinyzero_trl.messages import text_of
 from tinyzero_trl.models.fingerprint import COMMIT, model_files
 from tinyzero_trl.runs.checkpoints import (
     SEARCHED,
@@ -16,9 +17,9 @@ from tinyzero_trl.runs.checkpoints import (
     passed_over,
     trainer_state,
 )
-from tinyzero_trl.runs.files import read_mapping, text_of
 from tinyzero_trl.runs.json_lines import digest_of, read_lines, read_object
 from tinyzero_trl.runs.records import COMPLETIONS, CONFIG, ENVIRONMENT, EVAL, EXAMPLES, HELD_OUT_PROMPTS, METRICS
+from tinyzero_trl.runs.strict_yaml import read_mapping
 from tinyzero_trl.tasks.datasets import digest_of_rows
 from tinyzero_trl.training.preflight.continuing import compare
 

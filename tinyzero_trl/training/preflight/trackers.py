@@ -6,7 +6,7 @@ import os
 from packaging.version import Version
 from transformers.integrations import get_reporting_integration_callbacks
 
-from tinyzero_trl.runs.files import text_of
+from tinyzero_trl.messages import text_of
 from tinyzero_trl.training.config import AdaptiveGRPOConfig
 
 logger = logging.getLogger(__name__)

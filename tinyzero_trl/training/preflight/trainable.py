@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from tinyzero_trl.runs.pages import page
+from tinyzero_trl.messages import page
 
 
 def check_trainable(model: Any, peft_config: Any = None) -> None:

@@ -12,9 +12,10 @@ from typing import Any, NoReturn, get_args, get_type_hints
 import yaml
 from trl import ModelConfig, TrlParser
 
+from tinyzero_trl.messages import text_of
 from tinyzero_trl.models.toy import SHIPPED
-from tinyzero_trl.runs.files import read_mapping, text_of
 from tinyzero_trl.runs.redaction import shown
+from tinyzero_trl.runs.strict_yaml import read_mapping
 from tinyzero_trl.tasks.config import TaskConfig, config_class
 from tinyzero_trl.tasks.registry import option_defaults
 from tinyzero_trl.training.config import AdaptiveGRPOConfig

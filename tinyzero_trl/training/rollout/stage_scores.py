@@ -8,8 +8,8 @@ from typing import Any
 
 from trl.trainer.utils import is_async_callable
 
+from tinyzero_trl.messages import shortened
 from tinyzero_trl.replacing import replaced
-from tinyzero_trl.runs.files import shortened
 from tinyzero_trl.training import trl_internals
 
 _NOT_COLUMNS = ("trainer_state", "log_extra", "log_metric", "environments")

@@ -10,7 +10,7 @@ from accelerate.utils import gather_object
 from safetensors import SafetensorError
 from transformers import TrainerState
 
-from tinyzero_trl.runs.files import text_of
+from tinyzero_trl.messages import text_of
 
 logger = get_logger(__name__)
 
