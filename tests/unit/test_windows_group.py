@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import operator
 import random
 from collections.abc import Callable
 from typing import Any
@@ -12,8 +13,9 @@ from hypothesis import strategies as st
 
 from tests.support.windows_histories import through_json
 from tinyzero_trl.windows import GroupState, RolloutObservation, WindowConfig, WindowPolicy, make_policy
-from tinyzero_trl.windows.group_memory import PromptPasts
-from tinyzero_trl.windows.kinds import KINDS, StageCount
+from tinyzero_trl.windows.group_knowledge import GroupKnowledge
+from tinyzero_trl.windows.group_memory import PromptPasts, RecentGroups
+from tinyzero_trl.windows.kinds import KINDS, GroupRecord, StageCount
 
 MAXIMUM, SIZE = 512, 4
 few = settings(max_examples=20, deadline=None)
@@ -160,6 +162,38 @@ def test_no_group_stops_before_enough_is_known() -> None:
         stops = [not all(map(all, groups.follow([waiting])[0])) for _ in range(14)]
         assert not any(stops[:full_rollouts]), values
         assert any(stops) == (full_rollouts < 14), values
+
+
+@pytest.mark.parametrize(
+    ("groups", "is_enough"),
+    [
+        ([[(1, 1, 2), (1, 1, 0)]] * 2, True),
+        ([[(1, 1, 2), (1, 1, 0)]], False),  # one group, of two
+        ([[(1, 3, 0)]] * 4, True),  # groups that end in the first stage have been followed to their end
+        ([[(0, 2, 2), (1, 1, 0)]] * 2, False),  # two successes, of four
+        ([[(3, 0, 1), (0, 0, 1)]] * 3, False),  # three completions in the last stage, of four
+        ([[(3, 0, 1), (0, 0, 1)]] * 4, True),  # a completion that is cut at the end was followed to it
+        ([[(3, 0, 1), (0, 1, 0)]] * 3, True),  # nothing is cut: more than these three never get there
+        ([[(3, 0, 1)]] * 4, False),  # groups that have stopped
+        ([[(3, 0, 1)]] * 2 + [[(4, 0, 0)]] * 2, False),  # nothing tells of the last stage, which some would have seen
+    ],
+)
+def test_enough_is_known_of_groups_and_successes_and_of_the_last_stage(
+    groups: list[list[tuple[int, int, int]]], is_enough: bool
+) -> None:
+    recent = RecentGroups(8)
+    for stages in groups:
+        recent.add([GroupRecord("", tuple(StageCount(*stage) for stage in stages))])
+    assert recent.is_enough(stages=2, min_groups=2, min_samples=4) is is_enough
+
+
+def test_a_rollout_counts_half_as_much_after_a_third_of_the_memory() -> None:
+    recent = RecentGroups(6)
+    for label in "abcdefg":
+        recent.add([GroupRecord(label, (StageCount(1, 0, 0),))] * 2)
+    groups, weights = recent.weighted()
+    assert [group.label for group in groups] == list("ggffeeddccbb")
+    assert weights[::2] == weights[1::2] == pytest.approx([1, 0.5**0.5, 0.5, 0.5**1.5, 0.25, 0.5**2.5])
 
 
 def test_hopeless_prompts_stop_and_late_ones_go_on_once_their_label_is_known() -> None:
@@ -426,14 +460,55 @@ def test_figures_say_what_became_of_the_groups() -> None:
     assert figures["stopped_frac"] > 0.2
 
 
-def test_the_mean_stop_is_over_groups_and_not_over_their_completions() -> None:
+def test_figures_are_over_groups_and_not_over_their_completions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(GroupKnowledge, "tokens_saved", lambda self, groups: 100.0 * len(groups))
     seen = policy()
     seen.observe(
         RolloutObservation(
-            0, MAXIMUM, [64, 64, 9, 128, 30], [0.0] * 5, [True, True, False, True, False], [0, 0, 0, 1, 2]
+            0, MAXIMUM, [64, 64, 9, 128, 35], [0.0] * 5, [True, True, False, True, False], [0, 0, 0, 1, 2]
         )
     )
-    assert seen.group_metrics()["mean_stop"] == 96
+    assert seen.group_metrics() == pytest.approx(
+        {"stopped_frac": 2 / 3, "explored_frac": 0, "continued_frac": 1 / 3, "tokens_saved_frac": 0.5, "mean_stop": 96}
+    )
+
+
+def known_of(visits: list[list[tuple[str, list[str]]]], label_shares: dict[str, list[float]]) -> GroupKnowledge:
+    """What is known after rollouts of prompts with these labels and pasts, where prompts are of two kinds."""
+    config = policy().config
+    knowledge = GroupKnowledge(config, (64, 128, 256))
+    kinds = {"success": [[0.0, 0.0, 0.5]] * 2, "failure": [[0.5, 0.5, 0.0], [0.5, 0.0, 0.0]], "shares": [0.5, 0.5]}
+    state = {"memory": [], "prompts": [], "knowledge": visits, "kinds": kinds | {"label_shares": label_shares}}
+    knowledge.restore(state)
+    return knowledge
+
+
+def test_tokens_are_saved_by_the_unfinished_completions_of_every_kind_that_their_group_may_be_of() -> None:
+    knowledge = known_of([], {"first": [1.0, 0.0]})
+    stopped, full = ((StageCount(1, 0, 3),) * stages for stages in (1, 3))
+    of_first, of_second = 64 * 0.75 + 0.5 * 128 * 0.75, 64 + 128 * 0.75
+    assert knowledge.tokens_saved([GroupRecord("first", stopped)] * 2) == pytest.approx(6 * of_first)
+    assert knowledge.tokens_saved([GroupRecord("", stopped)]) == pytest.approx(3 * (of_first + of_second) / 2)
+    assert knowledge.tokens_saved([GroupRecord("first", full)]) == 0
+
+
+def test_what_was_known_of_recent_prompts_counts_as_often_as_it_was() -> None:
+    rollouts = [[("b", []), ("a", []), ("a", [])], [("a", [])], [("a", []), ("b", ["0 1 3 0 1 2"])]]
+    knowledge = known_of(rollouts, {"a": [0.75, 0.25], "b": [0.5, 0.5]})
+    priors, shares = knowledge.recent_priors()
+    assert priors[:2] == [(0.75, 0.25), (0.5, 0.5)] and priors[2] > (0.5, 0.5)
+    assert shares == pytest.approx([4 / 6, 1 / 6, 1 / 6])
+
+
+def test_many_things_known_of_prompts_are_taken_together_with_those_that_are_alike() -> None:
+    chances = [place / 100 for place in range(100)]
+    known = {f"{chance:.2f}": [chance, 1 - chance] for chance in chances}
+    priors, shares = known_of([[(label, []) for label in known]], known).recent_priors()
+    firsts = [first for first, _ in priors]
+    assert len(priors) <= 24 and all(sum(prior) == pytest.approx(1) for prior in priors)
+    assert sum(shares) == pytest.approx(1) and shares == sorted(shares, reverse=True)
+    assert sum(map(operator.mul, shares, firsts)) == pytest.approx(sum(chances) / 100)
+    assert max(min(abs(chance - first) for first in firsts) for chance in chances) < 0.05
 
 
 def test_memory_of_rollouts_and_prompts_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

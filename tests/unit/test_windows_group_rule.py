@@ -317,6 +317,13 @@ def test_an_unknown_label_is_any_prompt() -> None:
     assert kinds.prior("never seen") == kinds.shares
 
 
+def test_tokens_to_come_are_those_of_the_stages_to_come() -> None:
+    """A completion that ends in a stage ends in its middle, on average: of 128 tokens, 64 are to come for it."""
+    of_easy, of_late = kinds_of(EASY, LATE).remaining_tokens(ENDS)
+    assert of_easy == pytest.approx([64 * 0.75 + 0.5 * 128 * 0.9, 128 * 0.9, 0])
+    assert of_late == pytest.approx([64 * 0.95 + 0.9 * 128 * 0.55, 128 * 0.55, 0])
+
+
 def test_what_a_prompt_showed_moves_its_kind_and_evidence_of_the_past_moves_it_less() -> None:
     kinds = kinds_of(EASY, HOPELESS)
     failing = [StageCount(0, 1, 7), StageCount(0, 1, 6), StageCount(0, 1, 5)]
@@ -337,6 +344,13 @@ def test_step_costs_are_found_again(a: float, b: float, seed: int) -> None:
     resumed = StepCost()
     resumed.restore(cost.state())
     assert resumed.rows_per_step == cost.rows_per_step
+
+
+def test_the_rows_take_the_part_of_the_time_that_is_not_of_the_steps() -> None:
+    cost = StepCost()
+    assert cost.share_of_rows == 1
+    cost.add((steps, rows, 0.5 * steps + 0.01 * rows) for steps, rows in ((64, 6400), (100, 2000)))
+    assert cost.share_of_rows == pytest.approx(84 / (84 + 82))
 
 
 def test_where_completions_that_are_cut_have_no_loss_they_explain_nothing() -> None:
