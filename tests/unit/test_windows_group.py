@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from tests.support.windows_histories import through_json
 from tinyzero_trl.windows import GroupState, RolloutObservation, WindowConfig, WindowPolicy, make_policy
+from tinyzero_trl.windows.exploration import Exploration
 from tinyzero_trl.windows.group_knowledge import GroupKnowledge
 from tinyzero_trl.windows.group_memory import PromptPasts, RecentGroups
 from tinyzero_trl.windows.kinds import KINDS, GroupRecord, StageCount
@@ -339,6 +340,21 @@ def test_with_a_price_in_seconds_a_few_groups_do_not_take_dear_steps_alone() -> 
     assert masks == {("tokens", 100.0): [True], ("seconds", 0.1): [True], ("seconds", 100.0): [False]}
 
 
+def test_with_a_price_in_seconds_all_go_on_where_one_explores_or_stops_have_lost_enough(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The steps are taken anyway where a group explores; and the losses of all stops of a rollout add up."""
+    seen, groups, clock = policy(group_price="seconds", slack=0.2, explore_share=0.0), Groups(prompts=12), Clock(100.0)
+    for _ in range(8):
+        groups.follow([seen], labels=True, clock=clock)
+    states = [GroupState(0, 256, 0, 0, 4, "late"), GroupState(1, 256, 0, 0, 4, "hopeless")]
+    with monkeypatch.context() as patch:
+        patch.setattr(Exploration, "is_drawn", lambda self, rollout, group: group == 1)
+        assert seen.go_on(states) == [True, True]
+    answers = [seen.go_on(states[:1]) for _ in range(12)]
+    assert answers[0] == [False] and answers[-1] == [True]
+
+
 def test_with_a_price_in_seconds_a_stage_is_as_dear_as_it_is_long() -> None:
     seen, groups, clock = policy(group_price="seconds", stage_growth=1.5), Groups(prompts=12), Clock(step=10.0)
     for _ in range(8):
@@ -375,6 +391,18 @@ def test_a_group_that_was_not_judged_has_no_part_in_what_became_of_the_groups() 
     plain.observe(RolloutObservation(0, MAXIMUM, [200] * 8, rewards, [False] * 8, [row // 2 for row in range(8)]))
     figures = plain.group_metrics()
     assert (figures["explored_frac"], figures["continued_frac"], figures["stopped_frac"]) == (1.0, 0.0, 0.0)
+
+
+def test_groups_that_explored_are_those_of_this_rollout_alone() -> None:
+    """Though nothing of the rollout before was judged, or all of this one has finished before anybody was asked."""
+    plain = policy(group_rule="plain", initial=64, explore_share=1.0)
+    states, groups = [GroupState(group, 64, 0, 0, 2) for group in range(4)], [row // 2 for row in range(8)]
+    explored = []
+    for asked, rewards in ((states, [None] * 8), (states[:1], [0.0] * 8), ([], [0.0] * 8)):
+        plain.go_on(asked)
+        plain.observe(RolloutObservation(0, MAXIMUM, [50] * 8, rewards, [False] * 8, groups))
+        explored.append(plain.group_metrics().get("explored_frac"))
+    assert explored == [None, 0.25, 0]
 
 
 def test_with_a_long_memory_as_many_groups_explore_as_asked() -> None:

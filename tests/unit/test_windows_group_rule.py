@@ -311,6 +311,15 @@ def eventual(row: tuple[list[float], list[float]]) -> float:
     return total
 
 
+def test_groups_that_count_less_say_less_of_the_kinds() -> None:
+    right, wrong = (GroupRecord("", (StageCount(won, 8 - won, 0),)) for won in (8, 0))
+    for weight, expected in ((1.0, 1 / 2), (1 / 3, 1 / 4), (0.01, 0.0)):
+        kinds = PromptKinds(len(ENDS))
+        kinds.fit([right, wrong] * 20, [weight, 1.0] * 20)
+        found = sum(share * success[0] for share, success in zip(kinds.shares, kinds.success, strict=True))
+        assert found == pytest.approx(expected, abs=0.03)
+
+
 def test_an_unknown_label_is_any_prompt() -> None:
     kinds = PromptKinds(len(ENDS))
     kinds.fit([sample_group(*EASY, "a", random.Random(1))] * 5, [1.0] * 5)
