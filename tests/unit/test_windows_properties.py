@@ -88,6 +88,22 @@ def test_a_resumed_policy_continues_as_if_never_stopped(
     assert resumed.state_dict() == uninterrupted.state_dict()
 
 
+@pytest.mark.parametrize("strategy", strategies())
+@pytest.mark.parametrize("mode", ["basic", "ema", "rolling"])
+def test_what_a_policy_had_seen_before_it_is_loaded_is_forgotten(strategy: str, mode: str) -> None:
+    config = config_of(
+        strategy, mode=mode, initial=64, max=256, total_steps=10, phases=((0, 99),), update_frequency=1, min_samples=1
+    )
+    saved, used = make_policy(config), make_policy(config)
+    follow(saved, random_history(rollouts=5, completions=16, seed=1))
+    follow(used, random_history(rollouts=7, completions=16, seed=2))
+    used.load_state_dict(saved.state_dict())
+    resumed, history = through_json(saved), random_history(rollouts=3, completions=16, seed=3)
+    assert used.state_dict() == resumed.state_dict()
+    assert follow(used, history, 5) == follow(resumed, history, 5)
+    assert used.state_dict() == resumed.state_dict()
+
+
 @many
 @given(configs, histories, st.randoms(use_true_random=False))
 def test_neither_the_order_of_completions_nor_the_names_of_groups_matter(
