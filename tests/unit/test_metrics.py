@@ -79,20 +79,9 @@ def test_difficulties_may_be_texts_that_say_nothing_of_some_completions():
     assert named == {f"{about}_acc": 0.5, f"{about}_count": 2.0, f"{about}_mean_length": 5.5}
     assert all(describe(name) for name in named)
     MARK = hashlib.sha256(b"z" * 99).hexdigest()[:5]
-    values = ("x  y\n", 3, -1, 0, True, None, 2.5, 4.0, "z" * 40, "z" * 99, "\x1b[31mred\ud800")
-    assert [as_label(value) for value in values] == [
-        "x y",
-        3,
-        0,
-        0,
-        0,
-        0,
-        "2.5",
-        4,
-        "z" * 40,
-        f"{'z' * 34}~{MARK}",
-        "[31mred",
-    ]
+    values = ("x  y\n", 3, -1, 0, True, None, "z" * 40, "z" * 99, "\x1b[31mred\ud800")
+    assert [as_label(value) for value in values] == ["x y", 3, 0, 0, 0, 0, "z" * 40, f"{'z' * 34}~{MARK}", "[31mred"]
+    assert [as_label(value) for value in (2.5, 4.0, 0.5, -0.5, math.nan, math.inf)] == ["2.5", 4, "0.5", 0, 0, 0]
     assert labels_of(["b", 10, 9, "a", 0, "", 9]) == [9, 10, "a", "b"]
     many = observation([(5, 1.0, False, 0, 1, 3)] * 33)
     assert not [name for name in rollout_metrics(many, difficulties=[*range(1, 34)]) if name.startswith("difficulty/")]

@@ -15,10 +15,11 @@ from tests.support.windows_histories import through_json
 from tinyzero_trl.windows import GroupState, RolloutObservation, WindowConfig, WindowPolicy, make_policy
 from tinyzero_trl.windows.exploration import Exploration
 from tinyzero_trl.windows.group_knowledge import GroupKnowledge
-from tinyzero_trl.windows.group_memory import PromptPasts, RecentGroups
+from tinyzero_trl.windows.group_memory import PromptPasts, RecentGroups, group_records
 from tinyzero_trl.windows.kinds import KINDS, GroupRecord, StageCount
 
 MAXIMUM, SIZE = 512, 4
+ENDS = (64, 128, 256)
 few = settings(max_examples=20, deadline=None)
 
 
@@ -186,6 +187,19 @@ def test_enough_is_known_of_groups_and_successes_and_of_the_last_stage(
     for stages in groups:
         recent.add([GroupRecord("", tuple(StageCount(*stage) for stage in stages))])
     assert recent.is_enough(stages=2, min_groups=2, min_samples=4) is is_enough
+
+
+def test_a_completion_that_ends_with_a_stage_belongs_to_it() -> None:
+    """Empty ones end in the first stage; a group is followed to the end of its cut, and not at all in a cut stage."""
+    lengths, rewards = [64, 65, 128, 256, 0, 256, 64, 50], [1.0, 0.0, 1.0, 0.0, 0.0, 1.0, 0.0, 0.0]
+    cut = [False] * 5 + [True] * 3
+    seen = RolloutObservation(0, 256, lengths, rewards, cut, [0, 0, 0, 0, 1, 1, 2, 3], labels=list("aaaabbcd"))
+    counts = {record.label: [tuple(stage) for stage in record.stages] for record, _ in group_records(seen, ENDS, 1.0)}
+    assert counts == {
+        "a": [(1, 0, 3), (1, 1, 1), (0, 1, 0)],
+        "b": [(0, 1, 1), (0, 0, 1), (1, 0, 0)],
+        "c": [(0, 0, 1)],
+    }
 
 
 def test_a_rollout_counts_half_as_much_after_a_third_of_the_memory() -> None:
@@ -504,7 +518,7 @@ def test_figures_are_over_groups_and_not_over_their_completions(monkeypatch: pyt
 def known_of(visits: list[list[tuple[str, list[str]]]], label_shares: dict[str, list[float]]) -> GroupKnowledge:
     """What is known after rollouts of prompts with these labels and pasts, where prompts are of two kinds."""
     config = policy().config
-    knowledge = GroupKnowledge(config, (64, 128, 256))
+    knowledge = GroupKnowledge(config, ENDS)
     kinds = {"success": [[0.0, 0.0, 0.5]] * 2, "failure": [[0.5, 0.5, 0.0], [0.5, 0.0, 0.0]], "shares": [0.5, 0.5]}
     state = {"memory": [], "prompts": [], "knowledge": visits, "kinds": kinds | {"label_shares": label_shares}}
     knowledge.restore(state)
