@@ -307,12 +307,18 @@ def test_a_run_does_not_go_on_as_another_one(tmp_path: Path) -> None:
     assert lines(tmp_path) == [1, 2] and read_run(tmp_path).config["temperature"] == 1.0
 
 
+class ToldToStop(StopOnSignal):
+    """Gets a signal in the first step of each training."""
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._on_signal(signal.SIGTERM, None)
+
+
 def test_a_stopped_run_is_not_finished(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    stop = StopOnSignal()
+    stop = ToldToStop()
     made = trainer(tmp_path, max_steps=3)
     made.add_callback(stop)
     start_run(made)
-    stop._received = signal.SIGTERM
     made.train()
     assert stop.was_stopped and made.state.global_step == 1
     finish_run(made)
