@@ -308,7 +308,7 @@ def test_a_run_does_not_go_on_as_another_one(tmp_path: Path) -> None:
 
 
 class ToldToStop(StopOnSignal):
-    """Gets a signal in the first step of each training."""
+    """Gets a signal at the beginning of each step."""
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._on_signal(signal.SIGTERM, None)

@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tinyzero_trl.evaluation import format_result
-from tinyzero_trl.evaluation.rows import SCHEMA, WorkFile, as_reward, summarise, write_rows
+from tinyzero_trl.evaluation.rows import SCHEMA, WorkFile, summarise, write_rows
 from tinyzero_trl.evaluation.trained_by import find_run
 from tinyzero_trl.metrics import accuracy_interval, wilson_interval
+from tinyzero_trl.windows.outcomes import as_reward
 
 OUTCOMES = st.integers(1, 5).flatmap(
     lambda n: st.lists(st.lists(st.booleans(), min_size=n, max_size=n), min_size=1, max_size=12)

@@ -1,7 +1,6 @@
 """The rows of an evaluation, one per generation: work file, parquet file, and the figures made of them."""
 
 import json
-import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -145,12 +144,6 @@ def summarise(rows: Sequence[Row], success_threshold: float = FULL_REWARD) -> di
 def is_correct(row: Row, success_threshold: float) -> bool:
     """Whether an answer is a success; one that was not judged is none."""
     return is_success(row["reward"], success_threshold)
-
-
-def as_reward(reward: float | None) -> float | None:
-    """A task's reward as a row has it: None where the task gave no finite number, as in training."""
-    found = math.nan if reward is None else float(reward)
-    return found if math.isfinite(found) else None
 
 
 def _accuracy(judged: Sequence[Row], success_threshold: float) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from transformers import PreTrainedTokenizerBase
 
-from tinyzero_trl.evaluation.rows import Row, WorkFile, as_reward, is_correct, summarise, write_rows
+from tinyzero_trl.evaluation.rows import Row, WorkFile, is_correct, summarise, write_rows
 from tinyzero_trl.evaluation.settings import EvaluationSettings, PreparedExamples, identify, prepare_examples, resolve
 from tinyzero_trl.evaluation.trained_by import TrainedBy, find_run
 from tinyzero_trl.generation.completions import as_turns, batched, complete
@@ -37,6 +37,7 @@ from tinyzero_trl.runs.json_lines import read_object
 from tinyzero_trl.runs.records import counted
 from tinyzero_trl.tasks.datasets import scored, to_columns
 from tinyzero_trl.tasks.rewards import completion_text
+from tinyzero_trl.windows.outcomes import as_reward
 
 logger = logging.getLogger(__name__)
 

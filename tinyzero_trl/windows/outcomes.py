@@ -8,6 +8,11 @@ FULL_REWARD = 1.0
 """Reward of a right answer, and the threshold of a success unless a run sets another."""
 
 
+def as_reward(reward: float | None) -> float | None:
+    """What a task or a reward function gave, as records have it: None where it is no finite number, so not judged."""
+    return float(reward) if reward is not None and math.isfinite(reward) else None
+
+
 def is_judged(reward: float | None) -> bool:
     """Whether a completion has a score: None and NaN say that the reward function gave none."""
     return reward is not None and not math.isnan(reward)

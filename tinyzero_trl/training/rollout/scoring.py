@@ -3,7 +3,6 @@
 import hashlib
 import json
 import logging
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -18,6 +17,7 @@ from tinyzero_trl.tasks.rewards import completion_text
 from tinyzero_trl.training.callbacks.events import Rollout
 from tinyzero_trl.training.config import optimizer_steps_per_rollout
 from tinyzero_trl.windows import RolloutObservation
+from tinyzero_trl.windows.outcomes import as_reward
 
 logger = logging.getLogger(__name__)
 
@@ -104,7 +104,7 @@ def _warn_of_reasons() -> None:
 
 def scores(rewards_per_func: Tensor) -> list[float | None]:
     """The rewards of the first function, (B,): None where it gave no finite number, so that nothing was judged."""
-    return [reward if math.isfinite(reward) else None for reward in rewards_per_func[:, 0].tolist()]
+    return [as_reward(reward) for reward in rewards_per_func[:, 0].tolist()]
 
 
 def gather_rollout(
